@@ -1,0 +1,1 @@
+"""What mlp_xp costs, measured: ``python -m benchmarks``."""

@@ -1,0 +1,80 @@
+"""What the training loop costs beside the array calls it makes: XOR, 2-2-1, full batch, NumPy float64.
+
+The bare version makes the very calls of `mlp_xp.train` in a straight line: no functions, no layers,
+no history. Both must end at the same parameters, bit for bit, or no ratio is printed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.timing import interleave
+from mlp_xp import Layer, Network, gradient_descent, train
+from mlp_xp.datasets import xor
+from mlp_xp.parameters import Parameters, copy_tree, flatten
+
+UPDATES = 2_000
+LEARNING_RATE = 0.1
+TARGET_RATIO = 1.15
+
+
+def start() -> Parameters:
+    """Return the published starting parameters."""
+    random = np.random.RandomState(42)
+    weight_1, bias_1 = random.standard_normal((2, 2)).T.copy(), random.standard_normal(2)
+    weight_2, bias_2 = random.standard_normal((1, 2)).T.copy(), random.standard_normal(1)
+    return (Layer(weight_1, bias_1), Layer(weight_2, bias_2))
+
+
+def bare_updates(params: Parameters, X: Any, y: Any, n_updates: int) -> Parameters:
+    """Make the array calls of `n_updates` updates, and nothing else."""
+    (weight_1, bias_1), (weight_2, bias_2) = copy_tree(np, params)
+    scale, rate = 1.0 / X.shape[0], LEARNING_RATE
+    for _ in range(n_updates):
+        z = np.matmul(X, weight_1)
+        z += bias_1
+        a = 0.5 * np.tanh(0.5 * z) + 0.5
+        logits = np.matmul(a, weight_2)
+        logits += bias_2
+        yz = y * logits
+        losses = np.logaddexp(-yz, logits - yz)
+        delta = 0.5 * np.tanh(0.5 * logits) + 0.5 - y
+        total = np.sum(losses)
+        delta *= scale
+        weight_gradient_2, bias_gradient_2 = np.matmul(a.T, delta), np.sum(delta, axis=0)
+        delta = np.matmul(delta, weight_2.T)
+        delta = delta * (a * (1.0 - a))
+        weight_gradient_1, bias_gradient_1 = np.matmul(X.T, delta), np.sum(delta, axis=0)
+        total * scale
+        weight_1 -= rate * weight_gradient_1
+        bias_1 -= rate * bias_gradient_1
+        weight_2 -= rate * weight_gradient_2
+        bias_2 -= rate * bias_gradient_2
+    return (Layer(weight_1, bias_1), Layer(weight_2, bias_2))
+
+
+def measure(repeats: int) -> dict[str, Any]:
+    """Return microseconds an update, with and without the loop, and their ratio."""
+    data = xor()
+    X, y = data.X, data.y[:, None].astype(np.float64)
+    network = Network((2, 2, 1), hidden="logistic", loss="binary_cross_entropy")
+    params = start()
+
+    def loop() -> Parameters:
+        return train(network, params, X, y, optimizer=gradient_descent(LEARNING_RATE), epochs=UPDATES).params
+
+    def bare() -> Parameters:
+        return bare_updates(params, X, y, UPDATES)
+
+    for ours, theirs in zip(flatten(loop()), flatten(bare()), strict=True):
+        if not np.array_equal(ours, theirs):
+            raise AssertionError("train and the bare calls end at different parameters; nothing to compare")
+    timings = interleave({"train": loop, "bare array calls": bare}, repeats)
+    return {
+        "name": "XOR 2-2-1, full batch, NumPy float64: an update",
+        "microseconds": {name: timings.median(name) / UPDATES * 1e6 for name in timings.seconds},
+        "ratio": timings.ratio("train", "bare array calls"),
+        "target_ratio": TARGET_RATIO,
+    }

@@ -1,0 +1,36 @@
+"""Interleaved timing: what is compared runs by turns, so that a machine's moods hit all alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Timings(NamedTuple):
+    """Seconds of each repeat, by the name of what was timed; repeats at one index ran side by side."""
+
+    seconds: dict[str, list[float]]
+
+    def median(self, name: str) -> float:
+        """Return the median seconds of one."""
+        return statistics.median(self.seconds[name])
+
+    def ratio(self, name: str, base: str) -> float:
+        """Return the median, over the repeats, of one's time divided by another's."""
+        pairs = zip(self.seconds[name], self.seconds[base], strict=True)
+        return statistics.median(one / other for one, other in pairs)
+
+
+def interleave(functions: dict[str, Callable[[], object]], repeats: int) -> Timings:
+    """Call each function once to warm up, then all of them by turns, `repeats` times."""
+    for function in functions.values():
+        function()
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            seconds[name].append(time.perf_counter() - start)
+    return Timings(seconds)

@@ -1,0 +1,316 @@
+"""Where arrays live: their namespace, device and dtype, and the way to the host and back.
+
+Only this module and ``mlp_xp.engines`` know array libraries by name, and each is imported only when
+its arrays come in or the user names it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from importlib import import_module
+from typing import Any, NamedTuple, TypeAlias
+
+import array_api_compat
+import numpy as np
+
+from mlp_xp.validation import lookup
+
+Array: TypeAlias = Any
+"""An array of any namespace of the Array API standard."""
+Namespace: TypeAlias = Any
+"""A module, or an object like one, with the functions of the Array API standard, 2024.12."""
+Device: TypeAlias = Any
+Dtype: TypeAlias = Any
+
+BLOCK_ELEMENTS = 2**22
+"""Work that grows with the number of rows is done on blocks of about this many numbers."""
+
+LIBRARY_NAMES = {"numpy": "NumPy", "cupy": "CuPy", "torch": "PyTorch", "jax": "JAX"}
+
+
+class Placement(NamedTuple):
+    """Where an array lives, and the floating dtype that computations on it have.
+
+    Attributes
+    ----------
+    xp : namespace
+    device : device of that namespace; None inside a `jax.jit`, where arrays have none
+    dtype : real floating dtype; the namespace's default one where the array holds integers
+    """
+
+    xp: Namespace
+    device: Device
+    dtype: Dtype
+
+    def from_host(self, values: Any) -> Array:
+        """Copy numbers on the host into a new array here."""
+        # Cast first: some devices cannot hold the float64 that the host draws.
+        host_dtype = f"float{self.xp.finfo(self.dtype).bits}"
+        host = np.array(values, dtype=host_dtype)
+        return self.xp.asarray(host, dtype=self.dtype, device=self.device)
+
+    def cast(self, array: Array) -> Array:
+        """Return `array` in this dtype, itself where it has it already."""
+        return array if array.dtype == self.dtype else self.xp.astype(array, self.dtype)
+
+    def __str__(self) -> str:
+        return _describe(self.xp, self.device)
+
+
+def placement(**arrays: Array | None) -> Placement:
+    """Find the one place where all the named arrays live.
+
+    Parameters
+    ----------
+    **arrays : array or None
+        Arrays by the name of the argument they came in as; None is passed over.
+
+    Returns
+    -------
+    Placement
+        With the floating dtype of the first array.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not an array, or does not hold real numbers.
+    ValueError
+        If two arrays live in different namespaces or on different devices; both are named.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlp_xp.arrays import placement
+    >>> print(placement(X=np.ones((3, 2)), y=np.zeros((3, 1))))
+    NumPy on cpu
+    """
+    places = {name: _placement_of_one(name, array) for name, array in arrays.items() if array is not None}
+    (first_name, first), *others = places.items()
+    for name, other in others:
+        devices_differ = None not in (first.device, other.device) and first.device != other.device
+        if other.xp is not first.xp or devices_differ:
+            raise ValueError(
+                f"`{name}` must live where `{first_name}` does: "
+                f"`{first_name}` is {first}, `{name}` is {other}"
+            )
+    return first
+
+
+def _placement_of_one(name: str, array: Array) -> Placement:
+    if isinstance(array, np.generic) or not array_api_compat.is_array_api_obj(array):
+        raise TypeError(
+            f"`{name}` must be an array of a library that follows the Array API standard "
+            f"(NumPy, CuPy, PyTorch, JAX, ...), got {type(array).__module__}.{type(array).__qualname__}"
+        )
+    if array_api_compat.is_pydata_sparse_array(array) or array_api_compat.is_dask_array(array):
+        raise TypeError(f"`{name}` must be a dense array in memory, got {type(array).__module__} array")
+    xp = _namespace(array)
+    # Inside a jax.jit an array is on no device yet.
+    device = None if _is_jax_tracer(array) else array_api_compat.device(array)
+    return Placement(xp, device, _floating_dtype(name, xp, array.dtype, device))
+
+
+def _namespace(array: Array) -> Namespace:
+    # NumPy is a namespace of the standard itself since 2.1. array_api_compat.numpy, which serves
+    # 2.0, wraps matmul in Python and imports f2py and unittest.
+    if isinstance(array, np.ndarray) and hasattr(np, "astype"):
+        return np
+    return array_api_compat.array_namespace(array)
+
+
+def _is_jax_tracer(array: Array) -> bool:
+    return array_api_compat.is_jax_array(array) and isinstance(array, sys.modules["jax"].core.Tracer)
+
+
+def _floating_dtype(name: str, xp: Namespace, dtype: Dtype, device: Device) -> Dtype:
+    if xp.isdtype(dtype, "real floating"):
+        return dtype
+    if xp.isdtype(dtype, ("bool", "integral")):
+        return default_dtype(xp, device)
+    raise TypeError(f"`{name}` must hold real numbers, got dtype {dtype}")
+
+
+def default_dtype(xp: Namespace, device: Device = None) -> Dtype:
+    """Return the floating dtype that the namespace makes when none is asked for."""
+    return xp.empty((0,), device=device).dtype
+
+
+def _describe(xp: Namespace, device: Device) -> str:
+    library = xp.__name__.removeprefix("array_api_compat.").split(".")[0]
+    return f"{LIBRARY_NAMES.get(library, library)} on {'a traced device' if device is None else device}"
+
+
+def to_host(array: Array) -> np.ndarray[Any, Any]:
+    """Return an array of any namespace as a NumPy array, without a copy where it is one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlp_xp.arrays import to_host
+    >>> to_host(np.array([1.0, 2.0]))
+    array([1., 2.])
+    """
+    if isinstance(array, np.ndarray):
+        return array
+    if array_api_compat.is_cupy_array(array):
+        return array.get()  # type: ignore[no-any-return]
+    if array_api_compat.is_torch_array(array):
+        return array.detach().cpu().numpy()  # type: ignore[no-any-return]
+    if array_api_compat.is_jax_array(array):
+        return np.asarray(array)
+    return np.from_dlpack(array, device="cpu")
+
+
+def row_blocks(n_rows: int, row_width: int) -> Iterator[slice]:
+    """Slices of rows that hold about `BLOCK_ELEMENTS` numbers each."""
+    step = max(1, BLOCK_ELEMENTS // max(1, row_width))
+    for start in range(0, n_rows, step):
+        yield slice(start, min(start + step, n_rows))
+
+
+def check_finite(xp: Namespace, name: str, array: Array) -> None:
+    """Raise a ValueError that says where the 2-D `array` holds NaN or infinity."""
+    if not xp.isdtype(array.dtype, "real floating"):
+        return
+    for block in row_blocks(*array.shape):
+        finite = xp.isfinite(array[block, :])
+        if not bool(xp.all(finite)):
+            row, column = np.argwhere(~to_host(finite))[0]
+            value = float(array[block.start + int(row), int(column)])
+            raise ValueError(
+                f"`{name}` must hold finite numbers, got {value} in row {block.start + row}, column {column}"
+            )
+
+
+@contextmanager
+def quiet_floating_point() -> Iterator[None]:
+    """Keep NumPy from warning of overflow: activations saturate by it, and training looks for NaN itself."""
+    with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
+        yield
+
+
+def without_autodiff(xp: Namespace) -> Any:
+    """Context in which PyTorch records nothing for its own backward pass; elsewhere it does nothing."""
+    if array_api_compat.is_torch_namespace(xp):
+        return sys.modules["torch"].no_grad()
+    return nullcontext()
+
+
+class Backend(NamedTuple):
+    """A namespace that arrays can be made in, and why it was chosen.
+
+    Attributes
+    ----------
+    xp : namespace
+    device : device to put arrays on
+    reason : str
+        One line for people: what was found, and what was not.
+    """
+
+    xp: Namespace
+    device: Device
+    reason: str
+
+    def place(self, dtype: str) -> Placement:
+        """Where arrays of `dtype` ("float32" or "float64") live on this backend."""
+        if array_api_compat.is_jax_namespace(self.xp) and dtype == "float64":
+            # JAX holds float64 only after this switch, which is the whole process's.
+            sys.modules["jax"].config.update("jax_enable_x64", True)
+        return Placement(self.xp, self.device, getattr(self.xp, dtype))
+
+
+class BackendUnavailableError(RuntimeError):
+    """An array library cannot be used on this machine; the message says why."""
+
+
+def backend(name: str) -> Backend:
+    """Return the backend called `name`.
+
+    Parameters
+    ----------
+    name : {"auto", "numpy", "cupy", "torch", "jax"}
+        "auto" is CuPy where it imports and a CUDA device answers, otherwise NumPy. PyTorch and JAX
+        use a GPU where they have one.
+
+    Returns
+    -------
+    Backend
+
+    Raises
+    ------
+    BackendUnavailableError
+        If the library is not installed or, for CuPy, no CUDA device answers.
+
+    Examples
+    --------
+    >>> from mlp_xp.arrays import backend
+    >>> backend("numpy").reason
+    'asked for'
+    """
+    return lookup("backend", name, BACKENDS)()
+
+
+def _auto() -> Backend:
+    try:
+        return _cupy()._replace(reason="a CUDA GPU was found")
+    except BackendUnavailableError as error:
+        return _numpy()._replace(reason=f"no GPU: {error}")
+
+
+def _numpy() -> Backend:
+    return Backend(_namespace(np.empty(0)), "cpu", "asked for")
+
+
+def _cupy() -> Backend:
+    try:
+        cupy = import_module("cupy")
+    except ModuleNotFoundError:
+        raise BackendUnavailableError("CuPy is not installed") from None
+    except Exception as error:  # a CUDA wheel without its CUDA libraries fails in many ways
+        raise BackendUnavailableError(f"CuPy does not import ({_first_line(error)})") from error
+    try:
+        # Counting devices is not enough: an unusable one fails at the first computation.
+        if float(cupy.ones(2).sum()) != 2.0:
+            raise RuntimeError("it returned a wrong sum")
+        device = cupy.cuda.Device()
+        name = cupy.cuda.runtime.getDeviceProperties(device.id)["name"].decode()
+    except Exception as error:
+        raise BackendUnavailableError(
+            f"CuPy is installed, but no CUDA device answers ({_first_line(error)})"
+        ) from error
+    return Backend(import_module("array_api_compat.cupy"), device, f"asked for; it runs on {name}")
+
+
+def _torch() -> Backend:
+    torch = _import_library("torch", "PyTorch")
+    gpu = torch.cuda.is_available()
+    reason = f"asked for; {'a CUDA GPU was found' if gpu else 'PyTorch finds no CUDA GPU'}"
+    return Backend(import_module("array_api_compat.torch"), torch.device("cuda:0" if gpu else "cpu"), reason)
+
+
+def _jax() -> Backend:
+    jax = _import_library("jax", "JAX")
+    device = jax.devices()[0]
+    return Backend(jax.numpy, device, f"asked for; JAX's default device is {device}")
+
+
+def _import_library(module: str, library: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise BackendUnavailableError(f"{library} does not import ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+BACKENDS: dict[str, Callable[[], Backend]] = {
+    "auto": _auto,
+    "numpy": _numpy,
+    "cupy": _cupy,
+    "torch": _torch,
+    "jax": _jax,
+}

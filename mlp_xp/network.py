@@ -1,0 +1,389 @@
+"""The network: layer sizes, activations and a loss; its parameters come in and go out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from mlp_xp.activations import Activation, resolve_activation
+from mlp_xp.arrays import (
+    Array,
+    Namespace,
+    Placement,
+    placement,
+    quiet_floating_point,
+    row_blocks,
+)
+from mlp_xp.initializers import Initializer, resolve_initializer
+from mlp_xp.losses import Loss, resolve_loss
+from mlp_xp.parameters import Layer, Pair, Parameters, layers_like
+from mlp_xp.validation import Seed, check_integer, check_real, random_source
+
+Trace: TypeAlias = list[tuple[Array, Callable[[Namespace, Array, Any], Array], Any]]
+"""For each hidden layer: its input, its activation's backward function, and what the activation kept."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A multilayer perceptron without its parameters: frozen, hashable, no arrays inside.
+
+    Parameters
+    ----------
+    layer_sizes : sequence of int
+        Units in the input, in each hidden layer and in the output; two sizes make a linear model.
+    hidden : str, Activation or sequence of them, default="relu"
+        Activation of the hidden layers: one for all, or one for each. Names are "identity",
+        "logistic", "tanh", "relu", "leaky_relu", "elu", "silu" and "gelu".
+    loss : str or Loss
+        "binary_cross_entropy" (two classes, or several labels), "categorical_cross_entropy",
+        "squared_error" or "poisson". The loss brings the output's link with it.
+    alpha : float, default=0.0
+        Strength of the L2 penalty on the weights.
+
+    Notes
+    -----
+    For a batch of samples with losses l_i and sample weights w_i (1 where none are given) the
+    objective is ``J = (sum_i w_i l_i + alpha / 2 * sum W^2) / sum_i w_i``, W running over all weights
+    but no biases. That is scikit-learn's objective, and exactly what `loss_and_gradients` returns
+    and differentiates.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlp_xp import Network, adam, train
+    >>> from mlp_xp.datasets import xor
+    >>> X, y = xor().X, xor().y.reshape(-1, 1)
+    >>> network = Network((2, 8, 1), hidden="tanh", loss="binary_cross_entropy")
+    >>> params = network.init(seed=0, like=X)
+    >>> params, history = train(network, params, X, y, optimizer=adam(0.1), epochs=200)
+    >>> np.round(network.predict(params, X)).ravel()
+    array([0., 1., 1., 0.])
+    """
+
+    layer_sizes: tuple[int, ...]
+    hidden: str | Activation | tuple[str | Activation, ...] = "relu"
+    loss: str | Loss = field(kw_only=True)
+    alpha: float = field(default=0.0, kw_only=True)
+    _activations: tuple[Activation, ...] = field(init=False, repr=False, compare=False)
+    _loss: Loss = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        sizes = _check_sizes(self.layer_sizes)
+        n_hidden = len(sizes) - 2
+        hidden = self.hidden
+        if not isinstance(hidden, (str, Activation)):
+            hidden = tuple(hidden)
+            if len(hidden) != n_hidden:
+                raise ValueError(
+                    f"`hidden` must be one activation or one for each of the {n_hidden} hidden layers, "
+                    f"got {len(hidden)}"
+                )
+        each = hidden if not isinstance(hidden, (str, Activation)) else (hidden,) * max(1, n_hidden)
+        activations = tuple(resolve_activation(activation) for activation in each)
+        values: dict[str, Any] = {
+            "layer_sizes": sizes,
+            "hidden": hidden,
+            "alpha": check_real("alpha", self.alpha, at_least=0.0),
+            "_activations": activations[:n_hidden],
+            "_loss": resolve_loss(self.loss),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    # What users call: arguments are checked, the namespace is found.
+
+    def init(
+        self,
+        seed: Seed = None,
+        *,
+        like: Array,
+        weight: str | Initializer = "glorot_uniform",
+        bias: str | Initializer = "zeros",
+    ) -> Parameters:
+        """Draw the parameters that training starts from.
+
+        Parameters
+        ----------
+        seed : int, RandomState, Generator or None
+            Drawn from on the host: the same seed gives the same network in every namespace.
+        like : array
+            The parameters live where this one does, and have its dtype (the namespace's default
+            floating one if it holds integers).
+        weight, bias : str or Initializer
+            "normal", "glorot_uniform", "he_normal", "zeros", or `normal(scale)`.
+
+        Returns
+        -------
+        tuple of Layer
+            Drawn layer by layer, weight before bias.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mlp_xp import Network
+        >>> network = Network((2, 3, 1), loss="squared_error")
+        >>> [layer.weight.shape for layer in network.init(seed=0, like=np.ones((5, 2)))]
+        [(2, 3), (3, 1)]
+        """
+        place = placement(like=like)
+        random = random_source(seed)
+        draw_weight = resolve_initializer("weight", weight)
+        draw_bias = resolve_initializer("bias", bias)
+        return tuple(
+            Layer(
+                place.from_host(draw_weight(random, (n_in, n_out), n_in, n_out)),
+                place.from_host(draw_bias(random, (n_out,), n_in, n_out)),
+            )
+            for n_in, n_out in self._shapes()
+        )
+
+    def loss_and_gradients(
+        self, params: Parameters, X: Array, y: Array, sample_weight: Array | None = None
+    ) -> tuple[Array, Parameters]:
+        """Compute the objective and its derivative by every parameter.
+
+        Parameters
+        ----------
+        params : tuple of Layer
+        X : array of shape (n_samples, n_features)
+        y : array of shape (n_samples, n_outputs)
+        sample_weight : array of shape (n_samples,), optional
+            At least 0, with a sum above 0.
+
+        Returns
+        -------
+        loss : array of shape ()
+            The objective J of the class's notes, on the device: nothing waits for it.
+        gradients : tuple of Layer
+            In the structure, namespace, dtype and device of `params`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a shape does not fit, or arrays live in different places.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mlp_xp import Layer, Network
+        >>> network = Network((1, 1), loss="squared_error")
+        >>> params = (Layer(np.array([[2.0]]), np.array([0.0])),)
+        >>> loss, gradients = network.loss_and_gradients(params, np.array([[3.0]]), np.array([[5.0]]))
+        >>> float(loss), gradients[0].weight, gradients[0].bias
+        (0.5, array([[3.]]), array([1.]))
+        """
+        xp, params, X, y, sample_weight = self.check(params, X, y, sample_weight)
+        with quiet_floating_point():
+            loss, gradients = self.objective_and_gradients(xp, params, X, y, sample_weight)
+        return loss, layers_like(params, gradients)
+
+    def logits(self, params: Parameters, X: Array) -> Array:
+        """Compute the pre-activation of the output, in blocks of rows so that memory stays bounded.
+
+        Parameters
+        ----------
+        params : tuple of Layer
+        X : array of shape (n_samples, n_features)
+
+        Returns
+        -------
+        array of shape (n_samples, n_outputs)
+        """
+        place = self._check_params(params)
+        self._check_rows(params, X)
+        with quiet_floating_point():
+            return self.blockwise_logits(place, params, X)
+
+    def predict(self, params: Parameters, X: Array) -> Array:
+        """Compute the network's output: probabilities, rates or values, as the loss has it.
+
+        Parameters
+        ----------
+        params : tuple of Layer
+        X : array of shape (n_samples, n_features)
+
+        Returns
+        -------
+        array of shape (n_samples, n_outputs)
+            In the namespace, dtype and device of `params`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mlp_xp import Layer, Network
+        >>> params = (Layer(np.array([[1.0]]), np.array([0.0])),)
+        >>> Network((1, 1), loss="binary_cross_entropy").predict(params, np.array([[0.0], [-1e4]]))
+        array([[0.5],
+               [0. ]])
+        """
+        place = self._check_params(params)
+        self._check_rows(params, X)
+        with quiet_floating_point():
+            return self._loss.link(place.xp, self.blockwise_logits(place, params, X))
+
+    # What training and engines call: `xp` is known and arguments are checked.
+
+    @property
+    def loss_functions(self) -> Loss:
+        """The loss itself, where `loss` may be its name."""
+        return self._loss
+
+    def check(
+        self, params: Parameters, X: Array, y: Array, sample_weight: Array | None
+    ) -> tuple[Namespace, Parameters, Array, Array, Array | None]:
+        """Check shapes and places; return the namespace and the data in the parameters' dtype."""
+        place = self._check_params(params)
+        self._check_rows(params, X, y=y, sample_weight=sample_weight)
+        n_samples, n_outputs = X.shape[0], self.layer_sizes[-1]
+        if y.shape != (n_samples, n_outputs):
+            hint = ""
+            if y.shape == (n_samples,):
+                hint = " (`y[:, None]` makes a column)" if n_outputs == 1 else " (see `mlp_xp.one_hot`)"
+            raise ValueError(
+                f"`y` must have shape (n_samples, n_outputs) = {(n_samples, n_outputs)}, "
+                f"got {tuple(y.shape)}{hint}"
+            )
+        if sample_weight is not None:
+            if sample_weight.shape != (n_samples,):
+                raise ValueError(
+                    f"`sample_weight` must have shape (n_samples,) = {(n_samples,)}, "
+                    f"got {tuple(sample_weight.shape)}"
+                )
+            sample_weight = place.cast(sample_weight)
+        return place.xp, params, place.cast(X), place.cast(y), sample_weight
+
+    def objective_and_gradients(
+        self, xp: Namespace, params: Parameters, X: Array, y: Array, sample_weight: Array | None
+    ) -> tuple[Array, list[Pair]]:
+        """Do what `loss_and_gradients` does, on checked arguments: what one step is made of."""
+        logits, inputs, trace = forward(xp, self._activations, params, X)
+        losses, delta = self._loss.evaluate(xp, logits, y)
+        scale: Any
+        if sample_weight is None:
+            scale = 1.0 / X.shape[0]
+        else:
+            weights = xp.reshape(sample_weight, (-1, 1))
+            losses, delta = losses * weights, delta * weights
+            scale = _inverse_total(xp, sample_weight)
+        objective = xp.sum(losses)
+        delta *= scale
+        gradients = backward(xp, params, inputs, trace, delta)
+        if self.alpha:
+            objective = objective + 0.5 * self.alpha * _sum_of_squares(xp, params)
+            strength = self.alpha * scale
+            gradients = [
+                (gradient + strength * weight, bias)
+                for (weight, _), (gradient, bias) in zip(params, gradients)
+            ]
+        return objective * scale, gradients
+
+    def data_loss(self, xp: Namespace, logits: Array, y: Array, sample_weight: Array | None) -> Array:
+        """Return the mean loss of the samples, without the penalty on the weights."""
+        losses, _ = self._loss.evaluate(xp, logits, y)
+        if sample_weight is None:
+            return xp.sum(losses) / y.shape[0]
+        return xp.sum(losses * xp.reshape(sample_weight, (-1, 1))) * _inverse_total(xp, sample_weight)
+
+    def blockwise_logits(self, place: Placement, params: Parameters, X: Array) -> Array:
+        """Do what `logits` does, on checked arguments."""
+        blocks = [
+            forward(place.xp, self._activations, params, place.cast(X[rows, :]))[0]
+            for rows in row_blocks(X.shape[0], max(self.layer_sizes))
+        ]
+        return blocks[0] if len(blocks) == 1 else place.xp.concat(blocks, axis=0)
+
+    def _shapes(self) -> Iterable[tuple[int, int]]:
+        return zip(self.layer_sizes[:-1], self.layer_sizes[1:])
+
+    def _check_params(self, params: Parameters) -> Placement:
+        n_layers = len(self.layer_sizes) - 1
+        if not isinstance(params, tuple) or not all(
+            isinstance(layer, tuple) and len(layer) == 2 for layer in params
+        ):
+            raise TypeError(
+                f"`params` must be a tuple of {n_layers} `Layer(weight, bias)`, got {type(params).__name__}"
+            )
+        if len(params) != n_layers:
+            raise ValueError(f"`params` must have {n_layers} layers, got {len(params)}")
+        arrays = {
+            f"params[{index}].{name}": array
+            for index, layer in enumerate(params)
+            for name, array in zip(Layer._fields, layer)
+        }
+        shapes = [shape for n_in, n_out in self._shapes() for shape in ((n_in, n_out), (n_out,))]
+        place = placement(**arrays)
+        for (name, array), shape in zip(arrays.items(), shapes):
+            if array.shape != shape:
+                raise ValueError(f"`{name}` must have shape {shape}, got {tuple(array.shape)}")
+            if array.dtype != place.dtype:
+                raise ValueError(f"`{name}` must be {place.dtype} as the others are, got {array.dtype}")
+        return place
+
+    def _check_rows(self, params: Parameters, X: Array, **others: Array | None) -> None:
+        placement(params=params[0][0], X=X, **others)
+        if X.ndim != 2 or X.shape[1] != self.layer_sizes[0]:
+            raise ValueError(f"`X` must have shape (n_samples, {self.layer_sizes[0]}), got {tuple(X.shape)}")
+        if X.shape[0] == 0:
+            raise ValueError("`X` must have at least one row, got none")
+
+
+def forward(
+    xp: Namespace, activations: tuple[Activation, ...], params: Parameters, X: Array
+) -> tuple[Array, Array, Trace]:
+    """Return the logits, the input of the output layer, and what the backward pass needs of the others."""
+    matmul = xp.matmul
+    inputs = X
+    trace: Trace = []
+    for activate, through in activations:
+        weight, bias = params[len(trace)]
+        z = matmul(inputs, weight)
+        z += bias
+        activation, kept = activate(xp, z)
+        trace.append((inputs, through, kept))
+        inputs = activation
+    weight, bias = params[-1]
+    logits = matmul(inputs, weight)
+    logits += bias
+    return logits, inputs, trace
+
+
+def backward(xp: Namespace, params: Parameters, inputs: Array, trace: Trace, delta: Array) -> list[Pair]:
+    """Return the gradients, from the objective's derivative `delta` by the logits.
+
+    It empties `trace` on its way, so that activations are let go when they are done with.
+    """
+    matmul, total = xp.matmul, xp.sum
+    gradients = [(matmul(inputs.T, delta), total(delta, axis=0))]
+    while trace:
+        delta = matmul(delta, params[len(trace)][0].T)
+        inputs, through, kept = trace.pop()
+        delta = through(xp, delta, kept)
+        gradients.append((matmul(inputs.T, delta), total(delta, axis=0)))
+    gradients.reverse()
+    return gradients
+
+
+def _check_sizes(layer_sizes: object) -> tuple[int, ...]:
+    if isinstance(layer_sizes, (str, bytes)) or not isinstance(layer_sizes, Iterable):
+        raise TypeError(f"`layer_sizes` must be a sequence of integers, got {layer_sizes!r}")
+    sizes = tuple(
+        check_integer(f"layer_sizes[{index}]", size, minimum=1) for index, size in enumerate(layer_sizes)
+    )
+    if len(sizes) < 2:
+        raise ValueError(f"`layer_sizes` must have an input and an output size at least, got {sizes}")
+    return sizes
+
+
+def _inverse_total(xp: Namespace, sample_weight: Array) -> Array:
+    total = xp.sum(sample_weight)
+    # A batch without any weight counts for nothing, rather than for 0 / 0.
+    return 1.0 / xp.where(total > 0.0, total, 1.0)
+
+
+def _sum_of_squares(xp: Namespace, params: Parameters) -> Array:
+    flat = [xp.reshape(weight, (-1,)) for weight, _ in params]
+    total = xp.matmul(flat[0], flat[0])
+    for weights in flat[1:]:
+        total = total + xp.matmul(weights, weights)
+    return total

@@ -1,0 +1,130 @@
+"""The namespaces that every test of the math runs in.
+
+``--require torch,jax`` makes missing libraries an error instead of a skip, so that a matrix run cannot
+pass by leaving them out.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module, util
+from typing import Any, NamedTuple
+
+# Before JAX starts: float64 exists, and nothing looks for accelerators that tests do not need.
+os.environ.setdefault("JAX_ENABLE_X64", "1")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import numpy as np
+import pytest
+
+from mlp_xp.arrays import Placement, placement, to_host
+
+
+class Library(NamedTuple):
+    """An array library to test in, and how arrays of it are made from NumPy's."""
+
+    name: str
+    xp: Any
+    device: Any
+    read_only: bool = False
+
+    def array(self, values: Any, dtype: str = "float64") -> Any:
+        host = np.array(values, dtype=dtype)
+        if self.xp is np:
+            host.flags.writeable = not self.read_only
+            return host
+        return self.xp.asarray(host, device=self.device)
+
+    def place(self, dtype: str = "float64") -> Placement:
+        return placement(like=self.array([1.0], dtype))
+
+
+def _strict() -> Library:
+    xp = import_module("array_api_strict")
+    xp.set_array_api_strict_flags(
+        api_version="2024.12", boolean_indexing=False, data_dependent_shapes=False, enabled_extensions=()
+    )
+    return Library("strict", xp, xp.Device("device1"))
+
+
+def _torch() -> Library:
+    torch = import_module("torch")
+    torch.set_num_threads(1)
+    return Library("torch", import_module("array_api_compat.torch"), torch.device("cpu"))
+
+
+def _torch_cuda() -> Library:
+    torch = import_module("torch")
+    if not torch.cuda.is_available():
+        raise ModuleNotFoundError("PyTorch finds no CUDA GPU")
+    return Library("torch_cuda", import_module("array_api_compat.torch"), torch.device("cuda:0"))
+
+
+def _jax() -> Library:
+    jax = import_module("jax")
+    return Library("jax", jax.numpy, jax.devices("cpu")[0])
+
+
+def _cupy() -> Library:
+    from mlp_xp.arrays import BackendUnavailableError, backend
+
+    try:
+        found = backend("cupy")
+    except BackendUnavailableError as error:
+        raise ModuleNotFoundError(str(error)) from None
+    return Library("cupy", found.xp, found.device)
+
+
+LIBRARIES = {
+    "numpy": lambda: Library("numpy", np, "cpu"),
+    "numpy_read_only": lambda: Library("numpy_read_only", np, "cpu", read_only=True),
+    "strict": _strict,
+    "torch": _torch,
+    "jax": _jax,
+    "cupy": _cupy,
+    "torch_cuda": _torch_cuda,
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--require", default="", help="libraries whose absence is an error, by commas")
+
+
+@pytest.fixture(scope="session")
+def libraries(request: pytest.FixtureRequest) -> dict[str, Library]:
+    """Libraries made so far, one each for the whole run."""
+    return {}
+
+
+def library_called(name: str, request: pytest.FixtureRequest) -> Library:
+    made: dict[str, Library] = request.getfixturevalue("libraries")
+    if name not in made:
+        try:
+            made[name] = LIBRARIES[name]()
+        except ModuleNotFoundError as error:
+            if name in request.config.getoption("--require").split(","):
+                raise
+            pytest.skip(str(error))
+    return made[name]
+
+
+@pytest.fixture(params=list(LIBRARIES))
+def library(request: pytest.FixtureRequest) -> Library:
+    """Each library in turn."""
+    return library_called(request.param, request)
+
+
+def need(name: str, request: pytest.FixtureRequest) -> Any:
+    """Import a library that one test needs, under the same rule as the namespaces."""
+    if util.find_spec(name) is None and name not in request.config.getoption("--require").split(","):
+        pytest.skip(f"{name} is not installed")
+    return import_module(name)
+
+
+def assert_close(actual: Any, expected: Any, like: Any, *, rtol: float, atol: float = 0.0) -> None:
+    """Compare values after namespace, dtype and device, which must be those of `like`."""
+    found, wanted = placement(actual=actual), placement(like=like)
+    assert (found.xp, found.device, actual.dtype) == (wanted.xp, wanted.device, wanted.dtype)
+    expected = np.asarray(expected)
+    assert tuple(actual.shape) == expected.shape
+    np.testing.assert_allclose(to_host(actual), expected, rtol=rtol, atol=atol)
