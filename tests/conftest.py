@@ -86,37 +86,43 @@ LIBRARIES = {
 }
 
 
+_made: dict[str, Library] = {}
+_missing: dict[str, str] = {}
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require", default="", help="libraries whose absence is an error, by commas")
 
 
-@pytest.fixture(scope="session")
-def libraries(request: pytest.FixtureRequest) -> dict[str, Library]:
-    """Libraries made so far, one each for the whole run."""
-    return {}
+def required(config: pytest.Config) -> list[str]:
+    names: str = config.getoption("--require")
+    return names.split(",") if names else []
 
 
-def library_called(name: str, request: pytest.FixtureRequest) -> Library:
-    made: dict[str, Library] = request.getfixturevalue("libraries")
-    if name not in made:
+def pytest_configure(config: pytest.Config) -> None:
+    for name, make in LIBRARIES.items():
         try:
-            made[name] = LIBRARIES[name]()
+            _made[name] = make()
         except ModuleNotFoundError as error:
-            if name in request.config.getoption("--require").split(","):
-                raise
-            pytest.skip(str(error))
-    return made[name]
+            _missing[name] = str(error)
+    absent = [name for name in required(config) if name in _missing]
+    if absent:
+        raise pytest.UsageError(f"required, but {'; '.join(_missing[name] for name in absent)}")
 
 
-@pytest.fixture(params=list(LIBRARIES))
-def library(request: pytest.FixtureRequest) -> Library:
-    """Each library in turn."""
-    return library_called(request.param, request)
+def pytest_report_header() -> list[str]:
+    missing = "; ".join(f"{name} ({why})" for name, why in _missing.items()) or "none"
+    return [f"namespaces: {', '.join(_made)}", f"not tested here: {missing}"]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "library" in metafunc.fixturenames:
+        metafunc.parametrize("library", [pytest.param(made, id=name) for name, made in _made.items()])
 
 
 def need(name: str, request: pytest.FixtureRequest) -> Any:
     """Import a library that one test needs, under the same rule as the namespaces."""
-    if util.find_spec(name) is None and name not in request.config.getoption("--require").split(","):
+    if util.find_spec(name) is None and name not in required(request.config):
         pytest.skip(f"{name} is not installed")
     return import_module(name)
 
