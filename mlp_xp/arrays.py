@@ -163,11 +163,15 @@ def to_host(array: Array) -> np.ndarray[Any, Any]:
     return np.from_dlpack(array, device="cpu")
 
 
+def row_slices(n_rows: int, n_each: int) -> Iterator[slice]:
+    """Slices of `n_each` rows, the last with those that are left."""
+    for start in range(0, n_rows, n_each):
+        yield slice(start, min(start + n_each, n_rows))
+
+
 def row_blocks(n_rows: int, row_width: int) -> Iterator[slice]:
     """Slices of rows that hold about `BLOCK_ELEMENTS` numbers each."""
-    step = max(1, BLOCK_ELEMENTS // max(1, row_width))
-    for start in range(0, n_rows, step):
-        yield slice(start, min(start + step, n_rows))
+    return row_slices(n_rows, max(1, BLOCK_ELEMENTS // max(1, row_width)))
 
 
 def check_finite(xp: Namespace, name: str, array: Array) -> None:

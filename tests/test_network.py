@@ -184,9 +184,7 @@ def test_extreme_logits_leave_finite_gradients_in_float32(library):
     for name in LOSSES:
         network = Network((1, 2), loss=name)
         X = library.array([[1e4], [-1e4]], "float32")
-        params = (
-            Layer(library.array([[1.0, -1.0]], "float32"), library.array([0.0, 0.0], "float32")),
-        )
+        params = (Layer(library.array([[1.0, -1.0]], "float32"), library.array([0.0, 0.0], "float32")),)
         y = library.array([[1.0, 0.0], [1.0, 0.0]], "float32")
         loss, gradients = network.loss_and_gradients(params, X, y)
         assert np.isfinite(float(loss)), name
@@ -302,16 +300,22 @@ def test_bad_parameters_name_the_layer():
     with pytest.raises(ValueError, match=r"`params\[1\].bias` must have shape \(3,\), got \(7,\)"):
         network.predict(bad_shape, X)
     bad_dtype = (params[0]._replace(bias=params[0].bias.astype("float32")), *params[1:])
-    with pytest.raises(ValueError, match=r"`params\[0\].bias` must be float64 as the others are, got float32"):
+    with pytest.raises(
+        ValueError, match=r"`params\[0\].bias` must be float64 as the others are, got float32"
+    ):
         network.loss_and_gradients(bad_dtype, X, y)
 
 
 def test_mixed_namespaces_and_devices_name_both():
     strict = pytest.importorskip("array_api_strict")
     network, params, X, y, _ = problem("tanh", "squared_error")
-    with pytest.raises(ValueError, match=r"`X` must live where `params` does: `params` is NumPy on cpu, `X` is"):
+    with pytest.raises(
+        ValueError, match=r"`X` must live where `params` does: `params` is NumPy on cpu, `X` is"
+    ):
         network.predict(params, strict.asarray(X))
     here, there = strict.Device("device1"), strict.Device("device2")
     params = unflatten_like(params, [strict.asarray(array, device=here) for array in flatten(params)])
-    with pytest.raises(ValueError, match=r"array_api_strict on .*device1.*, `y` is array_api_strict on .*device2"):
+    with pytest.raises(
+        ValueError, match=r"array_api_strict on .*device1.*, `y` is array_api_strict on .*device2"
+    ):
         network.loss_and_gradients(params, strict.asarray(X, device=here), strict.asarray(y, device=there))

@@ -7,6 +7,7 @@ from mlp_xp import Layer, Network, gradient_descent, normal, to_host, train
 from mlp_xp.activations import ACTIVATIONS
 from mlp_xp.datasets import load, planar, xor
 
+
 def xor_start():
     random = np.random.RandomState(42)
     weight_1, bias_1 = random.randn(2, 2).T, random.randn(2, 1).ravel()

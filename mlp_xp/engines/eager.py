@@ -8,7 +8,7 @@ from typing import Any
 
 import array_api_compat
 
-from mlp_xp.arrays import Array, Namespace
+from mlp_xp.arrays import Array, Namespace, row_slices
 from mlp_xp.engines import Batch, Epoch, State, Step, make_step
 from mlp_xp.network import Network
 from mlp_xp.optimizers import Optimizer
@@ -64,8 +64,7 @@ class EagerEngine:
         if order is not None:
             # On the host's clock one copy of the order an epoch is cheaper than one a batch.
             order = self.xp.asarray(order, device=array_api_compat.device(X))
-        for start in range(0, X.shape[0], self.batch_size):
-            rows = slice(start, start + self.batch_size)
+        for rows in row_slices(X.shape[0], self.batch_size):
             if order is None:
                 weight = None if sample_weight is None else sample_weight[rows]
                 yield Batch(X[rows, :], y[rows, :], weight)

@@ -1,0 +1,598 @@
+"""The loop: batches, history, early stopping, divergence, interruption; the same in every namespace."""
+
+import json
+import math
+import pickle
+
+import numpy as np
+import pytest
+from conftest import assert_close
+
+from mlp_xp import (
+    Activation,
+    DivergenceError,
+    EarlyStopping,
+    History,
+    Layer,
+    Network,
+    Optimizer,
+    TrainingError,
+    adam,
+    cosine,
+    gradient_descent,
+    momentum,
+    to_host,
+    train,
+)
+from mlp_xp.datasets import planar
+from mlp_xp.parameters import flatten, unflatten_like
+
+
+def planar_problem(n_hidden=4, **network):
+    data = planar()
+    network = Network((2, n_hidden, 1), **{"hidden": "tanh", "loss": "binary_cross_entropy", **network})
+    return network, network.init(seed=3, like=data.X), data.X, data.y[:, None].astype(float)
+
+
+def small_problem(n_samples=10, n_outputs=2, seed=0):
+    random = np.random.RandomState(seed)
+    X = random.standard_normal((n_samples, 3))
+    y = X[:, :n_outputs] + 0.1 * random.standard_normal((n_samples, n_outputs))
+    network = Network((3, 4, n_outputs), hidden="tanh", loss="squared_error")
+    return network, network.init(0, like=X), X, y
+
+
+def arrays(params):
+    return [to_host(array).copy() for array in flatten(params)]
+
+
+def assert_same(params, others, rtol=0.0):
+    for one, other in zip(arrays(params), arrays(others), strict=True):
+        np.testing.assert_allclose(one, other, rtol=rtol, atol=0)
+
+
+# One seed, one result.
+
+
+def test_adam_on_planar_is_the_same_in_every_namespace(library):
+    network, params, X, y = planar_problem()
+    settings = {"optimizer": adam(0.01), "epochs": 200, "batch_size": 64, "seed": 5}
+    expected, expected_history = train(network, params, X, y, **settings)
+    start = network.init(seed=3, like=library.array(X))
+    X_here, y_here = library.array(X), library.array(y)
+    before = arrays(start)
+    trained, history = train(network, start, X_here, y_here, **settings)
+
+    for ours, theirs in zip(flatten(trained), flatten(expected), strict=True):
+        assert_close(ours, theirs, X_here, rtol=1e-8)
+    np.testing.assert_allclose(history["loss"], expected_history["loss"], rtol=1e-10)
+    # What the caller passed is as it was.
+    assert all(np.array_equal(a, b) for a, b in zip(arrays(start), before, strict=True))
+    np.testing.assert_array_equal(to_host(X_here), X)
+    np.testing.assert_array_equal(to_host(y_here), y)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_everything_at_once_in_every_namespace(dtype, library):
+    network, _, X, y = planar_problem(hidden="leaky_relu", alpha=0.01)
+    weight = np.linspace(0.5, 2.0, len(X))
+    here = [library.array(part, dtype) for part in (X, y, weight)]
+    settings = {
+        "optimizer": momentum(cosine(0.2, epochs=8), nesterovs_momentum=True),
+        "epochs": 8,
+        "batch_size": 90,
+        "seed": 1,
+        "metrics": ["accuracy"],
+        "early_stopping": EarlyStopping("val_accuracy", n_iter_no_change=3),
+    }
+    params, history = train(
+        network,
+        network.init(0, like=here[0]),
+        here[0],
+        here[1],
+        sample_weight=here[2],
+        validation_data=(here[0][:50, :], here[1][:50, :], here[2][:50]),
+        **settings,
+    )
+    expected, expected_history = train(
+        network,
+        network.init(0, like=X),
+        X,
+        y,
+        sample_weight=weight,
+        validation_data=(X[:50], y[:50], weight[:50]),
+        **settings,
+    )
+    tolerance = {"float32": 2e-3, "float64": 1e-9}[dtype]
+    for ours, theirs in zip(flatten(params), flatten(expected), strict=True):
+        assert_close(ours, theirs, here[0], rtol=tolerance, atol=tolerance)
+    assert [set(record) for record in history] == [set(record) for record in expected_history]
+    np.testing.assert_allclose(history["val_loss"], expected_history["val_loss"], rtol=tolerance)
+    assert json.loads(json.dumps(history)) == history
+
+
+# Batches.
+
+
+def test_batches_against_scikit_learn():
+    neural_network = pytest.importorskip("sklearn.neural_network")
+    network, _, X, y = small_problem(n_samples=50, n_outputs=1)
+    settings = {"hidden_layer_sizes": (4,), "activation": "tanh", "alpha": 0.1, "batch_size": 16}
+    peer = neural_network.MLPRegressor(
+        **settings, solver="adam", max_iter=7, tol=0.0, random_state=2, n_iter_no_change=100
+    )
+    with pytest.warns(match="Maximum iterations"):
+        peer.fit(X, y.ravel())
+    network = Network((3, 4, 1), hidden="tanh", loss="squared_error", alpha=0.1)
+    random = np.random.RandomState(2)
+    start = network.init(random, like=X, weight="glorot_uniform", bias="glorot_uniform")
+    params, history = train(network, start, X, y, optimizer=adam(), epochs=7, batch_size=16, seed=random)
+    for ours, theirs in zip(params, zip(peer.coefs_, peer.intercepts_), strict=True):
+        np.testing.assert_allclose(ours.weight, theirs[0], rtol=1e-10)
+        np.testing.assert_allclose(ours.bias, theirs[1], rtol=1e-10)
+    np.testing.assert_allclose(history["loss"], peer.loss_curve_, rtol=1e-12)
+
+
+def recording_optimizer():
+    """Plain gradient descent that keeps the gradients it saw."""
+    seen = []
+
+    def update(xp, params, gradients, state, rate):
+        seen.append(float(gradients[-1][1][0]))
+        return params, state
+
+    return Optimizer(lambda xp, params: (), update, 0.1), seen
+
+
+def test_every_row_is_used_once_an_epoch_and_the_last_batch_is_smaller():
+    # A linear model at zero: the gradient by the bias is minus the batch's mean target.
+    network = Network((1, 1), loss="squared_error")
+    X, y = np.ones((10, 1)), 2.0 ** np.arange(10)[:, None]
+    params = (Layer(np.zeros((1, 1)), np.zeros(1)),)
+    optimizer, seen = recording_optimizer()
+    train(network, params, X, y, optimizer=optimizer, epochs=2, batch_size=4, seed=0)
+    assert len(seen) == 6
+    sums = [-seen[i] * size for i, size in enumerate([4, 4, 2, 4, 4, 2])]
+    # Sums of distinct powers of two tell the rows: each epoch has all of them, in batches of its own.
+    assert sum(sums[:3]) == sum(sums[3:]) == pytest.approx(1023)
+    assert [bin(round(total)).count("1") for total in sums] == [4, 4, 2, 4, 4, 2]
+    assert sums[:3] != sums[3:]
+
+
+def test_without_shuffling_rows_come_in_order(library):
+    network = Network((1, 1), loss="squared_error")
+    X, y = library.array(np.ones((5, 1))), library.array([[1.0], [2.0], [4.0], [8.0], [16.0]])
+    params = (Layer(library.array([[0.0]]), library.array([0.0])),)
+    optimizer, seen = recording_optimizer()
+    train(network, params, X, y, optimizer=optimizer, epochs=1, batch_size=2, shuffle=False)
+    assert seen == [-1.5, -6.0, -16.0]
+
+
+def test_a_batch_size_above_the_number_of_rows_is_the_full_batch():
+    network, params, X, y = small_problem()
+    full, _ = train(network, params, X, y, optimizer=adam(), epochs=5)
+    large, _ = train(network, params, X, y, optimizer=adam(), epochs=5, batch_size=1000, seed=0)
+    assert_same(full, large)
+
+
+def test_sample_weights_are_repeated_rows():
+    network, params, X, y = small_problem()
+    counts = np.array([1, 2, 0, 3, 1, 1, 0, 2, 1, 4])
+    weighted, history = train(
+        network, params, X, y, optimizer=gradient_descent(0.1), epochs=30, sample_weight=counts
+    )
+    repeated, repeated_history = train(
+        network,
+        params,
+        np.repeat(X, counts, axis=0),
+        np.repeat(y, counts, axis=0),
+        optimizer=gradient_descent(0.1),
+        epochs=30,
+    )
+    assert_same(weighted, repeated, rtol=1e-12)
+    np.testing.assert_allclose(history["loss"], repeated_history["loss"], rtol=1e-13)
+
+
+def test_epochs_seen_one_by_one_are_epochs_run_together():
+    network, params, X, y = planar_problem()
+    settings = {"optimizer": adam(cosine(0.05, epochs=300)), "epochs": 300, "batch_size": 150, "seed": 9}
+    together, history = train(network, params, X, y, **settings)
+    one_by_one, observed = train(network, params, X, y, callback=lambda history, params: None, **settings)
+    assert_same(together, one_by_one)
+    assert history == observed
+    assert history["epoch"] == list(range(1, 301))
+
+
+def test_a_float_schedule_reaches_the_updates():
+    network, params, X, y = small_problem()
+    rates = []
+
+    def update(xp, params, gradients, state, rate):
+        rates.append(rate)
+        return params, state
+
+    train(network, params, X, y, optimizer=Optimizer(lambda xp, p: (), update, lambda e: 0.5**e), epochs=4)
+    assert rates == [1.0, 0.5, 0.25, 0.125]
+
+
+# History.
+
+
+def test_history_is_json_and_has_columns():
+    network, params, X, y = small_problem()
+    _, history = train(
+        network,
+        params,
+        X,
+        y,
+        optimizer=adam(),
+        epochs=3,
+        metrics=["r2"],
+        validation_data=(X[:4], y[:4]),
+    )
+    assert isinstance(history, History)
+    assert list(history[0]) == ["epoch", "loss", "r2", "val_loss", "val_r2"]
+    assert all(type(value) in (int, float) for record in history for value in record.values())
+    assert json.loads(json.dumps(history)) == list(history)
+    assert isinstance(history[1:], History)
+    assert history[1:]["epoch"] == [2, 3]
+    with pytest.raises(KeyError):
+        history["accuracy"]
+
+
+def test_metrics_are_those_of_the_parameters_after_the_epoch():
+    metrics = pytest.importorskip("sklearn.metrics")
+    network, params, X, y = planar_problem()
+
+    def brier(y, predictions):
+        return float(((y - predictions) ** 2).mean())
+
+    trained, history = train(
+        network,
+        params,
+        X,
+        y,
+        optimizer=adam(0.05),
+        epochs=20,
+        metrics=["accuracy", brier],
+        validation_data=(X[100:300], y[100:300]),
+    )
+    probability = network.predict(trained, X).ravel()
+    last, truth = history[-1], y.ravel()
+    assert last["accuracy"] == pytest.approx(metrics.accuracy_score(truth, probability > 0.5))
+    assert last["brier"] == pytest.approx(metrics.brier_score_loss(truth, probability))
+    assert last["val_loss"] == pytest.approx(
+        metrics.log_loss(truth[100:300], probability[100:300]), rel=1e-12
+    )
+    assert last["val_brier"] == pytest.approx(metrics.brier_score_loss(truth[100:300], probability[100:300]))
+
+
+def test_validation_loss_leaves_the_penalty_out():
+    network, params, X, y = small_problem()
+    penalised = Network((3, 4, 2), hidden="tanh", loss="squared_error", alpha=5.0)
+    trained, history = train(
+        penalised, params, X, y, optimizer=gradient_descent(0.01), epochs=2, validation_data=(X, y)
+    )
+    expected, _ = network.loss_and_gradients(trained, X, y)
+    assert history[-1]["val_loss"] == pytest.approx(float(expected), rel=1e-14)
+    with_penalty, _ = penalised.loss_and_gradients(trained, X, y)
+    assert float(with_penalty) > 1.1 * float(expected)
+
+
+def test_no_epochs_change_nothing():
+    network, params, X, y = small_problem()
+    trained, history = train(network, params, X, y, optimizer=adam(), epochs=0)
+    assert_same(trained, params)
+    assert trained[0].weight is not params[0].weight
+    assert history == []
+
+
+# Early stopping.
+
+
+def scripted(values):
+    """A metric that returns the given values, epoch by epoch."""
+    iterator = iter(values)
+
+    def score(y, predictions):
+        return next(iterator)
+
+    return score
+
+
+@pytest.mark.parametrize(
+    ("values", "greater", "n_epochs", "best"),
+    [
+        ([1, 2, 3, 2, 2, 2, 2, 2], True, 6, 3),
+        ([5, 4, 3, 3.5, 3.5, 3.5, 9, 9], False, 6, 3),
+        # 0.05 better than the best is less than tol: no improvement, yet the new best.
+        ([1, 2, 2.05, 2.09, 2, 2, 2], True, 5, 4),
+        ([1, 2, 1, 1, 2.1, 1, 1, 1], True, 8, 5),
+    ],
+)
+def test_early_stopping_by_scikit_learns_rule(values, greater, n_epochs, best):
+    network, params, X, y = small_problem()
+    seen = []
+
+    def keep(history, params):
+        seen.append(arrays(params))
+
+    trained, history = train(
+        network,
+        params,
+        X,
+        y,
+        optimizer=adam(),
+        epochs=50,
+        metrics=[scripted(values)],
+        early_stopping=EarlyStopping("score", n_iter_no_change=2, tol=0.1, greater_is_better=greater),
+        callback=keep,
+    )
+    assert len(history) == n_epochs
+    for ours, theirs in zip(arrays(trained), seen[best - 1], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_early_stopping_can_keep_the_last_parameters():
+    network, params, X, y = small_problem()
+    rule = EarlyStopping("score", n_iter_no_change=1, tol=0.0, restore_best=False, greater_is_better=True)
+    settings = {"optimizer": adam(), "metrics": [scripted([3, 2, 1, 0])]}
+    trained, history = train(network, params, X, y, epochs=50, early_stopping=rule, **settings)
+    expected, _ = train(network, params, X, y, optimizer=adam(), epochs=3)
+    assert len(history) == 3
+    assert_same(trained, expected)
+
+
+def test_early_stopping_on_validation_loss_stops_overfitting():
+    random = np.random.RandomState(0)
+    X = random.standard_normal((60, 8))
+    y = X[:, :1] + random.standard_normal((60, 1))
+    network = Network((8, 50, 1), loss="squared_error")
+    start = network.init(0, like=X)
+    settings = {"optimizer": adam(0.01), "epochs": 500, "validation_data": (X[40:], y[40:])}
+    long, _ = train(network, start, X[:40], y[:40], **settings)
+    stopped, history = train(
+        network, start, X[:40], y[:40], early_stopping=EarlyStopping(n_iter_no_change=20), **settings
+    )
+
+    def validation_loss(params):
+        return float(network.loss_and_gradients(params, X[40:], y[40:])[0])
+
+    assert len(history) < 500
+    assert validation_loss(stopped) == pytest.approx(min(history["val_loss"]), rel=1e-12)
+    assert validation_loss(stopped) < 0.9 * validation_loss(long)
+
+
+# Callbacks.
+
+
+def test_a_callback_stops_the_training_and_keeps_what_it_got():
+    network, params, X, y = small_problem()
+    kept = []
+
+    def stop_at_five(history, params):
+        kept.append(params)
+        for array in flatten(params):
+            assert array.flags.owndata or array.base is not None
+        return len(history) == 5
+
+    trained, history = train(network, params, X, y, optimizer=adam(), epochs=50, callback=stop_at_five)
+    assert len(history) == len(kept) == 5
+    assert_same(kept[-1], trained)
+    three, _ = train(network, params, X, y, optimizer=adam(), epochs=3)
+    assert_same(kept[2], three)
+
+
+def test_a_callback_that_fails_loses_nothing():
+    network, params, X, y = small_problem()
+
+    def fail_at_four(history, params):
+        if len(history) == 4:
+            raise OSError("disk full")
+
+    with pytest.raises(TrainingError, match=r"failed in epoch 4 \(OSError: disk full\)") as caught:
+        train(network, params, X, y, optimizer=adam(), epochs=50, callback=fail_at_four)
+    expected, expected_history = train(network, params, X, y, optimizer=adam(), epochs=4)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert caught.value.epoch == 4
+    assert_same(caught.value.params, expected)
+    assert caught.value.history == expected_history
+
+
+# Divergence.
+
+
+@pytest.mark.parametrize("observed", [False, True])
+def test_divergence_says_when_and_keeps_the_last_finite_parameters(observed, library):
+    network, _, X, y = small_problem()
+    X, y = library.array(X), library.array(y)
+    linear = Network((3, 2), loss="squared_error")
+    start = linear.init(0, like=X)
+    settings = {"optimizer": gradient_descent(1e5), "epochs": 10_000}
+    callback = (lambda history, params: None) if observed else None
+    with pytest.raises(DivergenceError) as caught:
+        train(linear, start, X, y, callback=callback, **settings)
+    error = caught.value
+    # The epoch before is sound, and one more is not.
+    n_sound = error.epoch - 1
+    assert len(error.history) == n_sound > 1
+    assert all(math.isfinite(loss) for loss in error.history["loss"])
+    sound, sound_history = train(linear, start, X, y, optimizer=gradient_descent(1e5), epochs=n_sound)
+    assert_same(error.params, sound)
+    assert error.history == sound_history
+    assert all(np.isfinite(array).all() for array in arrays(error.params))
+    for part in (f"epoch {error.epoch}", "smaller learning rate", "100000", "`.params`"):
+        assert part in str(error)
+
+
+def test_divergence_of_a_parameter_alone():
+    network = Network((1, 1), loss="squared_error")
+    params = (Layer(np.array([[1e150]]), np.array([0.0])),)
+    X, y = np.array([[1.0]]), np.array([[0.0]])
+    with pytest.raises(DivergenceError, match="epoch 1: a parameter is not finite") as caught:
+        train(network, params, X, y, optimizer=gradient_descent(1e200), epochs=5)
+    assert math.isfinite(caught.value.loss)
+    assert caught.value.history == []
+    assert_same(caught.value.params, params)
+
+
+def test_divergence_with_mini_batches_goes_back_to_the_epochs_start():
+    _, _, X, y = small_problem(n_samples=100)
+    linear = Network((3, 2), loss="squared_error")
+    start = linear.init(0, like=X)
+    settings = {"optimizer": momentum(50.0), "batch_size": 30, "seed": 4}
+    with pytest.raises(DivergenceError) as caught:
+        train(linear, start, X, y, epochs=1000, **settings)
+    sound, _ = train(linear, start, X, y, epochs=caught.value.epoch - 1, **settings)
+    assert_same(caught.value.params, sound)
+
+
+def test_errors_can_be_pickled():
+    params = (Layer(np.ones((1, 1)), np.zeros(1)),)
+    error = DivergenceError("diverged", 3, params, History([{"epoch": 1, "loss": 0.5}]), float("inf"))
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.epoch, copy.history, copy.loss) == ("diverged", 3, error.history, float("inf"))
+    assert_same(copy.params, params)
+
+
+# Ctrl-C.
+
+
+def interrupting(n_calls):
+    """An activation that raises KeyboardInterrupt at its n-th forward pass, and never again."""
+    calls = [0]
+
+    def forward(xp, z):
+        calls[0] += 1
+        if calls[0] == n_calls:
+            raise KeyboardInterrupt
+        a = xp.tanh(z)
+        return a, a
+
+    return Activation(forward, lambda xp, delta, a: delta * (1.0 - a * a))
+
+
+def test_an_interrupt_returns_what_was_trained(library):
+    _, _, X, y = small_problem()
+    X, y = library.array(X), library.array(y)
+    network = Network((3, 4, 2), hidden=interrupting(101), loss="squared_error")
+    start = network.init(0, like=X)
+    with pytest.warns(UserWarning, match="interrupted after 100 epochs"):
+        trained, history = train(network, start, X, y, optimizer=adam(), epochs=10_000)
+    twin = Network((3, 4, 2), hidden="tanh", loss="squared_error")
+    expected, expected_history = train(twin, start, X, y, optimizer=adam(), epochs=100)
+    assert history == expected_history
+    assert_same(trained, expected)
+
+
+def test_an_interrupt_within_an_epoch_keeps_its_steps():
+    _, _, X, y = small_problem(n_samples=100)
+    network = Network((3, 4, 2), hidden=interrupting(26), loss="squared_error")
+    start = network.init(0, like=X)
+    with pytest.warns(UserWarning, match="interrupted after 2 epochs"):
+        trained, history = train(
+            network, start, X, y, optimizer=gradient_descent(0.1), epochs=9, batch_size=10, shuffle=False
+        )
+    twin = Network((3, 4, 2), hidden="tanh", loss="squared_error")
+    two, _ = train(twin, start, X, y, optimizer=gradient_descent(0.1), epochs=2, batch_size=10, shuffle=False)
+    rest, _ = train(
+        twin, two, X[:50], y[:50], optimizer=gradient_descent(0.1), epochs=1, batch_size=10, shuffle=False
+    )
+    assert len(history) == 2
+    assert_same(trained, rest)
+
+
+def test_an_interrupt_in_a_callback():
+    network, params, X, y = small_problem()
+
+    def interrupt_at_three(history, params):
+        if len(history) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.warns(UserWarning, match="interrupted after 3 epochs"):
+        trained, history = train(
+            network, params, X, y, optimizer=adam(), epochs=50, callback=interrupt_at_three
+        )
+    expected, expected_history = train(network, params, X, y, optimizer=adam(), epochs=3)
+    assert history == expected_history
+    assert_same(trained, expected)
+
+
+# Bad input is named before any training.
+
+
+def bad(**parts):
+    network, params, X, y = small_problem()
+    return {"network": network, "params": params, "X": X, "y": y, "optimizer": adam(), "epochs": 1, **parts}
+
+
+def with_value(array, row, column, value):
+    array = np.array(array)
+    array[row, column] = value
+    return array
+
+
+_, _, GOOD_X, GOOD_Y = small_problem()
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"epochs": -1}, "`epochs` must be an integer >= 0, got -1"),
+        ({"epochs": 2.5}, "`epochs` must be an integer >= 0, got 2.5"),
+        ({"epochs": True}, "`epochs` must be an integer"),
+        ({"batch_size": 0}, "`batch_size` must be an integer >= 1, got 0"),
+        ({"optimizer": 0.1}, "`optimizer` must be an Optimizer, .* got 0.1"),
+        ({"optimizer": Optimizer(None, None, lambda epoch: -1.0)}, r"`learning_rate\(0\)` must be .* >= 0"),
+        ({"seed": "x", "batch_size": 2}, "`seed` must be an integer"),
+        ({"X": with_value(GOOD_X, 3, 1, np.nan)}, "`X` must hold finite numbers, got nan in row 3, column 1"),
+        ({"y": with_value(GOOD_Y, 2, 0, np.inf)}, "`y` must hold finite numbers, got inf in row 2, column 0"),
+        ({"y": GOOD_Y[:, 0]}, r"`y` must have shape .*\(10, 2\), got \(10,\)"),
+        ({"sample_weight": -np.ones(10)}, "`sample_weight` must be >= 0 and not all 0, .* from -1 to -1"),
+        ({"sample_weight": np.zeros(10)}, "`sample_weight` must be >= 0 and not all 0"),
+        ({"sample_weight": np.full(10, np.nan)}, "`sample_weight` must hold finite numbers"),
+        ({"validation_data": GOOD_X}, r"`validation_data` must be a tuple \(X, y\)"),
+        ({"validation_data": (GOOD_X, GOOD_Y[:3])}, "in `validation_data`: `y` must have shape"),
+        ({"metrics": ["accuracy"]}, "'accuracy' needs a loss of classification"),
+        ({"metrics": "r2"}, "`metrics` must be a list"),
+        ({"early_stopping": True}, "`early_stopping` must be an EarlyStopping, got True"),
+        (
+            {"early_stopping": EarlyStopping()},
+            r"`early_stopping` must monitor one of \['loss'\], got 'val_loss'",
+        ),
+        (
+            {"early_stopping": EarlyStopping("score"), "metrics": [scripted([])]},
+            "`early_stopping` needs `greater_is_better` for the metric 'score'",
+        ),
+    ],
+)
+def test_bad_arguments(parts, message):
+    with pytest.raises((TypeError, ValueError), match=message) as caught:
+        train(**bad(**parts))
+    assert not isinstance(caught.value, TrainingError)
+
+
+def test_bad_early_stopping():
+    with pytest.raises(ValueError, match="`n_iter_no_change` must be an integer >= 1, got 0"):
+        EarlyStopping(n_iter_no_change=0)
+    with pytest.raises(ValueError, match="`tol` must be a finite number and >= 0, got -1.0"):
+        EarlyStopping(tol=-1.0)
+
+
+def test_mixed_namespaces_are_refused():
+    strict = pytest.importorskip("array_api_strict")
+    with pytest.raises(ValueError, match="`X` must live where `params` does"):
+        train(**bad(X=strict.asarray(GOOD_X)))
+    with pytest.raises(ValueError, match=r"`validation_data\[0\]` must live where `X` does"):
+        train(**bad(validation_data=(strict.asarray(GOOD_X), GOOD_Y)))
+
+
+def test_torch_inputs_that_require_gradients_build_no_graph():
+    torch = pytest.importorskip("torch")
+    network, params, X, y = small_problem()
+    X_torch = torch.tensor(X, requires_grad=True)
+    start = unflatten_like(params, map(torch.tensor, flatten(params)))
+    trained, _ = train(network, start, X_torch, torch.tensor(y), optimizer=adam(), epochs=3)
+    expected, _ = train(network, params, X, y, optimizer=adam(), epochs=3)
+    assert not trained[0].weight.requires_grad
+    assert_same(trained, expected, rtol=1e-12)
