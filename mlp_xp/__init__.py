@@ -4,7 +4,7 @@ Build a `Network`, draw parameters where your data live with `Network.init`, and
 for NumPy arrays, on the GPU for CuPy arrays, and in the same way for PyTorch and JAX.
 
 The network: `Network`, `Layer`; its parts: `Activation`, `leaky_relu`, `elu`, `Loss`, `normal`.
-Training: `train`, `History`, `EarlyStopping`, `TrainingError`, `DivergenceError`.
+Training: `train`, `evaluate`, `History`, `EarlyStopping`, `TrainingError`, `DivergenceError`.
 Optimizers: `Optimizer`, `gradient_descent`, `momentum`, `adam`.
 Learning rates: a number, `inverse_scaling`, `step_decay`, `cosine`.
 Arrays: `to_host`, `one_hot`; data sets are in `mlp_xp.datasets`.
@@ -19,7 +19,7 @@ from mlp_xp.network import Network
 from mlp_xp.optimizers import Optimizer, adam, gradient_descent, momentum
 from mlp_xp.parameters import Layer
 from mlp_xp.schedules import cosine, inverse_scaling, step_decay
-from mlp_xp.training import DivergenceError, EarlyStopping, History, TrainingError, train
+from mlp_xp.training import DivergenceError, EarlyStopping, History, TrainingError, evaluate, train
 
 __all__ = [
     "Activation",
@@ -34,6 +34,7 @@ __all__ = [
     "adam",
     "cosine",
     "elu",
+    "evaluate",
     "gradient_descent",
     "inverse_scaling",
     "leaky_relu",

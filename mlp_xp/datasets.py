@@ -138,7 +138,7 @@ def _moons() -> Dataset:
     return Dataset("moons", X, y.astype(np.int64), ("x", "y"), "moon", ("upper", "lower"))
 
 
-def _bundled(name: str, loader: str) -> Dataset:
+def _bundled(name: str, loader: str, target_name: str) -> Dataset:
     import sklearn.datasets
 
     bunch = getattr(sklearn.datasets, loader)()
@@ -147,7 +147,7 @@ def _bundled(name: str, loader: str) -> Dataset:
         np.asarray(bunch.data, dtype=np.float64),
         bunch.target.astype(np.int64),
         tuple(map(str, bunch.feature_names)),
-        "class",
+        target_name,
         tuple(map(str, bunch.target_names)),
     )
 
@@ -156,8 +156,8 @@ DATASETS: dict[str, Callable[[], Dataset]] = {
     "xor": xor,
     "planar": planar,
     "moons": _moons,
-    "breast-cancer": lambda: _bundled("breast-cancer", "load_breast_cancer"),
-    "digits": lambda: _bundled("digits", "load_digits"),
+    "breast-cancer": lambda: _bundled("breast-cancer", "load_breast_cancer", "diagnosis"),
+    "digits": lambda: _bundled("digits", "load_digits", "digit"),
 }
 """Data sets by name; "moons", "breast-cancer" and "digits" need scikit-learn. Nothing is downloaded."""
 
@@ -266,10 +266,12 @@ def _read_csv(path: Path, target: str | None) -> _Table:
     if target not in table.columns:
         raise DataError(f"{path}: no column {target!r}; the columns are {', '.join(table.columns)}")
     features = table.drop(target)
-    for name, dtype in features.schema.items():
-        if not (dtype.is_numeric() or dtype in (pl.Boolean, pl.Null)):
-            text = next(value for value in features[name] if not _is_number(value))
-            raise DataError(f"{path}: the column {name!r} must hold numbers, got {text!r}")
+    for name, column in zip(features.columns, features.iter_columns()):
+        if not (column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null)):
+            text = column.cast(pl.String)
+            wrong = text.filter(text.is_not_null() & text.cast(pl.Float64, strict=False).is_null())
+            if len(wrong):
+                raise DataError(f"{path}: the column {name!r} must hold numbers, got {wrong[0]!r}")
     X = features.cast(pl.Float64).to_numpy()
     return X, table[target].to_numpy(), tuple(features.columns), target
 
@@ -294,14 +296,6 @@ def _read_npz(path: Path, target: str | None) -> _Table:
         raise DataError(f"{path}: {target} must have shape {X.shape[:1]} as X has rows, got {y.shape}")
     names = tuple(f"x{index}" for index in range(X.shape[1]))
     return X.astype(np.float64), y, names, target
-
-
-def _is_number(value: object) -> bool:
-    try:
-        float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return value is None
-    return True
 
 
 def _encode_target(what: str, target: HostArray, task: str) -> tuple[HostArray, tuple[str, ...] | None]:

@@ -313,6 +313,64 @@ def train(
         return loop.run(plan)
 
 
+def evaluate(
+    network: Network,
+    params: Parameters,
+    X: Array,
+    y: Array,
+    *,
+    sample_weight: Array | None = None,
+    metrics: Iterable[str | UserMetric] = (),
+) -> dict[str, float]:
+    """Measure a network on data: its mean loss, without the penalty on the weights, and its metrics.
+
+    Parameters
+    ----------
+    network : Network
+    params : tuple of Layer
+    X : array of shape (n_samples, n_features)
+    y : array of shape (n_samples, n_outputs)
+    sample_weight : array of shape (n_samples,), optional
+    metrics : list of str or callable, default=()
+        As for `train`.
+
+    Returns
+    -------
+    dict of str to float
+        "loss" and each metric under its name: what `train` records with "val_" before it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlp_xp import Layer, Network, evaluate
+    >>> network = Network((1, 1), loss="squared_error")
+    >>> params = (Layer(np.array([[2.0]]), np.array([0.0])),)
+    >>> evaluate(network, params, np.array([[1.0], [2.0]]), np.array([[2.0], [5.0]]), metrics=["r2"])
+    {'loss': 0.25, 'r2': 0.777...}
+    """
+    measured = resolve_metrics(metrics, network.loss_functions)
+    place, data = _check_data(network, params, X, y, sample_weight)
+    with quiet_floating_point():
+        return _measure(network, place, params, data, measured)
+
+
+def _measure(
+    network: Network, place: Placement, params: Parameters, batch: Batch, metrics: tuple[Metric, ...]
+) -> dict[str, float]:
+    xp, loss = place.xp, network.loss_functions
+    logits = network.blockwise_logits(place, params, batch.X)
+    values: dict[str, Any] = {"loss": network.data_loss(xp, logits, batch.y, batch.sample_weight)}
+    predictions = loss.link(xp, logits)
+    for metric in metrics:
+        values[metric.name] = metric.compute(xp, loss, batch.y, predictions, batch.sample_weight)
+    return {name: float(value) for name, value in values.items()}
+
+
 def _check_data(
     network: Network, params: Parameters, X: Array, y: Array, sample_weight: Array | None = None
 ) -> tuple[Placement, Batch]:
@@ -444,25 +502,16 @@ class _Loop:
         params = named(self.safe[0])
         record: dict[str, Any] = {"epoch": len(self.history) + 1, "loss": loss}
         if self.metrics:
-            record |= self._measure(self.data, params, "", loss_too=False)
+            measured = _measure(self.network, self.place, params, self.data, self.metrics)
+            record |= {metric.name: measured[metric.name] for metric in self.metrics}
         if self.validation is not None:
-            record |= self._measure(self.validation, params, "val_", loss_too=True)
+            measured = _measure(self.network, self.place, params, self.validation, self.metrics)
+            record |= {f"val_{name}": value for name, value in measured.items()}
         self.history.append(record)
         stop = self.watch is not None and self.watch.sees(record, params)
         if self.callback is not None:
             stop = bool(self.callback(self.history, params)) or stop
         return stop
-
-    def _measure(self, batch: Batch, params: Parameters, prefix: str, loss_too: bool) -> dict[str, float]:
-        xp, loss = self.place.xp, self.network.loss_functions
-        logits = self.network.blockwise_logits(self.place, params, batch.X)
-        values: dict[str, Any] = {}
-        if loss_too:
-            values["loss"] = self.network.data_loss(xp, logits, batch.y, batch.sample_weight)
-        predictions = loss.link(xp, logits)
-        for metric in self.metrics:
-            values[metric.name] = metric.compute(xp, loss, batch.y, predictions, batch.sample_weight)
-        return {prefix + name: float(value) for name, value in values.items()}
 
     def _divergence(self, epoch: Epoch) -> DivergenceError:
         number, loss = len(self.history) + 1, float(self.engine.losses[0])

@@ -14,7 +14,7 @@ def test_all_is_what_there_is():
     public = {
         name
         for name, value in vars(mlp_xp).items()
-        if not name.startswith("_") and not type(value).__name__ == "module"
+        if not name.startswith("_") and type(value).__name__ != "module"
     }
     assert set(mlp_xp.__all__) == public
     assert mlp_xp.__all__ == sorted(mlp_xp.__all__)
