@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 
@@ -18,9 +18,15 @@ class Timings(NamedTuple):
         return statistics.median(self.seconds[name])
 
     def ratio(self, name: str, base: str) -> float:
-        """Return the median, over the repeats, of one's time divided by another's."""
-        pairs = zip(self.seconds[name], self.seconds[base], strict=True)
-        return statistics.median(one / other for one, other in pairs)
+        """Return the median, over the repeats, of one's seconds divided by another's."""
+        return statistics.median(one / other for one, other in self._pairs(name, base))
+
+    def difference(self, name: str, base: str) -> float:
+        """Return the median, over the repeats, of the seconds that one takes longer than another."""
+        return statistics.median(one - other for one, other in self._pairs(name, base))
+
+    def _pairs(self, name: str, base: str) -> Iterator[tuple[float, float]]:
+        return zip(self.seconds[name], self.seconds[base])
 
 
 def interleave(functions: dict[str, Callable[[], object]], repeats: int) -> Timings:

@@ -59,13 +59,13 @@ class Placement(NamedTuple):
         return _describe(self.xp, self.device)
 
 
-def placement(**arrays: Array | None) -> Placement:
+def placement(**arrays: Array) -> Placement:
     """Find the one place where all the named arrays live.
 
     Parameters
     ----------
-    **arrays : array or None
-        Arrays by the name of the argument they came in as; None is passed over.
+    **arrays : array
+        Arrays by the name of the argument they came in as.
 
     Returns
     -------
@@ -86,7 +86,7 @@ def placement(**arrays: Array | None) -> Placement:
     >>> print(placement(X=np.ones((3, 2)), y=np.zeros((3, 1))))
     NumPy on cpu
     """
-    places = {name: _placement_of_one(name, array) for name, array in arrays.items() if array is not None}
+    places = {name: _placement_of_one(name, array) for name, array in arrays.items()}
     (first_name, first), *others = places.items()
     for name, other in others:
         devices_differ = None not in (first.device, other.device) and first.device != other.device
@@ -104,12 +104,23 @@ def _placement_of_one(name: str, array: Array) -> Placement:
             f"`{name}` must be an array of a library that follows the Array API standard "
             f"(NumPy, CuPy, PyTorch, JAX, ...), got {type(array).__module__}.{type(array).__qualname__}"
         )
-    if array_api_compat.is_pydata_sparse_array(array) or array_api_compat.is_dask_array(array):
-        raise TypeError(f"`{name}` must be a dense array in memory, got {type(array).__module__} array")
+    if _is_not_plain(array):
+        raise TypeError(
+            f"`{name}` must be a plain dense array, got {type(array).__module__}.{type(array).__qualname__}"
+        )
     xp = _namespace(array)
     # Inside a jax.jit an array is on no device yet.
     device = None if _is_jax_tracer(array) else array_api_compat.device(array)
     return Placement(xp, device, _floating_dtype(name, xp, array.dtype, device))
+
+
+def _is_not_plain(array: Array) -> bool:
+    if isinstance(array, np.ndarray):
+        # A mask would be passed over in silence, and a matrix multiplies where an array does not.
+        return type(array) not in (np.ndarray, np.memmap)
+    if array_api_compat.is_torch_array(array):
+        return bool(array.layout != sys.modules["torch"].strided)
+    return bool(array_api_compat.is_pydata_sparse_array(array) or array_api_compat.is_dask_array(array))
 
 
 def _namespace(array: Array) -> Namespace:
@@ -161,6 +172,13 @@ def to_host(array: Array) -> np.ndarray[Any, Any]:
     if array_api_compat.is_jax_array(array):
         return np.asarray(array)
     return np.from_dlpack(array, device="cpu")
+
+
+def copy_array(xp: Namespace, array: Array) -> Array:
+    """Copy an array; a PyTorch tensor's copy stands outside autograd."""
+    if array_api_compat.is_torch_namespace(xp):
+        return array.detach().clone()
+    return xp.asarray(array, copy=True)
 
 
 def row_slices(n_rows: int, n_each: int) -> Iterator[slice]:
@@ -268,12 +286,7 @@ def _numpy() -> Backend:
 
 
 def _cupy() -> Backend:
-    try:
-        cupy = import_module("cupy")
-    except ModuleNotFoundError:
-        raise BackendUnavailableError("CuPy is not installed") from None
-    except Exception as error:  # a CUDA wheel without its CUDA libraries fails in many ways
-        raise BackendUnavailableError(f"CuPy does not import ({_first_line(error)})") from error
+    cupy = _import_library("cupy", "CuPy")
     try:
         # Counting devices is not enough: an unusable one fails at the first computation.
         if float(cupy.ones(2).sum()) != 2.0:
@@ -296,19 +309,26 @@ def _torch() -> Backend:
 
 def _jax() -> Backend:
     jax = _import_library("jax", "JAX")
-    device = jax.devices()[0]
+    try:
+        device = jax.devices()[0]
+    except Exception as error:
+        raise BackendUnavailableError(f"JAX has no device ({_first_line(error)})") from error
     return Backend(jax.numpy, device, f"asked for; JAX's default device is {device}")
 
 
 def _import_library(module: str, library: str) -> Any:
     try:
         return import_module(module)
-    except ImportError as error:
+    except Exception as error:  # a CUDA build without its CUDA libraries fails in many ways
+        if isinstance(error, ModuleNotFoundError) and error.name == module:
+            raise BackendUnavailableError(f"{library} is not installed") from None
         raise BackendUnavailableError(f"{library} does not import ({_first_line(error)})") from error
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    """Return the first line of the message that has words in it; CuPy frames its own with rules."""
+    lines = [line.strip() for line in str(error).splitlines() if any(map(str.isalpha, line))]
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 BACKENDS: dict[str, Callable[[], Backend]] = {

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from mlp_xp.validation import Seed, check_integer, check_real, lookup, random_source
+
+if TYPE_CHECKING:  # pathlib takes a sixth of the import, and only tables need it
+    from pathlib import Path
 
 HostArray: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -38,6 +40,9 @@ class Dataset(NamedTuple):
 
 class DataError(ValueError):
     """Data that cannot be trained on; the message is one line that says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))
 
 
 def one_hot(classes: HostArray, n_classes: int) -> HostArray:
@@ -227,12 +232,14 @@ def read_table(path: str | Path, target: str | None = None, task: str = "auto") 
     ...     read_table(path, target="kind").class_names
     ('apple', 'lemon')
     """
+    from pathlib import Path
+
     path = Path(path)
     readers = {".csv": _read_csv, ".npz": _read_npz}
     if path.suffix.lower() not in readers:
         raise DataError(f"{path}: a table must be a .csv or .npz file, got {path.suffix or 'no suffix'!r}")
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        raise DataError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
     lookup("task", task, dict.fromkeys(("auto", "classification", "regression")))
     X, raw_target, feature_names, target_name = readers[path.suffix.lower()](path, target)
     if X.shape[0] < 2:
@@ -273,17 +280,24 @@ def _read_csv(path: Path, target: str | None) -> _Table:
             if len(wrong):
                 raise DataError(f"{path}: the column {name!r} must hold numbers, got {wrong[0]!r}")
     X = features.cast(pl.Float64).to_numpy()
-    return X, table[target].to_numpy(), tuple(features.columns), target
+    y = table[target]
+    if not (y.dtype.is_numeric() or y.dtype == pl.Boolean):
+        y = y.cast(pl.String)
+    try:
+        values = y.to_numpy()
+    except pl.exceptions.InvalidOperationError:  # integers beyond 64 bits
+        values = y.cast(pl.Float64).to_numpy()
+    return X, values, tuple(features.columns), target
 
 
 def _read_npz(path: Path, target: str | None) -> _Table:
     target = "y" if target is None else target
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             missing = [name for name in ("X", target) if name not in archive]
             if missing:
                 raise DataError(f"{path}: no array {missing[0]!r}; the arrays are {', '.join(archive)}")
-            X, y = archive["X"], archive[target]
+            X, y = np.asarray(archive["X"]), np.asarray(archive[target])
     except DataError:
         raise
     except Exception as error:  # a damaged archive fails in zipfile, zlib or NumPy
@@ -300,21 +314,40 @@ def _read_npz(path: Path, target: str | None) -> _Table:
 
 def _encode_target(what: str, target: HostArray, task: str) -> tuple[HostArray, tuple[str, ...] | None]:
     """Make class indices and names, or values, of a target column."""
-    numeric = np.isdtype(target.dtype, ("bool", "integral", "real floating"))
-    floats = target.astype(np.float64) if numeric else None
-    missing = ~np.isfinite(floats) if floats is not None else np.array([value is None for value in target])
+    if np.isdtype(target.dtype, ("bool", "integral", "real floating")):
+        return _encode_numbers(what, target, task)
+    if target.dtype.kind not in "USO":
+        raise DataError(f"{what} must hold numbers or names of classes, got {target.dtype}")
+    _refuse_missing(what, np.array([value is None for value in target], dtype=bool))
+    if task == "regression":
+        raise DataError(f"{what} must hold numbers for regression, got {target[0]!r}")
+    try:
+        names = np.char.decode(target, "utf-8") if target.dtype.kind == "S" else target.astype(str)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{what} must hold text in UTF-8 ({error})") from error
+    return _encode_classes(what, names)
+
+
+def _encode_numbers(what: str, target: HostArray, task: str) -> tuple[HostArray, tuple[str, ...] | None]:
+    values = target.astype(np.float64)
+    _refuse_missing(what, ~np.isfinite(values))
+    whole = bool((values == np.round(values)).all())
+    if task == "regression" or (task == "auto" and not whole):
+        return values, None
+    if np.isdtype(target.dtype, "real floating") and whole and np.abs(values).max() < 2**53:
+        target = values.astype(np.int64)
+    return _encode_classes(what, target)
+
+
+def _encode_classes(what: str, labels: HostArray) -> tuple[HostArray, tuple[str, ...]]:
+    classes, y = np.unique(labels, return_inverse=True)
+    if len(classes) < 2:
+        raise DataError(f"{what} must have at least two classes, got only {classes[0]!s}")
+    return y.astype(np.int64), tuple(map(str, classes))
+
+
+def _refuse_missing(what: str, missing: HostArray) -> None:
     if missing.any():
         raise DataError(
             f"{what} is missing or infinite in {missing.sum()} rows; the first is {missing.argmax() + 1}"
         )
-    fractions = floats is not None and bool((floats != np.round(floats)).any())
-    if task == "regression" or (task == "auto" and fractions):
-        if floats is None:
-            raise DataError(f"{what} must hold numbers for regression, got {target[0]!r}")
-        return floats, None
-    if floats is not None and not fractions:
-        target = target.astype(np.int64)
-    classes, y = np.unique(target.astype(str) if floats is None else target, return_inverse=True)
-    if len(classes) < 2:
-        raise DataError(f"{what} must have at least two classes, got only {classes[0]!s}")
-    return y.astype(np.int64), tuple(map(str, classes))

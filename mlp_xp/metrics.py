@@ -40,7 +40,7 @@ def resolve_metrics(metrics: Iterable[str | UserMetric], loss: Loss) -> tuple[Me
     names = [metric.name for metric in resolved]
     if len(set(names)) < len(names) or "loss" in names or "epoch" in names:
         raise ValueError(f"`metrics` must have different names, none of them 'loss' or 'epoch', got {names}")
-    if "accuracy" in names and loss.decide is None:
+    if METRICS["accuracy"] in resolved and loss.decide is None:
         raise ValueError("`metrics` must fit the loss: 'accuracy' needs a loss of classification")
     return resolved
 

@@ -234,7 +234,8 @@ class Network:
     ) -> tuple[Namespace, Parameters, Array, Array, Array | None]:
         """Check shapes and places; return the namespace and the data in the parameters' dtype."""
         place = self._check_params(params)
-        self._check_rows(params, X, y=y, sample_weight=sample_weight)
+        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+        self._check_rows(params, X, y=y, **weights)
         n_samples, n_outputs = X.shape[0], self.layer_sizes[-1]
         if y.shape != (n_samples, n_outputs):
             hint = ""
@@ -320,7 +321,7 @@ class Network:
                 raise ValueError(f"`{name}` must be {place.dtype} as the others are, got {array.dtype}")
         return place
 
-    def _check_rows(self, params: Parameters, X: Array, **others: Array | None) -> None:
+    def _check_rows(self, params: Parameters, X: Array, **others: Array) -> None:
         placement(params=params[0][0], X=X, **others)
         if X.ndim != 2 or X.shape[1] != self.layer_sizes[0]:
             raise ValueError(f"`X` must have shape (n_samples, {self.layer_sizes[0]}), got {tuple(X.shape)}")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-from mlp_xp.arrays import Array, Namespace
+from mlp_xp.arrays import Array, Namespace, copy_array
 
 Tree = TypeVar("Tree")
 
@@ -77,4 +77,4 @@ def _copy(xp: Namespace, node: Any) -> Any:
     if isinstance(node, tuple):
         children = [_copy(xp, child) for child in node]
         return type(node)(*children) if hasattr(node, "_fields") else tuple(children)
-    return node if isinstance(node, (int, float)) else xp.asarray(node, copy=True)
+    return node if isinstance(node, (int, float)) else copy_array(xp, node)

@@ -20,7 +20,7 @@ from mlp_xp.arrays import (
     quiet_floating_point,
     without_autodiff,
 )
-from mlp_xp.engines import Batch, Engine, Epoch, State, make_engine
+from mlp_xp.engines import Batch, Engine, Epoch, make_engine
 from mlp_xp.metrics import Metric, UserMetric, resolve_metrics
 from mlp_xp.network import Network
 from mlp_xp.optimizers import Optimizer
@@ -305,7 +305,6 @@ def train(
         watch=watch,
         callback=callback,
         engine=make_engine(network, optimizer, xp, start, data, batch_size),
-        safe=copy_tree(xp, start),
     )
     orders = _orders(random_source(seed), n_samples) if shuffle and batch_size < n_samples else repeat(None)
     plan = zip(rates(optimizer.learning_rate, epochs), orders)
@@ -400,23 +399,35 @@ def _orders(random: RandomSource, n_samples: int) -> Iterator[np.ndarray[Any, An
         yield order
 
 
-@dataclass
 class _Loop:
-    """One training under way."""
+    """One training under way.
 
-    network: Network
-    place: Placement
-    data: Batch
-    validation: Batch | None
-    metrics: tuple[Metric, ...]
-    watch: _Watch | None
-    callback: Callback | None
-    engine: Engine
-    safe: State
-    """A copy of the state after the last epoch known to be sound."""
-    history: History = field(default_factory=History)
-    n_before_run: int = 0
-    """Epochs in the history when the engine's current run began."""
+    `safe` is a copy of the state after the last epoch known to be sound, `n_before_run` the number of
+    epochs in the history when the engine's current run began.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        place: Placement,
+        data: Batch,
+        validation: Batch | None,
+        metrics: tuple[Metric, ...],
+        watch: _Watch | None,
+        callback: Callback | None,
+        engine: Engine,
+    ) -> None:
+        self.network = network
+        self.place = place
+        self.data = data
+        self.validation = validation
+        self.metrics = metrics
+        self.watch = watch
+        self.callback = callback
+        self.engine = engine
+        self.safe = copy_tree(place.xp, engine.state)
+        self.history = History()
+        self.n_before_run = 0
 
     def run(self, plan: Iterator[Epoch]) -> Trained:
         """Run the planned epochs, or fewer; keep what is trained whatever happens."""

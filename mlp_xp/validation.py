@@ -48,7 +48,7 @@ def check_real(
         if isinstance(value, (bool, str)):
             raise TypeError
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(f"`{name}` must be {expected}, got {value!r}") from None
     if not (math.isfinite(number) and above < number < below and at_least <= number <= at_most):
         raise ValueError(f"`{name}` must be {expected}, got {number!r}")

@@ -273,6 +273,8 @@ def changed(**parts):
         ({"X": [[1.0] * 4] * 12}, "`X` must be an array .* got builtins.list"),
         ({"X": np.ones((12, 4), dtype=complex)}, "`X` must hold real numbers, got dtype complex128"),
         ({"X": np.full((12, 4), "a")}, "`X` must hold real numbers"),
+        ({"X": None}, "`X` must be an array .* got builtins.NoneType"),
+        ({"y": None}, "`y` must be an array .* got builtins.NoneType"),
         ({"y": np.ones((12, 1))}, r"`y` must have shape .*\(12, 2\), got \(12, 1\)"),
         ({"y": np.ones(12)}, r"`y` must have shape .*\(12, 2\), got \(12,\) \(see `mlp_xp.one_hot`\)"),
         ({"y": np.ones((11, 2))}, r"got \(11, 2\)"),
