@@ -42,7 +42,7 @@ def bare_updates(params: Parameters, X: Any, y: Any, n_updates: int) -> Paramete
         losses = np.logaddexp(-yz, logits - yz)
         delta = 0.5 * np.tanh(0.5 * logits) + 0.5 - y
         total = np.sum(losses)
-        delta *= scale
+        delta = delta * scale
         weight_gradient_2, bias_gradient_2 = np.matmul(a.T, delta), np.sum(delta, axis=0)
         delta = np.matmul(delta, weight_2.T)
         delta = delta * (a * (1.0 - a))

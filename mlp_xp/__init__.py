@@ -4,7 +4,8 @@ Build a `Network`, draw parameters where your data live with `Network.init`, and
 for NumPy arrays, on the GPU for CuPy arrays, and in the same way for PyTorch and JAX.
 
 The network: `Network`, `Layer`; its parts: `Activation`, `leaky_relu`, `elu`, `Loss`, `normal`.
-Training: `train`, `evaluate`, `History`, `EarlyStopping`, `TrainingError`, `DivergenceError`.
+Training: `train`, `evaluate`, `History`, `EarlyStopping`, `TrainingError`, `DivergenceError`,
+`TrainingInterruptedWarning`.
 Optimizers: `Optimizer`, `gradient_descent`, `momentum`, `adam`.
 Learning rates: a number, `inverse_scaling`, `step_decay`, `cosine`.
 Arrays: `to_host`, `one_hot`; data sets are in `mlp_xp.datasets`.
@@ -19,7 +20,15 @@ from mlp_xp.network import Network
 from mlp_xp.optimizers import Optimizer, adam, gradient_descent, momentum
 from mlp_xp.parameters import Layer
 from mlp_xp.schedules import cosine, inverse_scaling, step_decay
-from mlp_xp.training import DivergenceError, EarlyStopping, History, TrainingError, evaluate, train
+from mlp_xp.training import (
+    DivergenceError,
+    EarlyStopping,
+    History,
+    TrainingError,
+    TrainingInterruptedWarning,
+    evaluate,
+    train,
+)
 
 __all__ = [
     "Activation",
@@ -31,6 +40,7 @@ __all__ = [
     "Network",
     "Optimizer",
     "TrainingError",
+    "TrainingInterruptedWarning",
     "adam",
     "cosine",
     "elu",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from mlp_xp.arrays import Array, Namespace
@@ -45,6 +45,16 @@ class Activation(NamedTuple):
 
     forward: Callable[[Namespace, Array], tuple[Array, Kept]]
     backward: Callable[[Namespace, Array, Kept], Array]
+
+
+class _With(partial[Any]):
+    """A function with its parameters, equal to another by value, also when it was pickled."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _With) and (self.func, self.keywords) == (other.func, other.keywords)
+
+    def __hash__(self) -> int:
+        return hash((self.func, *sorted(self.keywords.items())))
 
 
 def resolve_activation(activation: str | Activation) -> Activation:
@@ -145,7 +155,6 @@ def _gelu_backward(xp: Namespace, delta: Array, kept: Kept) -> Array:
     return delta * (0.5 * (1.0 + t + inner))
 
 
-@cache
 def leaky_relu(slope: float = 0.01) -> Activation:
     """Leaky rectified linear unit: ``z`` for ``z > 0``, else ``slope * z``.
 
@@ -171,10 +180,9 @@ def leaky_relu(slope: float = 0.01) -> Activation:
     array([-0.2,  3. ])
     """
     slope = check_real("slope", slope)
-    return Activation(partial(_leaky_relu_forward, slope=slope), partial(_leaky_relu_backward, slope=slope))
+    return Activation(_With(_leaky_relu_forward, slope=slope), _With(_leaky_relu_backward, slope=slope))
 
 
-@cache
 def elu(alpha: float = 1.0) -> Activation:
     """Exponential linear unit: ``z`` for ``z > 0``, else ``alpha * (exp(z) - 1)``.
 
@@ -200,7 +208,7 @@ def elu(alpha: float = 1.0) -> Activation:
     array([-1.,  3.])
     """
     alpha = check_real("alpha", alpha)
-    return Activation(partial(_elu_forward, alpha=alpha), partial(_elu_backward, alpha=alpha))
+    return Activation(_With(_elu_forward, alpha=alpha), _With(_elu_backward, alpha=alpha))
 
 
 ACTIVATIONS: dict[str, Activation] = {

@@ -56,7 +56,7 @@ class Placement(NamedTuple):
         return array if array.dtype == self.dtype else self.xp.astype(array, self.dtype)
 
     def __str__(self) -> str:
-        return _describe(self.xp, self.device)
+        return f"{library_name(self.xp)} on {'a traced device' if self.device is None else self.device}"
 
 
 def placement(**arrays: Array) -> Placement:
@@ -124,11 +124,9 @@ def _is_not_plain(array: Array) -> bool:
 
 
 def _namespace(array: Array) -> Namespace:
-    # NumPy is a namespace of the standard itself since 2.1. array_api_compat.numpy, which serves
-    # 2.0, wraps matmul in Python and imports f2py and unittest.
-    if isinstance(array, np.ndarray) and hasattr(np, "astype"):
-        return np
-    return array_api_compat.array_namespace(array)
+    # NumPy is a namespace of the standard itself; array_api_compat.numpy wraps its matmul in Python,
+    # and imports f2py and unittest.
+    return np if isinstance(array, np.ndarray) else array_api_compat.array_namespace(array)
 
 
 def _is_jax_tracer(array: Array) -> bool:
@@ -148,9 +146,10 @@ def default_dtype(xp: Namespace, device: Device = None) -> Dtype:
     return xp.empty((0,), device=device).dtype
 
 
-def _describe(xp: Namespace, device: Device) -> str:
-    library = xp.__name__.removeprefix("array_api_compat.").split(".")[0]
-    return f"{LIBRARY_NAMES.get(library, library)} on {'a traced device' if device is None else device}"
+def library_name(xp: Namespace) -> str:
+    """Return the name by which people know the namespace's library."""
+    module: str = xp.__name__.removeprefix("array_api_compat.").split(".")[0]
+    return LIBRARY_NAMES.get(module, module)
 
 
 def to_host(array: Array) -> np.ndarray[Any, Any]:
@@ -194,8 +193,6 @@ def row_blocks(n_rows: int, row_width: int) -> Iterator[slice]:
 
 def check_finite(xp: Namespace, name: str, array: Array) -> None:
     """Raise a ValueError that says where the 2-D `array` holds NaN or infinity."""
-    if not xp.isdtype(array.dtype, "real floating"):
-        return
     for block in row_blocks(*array.shape):
         finite = xp.isfinite(array[block, :])
         if not bool(xp.all(finite)):
@@ -282,7 +279,7 @@ def _auto() -> Backend:
 
 
 def _numpy() -> Backend:
-    return Backend(_namespace(np.empty(0)), "cpu", "asked for")
+    return Backend(np, "cpu", "asked for")
 
 
 def _cupy() -> Backend:

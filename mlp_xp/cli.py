@@ -15,18 +15,26 @@ from mlp_xp import __version__
 from mlp_xp.activations import ACTIVATIONS
 from mlp_xp.arrays import (
     BACKENDS,
-    LIBRARY_NAMES,
     Array,
     Backend,
     BackendUnavailableError,
     Placement,
     backend,
+    library_name,
 )
 from mlp_xp.datasets import DATASETS, DataError, Dataset, load, one_hot, read_table
 from mlp_xp.network import Network
 from mlp_xp.optimizers import adam, gradient_descent, momentum
 from mlp_xp.parameters import Parameters
-from mlp_xp.training import Callback, EarlyStopping, History, TrainingError, evaluate, train
+from mlp_xp.training import (
+    Callback,
+    EarlyStopping,
+    History,
+    TrainingError,
+    TrainingInterruptedWarning,
+    evaluate,
+    train,
+)
 
 EXIT_BAD_INPUT = 2
 EXIT_FAILED = 1
@@ -56,8 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _train(options)
     except (ImportError, ValueError, BackendUnavailableError) as error:
         return _fail(error, EXIT_BAD_INPUT)
-    except TrainingError as error:
+    except (TrainingError, MemoryError) as error:
         return _fail(error, EXIT_FAILED)
+    except KeyboardInterrupt:
+        print("mlp-xp: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 def _fail(error: Exception, code: int) -> int:
@@ -75,11 +86,12 @@ class _OneLineParser(argparse.ArgumentParser):
         self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def _integer(minimum: int) -> Any:
+def _integer(minimum: int, below: int | None = None) -> Any:
     def parse(text: str) -> int:
         value = int(text)
-        if value < minimum:
-            raise argparse.ArgumentTypeError(f"must be an integer >= {minimum}, got {text}")
+        if value < minimum or (below is not None and value >= below):
+            bounds = f">= {minimum}" + (f" and < {below}" if below is not None else "")
+            raise argparse.ArgumentTypeError(f"must be an integer {bounds}, got {text}")
         return value
 
     parse.__name__ = "integer"
@@ -110,7 +122,8 @@ def _parser() -> argparse.ArgumentParser:
         help="train a network and report its loss and score",
         description="Train a network on DATA, and report its loss and score on the rows trained on and on "
         "rows held out.",
-        epilog="examples:  mlp-xp train breast-cancer\n"
+        epilog="DATA comes first: an option such as --hidden takes all the numbers that follow it.\n\n"
+        "examples:  mlp-xp train breast-cancer\n"
         "           mlp-xp train table.csv --target label --hidden 64 32 --epochs 500",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -167,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     training.add_argument(
         "--seed",
-        type=_integer(0),
+        type=_integer(0, below=2**32),
         default=0,
         metavar="N",
         help="of the split, the initial weights and the batches (0)",
@@ -191,7 +204,10 @@ def _train(options: argparse.Namespace) -> int:
     data = _load(options)
     chosen = backend(options.backend)
     place = chosen.place(options.dtype)
-    console.print(f"Training on {_describe(chosen)} in {options.dtype} ({chosen.reason})", markup=False)
+    console.print(
+        f"Training on {library_name(chosen.xp)} ({_device(chosen)}) in {options.dtype} ({chosen.reason})",
+        markup=False,
+    )
     console.print(_describe_data(data), markup=False)
     parts = _split(data, options)
     console.print("  " + ", ".join(f"{len(rows)} rows to {use}" for use, rows in parts.items() if len(rows)))
@@ -232,9 +248,8 @@ def _load(options: argparse.Namespace) -> Dataset:
     return read_table(options.data, options.target, options.task)
 
 
-def _describe(chosen: Backend) -> str:
-    library = chosen.xp.__name__.removeprefix("array_api_compat.").split(".")[0]
-    return f"{LIBRARY_NAMES[library]} ({'CPU' if 'cpu' in str(chosen.device).lower() else chosen.device})"
+def _device(chosen: Backend) -> str:
+    return "CPU" if "cpu" in str(chosen.device).lower() else str(chosen.device)
 
 
 def _describe_data(data: Dataset) -> str:
@@ -333,7 +348,8 @@ def _run(
     with ExitStack() as stack:
         callback = _progress(console, options.epochs, stack) if console.is_terminal else None
         caught = stack.enter_context(warnings.catch_warnings(record=True))
-        warnings.simplefilter("always")
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", TrainingInterruptedWarning)
         params, history = train(
             network,
             network.init(options.seed, like=X),
@@ -347,7 +363,7 @@ def _run(
             early_stopping=EarlyStopping() if "validate" in arrays else None,
             callback=callback,
         )
-    return params, history, any("interrupted" in str(warning.message) for warning in caught)
+    return params, history, bool(caught)
 
 
 def _progress(console: Any, epochs: int, stack: ExitStack) -> Callback:

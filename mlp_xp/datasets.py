@@ -211,7 +211,8 @@ def read_table(path: str | Path, target: str | None = None, task: str = "auto") 
         The column of a CSV file to predict, the last one by default; the name of the targets' array
         in an npz file, "y" by default.
     task : {"auto", "classification", "regression"}, default="auto"
-        "auto" is regression for targets with fractions, classification for any others.
+        "auto" is regression for numbers with fractions and for more than 20 different numbers of
+        which most come only once; classification for everything else.
 
     Returns
     -------
@@ -267,6 +268,9 @@ def _read_csv(path: Path, target: str | None) -> _Table:
         table = pl.read_csv(path, infer_schema_length=None)
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a readable CSV file ({str(error).splitlines()[0]})") from error
+    table = table.rename({name: name.strip() for name in table.columns})
+    if all(map(_is_number, table.columns)):
+        raise DataError(f"{path}: the first line must name the columns, got {', '.join(table.columns)}")
     if table.width < 2:
         raise DataError(f"{path}: at least one feature and the target are needed, got {table.width} column")
     target = table.columns[-1] if target is None else target
@@ -275,14 +279,16 @@ def _read_csv(path: Path, target: str | None) -> _Table:
     features = table.drop(target)
     for name, column in zip(features.columns, features.iter_columns()):
         if not (column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null)):
-            text = column.cast(pl.String)
-            wrong = text.filter(text.is_not_null() & text.cast(pl.Float64, strict=False).is_null())
+            text = column.cast(pl.String).str.strip_chars()
+            numbers = text.cast(pl.Float64, strict=False)
+            wrong = text.filter(text.is_not_null() & numbers.is_null())
             if len(wrong):
                 raise DataError(f"{path}: the column {name!r} must hold numbers, got {wrong[0]!r}")
+            features = features.with_columns(numbers)
     X = features.cast(pl.Float64).to_numpy()
     y = table[target]
     if not (y.dtype.is_numeric() or y.dtype == pl.Boolean):
-        y = y.cast(pl.String)
+        y = y.cast(pl.String).str.strip_chars()
     try:
         values = y.to_numpy()
     except pl.exceptions.InvalidOperationError:  # integers beyond 64 bits
@@ -312,6 +318,14 @@ def _read_npz(path: Path, target: str | None) -> _Table:
     return X.astype(np.float64), y, names, target
 
 
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _encode_target(what: str, target: HostArray, task: str) -> tuple[HostArray, tuple[str, ...] | None]:
     """Make class indices and names, or values, of a target column."""
     if np.isdtype(target.dtype, ("bool", "integral", "real floating")):
@@ -332,7 +346,9 @@ def _encode_numbers(what: str, target: HostArray, task: str) -> tuple[HostArray,
     values = target.astype(np.float64)
     _refuse_missing(what, ~np.isfinite(values))
     whole = bool((values == np.round(values)).all())
-    if task == "regression" or (task == "auto" and not whole):
+    # Whole numbers that hardly ever come twice are amounts, not the names of classes.
+    amounts = len(np.unique(values)) > max(20, len(values) // 2)
+    if task == "regression" or (task == "auto" and (amounts or not whole)):
         return values, None
     if np.isdtype(target.dtype, "real floating") and whole and np.abs(values).max() < 2**53:
         target = values.astype(np.int64)

@@ -90,7 +90,7 @@ def _categorical_problem(xp: Namespace, y: Array) -> str:
     if bool(xp.any(y < 0.0)):
         return f"hold probabilities of the classes, got {_span(xp, y)}"
     totals = xp.sum(y, axis=1)
-    if bool(xp.any(xp.abs(totals - 1.0) > 1e-3)):
+    if bool(xp.any(xp.abs(totals - 1.0) > 1e-5)):
         return f"have rows that sum to 1 (one-hot classes), got sums {_span(xp, totals)}"
     return ""
 
@@ -145,7 +145,8 @@ LOSSES: dict[str, Loss] = {
 
 - binary_cross_entropy: ``log(1 + exp(z)) - y z``, y in [0, 1]; one column for two classes, a column
   a label for multi-label problems.
-- categorical_cross_entropy: ``log(sum_k exp(z_k)) - sum_k y_k z_k``, rows of y one-hot.
+- categorical_cross_entropy: ``log(sum_k exp(z_k)) - sum_k y_k z_k``, rows of y one-hot, or else of
+  sum 1: only then is the loss the one differentiated.
 - squared_error: ``(z - y)^2 / 2``, *averaged* over the outputs, as in scikit-learn.
 - poisson: half the Poisson deviance, ``exp(z) - y z + y log(y) - y``, y >= 0.
 """

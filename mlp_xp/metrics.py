@@ -38,8 +38,11 @@ def resolve_metrics(metrics: Iterable[str | UserMetric], loss: Loss) -> tuple[Me
         _user_metric(metric) if callable(metric) else lookup("metrics", metric, METRICS) for metric in metrics
     )
     names = [metric.name for metric in resolved]
-    if len(set(names)) < len(names) or "loss" in names or "epoch" in names:
-        raise ValueError(f"`metrics` must have different names, none of them 'loss' or 'epoch', got {names}")
+    taken = [name for name in names if name in ("epoch", "loss") or name.startswith("val_")]
+    if len(set(names)) < len(names) or taken:
+        raise ValueError(
+            f"`metrics` must have different names, none 'epoch', 'loss' or beginning with 'val_', got {names}"
+        )
     if METRICS["accuracy"] in resolved and loss.decide is None:
         raise ValueError("`metrics` must fit the loss: 'accuracy' needs a loss of classification")
     return resolved

@@ -173,9 +173,9 @@ class Network:
         >>> float(loss), gradients[0].weight, gradients[0].bias
         (0.5, array([[3.]]), array([1.]))
         """
-        xp, params, X, y, sample_weight = self.check(params, X, y, sample_weight)
+        place, X, y, sample_weight = self.check(params, X, y, sample_weight)
         with quiet_floating_point():
-            loss, gradients = self.objective_and_gradients(xp, params, X, y, sample_weight)
+            loss, gradients = self.objective_and_gradients(place.xp, params, X, y, sample_weight)
         return loss, layers_like(params, gradients)
 
     def logits(self, params: Parameters, X: Array) -> Array:
@@ -225,14 +225,14 @@ class Network:
     # What training and engines call: `xp` is known and arguments are checked.
 
     @property
-    def loss_functions(self) -> Loss:
+    def loss_entry(self) -> Loss:
         """The loss itself, where `loss` may be its name."""
         return self._loss
 
     def check(
         self, params: Parameters, X: Array, y: Array, sample_weight: Array | None
-    ) -> tuple[Namespace, Parameters, Array, Array, Array | None]:
-        """Check shapes and places; return the namespace and the data in the parameters' dtype."""
+    ) -> tuple[Placement, Array, Array, Array | None]:
+        """Check shapes and places; return the place and the data in the parameters' dtype."""
         place = self._check_params(params)
         weights = {} if sample_weight is None else {"sample_weight": sample_weight}
         self._check_rows(params, X, y=y, **weights)
@@ -252,7 +252,7 @@ class Network:
                     f"got {tuple(sample_weight.shape)}"
                 )
             sample_weight = place.cast(sample_weight)
-        return place.xp, params, place.cast(X), place.cast(y), sample_weight
+        return place, place.cast(X), place.cast(y), sample_weight
 
     def objective_and_gradients(
         self, xp: Namespace, params: Parameters, X: Array, y: Array, sample_weight: Array | None
@@ -268,8 +268,7 @@ class Network:
             losses, delta = losses * weights, delta * weights
             scale = _inverse_total(xp, sample_weight)
         objective = xp.sum(losses)
-        delta *= scale
-        gradients = backward(xp, params, inputs, trace, delta)
+        gradients = backward(xp, params, inputs, trace, delta * scale)
         if self.alpha:
             objective = objective + 0.5 * self.alpha * _sum_of_squares(xp, params)
             strength = self.alpha * scale
@@ -379,7 +378,7 @@ def _check_sizes(layer_sizes: object) -> tuple[int, ...]:
 def _inverse_total(xp: Namespace, sample_weight: Array) -> Array:
     total = xp.sum(sample_weight)
     # A batch without any weight counts for nothing, rather than for 0 / 0.
-    return 1.0 / xp.where(total > 0.0, total, 1.0)
+    return xp.where(total > 0.0, 1.0 / xp.where(total > 0.0, total, 1.0), 0.0)
 
 
 def _sum_of_squares(xp: Namespace, params: Parameters) -> Array:

@@ -215,7 +215,7 @@ def _adam_update(
     # Powers, not math.sqrt: under a jit the count is an array.
     rate = learning_rate * (1.0 - beta_2**count) ** 0.5 / (1.0 - beta_1**count)
     updated, means, squares = [], [], []
-    arrays = zip(flatten(params), flatten(gradients), flatten(state.mean), flatten(state.square), strict=True)
+    arrays = zip(flatten(params), flatten(gradients), flatten(state.mean), flatten(state.square))
     for parameter, gradient, mean, square in arrays:
         mean *= beta_1
         mean += (1.0 - beta_1) * gradient

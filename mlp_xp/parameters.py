@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from types import NoneType
+from typing import Any, NamedTuple, TypeAlias
 
 from mlp_xp.arrays import Array, Namespace, copy_array
-
-Tree = TypeVar("Tree")
 
 
 class Layer(NamedTuple):
@@ -63,18 +62,25 @@ def zeros_like(xp: Namespace, params: Parameters) -> Parameters:
     return unflatten_like(params, (xp.zeros_like(array) for array in flatten(params)))
 
 
-def all_finite(xp: Namespace, params: Parameters) -> bool:
-    """Whether every parameter is a finite number; waits for the device once."""
-    return bool(xp.all(xp.stack([xp.all(xp.isfinite(array)) for array in flatten(params)])))
+def all_finite(xp: Namespace, tree: Any) -> bool:
+    """Whether all arrays in nested tuples, lists and dicts are finite; waits for the device once."""
+    finite = [xp.all(xp.isfinite(array)) for array in _arrays(tree)]
+    return bool(xp.all(xp.stack(finite))) if finite else True
 
 
-def copy_tree(xp: Namespace, tree: Tree) -> Tree:
-    """Copy the arrays in nested tuples (parameters, optimizer state); numbers stay as they are."""
-    return _copy(xp, tree)  # type: ignore[no-any-return]
+def _arrays(tree: Any) -> Iterator[Array]:
+    if isinstance(tree, (tuple, list, dict)):
+        for child in tree.values() if isinstance(tree, dict) else tree:
+            yield from _arrays(child)
+    elif not isinstance(tree, (int, float, NoneType)):
+        yield tree
 
 
-def _copy(xp: Namespace, node: Any) -> Any:
-    if isinstance(node, tuple):
-        children = [_copy(xp, child) for child in node]
-        return type(node)(*children) if hasattr(node, "_fields") else tuple(children)
-    return node if isinstance(node, (int, float)) else copy_array(xp, node)
+def copy_tree(xp: Namespace, tree: Any) -> Any:
+    """Copy the arrays in nested tuples, lists and dicts (parameters, an optimizer's state)."""
+    if isinstance(tree, dict):
+        return {key: copy_tree(xp, child) for key, child in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        children = [copy_tree(xp, child) for child in tree]
+        return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
+    return tree if isinstance(tree, (int, float, NoneType)) else copy_array(xp, tree)

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, repeat
+from itertools import chain, islice, repeat
 from typing import Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
@@ -25,7 +25,7 @@ from mlp_xp.metrics import Metric, UserMetric, resolve_metrics
 from mlp_xp.network import Network
 from mlp_xp.optimizers import Optimizer
 from mlp_xp.parameters import Parameters, all_finite, copy_tree, named, plain
-from mlp_xp.schedules import rates
+from mlp_xp.schedules import check_learning_rate, rates
 from mlp_xp.validation import RandomSource, Seed, check_integer, check_real, random_source
 
 SECONDS_PER_RUN = 0.1
@@ -89,7 +89,7 @@ class TrainingError(RuntimeError):
 
     def __reduce__(self) -> Any:
         # By default an exception is rebuilt from its message alone, and then from nothing at all.
-        return type(self), (*self.args, *self.__dict__.values())
+        return type(self), (*self.args, self.epoch, self.params, self.history)
 
 
 class DivergenceError(TrainingError, ArithmeticError):
@@ -104,6 +104,13 @@ class DivergenceError(TrainingError, ArithmeticError):
     def __init__(self, message: str, epoch: int, params: Parameters, history: History, loss: float) -> None:
         super().__init__(message, epoch, params, history)
         self.loss = loss
+
+    def __reduce__(self) -> Any:
+        return type(self), (*self.args, self.epoch, self.params, self.history, self.loss)
+
+
+class TrainingInterruptedWarning(UserWarning):
+    """Ctrl-C ended a training before its last epoch."""
 
 
 @dataclass(frozen=True)
@@ -164,9 +171,10 @@ class _Watch:
     def sees(self, record: dict[str, Any], params: Parameters) -> bool:
         """Take note of an epoch; return whether to stop."""
         score = self.sign * record[self.rule.monitor]
-        improved = score >= self.best + self.rule.tol
+        finite = math.isfinite(score)
+        improved = finite and score >= self.best + self.rule.tol
         self.n_no_change = 0 if improved else self.n_no_change + 1
-        if score > self.best:
+        if finite and score > self.best:
             self.best, self.best_params = score, params
         return self.n_no_change > self.rule.n_iter_no_change
 
@@ -253,7 +261,7 @@ def train(
 
     Warns
     -----
-    UserWarning
+    TrainingInterruptedWarning
         If Ctrl-C interrupts the training; what was trained until then is returned.
 
     Examples
@@ -270,6 +278,8 @@ def train(
     True
     """
     epochs = check_integer("epochs", epochs, minimum=0)
+    if not isinstance(network, Network):
+        raise TypeError(f"`network` must be a Network, got {network!r}")
     place, data = _check_data(network, params, X, y, sample_weight)
     validation = None
     if validation_data is not None:
@@ -282,18 +292,28 @@ def train(
             raise type(error)(f"in `validation_data`: {error}") from None
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"`optimizer` must be an Optimizer, as `adam()` makes one, got {optimizer!r}")
+    check_learning_rate(optimizer.learning_rate)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"`callback` must be a function of the history and the parameters, got {callback!r}")
     n_samples = data.X.shape[0]
     batch_size = n_samples if batch_size is None else check_integer("batch_size", batch_size, minimum=1)
-    measured = resolve_metrics(metrics, network.loss_functions)
+    measured = resolve_metrics(metrics, network.loss_entry)
     watch = None
     if early_stopping is not None:
         if not isinstance(early_stopping, EarlyStopping):
             raise TypeError(f"`early_stopping` must be an EarlyStopping, got {early_stopping!r}")
         watch = _Watch(early_stopping, measured, validation is not None)
 
-    list(rates(optimizer.learning_rate, 1))  # a schedule that does not work should say so now
+    parts = (validation, watch, callback)
+    observed = bool(measured) or any(part is not None for part in parts)
+    planned = rates(optimizer.learning_rate, epochs)
+    # A schedule that fails should fail here. Where nobody looks between epochs nobody can change it,
+    # and all of it can be read; else its first rate must do.
+    planned = chain(list(islice(planned, 1 if observed else None)), planned)
 
     xp = place.xp
+    if not all_finite(xp, params):
+        raise ValueError("`params` must hold finite numbers, got NaN or infinity")
     layers = plain(copy_tree(xp, params))
     start = (layers, optimizer.init(xp, layers))
     loop = _Loop(
@@ -305,9 +325,10 @@ def train(
         watch=watch,
         callback=callback,
         engine=make_engine(network, optimizer, xp, start, data, batch_size),
+        observed=observed,
     )
     orders = _orders(random_source(seed), n_samples) if shuffle and batch_size < n_samples else repeat(None)
-    plan = zip(rates(optimizer.learning_rate, epochs), orders)
+    plan = zip(planned, orders)
     with quiet_floating_point(), without_autodiff(xp):
         return loop.run(plan)
 
@@ -352,16 +373,16 @@ def evaluate(
     >>> evaluate(network, params, np.array([[1.0], [2.0]]), np.array([[2.0], [5.0]]), metrics=["r2"])
     {'loss': 0.25, 'r2': 0.777...}
     """
-    measured = resolve_metrics(metrics, network.loss_functions)
+    measured = resolve_metrics(metrics, network.loss_entry)
     place, data = _check_data(network, params, X, y, sample_weight)
-    with quiet_floating_point():
+    with quiet_floating_point(), without_autodiff(place.xp):
         return _measure(network, place, params, data, measured)
 
 
 def _measure(
     network: Network, place: Placement, params: Parameters, batch: Batch, metrics: tuple[Metric, ...]
 ) -> dict[str, float]:
-    xp, loss = place.xp, network.loss_functions
+    xp, loss = place.xp, network.loss_entry
     logits = network.blockwise_logits(place, params, batch.X)
     values: dict[str, Any] = {"loss": network.data_loss(xp, logits, batch.y, batch.sample_weight)}
     predictions = loss.link(xp, logits)
@@ -373,11 +394,11 @@ def _measure(
 def _check_data(
     network: Network, params: Parameters, X: Array, y: Array, sample_weight: Array | None = None
 ) -> tuple[Placement, Batch]:
-    xp, params, X, y, sample_weight = network.check(params, X, y, sample_weight)
-    place = placement(params=params[0][0])
+    place, X, y, sample_weight = network.check(params, X, y, sample_weight)
+    xp = place.xp
     check_finite(xp, "X", X)
     check_finite(xp, "y", y)
-    problem = network.loss_functions.problem(xp, y)
+    problem = network.loss_entry.problem(xp, y)
     if problem:
         loss = f"the loss {network.loss!r}" if isinstance(network.loss, str) else "the loss"
         raise ValueError(f"`y` must, for {loss}, {problem}")
@@ -416,6 +437,7 @@ class _Loop:
         watch: _Watch | None,
         callback: Callback | None,
         engine: Engine,
+        observed: bool,
     ) -> None:
         self.network = network
         self.place = place
@@ -428,32 +450,31 @@ class _Loop:
         self.safe = copy_tree(place.xp, engine.state)
         self.history = History()
         self.n_before_run = 0
+        self.observed = observed
 
     def run(self, plan: Iterator[Epoch]) -> Trained:
         """Run the planned epochs, or fewer; keep what is trained whatever happens."""
-        observed = bool(self.metrics) or any(
-            part is not None for part in (self.validation, self.watch, self.callback)
-        )
         try:
-            if observed:
+            if self.observed:
                 self._run_observed(plan)
             else:
                 self._run_unobserved(plan)
         except KeyboardInterrupt:
-            params = self._salvage(observed)
-            warnings.warn(
-                f"training interrupted after {len(self.history)} epochs; returning what was trained",
-                stacklevel=3,
-            )
+            params = self._salvage()
+            message = f"training interrupted after {len(self.history)} epochs; returning what was trained"
+            try:
+                warnings.warn(message, TrainingInterruptedWarning, stacklevel=3)
+            except TrainingInterruptedWarning as error:  # where warnings are errors, nothing is lost either
+                raise TrainingError(message, len(self.history) + 1, params, self.history) from error
         except TrainingError:
             raise
         except Exception as error:
-            epoch = self.n_before_run + (1 if observed else len(self.engine.losses) + 1)
+            epoch = self.n_before_run + (1 if self.observed else len(self.engine.losses) + 1)
             raise TrainingError(
                 f"training failed in epoch {epoch} ({type(error).__name__}: {error}); "
                 "`.params` and `.history` of this error hold what was trained",
                 epoch,
-                self._salvage(observed),
+                self._salvage(),
                 self.history,
             ) from error
         else:
@@ -463,7 +484,7 @@ class _Loop:
         return Trained(params, self.history)
 
     def _run_observed(self, plan: Iterator[Epoch]) -> None:
-        while epochs := list(islice(plan, 1)):
+        while epochs := self._next(plan, 1):
             losses = self._run_epochs(epochs)
             if losses is None:
                 raise self._divergence(epochs[0])
@@ -472,7 +493,7 @@ class _Loop:
 
     def _run_unobserved(self, plan: Iterator[Epoch]) -> None:
         length = 1
-        while epochs := list(islice(plan, length)):
+        while epochs := self._next(plan, length):
             start = time.perf_counter()
             losses = self._run_epochs(epochs)
             if losses is None:
@@ -483,14 +504,17 @@ class _Loop:
             # At most twice as many: an epoch's time is known only when it has run.
             length = max(1, min(2 * len(epochs), int(len(epochs) * SECONDS_PER_RUN / seconds)))
 
-    def _run_epochs(self, epochs: list[Epoch]) -> list[float] | None:
-        """Run epochs; return their losses, or None if something is not finite after them."""
+    def _next(self, plan: Iterator[Epoch], length: int) -> list[Epoch]:
         # In this order: an interrupt between any two lines finds no epoch twice.
         self.engine.losses = []
         self.n_before_run = len(self.history)
+        return list(islice(plan, length))
+
+    def _run_epochs(self, epochs: list[Epoch]) -> list[float] | None:
+        """Run epochs; return their losses, or None if something is not finite after them."""
         self.engine.run(epochs)
         losses = list(map(float, self.engine.losses))
-        if not (all(map(math.isfinite, losses)) and all_finite(self.place.xp, self.engine.state[0])):
+        if not (all(map(math.isfinite, losses)) and all_finite(self.place.xp, self.engine.state)):
             return None
         self.safe = copy_tree(self.place.xp, self.engine.state)
         return losses
@@ -498,10 +522,11 @@ class _Loop:
     def _find_divergence(self, epochs: list[Epoch]) -> None:
         """Go back to before these epochs and run them one by one, up to the one that diverges."""
         self.engine.state = copy_tree(self.place.xp, self.safe)
-        for epoch in epochs:
-            losses = self._run_epochs([epoch])
+        plan = iter(epochs)
+        while one := self._next(plan, 1):
+            losses = self._run_epochs(one)
             if losses is None:
-                raise self._divergence(epoch)
+                raise self._divergence(one[0])
             self._record(losses)
 
     def _record(self, losses: list[float]) -> None:
@@ -521,7 +546,8 @@ class _Loop:
         self.history.append(record)
         stop = self.watch is not None and self.watch.sees(record, params)
         if self.callback is not None:
-            stop = bool(self.callback(self.history, params)) or stop
+            own = named(copy_tree(self.place.xp, params))
+            stop = bool(self.callback(self.history, own)) or stop
         return stop
 
     def _divergence(self, epoch: Epoch) -> DivergenceError:
@@ -529,7 +555,7 @@ class _Loop:
         what = (
             f"the loss is {loss}"
             if not math.isfinite(loss)
-            else f"a parameter is not finite, the loss {loss:g}"
+            else f"a parameter or the optimizer's state is not finite, the loss {loss:g}"
         )
         before = f" after {self.history[-1]['loss']:g} in the epoch before" if self.history else ""
         return DivergenceError(
@@ -542,12 +568,12 @@ class _Loop:
             loss,
         )
 
-    def _salvage(self, observed: bool) -> Parameters:
+    def _salvage(self) -> Parameters:
         """Return what was trained when the run under way broke off, and bring the history up to it."""
         params = self.engine.state[0]
         losses = list(map(float, self.engine.losses))
         if not (all(map(math.isfinite, losses)) and all_finite(self.place.xp, params)):
             return named(self.safe[0])
-        if not observed:
+        if not self.observed:
             self._record(losses[len(self.history) - self.n_before_run :])
         return named(params)

@@ -96,9 +96,11 @@ def test_elu_alpha(alpha):
     np.testing.assert_allclose(elu(alpha).backward(np, DELTA, kept), dz.numpy(), rtol=1e-13, atol=1e-14)
 
 
-def test_parametrised_activations_are_one_object_for_one_parameter():
-    assert leaky_relu(0.3) is leaky_relu(0.3)
+def test_parametrised_activations_are_equal_by_their_parameter():
+    assert leaky_relu(0.3) == leaky_relu(0.3) == pickle.loads(pickle.dumps(leaky_relu(0.3)))
+    assert hash(leaky_relu(0.3)) == hash(leaky_relu(0.3))
     assert leaky_relu(0.3) != leaky_relu(0.4)
+    assert leaky_relu(0.3) != elu(0.3)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

@@ -182,7 +182,7 @@ def write(tmp_path, name, text):
         (None, ["xor", "--validation-fraction", "0.1"], "--validation-fraction 0.1 of 4 rows leaves nothing"),
         (None, ["xor", "--target", "a"], "--target is for tables"),
         (None, ["xor", "--activation", "sigmoid"], "invalid choice: 'sigmoid'"),
-        (None, ["xor", "--seed", "99999999999"], "`seed` must be an integer < 2**32"),
+        (None, ["xor", "--seed", "99999999999"], "--seed: must be an integer >= 0 and < 4294967296"),
         (None, [], "the following arguments are required: DATA"),
     ],
 )

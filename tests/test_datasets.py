@@ -254,6 +254,15 @@ def test_numbers_beyond_64_bits_are_targets(task, cells, tmp_path):
         assert np.unique(data.y).size == 3
 
 
+def test_whole_numbers_that_hardly_repeat_are_amounts(tmp_path):
+    prices = np.arange(100, 130)
+    path = npz(tmp_path, X=np.ones((30, 2)), y=prices)
+    assert read_table(path).class_names is None
+    assert len(read_table(path, task="classification").class_names) == 30
+    codes = npz(tmp_path, X=np.ones((60, 2)), y=np.repeat(prices, 2))
+    assert len(read_table(codes).class_names) == 30
+
+
 def test_any_column_can_be_the_target(tmp_path):
     data = read_table(csv(tmp_path, "kind,mass,kept\nlemon,120,true\napple,150,false\n"), target="kind")
     np.testing.assert_array_equal(data.X, [[120.0, 1.0], [150.0, 0.0]], strict=True)
@@ -284,11 +293,12 @@ def test_the_task_can_be_chosen(tmp_path):
     "text",
     [
         "a,b,y\r\n1,2.5,0\r\n3,-4,1\r\n5,6.25,0\r\n",
+        "a, b, y\n1, 2.5, 0\n3, -4, 1\n5, 6.25, 0\n",
         "\ufeffa,b,y\n1,2.5,0\n3,-4,1\n5,6.25,0\n",
         'a,b,y\n"1","2.5",0\n"3","-4",1\n"5","6.25",0\n',
         "a,b,y\n1e0,25e-1,0\n3.,-4,1\n5,+6.25,0",
     ],
-    ids=["carriage returns", "byte order mark", "quotes", "exponents"],
+    ids=["carriage returns", "spaces", "byte order mark", "quotes", "exponents"],
 )
 def test_usual_ways_to_write_a_table(text, tmp_path):
     data = read_table(csv(tmp_path, text, "TABLE.CSV"))
@@ -333,7 +343,7 @@ BAD_CSV = {
     "text": ("a,b,y\n1,2,0\n3,red,1\n", {}, r"column 'b' must hold numbers, got 'red'"),
     "a date": ("a,b,y\n2020-01-31,2,0\n2020-02-29,3,1\n", {}, r"column 'a' .*numbers, got '2020-01-31'"),
     "NA": ("a,b,y\n1,2,0\n3,NA,1\n", {}, r"column 'b' must hold numbers, got 'NA'"),
-    "spaces before numbers": ("a,b,y\n1, 2.5,0\n3, 4,1\n", {}, r"'b'.* 2\.5"),
+    "no header": ("1,2.5,0\n3,-4,1\n5,6.25,0\n", {}, "the first line must name the columns, got 1, 2.5, 0"),
     "a digit separator": ("a,b,y\n1,1_000,0\n3,2_000,1\n", {}, r"'b'.*1_000"),
     "an empty cell": ("a,b,y\n1,2,0\n3,,1\n", {}, r"1 missing .*column 'b', data row 2"),
     "an empty column": ("a,b,y\n1,,0\n3,,1\n", {}, r"missing.*'b'|'b'.*(missing|numbers)"),

@@ -178,7 +178,8 @@ def named(name):
 )
 def test_names_that_would_share_a_column_are_refused(metrics):
     with pytest.raises(
-        ValueError, match=r"^`metrics` must have different names, none of them 'loss'.*, got \["
+        ValueError,
+        match=r"^`metrics` must have different names, none 'epoch', 'loss' .*, got \[",
     ):
         resolve_metrics(metrics, LOSSES["squared_error"])
 

@@ -333,6 +333,16 @@ def test_early_stopping_by_scikit_learns_rule(values, greater, n_epochs, best):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_an_infinite_score_is_no_improvement():
+    network, params, X, y = small_problem()
+    infinite = scripted([math.inf] * 50)
+    rule = EarlyStopping("score", n_iter_no_change=2, greater_is_better=False)
+    _, history = train(
+        network, params, X, y, optimizer=adam(), epochs=50, metrics=[infinite], early_stopping=rule
+    )
+    assert len(history) == 3
+
+
 def test_early_stopping_can_keep_the_last_parameters():
     network, params, X, y = small_problem()
     rule = EarlyStopping("score", n_iter_no_change=1, tol=0.0, restore_best=False, greater_is_better=True)
@@ -383,6 +393,60 @@ def test_a_callback_stops_the_training_and_keeps_what_it_got():
     assert_same(kept[2], three)
 
 
+def test_what_a_callback_does_to_its_parameters_stays_with_it():
+    network, params, X, y = small_problem()
+
+    def vandalise(history, params):
+        for array in flatten(params):
+            array[...] = 0.0
+
+    settings = {"optimizer": adam(), "epochs": 5, "early_stopping": EarlyStopping("loss")}
+    trained, _ = train(network, params, X, y, callback=vandalise, **settings)
+    expected, _ = train(network, params, X, y, **settings)
+    assert_same(trained, expected)
+
+
+@pytest.mark.parametrize("state", [None, {"t": 0}, [0, 1.5]])
+def test_an_optimizers_state_is_its_own_affair(state, library):
+    """Divergence goes back to a copy of the state, whatever that is made of."""
+    seen = []
+
+    def update(xp, params, gradients, state, rate):
+        seen.append(state)
+        return [(weight * 1e3, bias) for weight, bias in params], state
+
+    X, y = library.array(np.ones((4, 1)), "float32"), library.array(np.ones((4, 1)), "float32")
+    network = Network((1, 1), loss="squared_error")
+    start = (Layer(library.array([[1.0]], "float32"), library.array([0.0], "float32")),)
+    with pytest.raises(DivergenceError) as caught:
+        train(network, start, X, y, optimizer=Optimizer(lambda xp, p: state, update, 0.1), epochs=99)
+    assert all(seen_state == state for seen_state in seen)
+    assert isinstance(caught.value.params[0], Layer)
+    # 1e3^n overflows float32 at n = 13, and the loss, its square, at the 8th epoch.
+    assert caught.value.epoch == 8
+
+
+@pytest.mark.parametrize("observed", [False, True])
+def test_a_schedule_that_fails(observed):
+    network, params, X, y = small_problem()
+
+    def schedule(epoch):
+        if epoch == 5:
+            raise OSError("no more rates")
+        return 0.1
+
+    settings = {"optimizer": gradient_descent(schedule), "epochs": 20}
+    if not observed:
+        # All of it can be read before training, and is.
+        with pytest.raises(OSError, match="no more rates"):
+            train(network, params, X, y, **settings)
+        return
+    with pytest.raises(TrainingError, match="failed in epoch 6") as caught:
+        train(network, params, X, y, callback=lambda history, params: None, **settings)
+    expected, _ = train(network, params, X, y, optimizer=gradient_descent(0.1), epochs=5)
+    assert_same(caught.value.params, expected)
+
+
 def test_a_callback_that_fails_loses_nothing():
     network, params, X, y = small_problem()
 
@@ -429,7 +493,7 @@ def test_divergence_of_a_parameter_alone():
     network = Network((1, 1), loss="squared_error")
     params = (Layer(np.array([[1e150]]), np.array([0.0])),)
     X, y = np.array([[1.0]]), np.array([[0.0]])
-    with pytest.raises(DivergenceError, match="epoch 1: a parameter is not finite") as caught:
+    with pytest.raises(DivergenceError, match="epoch 1: a parameter or .* is not finite") as caught:
         train(network, params, X, y, optimizer=gradient_descent(1e200), epochs=5)
     assert math.isfinite(caught.value.loss)
     assert caught.value.history == []
@@ -447,9 +511,19 @@ def test_divergence_with_mini_batches_goes_back_to_the_epochs_start():
     assert_same(caught.value.params, sound)
 
 
+def test_adam_that_stands_still_has_diverged():
+    # The square of the gradient overflows float32: without a look at the state nothing would happen at all.
+    X = np.full((4, 1), 1e15, dtype=np.float32)
+    network = Network((1, 1), loss="squared_error")
+    start = (Layer(np.ones((1, 1), dtype=np.float32), np.zeros(1, dtype=np.float32)),)
+    with pytest.raises(DivergenceError, match="epoch 1: a parameter or the optimizer's state"):
+        train(network, start, X, np.zeros_like(X), optimizer=adam(), epochs=5)
+
+
 def test_errors_can_be_pickled():
     params = (Layer(np.ones((1, 1)), np.zeros(1)),)
     error = DivergenceError("diverged", 3, params, History([{"epoch": 1, "loss": 0.5}]), float("inf"))
+    error.add_note("a note")
     copy = pickle.loads(pickle.dumps(error))
     assert (str(copy), copy.epoch, copy.history, copy.loss) == ("diverged", 3, error.history, float("inf"))
     assert_same(copy.params, params)
@@ -502,6 +576,18 @@ def test_an_interrupt_within_an_epoch_keeps_its_steps():
     assert_same(trained, rest)
 
 
+def test_an_interrupt_where_warnings_are_errors_loses_nothing():
+    _, _, X, y = small_problem()
+    network = Network((3, 4, 2), hidden=interrupting(8), loss="squared_error")
+    start = network.init(0, like=X)
+    with pytest.raises(TrainingError, match="interrupted after 7 epochs") as caught:
+        train(network, start, X, y, optimizer=adam(), epochs=50)
+    twin = Network((3, 4, 2), hidden="tanh", loss="squared_error")
+    expected, expected_history = train(twin, start, X, y, optimizer=adam(), epochs=7)
+    assert_same(caught.value.params, expected)
+    assert caught.value.history == expected_history
+
+
 def test_an_interrupt_in_a_callback():
     network, params, X, y = small_problem()
 
@@ -532,7 +618,12 @@ def with_value(array, row, column, value):
     return array
 
 
+def val_score(y, predictions):
+    return 1.0
+
+
 _, _, GOOD_X, GOOD_Y = small_problem()
+LINEAR = Network((3, 2), loss="squared_error")
 
 
 @pytest.mark.parametrize(
@@ -544,6 +635,14 @@ _, _, GOOD_X, GOOD_Y = small_problem()
         ({"batch_size": 0}, "`batch_size` must be an integer >= 1, got 0"),
         ({"optimizer": 0.1}, "`optimizer` must be an Optimizer, .* got 0.1"),
         ({"optimizer": Optimizer(None, None, lambda epoch: -1.0)}, r"`learning_rate\(0\)` must be .* >= 0"),
+        ({"optimizer": Optimizer(None, None, -1.0)}, "`learning_rate` must be .* > 0, got -1.0"),
+        ({"network": "2-4-1"}, "`network` must be a Network, got '2-4-1'"),
+        ({"callback": 5}, "`callback` must be a function .* got 5"),
+        (
+            {"params": (Layer(np.full((3, 2), np.nan), np.zeros(2)),), "network": LINEAR},
+            "`params` must hold finite",
+        ),
+        ({"metrics": [val_score]}, "none 'epoch', 'loss' or beginning with 'val_', got .*'val_score'"),
         ({"seed": "x", "batch_size": 2}, "`seed` must be an integer"),
         ({"X": with_value(GOOD_X, 3, 1, np.nan)}, "`X` must hold finite numbers, got nan in row 3, column 1"),
         ({"y": with_value(GOOD_Y, 2, 0, np.inf)}, "`y` must hold finite numbers, got inf in row 2, column 0"),

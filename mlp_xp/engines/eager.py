@@ -9,7 +9,7 @@ from typing import Any
 import array_api_compat
 
 from mlp_xp.arrays import Array, Namespace, row_slices
-from mlp_xp.engines import Batch, Epoch, State, Step, make_step
+from mlp_xp.engines import Batch, Epoch, State, make_step
 from mlp_xp.network import Network
 from mlp_xp.optimizers import Optimizer
 
@@ -26,17 +26,19 @@ class EagerEngine:
     batch_size: int
     losses: list[Array] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.step = make_step(self.network, self.optimizer, self.xp)
+
     def run(self, epochs: Sequence[Epoch]) -> None:
         """Run these epochs."""
-        step = make_step(self.network, self.optimizer, self.xp)
         if self.batch_size < self.data.X.shape[0]:
-            self._run_mini_batches(step, epochs)
+            self._run_mini_batches(epochs)
         else:
-            self._run_full_batch(step, epochs)
+            self._run_full_batch(epochs)
 
-    def _run_full_batch(self, step: Step, epochs: Sequence[Epoch]) -> None:
+    def _run_full_batch(self, epochs: Sequence[Epoch]) -> None:
         X, y, sample_weight = self.data
-        append = self.losses.append
+        step, append = self.step, self.losses.append
         params, state = self.state
         try:
             for rate, _ in epochs:
@@ -45,8 +47,8 @@ class EagerEngine:
         finally:
             self.state = params, state
 
-    def _run_mini_batches(self, step: Step, epochs: Sequence[Epoch]) -> None:
-        n_samples = self.data.X.shape[0]
+    def _run_mini_batches(self, epochs: Sequence[Epoch]) -> None:
+        step, n_samples = self.step, self.data.X.shape[0]
         params, state = self.state
         try:
             for rate, order in epochs:
