@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure what mlp_xp costs.")
     parser.add_argument("--only", choices=list(BENCHMARKS), nargs="+", default=list(BENCHMARKS))
     parser.add_argument(
-        "--repeats", type=int, default=21, help="interleaved repeats; medians are printed (21)"
+        "--repeats", type=int, default=41, help="interleaved repeats; medians are printed (41)"
     )
     parser.add_argument("--save", action="store_true", help=f"write a JSON file to {RESULTS.name}/")
     options = parser.parse_args()

@@ -23,6 +23,9 @@ from mlp_xp.validation import Seed, check_integer, check_real, random_source
 Trace: TypeAlias = list[tuple[Array, Callable[[Namespace, Array, Any], Array], Any]]
 """For each hidden layer: its input, its activation's backward function, and what the activation kept."""
 
+Objective: TypeAlias = Callable[[Parameters, Array, Array, "Array | None"], tuple[Array, list[Pair]]]
+"""``(params, X, y, sample_weight) -> (objective, gradients)``."""
+
 
 @dataclass(frozen=True)
 class Network:
@@ -175,7 +178,7 @@ class Network:
         """
         place, X, y, sample_weight = self.check(params, X, y, sample_weight)
         with quiet_floating_point():
-            loss, gradients = self.objective_and_gradients(place.xp, params, X, y, sample_weight)
+            loss, gradients = self.make_objective(place.xp)(params, X, y, sample_weight)
         return loss, layers_like(params, gradients)
 
     def logits(self, params: Parameters, X: Array) -> Array:
@@ -254,29 +257,39 @@ class Network:
             sample_weight = place.cast(sample_weight)
         return place, place.cast(X), place.cast(y), sample_weight
 
-    def objective_and_gradients(
-        self, xp: Namespace, params: Parameters, X: Array, y: Array, sample_weight: Array | None
-    ) -> tuple[Array, list[Pair]]:
-        """Do what `loss_and_gradients` does, on checked arguments: what one step is made of."""
-        logits, inputs, trace = forward(xp, self._activations, params, X)
-        losses, delta = self._loss.evaluate(xp, logits, y)
-        scale: Any
-        if sample_weight is None:
-            scale = 1.0 / X.shape[0]
-        else:
-            weights = xp.reshape(sample_weight, (-1, 1))
-            losses, delta = losses * weights, delta * weights
-            scale = _inverse_total(xp, sample_weight)
-        objective = xp.sum(losses)
-        gradients = backward(xp, params, inputs, trace, delta * scale)
-        if self.alpha:
-            objective = objective + 0.5 * self.alpha * _sum_of_squares(xp, params)
-            strength = self.alpha * scale
-            gradients = [
-                (gradient + strength * weight, bias)
-                for (weight, _), (gradient, bias) in zip(params, gradients)
-            ]
-        return objective * scale, gradients
+    def make_objective(self, xp: Namespace) -> Objective:
+        """Return the function that one step is made of: `loss_and_gradients` on checked arguments.
+
+        What does not change from step to step is looked up here, once: on small networks looking it up
+        in each step would take a fiftieth of the time.
+        """
+        evaluate, alpha, total = self._loss.evaluate, self.alpha, xp.sum
+        forward, backward = make_forward(xp, self._activations), make_backward(xp)
+
+        def objective_and_gradients(
+            params: Parameters, X: Array, y: Array, sample_weight: Array | None
+        ) -> tuple[Array, list[Pair]]:
+            logits, inputs, trace = forward(params, X)
+            losses, delta = evaluate(xp, logits, y)
+            scale: Any
+            if sample_weight is None:
+                scale = 1.0 / X.shape[0]
+            else:
+                weights = xp.reshape(sample_weight, (-1, 1))
+                losses, delta = losses * weights, delta * weights
+                scale = _inverse_total(xp, sample_weight)
+            objective = total(losses)
+            gradients = backward(params, inputs, trace, delta * scale)
+            if alpha:
+                objective = objective + 0.5 * alpha * _sum_of_squares(xp, params)
+                strength = alpha * scale
+                gradients = [
+                    (gradient + strength * weight, bias)
+                    for (weight, _), (gradient, bias) in zip(params, gradients)
+                ]
+            return objective * scale, gradients
+
+        return objective_and_gradients
 
     def data_loss(self, xp: Namespace, logits: Array, y: Array, sample_weight: Array | None) -> Array:
         """Return the mean loss of the samples, without the penalty on the weights."""
@@ -287,8 +300,9 @@ class Network:
 
     def blockwise_logits(self, place: Placement, params: Parameters, X: Array) -> Array:
         """Do what `logits` does, on checked arguments."""
+        forward = make_forward(place.xp, self._activations)
         blocks = [
-            forward(place.xp, self._activations, params, place.cast(X[rows, :]))[0]
+            forward(params, place.cast(X[rows, :]))[0]
             for rows in row_blocks(X.shape[0], max(self.layer_sizes))
         ]
         return blocks[0] if len(blocks) == 1 else place.xp.concat(blocks, axis=0)
@@ -328,40 +342,51 @@ class Network:
             raise ValueError("`X` must have at least one row, got none")
 
 
-def forward(
-    xp: Namespace, activations: tuple[Activation, ...], params: Parameters, X: Array
-) -> tuple[Array, Array, Trace]:
-    """Return the logits, the input of the output layer, and what the backward pass needs of the others."""
+def make_forward(
+    xp: Namespace, activations: tuple[Activation, ...]
+) -> Callable[[Parameters, Array], tuple[Array, Array, Trace]]:
+    """Return the forward pass, for training and prediction alike.
+
+    It returns the logits, the input of the output layer, and what the backward pass needs of the others.
+    """
     matmul = xp.matmul
-    inputs = X
-    trace: Trace = []
-    for activate, through in activations:
-        weight, bias = params[len(trace)]
-        z = matmul(inputs, weight)
-        z += bias
-        activation, kept = activate(xp, z)
-        trace.append((inputs, through, kept))
-        inputs = activation
-    weight, bias = params[-1]
-    logits = matmul(inputs, weight)
-    logits += bias
-    return logits, inputs, trace
+
+    def forward(params: Parameters, X: Array) -> tuple[Array, Array, Trace]:
+        inputs = X
+        trace: Trace = []
+        for activate, through in activations:
+            weight, bias = params[len(trace)]
+            z = matmul(inputs, weight)
+            z += bias
+            activation, kept = activate(xp, z)
+            trace.append((inputs, through, kept))
+            inputs = activation
+        weight, bias = params[-1]
+        logits = matmul(inputs, weight)
+        logits += bias
+        return logits, inputs, trace
+
+    return forward
 
 
-def backward(xp: Namespace, params: Parameters, inputs: Array, trace: Trace, delta: Array) -> list[Pair]:
-    """Return the gradients, from the objective's derivative `delta` by the logits.
+def make_backward(xp: Namespace) -> Callable[[Parameters, Array, Trace, Array], list[Pair]]:
+    """Return the backward pass, from the objective's derivative by the logits to the gradients.
 
-    It empties `trace` on its way, so that activations are let go when they are done with.
+    It empties the trace on its way, so that activations are let go when they are done with.
     """
     matmul, total = xp.matmul, xp.sum
-    gradients = [(matmul(inputs.T, delta), total(delta, axis=0))]
-    while trace:
-        delta = matmul(delta, params[len(trace)][0].T)
-        inputs, through, kept = trace.pop()
-        delta = through(xp, delta, kept)
-        gradients.append((matmul(inputs.T, delta), total(delta, axis=0)))
-    gradients.reverse()
-    return gradients
+
+    def backward(params: Parameters, inputs: Array, trace: Trace, delta: Array) -> list[Pair]:
+        gradients = [(matmul(inputs.T, delta), total(delta, axis=0))]
+        while trace:
+            delta = matmul(delta, params[len(trace)][0].T)
+            inputs, through, kept = trace.pop()
+            delta = through(xp, delta, kept)
+            gradients.append((matmul(inputs.T, delta), total(delta, axis=0)))
+        gradients.reverse()
+        return gradients
+
+    return backward
 
 
 def _check_sizes(layer_sizes: object) -> tuple[int, ...]:

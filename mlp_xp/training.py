@@ -501,8 +501,8 @@ class _Loop:
                 continue
             self._record(losses)
             seconds = time.perf_counter() - start
-            # At most twice as many: an epoch's time is known only when it has run.
-            length = max(1, min(2 * len(epochs), int(len(epochs) * SECONDS_PER_RUN / seconds)))
+            # At most ten times as many: a few epochs say little about how long more of them take.
+            length = max(1, min(10 * len(epochs), int(len(epochs) * SECONDS_PER_RUN / seconds)))
 
     def _next(self, plan: Iterator[Epoch], length: int) -> list[Epoch]:
         # In this order: an interrupt between any two lines finds no epoch twice.

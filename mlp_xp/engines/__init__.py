@@ -64,7 +64,7 @@ def make_step(network: Network, optimizer: Optimizer, xp: Namespace) -> Step:
     It returns the new parameters, the new optimizer state and the objective before the update. It
     never waits for the device, and ``jax.jit`` can compile it as it is.
     """
-    objective_and_gradients, update = network.objective_and_gradients, optimizer.update
+    objective_and_gradients, update = network.make_objective(xp), optimizer.update
 
     def step(
         params: Parameters,
@@ -74,7 +74,7 @@ def make_step(network: Network, optimizer: Optimizer, xp: Namespace) -> Step:
         sample_weight: Array | None,
         learning_rate: float,
     ) -> tuple[Parameters, OptimizerState, Array]:
-        loss, gradients = objective_and_gradients(xp, params, X, y, sample_weight)
+        loss, gradients = objective_and_gradients(params, X, y, sample_weight)
         params, optimizer_state = update(xp, params, gradients, optimizer_state, learning_rate)
         return params, optimizer_state, loss
 
