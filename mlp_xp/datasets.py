@@ -266,9 +266,9 @@ def _read_csv(path: Path, target: str | None) -> _Table:
         raise ImportError("CSV files are read by polars: pip install 'mlp_xp[cli]'") from error
     try:
         table = pl.read_csv(path, infer_schema_length=None)
+        table = table.rename({name: name.strip() for name in table.columns})
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a readable CSV file ({str(error).splitlines()[0]})") from error
-    table = table.rename({name: name.strip() for name in table.columns})
     if all(map(_is_number, table.columns)):
         raise DataError(f"{path}: the first line must name the columns, got {', '.join(table.columns)}")
     if table.width < 2:

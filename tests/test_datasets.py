@@ -343,6 +343,7 @@ BAD_CSV = {
     "text": ("a,b,y\n1,2,0\n3,red,1\n", {}, r"column 'b' must hold numbers, got 'red'"),
     "a date": ("a,b,y\n2020-01-31,2,0\n2020-02-29,3,1\n", {}, r"column 'a' .*numbers, got '2020-01-31'"),
     "NA": ("a,b,y\n1,2,0\n3,NA,1\n", {}, r"column 'b' must hold numbers, got 'NA'"),
+    "one name twice but for a space": ("a, a,y\n1,2,0\n3,4,1\n", {}, "not a readable CSV file .*'a'"),
     "no header": ("1,2.5,0\n3,-4,1\n5,6.25,0\n", {}, "the first line must name the columns, got 1, 2.5, 0"),
     "a digit separator": ("a,b,y\n1,1_000,0\n3,2_000,1\n", {}, r"'b'.*1_000"),
     "an empty cell": ("a,b,y\n1,2,0\n3,,1\n", {}, r"1 missing .*column 'b', data row 2"),
