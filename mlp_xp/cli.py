@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
+from importlib.util import find_spec
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -53,12 +54,11 @@ SOLVERS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    try:
-        import rich  # noqa: F401
-        import sklearn  # noqa: F401
-    except ModuleNotFoundError as error:
-        print(f"mlp-xp: {error.name} is not installed: pip install 'mlp_xp[cli]'", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    for module in ("rich", "sklearn"):
+        # Found, not imported: --help and a mistyped option should not wait for scikit-learn.
+        if find_spec(module) is None:
+            print(f"mlp-xp: {module} is not installed: pip install 'mlp_xp[cli]'", file=sys.stderr)
+            return EXIT_BAD_INPUT
     try:
         options = _parser().parse_args(arguments)
         return _train(options)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from mlp_xp.arrays import Namespace
-from mlp_xp.parameters import Parameters, flatten, named, unflatten_like, zeros_like
+from mlp_xp.parameters import Parameters, flatten, layers_like, unflatten_like, zeros_like
 from mlp_xp.schedules import Schedule, check_learning_rate
 from mlp_xp.validation import check_real
 
@@ -167,7 +167,7 @@ def _gradient_descent_update(
         weight -= learning_rate * weight_gradient
         bias -= learning_rate * bias_gradient
         updated.append((weight, bias))
-    return (tuple(updated) if type(params[0]) is tuple else named(updated)), state
+    return layers_like(params, updated), state
 
 
 def _momentum_init(xp: Namespace, params: Parameters) -> MomentumState:

@@ -127,9 +127,8 @@ def test_gradients_by_jax_autodiff_of_the_forward_pass(hidden, request):
     def by_hand_and_by_jax(data):
         gradients = {}
         for loss, (params, *rest) in data.items():
-            value_and_gradients = networks[loss].loss_and_gradients
-            by_jax = jax.grad(lambda p: value_and_gradients(p, *rest)[0])(params)  # noqa: B023
-            gradients[loss] = value_and_gradients(params, *rest)[1], by_jax
+            by_jax, by_hand = jax.grad(networks[loss].loss_and_gradients, has_aux=True)(params, *rest)
+            gradients[loss] = by_hand, by_jax
         return gradients
 
     for by_hand, by_jax in by_hand_and_by_jax(data).values():
