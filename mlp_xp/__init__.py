@@ -3,32 +3,44 @@
 Build a `Network`, draw parameters where your data live with `Network.init`, and `train` it: on the CPU
 for NumPy arrays, on the GPU for CuPy arrays, and in the same way for PyTorch and JAX.
 
-The network: `Network`, `Layer`; its parts: `Activation`, `leaky_relu`, `elu`, `Loss`, `normal`.
+scikit-learn's estimators: `MLPClassifier`, `MLPRegressor` (need scikit-learn).
+The network: `Network`, `Layer`; its parts: `Activation`, `leaky_relu`, `elu`, `Loss`, `normal`,
+`glorot_uniform`.
 Training: `train`, `evaluate`, `History`, `EarlyStopping`, `TrainingError`, `DivergenceError`,
 `TrainingInterruptedWarning`.
-Optimizers: `Optimizer`, `gradient_descent`, `momentum`, `adam`.
+Optimizers: `Optimizer`, `gradient_descent`, `momentum`, `adam`, `decoupled_weight_decay`.
 Learning rates: a number, `inverse_scaling`, `step_decay`, `cosine`.
 Arrays: `to_host`, `one_hot`; data sets are in `mlp_xp.datasets`.
 """
 
+import importlib
+import typing
+
 from mlp_xp.activations import Activation, elu, leaky_relu
 from mlp_xp.arrays import to_host
 from mlp_xp.datasets import one_hot
-from mlp_xp.initializers import normal
+from mlp_xp.early_stopping import EarlyStopping
+from mlp_xp.initializers import glorot_uniform, normal
 from mlp_xp.losses import Loss
 from mlp_xp.network import Network
-from mlp_xp.optimizers import Optimizer, adam, gradient_descent, momentum
+from mlp_xp.optimizers import Optimizer, adam, decoupled_weight_decay, gradient_descent, momentum
 from mlp_xp.parameters import Layer
 from mlp_xp.schedules import cosine, inverse_scaling, step_decay
 from mlp_xp.training import (
     DivergenceError,
-    EarlyStopping,
     History,
     TrainingError,
     TrainingInterruptedWarning,
     evaluate,
     train,
 )
+
+if typing.TYPE_CHECKING:
+    from mlp_xp.estimators import MLPClassifier as MLPClassifier
+    from mlp_xp.estimators import MLPRegressor as MLPRegressor
+
+_ESTIMATORS = ("MLPClassifier", "MLPRegressor")
+"""Not in `__all__`: ``from mlp_xp import *`` must not need scikit-learn."""
 
 __all__ = [
     "Activation",
@@ -43,8 +55,10 @@ __all__ = [
     "TrainingInterruptedWarning",
     "adam",
     "cosine",
+    "decoupled_weight_decay",
     "elu",
     "evaluate",
+    "glorot_uniform",
     "gradient_descent",
     "inverse_scaling",
     "leaky_relu",
@@ -56,3 +70,20 @@ __all__ = [
     "train",
 ]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> typing.Any:
+    """Import the estimators when they are asked for: they alone need scikit-learn."""
+    if name not in _ESTIMATORS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        estimators = importlib.import_module("mlp_xp.estimators")
+    except ImportError as error:
+        raise ImportError(
+            f"{name} needs scikit-learn 1.9 or later ({error}): pip install 'mlp_xp[sklearn]'"
+        ) from error
+    return getattr(estimators, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_ESTIMATORS])

@@ -47,9 +47,26 @@ class Placement(NamedTuple):
     def from_host(self, values: Any) -> Array:
         """Copy numbers on the host into a new array here."""
         # Cast first: some devices cannot hold the float64 that the host draws.
-        host_dtype = f"float{self.xp.finfo(self.dtype).bits}"
-        host = np.array(values, dtype=host_dtype)
+        host = np.array(values, dtype=self.dtype_name)
         return self.xp.asarray(host, dtype=self.dtype, device=self.device)
+
+    @property
+    def dtype_name(self) -> str:
+        """NumPy's name of the dtype."""
+        return f"float{self.xp.finfo(self.dtype).bits}"
+
+    def same_as(self, other: Placement) -> bool:
+        """Whether these are one namespace and one device; the dtype may differ."""
+        return self.xp is other.xp and bool(self.device == other.device)
+
+    def bring(self, array: Array) -> Array:
+        """Return an array of any library here, floating ones in this dtype; itself if it is here already."""
+        if self.same_as(placement(array=array)):
+            return array
+        host = to_host(array)
+        if host.dtype.kind == "f":
+            return self.from_host(host)
+        return self.xp.asarray(np.require(host, requirements=["C", "W"]), device=self.device)
 
     def cast(self, array: Array) -> Array:
         """Return `array` in this dtype, itself where it has it already."""
@@ -180,15 +197,61 @@ def copy_array(xp: Namespace, array: Array) -> Array:
     return xp.asarray(array, copy=True)
 
 
+class _SparseNumPy:
+    """NumPy, with the functions that touch a SciPy sparse matrix of samples able to do so."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    @staticmethod
+    def matmul(a: Any, b: Any) -> Any:
+        return a @ b
+
+    @staticmethod
+    def take(array: Any, indices: Any, *, axis: int) -> Any:
+        return array[indices] if is_sparse(array) else np.take(array, indices, axis=axis)
+
+    @staticmethod
+    def astype(array: Any, dtype: Any) -> Any:
+        return array.astype(dtype)
+
+
+_SPARSE_NUMPY = _SparseNumPy()
+
+
+def is_sparse(array: Any) -> bool:
+    """Whether this is a sparse matrix or array of SciPy's."""
+    return "scipy.sparse" in sys.modules and bool(sys.modules["scipy.sparse"].issparse(array))
+
+
+def matmul_namespace(xp: Namespace, X: Array) -> Namespace:
+    """Return the namespace to compute in with these samples: `xp`, or one whose products take sparse ones."""
+    return _SPARSE_NUMPY if is_sparse(X) else xp
+
+
+def is_elsewhere(array: Any) -> bool:
+    """Whether this is an array of another library than NumPy, on whatever device."""
+    return (
+        not isinstance(array, (np.ndarray, np.generic))
+        and array_api_compat.is_array_api_obj(array)
+        and not is_sparse(array)
+    )
+
+
 def row_slices(n_rows: int, n_each: int) -> Iterator[slice]:
     """Slices of `n_each` rows, the last with those that are left."""
     for start in range(0, n_rows, n_each):
         yield slice(start, min(start + n_each, n_rows))
 
 
+def block_length(row_width: int) -> int:
+    """Return how many rows of so many numbers hold about `BLOCK_ELEMENTS` numbers."""
+    return max(1, BLOCK_ELEMENTS // max(1, row_width))
+
+
 def row_blocks(n_rows: int, row_width: int) -> Iterator[slice]:
     """Slices of rows that hold about `BLOCK_ELEMENTS` numbers each."""
-    return row_slices(n_rows, max(1, BLOCK_ELEMENTS // max(1, row_width)))
+    return row_slices(n_rows, block_length(row_width))
 
 
 def check_finite(xp: Namespace, name: str, array: Array) -> None:
@@ -269,6 +332,29 @@ def backend(name: str) -> Backend:
     'asked for'
     """
     return lookup("backend", name, BACKENDS)()
+
+
+def destination(target: Any, here: Placement) -> Placement:
+    """Return the place called `target`: a backend, or a device of the namespace that `here` is in.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If the backend cannot be used on this machine.
+    ValueError
+        If there is no backend and no device of that name.
+    """
+    if isinstance(target, str) and target in BACKENDS:
+        return backend(target).place(here.dtype_name)
+    probe = here.from_host([0.0])
+    try:
+        moved = array_api_compat.to_device(probe, target)
+    except Exception as error:
+        raise ValueError(
+            f"`target` must be one of {sorted(BACKENDS)} or a device of {library_name(here.xp)}, "
+            f"got {target!r} ({_first_line(error)})"
+        ) from error
+    return here._replace(device=array_api_compat.device(moved))
 
 
 def _auto() -> Backend:

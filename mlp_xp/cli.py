@@ -24,12 +24,12 @@ from mlp_xp.arrays import (
     library_name,
 )
 from mlp_xp.datasets import DATASETS, DataError, Dataset, load, one_hot, read_table
+from mlp_xp.early_stopping import EarlyStopping
 from mlp_xp.network import Network
 from mlp_xp.optimizers import adam, gradient_descent, momentum
 from mlp_xp.parameters import Parameters
 from mlp_xp.training import (
     Callback,
-    EarlyStopping,
     History,
     TrainingError,
     TrainingInterruptedWarning,

@@ -44,14 +44,44 @@ def normal(scale: float = 0.01) -> Initializer:
     return partial(_normal, scale=check_real("scale", scale, at_least=0.0))
 
 
+def glorot_uniform(factor: float = 6.0) -> Initializer:
+    """Draw from ``U(-b, b)`` with ``b = sqrt(factor / (fan_in + fan_out))``.
+
+    Parameters
+    ----------
+    factor : float, default=6.0
+        scikit-learn takes 2 where the activation is logistic.
+
+    Returns
+    -------
+    Initializer
+
+    References
+    ----------
+    X. Glorot, Y. Bengio, "Understanding the difficulty of training deep feedforward neural
+    networks", AISTATS 2010, equation 16.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlp_xp import glorot_uniform
+    >>> draw = glorot_uniform(2.0)(np.random.RandomState(0), (100, 100), 100, 100)
+    >>> bool(0.099 < abs(draw).max() <= 0.1)
+    True
+    """
+    return partial(_glorot_uniform, factor=check_real("factor", factor, above=0.0))
+
+
 def _normal(
     random: RandomSource, shape: tuple[int, ...], fan_in: int, fan_out: int, *, scale: float
 ) -> HostArray:
     return scale * random.standard_normal(shape)
 
 
-def _glorot_uniform(random: RandomSource, shape: tuple[int, ...], fan_in: int, fan_out: int) -> HostArray:
-    bound = math.sqrt(6.0 / (fan_in + fan_out))
+def _glorot_uniform(
+    random: RandomSource, shape: tuple[int, ...], fan_in: int, fan_out: int, *, factor: float
+) -> HostArray:
+    bound = math.sqrt(factor / (fan_in + fan_out))
     return random.uniform(-bound, bound, shape)
 
 
@@ -65,15 +95,15 @@ def _zeros(random: RandomSource, shape: tuple[int, ...], fan_in: int, fan_out: i
 
 INITIALIZERS: dict[str, Initializer] = {
     "normal": normal(),
-    "glorot_uniform": _glorot_uniform,
+    "glorot_uniform": glorot_uniform(),
     "he_normal": _he_normal,
     "zeros": _zeros,
 }
 """Initializers by name.
 
 - normal: ``N(0, 0.01^2)``; `normal(scale)` for another standard deviation.
-- glorot_uniform: ``U(-b, b)`` with ``b = sqrt(6 / (fan_in + fan_out))`` (X. Glorot, Y. Bengio,
-  "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010).
+- glorot_uniform: ``U(-b, b)`` with ``b = sqrt(6 / (fan_in + fan_out))``; `glorot_uniform(factor)` for
+  another factor than 6.
 - he_normal: ``N(0, 2 / fan_in)`` (K. He et al., "Delving deep into rectifiers", ICCV 2015).
 - zeros: a network whose weights are all zero does not learn; for biases it is the usual start.
 """

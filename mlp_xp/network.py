@@ -13,11 +13,11 @@ from mlp_xp.arrays import (
     Placement,
     placement,
     quiet_floating_point,
-    row_blocks,
 )
 from mlp_xp.initializers import Initializer, resolve_initializer
 from mlp_xp.losses import Loss, resolve_loss
 from mlp_xp.parameters import Layer, Pair, Parameters, layers_like
+from mlp_xp.samples import Samples
 from mlp_xp.validation import Seed, check_integer, check_real, random_source
 
 Trace: TypeAlias = list[tuple[Array, Callable[[Namespace, Array, Any], Array], Any]]
@@ -176,9 +176,9 @@ class Network:
         >>> float(loss), gradients[0].weight, gradients[0].bias
         (0.5, array([[3.]]), array([1.]))
         """
-        place, X, y, sample_weight = self.check(params, X, y, sample_weight)
+        samples = self.check(params, X, y, sample_weight)
         with quiet_floating_point():
-            loss, gradients = self.make_objective(place.xp)(params, X, y, sample_weight)
+            loss, gradients = self.make_objective(samples.xp)(params, *samples.whole())
         return loss, layers_like(params, gradients)
 
     def logits(self, params: Parameters, X: Array) -> Array:
@@ -196,7 +196,7 @@ class Network:
         place = self._check_params(params)
         self._check_rows(params, X)
         with quiet_floating_point():
-            return self.blockwise_logits(place, params, X)
+            return self.blockwise_logits(Samples(place, X), params)
 
     def predict(self, params: Parameters, X: Array) -> Array:
         """Compute the network's output: probabilities, rates or values, as the loss has it.
@@ -223,7 +223,7 @@ class Network:
         place = self._check_params(params)
         self._check_rows(params, X)
         with quiet_floating_point():
-            return self._loss.link(place.xp, self.blockwise_logits(place, params, X))
+            return self._loss.link(place.xp, self.blockwise_logits(Samples(place, X), params))
 
     # What training and engines call: `xp` is known and arguments are checked.
 
@@ -232,10 +232,8 @@ class Network:
         """The loss itself, where `loss` may be its name."""
         return self._loss
 
-    def check(
-        self, params: Parameters, X: Array, y: Array, sample_weight: Array | None
-    ) -> tuple[Placement, Array, Array, Array | None]:
-        """Check shapes and places; return the place and the data in the parameters' dtype."""
+    def check(self, params: Parameters, X: Array, y: Array, sample_weight: Array | None) -> Samples:
+        """Check shapes and places; return the samples, to be taken in the parameters' dtype."""
         place = self._check_params(params)
         weights = {} if sample_weight is None else {"sample_weight": sample_weight}
         self._check_rows(params, X, y=y, **weights)
@@ -248,14 +246,12 @@ class Network:
                 f"`y` must have shape (n_samples, n_outputs) = {(n_samples, n_outputs)}, "
                 f"got {tuple(y.shape)}{hint}"
             )
-        if sample_weight is not None:
-            if sample_weight.shape != (n_samples,):
-                raise ValueError(
-                    f"`sample_weight` must have shape (n_samples,) = {(n_samples,)}, "
-                    f"got {tuple(sample_weight.shape)}"
-                )
-            sample_weight = place.cast(sample_weight)
-        return place, place.cast(X), place.cast(y), sample_weight
+        if sample_weight is not None and sample_weight.shape != (n_samples,):
+            raise ValueError(
+                f"`sample_weight` must have shape (n_samples,) = {(n_samples,)}, "
+                f"got {tuple(sample_weight.shape)}"
+            )
+        return Samples(place, X, y, sample_weight)
 
     def make_objective(self, xp: Namespace) -> Objective:
         """Return the function that one step is made of: `loss_and_gradients` on checked arguments.
@@ -298,14 +294,11 @@ class Network:
             return xp.sum(losses) / y.shape[0]
         return xp.sum(losses * xp.reshape(sample_weight, (-1, 1))) * _inverse_total(xp, sample_weight)
 
-    def blockwise_logits(self, place: Placement, params: Parameters, X: Array) -> Array:
+    def blockwise_logits(self, samples: Samples, params: Parameters) -> Array:
         """Do what `logits` does, on checked arguments."""
-        forward = make_forward(place.xp, self._activations)
-        blocks = [
-            forward(params, place.cast(X[rows, :]))[0]
-            for rows in row_blocks(X.shape[0], max(self.layer_sizes))
-        ]
-        return blocks[0] if len(blocks) == 1 else place.xp.concat(blocks, axis=0)
+        forward = make_forward(samples.xp, self._activations)
+        blocks = [forward(params, batch.X)[0] for batch in samples.blocks(max(self.layer_sizes))]
+        return blocks[0] if len(blocks) == 1 else samples.xp.concat(blocks, axis=0)
 
     def _shapes(self) -> Iterable[tuple[int, int]]:
         return zip(self.layer_sizes[:-1], self.layer_sizes[1:])

@@ -14,6 +14,11 @@ from mlp_xp.validation import check_real
 OptimizerState: TypeAlias = Any
 """A (named) tuple of parameter-like tuples of layers and numbers."""
 
+Update: TypeAlias = Callable[
+    [Namespace, Parameters, Parameters, OptimizerState, float], tuple[Parameters, OptimizerState]
+]
+"""``(xp, params, gradients, state, learning_rate) -> (params, state)``: one step."""
+
 
 class Optimizer(NamedTuple):
     """How gradients move parameters.
@@ -29,9 +34,7 @@ class Optimizer(NamedTuple):
     """
 
     init: Callable[[Namespace, Parameters], OptimizerState]
-    update: Callable[
-        [Namespace, Parameters, Parameters, OptimizerState, float], tuple[Parameters, OptimizerState]
-    ]
+    update: Update
     learning_rate: float | Schedule
 
 
@@ -69,7 +72,7 @@ def momentum(
     ----------
     learning_rate : float or Schedule
     momentum : float, default=0.9
-        In [0, 1).
+        From 0 to 1.
     nesterovs_momentum : bool, default=False
         Look one step ahead: ``p <- p + momentum * v - learning_rate * g`` with the new ``v``.
 
@@ -88,7 +91,7 @@ def momentum(
     >>> momentum(0.1, 0.95, nesterovs_momentum=True).learning_rate
     0.1
     """
-    decay = check_real("momentum", momentum, at_least=0.0, below=1.0)
+    decay = check_real("momentum", momentum, at_least=0.0, at_most=1.0)
     update = partial(_momentum_update, momentum=decay, nesterov=bool(nesterovs_momentum))
     return Optimizer(_momentum_init, update, check_learning_rate(learning_rate))
 
@@ -153,6 +156,55 @@ class AdamState(NamedTuple):
     steps: int
     mean: Parameters
     square: Parameters
+
+
+def decoupled_weight_decay(optimizer: Optimizer, weight_decay: float) -> Optimizer:
+    """Let weights shrink before each step of an optimizer: ``W <- (1 - learning_rate * weight_decay) W``.
+
+    With `adam` it is AdamW. Unlike `Network`'s `alpha` it is no part of the objective, and nothing
+    that the optimizer does to gradients is done to it. Biases do not decay.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    weight_decay : float
+        At least 0.
+
+    Returns
+    -------
+    Optimizer
+
+    References
+    ----------
+    I. Loshchilov, F. Hutter, "Decoupled weight decay regularization", ICLR 2019.
+
+    Examples
+    --------
+    >>> from mlp_xp import adam, decoupled_weight_decay
+    >>> decoupled_weight_decay(adam(0.01), 0.1).learning_rate
+    0.01
+    """
+    decay = check_real("weight_decay", weight_decay, at_least=0.0)
+    update = partial(_decayed_update, update=optimizer.update, weight_decay=decay)
+    return optimizer._replace(update=update)
+
+
+def _decayed_update(
+    xp: Namespace,
+    params: Parameters,
+    gradients: Parameters,
+    state: OptimizerState,
+    learning_rate: float,
+    *,
+    update: Update,
+    weight_decay: float,
+) -> tuple[Parameters, OptimizerState]:
+    left = 1.0 - learning_rate * weight_decay
+    decayed = []
+    for weight, bias in params:
+        weight *= left
+        decayed.append((weight, bias))
+    return update(xp, layers_like(params, decayed), gradients, state, learning_rate)
 
 
 def _no_state(xp: Namespace, params: Parameters) -> OptimizerState:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from types import NoneType
 from typing import Any, NamedTuple, TypeAlias
@@ -76,11 +77,16 @@ def _arrays(tree: Any) -> Iterator[Array]:
         yield tree
 
 
-def copy_tree(xp: Namespace, tree: Any) -> Any:
-    """Copy the arrays in nested tuples, lists and dicts (parameters, an optimizer's state)."""
+def map_tree(function: Callable[[Array], Array], tree: Any) -> Any:
+    """Apply a function to the arrays in nested tuples, lists and dicts (parameters, an optimizer's state)."""
     if isinstance(tree, dict):
-        return {key: copy_tree(xp, child) for key, child in tree.items()}
+        return {key: map_tree(function, child) for key, child in tree.items()}
     if isinstance(tree, (tuple, list)):
-        children = [copy_tree(xp, child) for child in tree]
+        children = [map_tree(function, child) for child in tree]
         return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
-    return tree if isinstance(tree, (int, float, NoneType)) else copy_array(xp, tree)
+    return tree if isinstance(tree, (int, float, NoneType)) else function(tree)
+
+
+def copy_tree(xp: Namespace, tree: Any) -> Any:
+    """Copy the arrays in nested tuples, lists and dicts."""
+    return map_tree(partial(copy_array, xp), tree)

@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import chain, islice, repeat
 from typing import Any, NamedTuple, TypeAlias, overload
 
@@ -14,19 +14,22 @@ import numpy as np
 
 from mlp_xp.arrays import (
     Array,
+    Namespace,
     Placement,
     check_finite,
     placement,
     quiet_floating_point,
     without_autodiff,
 )
-from mlp_xp.engines import Batch, Engine, Epoch, make_engine
+from mlp_xp.early_stopping import EarlyStopping, Watch, make_watch
+from mlp_xp.engines import Engine, Epoch, State, make_engine
 from mlp_xp.metrics import Metric, UserMetric, resolve_metrics
 from mlp_xp.network import Network
-from mlp_xp.optimizers import Optimizer
-from mlp_xp.parameters import Parameters, all_finite, copy_tree, named, plain
+from mlp_xp.optimizers import Optimizer, OptimizerState
+from mlp_xp.parameters import Parameters, all_finite, copy_tree, map_tree, named, plain
+from mlp_xp.samples import Rows, Samples
 from mlp_xp.schedules import check_learning_rate, rates
-from mlp_xp.validation import RandomSource, Seed, check_integer, check_real, random_source
+from mlp_xp.validation import RandomSource, Seed, check_integer, random_source
 
 SECONDS_PER_RUN = 0.1
 """Epochs that nobody looks at run together, about so long at a time, before their losses are read."""
@@ -111,72 +114,6 @@ class DivergenceError(TrainingError, ArithmeticError):
 
 class TrainingInterruptedWarning(UserWarning):
     """Ctrl-C ended a training before its last epoch."""
-
-
-@dataclass(frozen=True)
-class EarlyStopping:
-    """Stop when a column of the history no longer improves.
-
-    Parameters
-    ----------
-    monitor : str, default="val_loss"
-        "loss", "val_loss", or a metric's name, with "val_" before it for validation data.
-    n_iter_no_change : int, default=10
-        Training stops when more than so many epochs in a row have not improved the best value.
-    tol : float, default=1e-4
-        By how much an epoch must improve the best value to count.
-    restore_best : bool, default=True
-        Return the parameters of the best epoch rather than those of the last.
-    greater_is_better : bool, optional
-        Which way the monitored value improves; needed for a metric of the user's own only.
-
-    Examples
-    --------
-    >>> from mlp_xp import EarlyStopping
-    >>> EarlyStopping("val_accuracy", n_iter_no_change=5).tol
-    0.0001
-    """
-
-    monitor: str = "val_loss"
-    n_iter_no_change: int = field(default=10, kw_only=True)
-    tol: float = field(default=1e-4, kw_only=True)
-    restore_best: bool = field(default=True, kw_only=True)
-    greater_is_better: bool | None = field(default=None, kw_only=True)
-
-    def __post_init__(self) -> None:
-        check_integer("n_iter_no_change", self.n_iter_no_change, minimum=1)
-        check_real("tol", self.tol, at_least=0.0)
-
-
-class _Watch:
-    """Follows the monitored column through the epochs."""
-
-    def __init__(self, rule: EarlyStopping, metrics: Sequence[Metric], validation: bool) -> None:
-        directions: dict[str, bool | None] = {"loss": False}
-        directions |= {metric.name: metric.greater_is_better for metric in metrics}
-        columns = list(directions) + [f"val_{name}" for name in directions if validation]
-        if rule.monitor not in columns:
-            raise ValueError(f"`early_stopping` must monitor one of {columns}, got {rule.monitor!r}")
-        greater = rule.greater_is_better
-        if greater is None:
-            greater = directions[rule.monitor if rule.monitor in directions else rule.monitor[4:]]
-        if greater is None:
-            raise ValueError(f"`early_stopping` needs `greater_is_better` for the metric {rule.monitor!r}")
-        self.rule = rule
-        self.sign = 1.0 if greater else -1.0
-        self.best = -math.inf
-        self.best_params: Parameters | None = None
-        self.n_no_change = 0
-
-    def sees(self, record: dict[str, Any], params: Parameters) -> bool:
-        """Take note of an epoch; return whether to stop."""
-        score = self.sign * record[self.rule.monitor]
-        finite = math.isfinite(score)
-        improved = finite and score >= self.best + self.rule.tol
-        self.n_no_change = 0 if improved else self.n_no_change + 1
-        if finite and score > self.best:
-            self.best, self.best_params = score, params
-        return self.n_no_change > self.rule.n_iter_no_change
 
 
 class Trained(NamedTuple):
@@ -280,14 +217,14 @@ def train(
     epochs = check_integer("epochs", epochs, minimum=0)
     if not isinstance(network, Network):
         raise TypeError(f"`network` must be a Network, got {network!r}")
-    place, data = _check_data(network, params, X, y, sample_weight)
+    samples = _check_samples(network, params, X, y, sample_weight)
     validation = None
     if validation_data is not None:
         if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
             raise TypeError("`validation_data` must be a tuple (X, y) or (X, y, sample_weight)")
         placement(X=X, **{"validation_data[0]": validation_data[0]})
         try:
-            _, validation = _check_data(network, params, *validation_data)
+            validation = _check_samples(network, params, *validation_data)
         except (TypeError, ValueError) as error:
             raise type(error)(f"in `validation_data`: {error}") from None
     if not isinstance(optimizer, Optimizer):
@@ -295,42 +232,131 @@ def train(
     check_learning_rate(optimizer.learning_rate)
     if callback is not None and not callable(callback):
         raise TypeError(f"`callback` must be a function of the history and the parameters, got {callback!r}")
-    n_samples = data.X.shape[0]
-    batch_size = n_samples if batch_size is None else check_integer("batch_size", batch_size, minimum=1)
     measured = resolve_metrics(metrics, network.loss_entry)
+    if early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
+        raise TypeError(f"`early_stopping` must be an EarlyStopping, got {early_stopping!r}")
+    xp = samples.place.xp
+    if not all_finite(xp, params):
+        raise ValueError("`params` must hold finite numbers, got NaN or infinity")
+    progress = start_training(xp, params, optimizer, random_source(seed))
+    history = continue_training(
+        network,
+        progress,
+        samples,
+        optimizer=optimizer,
+        epochs=epochs,
+        batch_size=len(samples) if batch_size is None else check_integer("batch_size", batch_size, minimum=1),
+        shuffle=shuffle,
+        validation=validation,
+        metrics=measured,
+        validation_metrics=measured,
+        early_stopping=early_stopping,
+        callback=callback,
+    )
+    return Trained(named(progress.best_params), history)
+
+
+@dataclass
+class Progress:
+    """How far a training has come: beside the samples and the settings, all it takes to go on with it.
+
+    Attributes
+    ----------
+    params : tuple of pairs
+        After the last step.
+    optimizer_state : OptimizerState
+    random : RandomState or Generator
+        Where the next epoch's order is drawn from.
+    order : array of int or None
+        The order of the last epoch; the next shuffles it.
+    watch : Watch or None
+        What early stopping has seen.
+    """
+
+    params: Parameters
+    optimizer_state: OptimizerState
+    random: RandomSource
+    order: Rows | None = None
+    watch: Watch | None = None
+
+    @property
+    def best_params(self) -> Parameters:
+        """The parameters of the best epoch if early stopping asks for them, else the last ones."""
+        best = None if self.watch is None else self.watch.best_params
+        return self.params if best is None else best
+
+    def resumed(self) -> Progress:
+        """Return a progress that goes on from here while this one stays as it is."""
+        order = None if self.order is None else self.order.copy()
+        return replace(self, order=order)
+
+    def moved(self, place: Placement) -> Progress:
+        """Return the progress with its arrays in another place."""
+        params, optimizer_state = map_tree(place.bring, (self.params, self.optimizer_state))
+        watch = self.watch
+        if watch is not None:
+            watch = replace(watch, best_params=map_tree(place.bring, watch.best_params))
+        return replace(self, params=params, optimizer_state=optimizer_state, watch=watch)
+
+
+def start_training(xp: Namespace, params: Parameters, optimizer: Optimizer, random: RandomSource) -> Progress:
+    """Return the progress of a training that has not begun."""
+    layers = plain(copy_tree(xp, params))
+    return Progress(layers, optimizer.init(xp, layers), random)
+
+
+def continue_training(
+    network: Network,
+    progress: Progress,
+    samples: Samples,
+    *,
+    optimizer: Optimizer,
+    epochs: int,
+    batch_size: int,
+    shuffle: bool = True,
+    validation: Samples | None = None,
+    metrics: Sequence[Metric] = (),
+    validation_metrics: Sequence[Metric] = (),
+    early_stopping: EarlyStopping | None = None,
+    callback: Callback | None = None,
+) -> History:
+    """Do what `train` does, on checked arguments, from wherever a training stands.
+
+    `progress` is brought up to date, whatever happens. Its arrays are never written in: new ones take
+    their place. Two calls train as one of as many epochs does, if the schedule of learning rates goes
+    on too: it is read from 0 in each.
+    """
     watch = None
     if early_stopping is not None:
-        if not isinstance(early_stopping, EarlyStopping):
-            raise TypeError(f"`early_stopping` must be an EarlyStopping, got {early_stopping!r}")
-        watch = _Watch(early_stopping, measured, validation is not None)
-
-    parts = (validation, watch, callback)
-    observed = bool(measured) or any(part is not None for part in parts)
+        watch = make_watch(early_stopping, metrics, validation_metrics, validation is not None)
+        if progress.watch is not None and progress.watch.rule.monitor == early_stopping.monitor:
+            watch = replace(progress.watch, rule=early_stopping, sign=watch.sign, stopped=False)
+    progress.watch = watch
+    observed = bool(metrics) or any(part is not None for part in (validation, watch, callback))
     planned = rates(optimizer.learning_rate, epochs)
     # A schedule that fails should fail here. Where nobody looks between epochs nobody can change it,
     # and all of it can be read; else its first rate must do.
     planned = chain(list(islice(planned, 1 if observed else None)), planned)
+    if watch is not None:
+        planned = map(watch.rate, planned)
+    shuffled = shuffle and batch_size < len(samples)
 
-    xp = place.xp
-    if not all_finite(xp, params):
-        raise ValueError("`params` must hold finite numbers, got NaN or infinity")
-    layers = plain(copy_tree(xp, params))
-    start = (layers, optimizer.init(xp, layers))
+    xp = samples.place.xp
+    state = copy_tree(xp, (progress.params, progress.optimizer_state))
+    samples = samples.small_ones_cast()
     loop = _Loop(
         network=network,
-        place=place,
-        data=data,
+        progress=progress,
+        samples=samples,
         validation=validation,
-        metrics=measured,
-        watch=watch,
+        metrics=metrics,
+        validation_metrics=validation_metrics,
         callback=callback,
-        engine=make_engine(network, optimizer, xp, start, data, batch_size),
+        engine=make_engine(network, optimizer, samples, batch_size, state),
         observed=observed,
     )
-    orders = _orders(random_source(seed), n_samples) if shuffle and batch_size < n_samples else repeat(None)
-    plan = zip(planned, orders)
     with quiet_floating_point(), without_autodiff(xp):
-        return loop.run(plan)
+        return loop.run(zip(planned, _orders(progress, len(samples)) if shuffled else repeat(None)))
 
 
 def evaluate(
@@ -374,50 +400,65 @@ def evaluate(
     {'loss': 0.25, 'r2': 0.777...}
     """
     measured = resolve_metrics(metrics, network.loss_entry)
-    place, data = _check_data(network, params, X, y, sample_weight)
-    with quiet_floating_point(), without_autodiff(place.xp):
-        return _measure(network, place, params, data, measured)
+    samples = _check_samples(network, params, X, y, sample_weight)
+    with quiet_floating_point(), without_autodiff(samples.place.xp):
+        return _measure(network, params, samples, measured)
 
 
 def _measure(
-    network: Network, place: Placement, params: Parameters, batch: Batch, metrics: tuple[Metric, ...]
+    network: Network, params: Parameters, samples: Samples, metrics: Sequence[Metric]
 ) -> dict[str, float]:
-    xp, loss = place.xp, network.loss_entry
-    logits = network.blockwise_logits(place, params, batch.X)
-    values: dict[str, Any] = {"loss": network.data_loss(xp, logits, batch.y, batch.sample_weight)}
+    xp, loss = samples.place.xp, network.loss_entry
+    logits = network.blockwise_logits(samples, params)
+    y, sample_weight = samples.targets()
+    values: dict[str, Any] = {"loss": network.data_loss(xp, logits, y, sample_weight)}
     predictions = loss.link(xp, logits)
     for metric in metrics:
-        values[metric.name] = metric.compute(xp, loss, batch.y, predictions, batch.sample_weight)
+        values[metric.name] = metric.compute(xp, loss, y, predictions, sample_weight)
     return {name: float(value) for name, value in values.items()}
 
 
-def _check_data(
+def _check_samples(
     network: Network, params: Parameters, X: Array, y: Array, sample_weight: Array | None = None
-) -> tuple[Placement, Batch]:
-    place, X, y, sample_weight = network.check(params, X, y, sample_weight)
-    xp = place.xp
-    check_finite(xp, "X", X)
+) -> Samples:
+    samples = network.check(params, X, y, sample_weight)
+    check_finite(samples.place.xp, "X", X)
+    check_targets(network, samples)
+    check_weights(samples)
+    return samples
+
+
+def check_targets(network: Network, samples: Samples) -> None:
+    """Raise a ValueError that says what keeps these from being targets for the network's loss."""
+    xp, y = samples.place.xp, samples.y
     check_finite(xp, "y", y)
-    problem = network.loss_entry.problem(xp, y)
-    if problem:
-        loss = f"the loss {network.loss!r}" if isinstance(network.loss, str) else "the loss"
-        raise ValueError(f"`y` must, for {loss}, {problem}")
+    for batch in samples.blocks(y.shape[1]):
+        problem = network.loss_entry.problem(xp, batch.y)
+        if problem:
+            loss = f"the loss {network.loss!r}" if isinstance(network.loss, str) else "the loss"
+            raise ValueError(f"`y` must, for {loss}, {problem}")
+
+
+def check_weights(samples: Samples) -> None:
+    """Raise a ValueError if these cannot be the samples' weights."""
+    xp, sample_weight = samples.place.xp, samples.sample_weight
     if sample_weight is not None:
         check_finite(xp, "sample_weight", xp.reshape(sample_weight, (-1, 1)))
+        sample_weight = samples.place.cast(sample_weight)
         if not bool(xp.all(sample_weight >= 0.0)) or not bool(xp.any(sample_weight > 0.0)):
             raise ValueError(
-                "`sample_weight` must be >= 0 and not all 0, got values from "
+                "`sample_weight` must be >= 0 and not all zero, got values from "
                 f"{float(xp.min(sample_weight)):g} to {float(xp.max(sample_weight)):g}"
             )
-    return place, Batch(X, y, sample_weight)
 
 
-def _orders(random: RandomSource, n_samples: int) -> Iterator[np.ndarray[Any, Any]]:
-    order = np.arange(n_samples)
+def _orders(progress: Progress, n_samples: int) -> Iterator[Rows]:
     while True:
+        if progress.order is None or len(progress.order) != n_samples:
+            progress.order = np.arange(n_samples, dtype=np.int32 if n_samples < 2**31 else np.int64)
         # Each order shuffles the last one, which makes the batches scikit-learn's.
-        order = order[random.permutation(n_samples)]
-        yield order
+        progress.random.shuffle(progress.order)
+        yield progress.order.copy()
 
 
 class _Loop:
@@ -430,29 +471,30 @@ class _Loop:
     def __init__(
         self,
         network: Network,
-        place: Placement,
-        data: Batch,
-        validation: Batch | None,
-        metrics: tuple[Metric, ...],
-        watch: _Watch | None,
+        progress: Progress,
+        samples: Samples,
+        validation: Samples | None,
+        metrics: Sequence[Metric],
+        validation_metrics: Sequence[Metric],
         callback: Callback | None,
         engine: Engine,
         observed: bool,
     ) -> None:
         self.network = network
-        self.place = place
-        self.data = data
+        self.progress = progress
+        self.samples = samples
         self.validation = validation
         self.metrics = metrics
-        self.watch = watch
+        self.validation_metrics = validation_metrics
         self.callback = callback
         self.engine = engine
-        self.safe = copy_tree(place.xp, engine.state)
+        self.xp = samples.place.xp
+        self.safe: State = (progress.params, progress.optimizer_state)
         self.history = History()
         self.n_before_run = 0
         self.observed = observed
 
-    def run(self, plan: Iterator[Epoch]) -> Trained:
+    def run(self, plan: Iterator[Epoch]) -> History:
         """Run the planned epochs, or fewer; keep what is trained whatever happens."""
         try:
             if self.observed:
@@ -460,35 +502,39 @@ class _Loop:
             else:
                 self._run_unobserved(plan)
         except KeyboardInterrupt:
-            params = self._salvage()
+            self._keep(self._salvage())
             message = f"training interrupted after {len(self.history)} epochs; returning what was trained"
             try:
-                warnings.warn(message, TrainingInterruptedWarning, stacklevel=3)
+                warnings.warn(message, TrainingInterruptedWarning, stacklevel=4)
             except TrainingInterruptedWarning as error:  # where warnings are errors, nothing is lost either
-                raise TrainingError(message, len(self.history) + 1, params, self.history) from error
+                raise self._error(message, len(self.history) + 1) from error
         except TrainingError:
+            self._keep(self.safe)
             raise
         except Exception as error:
             epoch = self.n_before_run + (1 if self.observed else len(self.engine.losses) + 1)
-            raise TrainingError(
+            self._keep(self._salvage())
+            raise self._error(
                 f"training failed in epoch {epoch} ({type(error).__name__}: {error}); "
                 "`.params` and `.history` of this error hold what was trained",
                 epoch,
-                self._salvage(),
-                self.history,
             ) from error
         else:
-            params = named(self.engine.state[0])
-        if self.watch and self.watch.rule.restore_best and self.watch.best_params is not None:
-            params = self.watch.best_params
-        return Trained(params, self.history)
+            self._keep(self.engine.state)
+        return self.history
+
+    def _keep(self, state: State) -> None:
+        self.progress.params, self.progress.optimizer_state = state
+
+    def _error(self, message: str, epoch: int) -> TrainingError:
+        return TrainingError(message, epoch, named(self.progress.params), self.history)
 
     def _run_observed(self, plan: Iterator[Epoch]) -> None:
         while epochs := self._next(plan, 1):
             losses = self._run_epochs(epochs)
             if losses is None:
                 raise self._divergence(epochs[0])
-            if self._look(losses[0]):
+            if self._look(losses[0], rate=epochs[0][0]):
                 return
 
     def _run_unobserved(self, plan: Iterator[Epoch]) -> None:
@@ -514,14 +560,14 @@ class _Loop:
         """Run epochs; return their losses, or None if something is not finite after them."""
         self.engine.run(epochs)
         losses = list(map(float, self.engine.losses))
-        if not (all(map(math.isfinite, losses)) and all_finite(self.place.xp, self.engine.state)):
+        if not (all(map(math.isfinite, losses)) and all_finite(self.xp, self.engine.state)):
             return None
-        self.safe = copy_tree(self.place.xp, self.engine.state)
+        self.safe = copy_tree(self.xp, self.engine.state)
         return losses
 
     def _find_divergence(self, epochs: list[Epoch]) -> None:
         """Go back to before these epochs and run them one by one, up to the one that diverges."""
-        self.engine.state = copy_tree(self.place.xp, self.safe)
+        self.engine.state = copy_tree(self.xp, self.safe)
         plan = iter(epochs)
         while one := self._next(plan, 1):
             losses = self._run_epochs(one)
@@ -533,20 +579,21 @@ class _Loop:
         first = len(self.history) + 1
         self.history += [{"epoch": epoch, "loss": loss} for epoch, loss in enumerate(losses, first)]
 
-    def _look(self, loss: float) -> bool:
+    def _look(self, loss: float, rate: float) -> bool:
         """Measure and record the epoch that ended, show it to who asked; return whether to stop."""
         params = named(self.safe[0])
         record: dict[str, Any] = {"epoch": len(self.history) + 1, "loss": loss}
         if self.metrics:
-            measured = _measure(self.network, self.place, params, self.data, self.metrics)
+            measured = _measure(self.network, params, self.samples, self.metrics)
             record |= {metric.name: measured[metric.name] for metric in self.metrics}
         if self.validation is not None:
-            measured = _measure(self.network, self.place, params, self.validation, self.metrics)
+            measured = _measure(self.network, params, self.validation, self.validation_metrics)
             record |= {f"val_{name}": value for name, value in measured.items()}
         self.history.append(record)
-        stop = self.watch is not None and self.watch.sees(record, params)
+        watch = self.progress.watch
+        stop = watch is not None and watch.sees(record, params, rate)
         if self.callback is not None:
-            own = named(copy_tree(self.place.xp, params))
+            own = named(copy_tree(self.xp, params))
             stop = bool(self.callback(self.history, own)) or stop
         return stop
 
@@ -568,12 +615,12 @@ class _Loop:
             loss,
         )
 
-    def _salvage(self) -> Parameters:
+    def _salvage(self) -> State:
         """Return what was trained when the run under way broke off, and bring the history up to it."""
-        params = self.engine.state[0]
+        state = self.engine.state
         losses = list(map(float, self.engine.losses))
-        if not (all(map(math.isfinite, losses)) and all_finite(self.place.xp, params)):
-            return named(self.safe[0])
+        if not (all(map(math.isfinite, losses)) and all_finite(self.xp, state)):
+            return self.safe
         if not self.observed:
             self._record(losses[len(self.history) - self.n_before_run :])
-        return named(params)
+        return state

@@ -16,6 +16,8 @@ from mlp_xp.arrays import (
     Placement,
     backend,
     check_finite,
+    destination,
+    is_elsewhere,
     placement,
     row_blocks,
     to_host,
@@ -212,6 +214,54 @@ def test_cast(library):
     double = library.place("float64").cast(single)
     assert_close(double, [float(np.float32(0.1)), 2.0], library.array([1.0]), rtol=0)
     assert_close(library.place().cast(library.array([3, 4], "int32")), [3.0, 4.0], double, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "int32", "uint8", "bool"])
+def test_bring_moves_here_and_casts_what_is_floating(library, dtype):
+    host = np.array([[0.0, 1.0], [3.0, 2.0]]).astype(dtype)
+    host.flags.writeable = False
+    brought = library.place("float32").bring(host)
+    kept = "float32" if "float" in dtype and library.xp is not np else dtype
+    assert brought.dtype == library.array([1.0], kept).dtype
+    assert placement(brought=brought).same_as(library.place())
+    np.testing.assert_array_equal(to_host(brought), host)
+
+
+def test_bring_returns_what_is_here_already(library):
+    array = library.array([1.0, 2.0])
+    assert library.place("float32").bring(array) is array
+
+
+def test_bring_to_the_host(library):
+    place = placement(like=np.ones(1))
+    for array in (library.array([1.0, 2.0], "float32"), library.array([3, 4], "int64")):
+        brought = place.bring(array)
+        assert isinstance(brought, np.ndarray)
+        np.testing.assert_array_equal(brought, to_host(array))
+
+
+def test_arrays_elsewhere_are_told_from_what_the_host_holds(library):
+    assert is_elsewhere(library.array([1.0])) == (library.xp is not np)
+    sparse = pytest.importorskip("scipy.sparse")
+    for here in ([1.0], (1.0,), 1.0, np.float64(1.0), "text", None, sparse.csr_array([[1.0]])):
+        assert not is_elsewhere(here)
+
+
+def test_destinations_are_backends_or_devices(request):
+    here = placement(like=np.ones(1, dtype="float32"))
+    assert destination("numpy", here) == here
+    assert destination("cpu", here) == here
+    with pytest.raises(
+        ValueError, match=r"`target` must be one of .*'cupy'.* or a device of NumPy, got 'gpu'"
+    ):
+        destination("gpu", here)
+    torch = need("torch", request)
+    assert destination("torch", here).dtype == torch.float32
+    tensors = placement(like=torch.ones(1))
+    assert destination("meta", tensors).device == torch.device("meta")
+    assert destination("numpy", tensors) == here
+    with pytest.raises(ValueError, match="or a device of PyTorch, got 'nowhere'"):
+        destination("nowhere", tensors)
 
 
 # blocks of rows

@@ -6,8 +6,9 @@ from conftest import need
 
 from mlp_xp import Network, adam, gradient_descent, momentum, train
 from mlp_xp.datasets import planar
-from mlp_xp.engines import Batch, make_engine, make_step
+from mlp_xp.engines import make_engine, make_step
 from mlp_xp.parameters import flatten, plain
+from mlp_xp.samples import Samples
 
 OPTIMIZERS = {"gradient_descent": gradient_descent(0.1), "momentum": momentum(0.1), "adam": adam(0.01)}
 
@@ -47,7 +48,7 @@ def test_an_engine_keeps_its_state_and_counts_epochs(library):
     optimizer = adam(0.01)
     state = (params, optimizer.init(library.xp, params))
     order = np.random.RandomState(0).permutation(400)
-    engine = make_engine(network, optimizer, library.xp, state, Batch(X, y, None), 150)
+    engine = make_engine(network, optimizer, Samples(library.place(), X, y), 150, state)
     engine.run([(0.01, order), (0.02, order[::-1].copy())])
     engine.run([(0.01, None)])
     assert len(engine.losses) == 3

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import assert_close, need
 
-from mlp_xp import Network, normal, to_host
+from mlp_xp import Network, glorot_uniform, normal, to_host
 from mlp_xp.initializers import INITIALIZERS
 from mlp_xp.parameters import flatten
 
@@ -79,16 +79,23 @@ def test_shapes_fans_and_order_of_the_draws():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("hidden", [(), (6,), (5, 3)])
-@pytest.mark.parametrize("seed", [0, 7])
-def test_glorot_uniform_draws_scikit_learns_own_numbers(hidden, seed, dtype):
+@pytest.mark.parametrize(
+    ("seed", "activation", "initializer"),
+    [(0, "relu", "glorot_uniform"), (7, "tanh", glorot_uniform()), (3, "logistic", glorot_uniform(2.0))],
+)
+def test_glorot_uniform_draws_scikit_learns_own_numbers(hidden, seed, activation, initializer, dtype):
     neural_network = pytest.importorskip("sklearn.neural_network")
     random = np.random.RandomState(1)
     X, y = random.standard_normal((10, 4)).astype(dtype), random.standard_normal((10, 2)).astype(dtype)
     theirs = neural_network.MLPRegressor(
-        hidden_layer_sizes=hidden, solver="sgd", learning_rate_init=1e-300, random_state=seed
+        hidden_layer_sizes=hidden,
+        activation=activation,
+        solver="sgd",
+        learning_rate_init=1e-300,
+        random_state=seed,
     ).partial_fit(X, y)
     network = Network((4, *hidden, 2), loss="squared_error")
-    params = network.init(seed, like=X, weight="glorot_uniform", bias="glorot_uniform")
+    params = network.init(seed, like=X, weight=initializer, bias=initializer)
     for layer, coefs, intercepts in zip(params, theirs.coefs_, theirs.intercepts_, strict=True):
         np.testing.assert_array_equal(layer.weight, coefs, strict=True)
         np.testing.assert_array_equal(layer.bias, intercepts, strict=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import assert_close, need
 
-from mlp_xp import Layer, adam, gradient_descent, momentum, step_decay, to_host
+from mlp_xp import Layer, adam, decoupled_weight_decay, gradient_descent, momentum, step_decay, to_host
 from mlp_xp.parameters import copy_tree, flatten
 from mlp_xp.schedules import rates
 
@@ -92,6 +92,24 @@ def test_against_pytorch(name, dtype, library, request):
     torch = need("torch", request)
     optimizer, make = PYTORCH[name]
     params, _ = walk(library, optimizer, dtype)
+    assert_walked_to(params, torch_walk(torch, make), library, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_decoupled_weight_decay_against_pytorch(solver, dtype, library, request):
+    torch = need("torch", request)
+
+    def make(optim, params):
+        # Ours leaves biases alone; `params` are weight, bias, weight, bias.
+        groups = [{"params": params[::2], "weight_decay": 0.3}, {"params": params[1::2], "weight_decay": 0.0}]
+        if solver == "adam":
+            return optim.AdamW(groups, lr=0.05, eps=1e-30)
+        # SGD's own decay is a penalty: for plain SGD that is the same, p - lr (g + decay p).
+        return optim.SGD(groups, lr=0.05)
+
+    inner = adam(0.05, epsilon=1e-30) if solver == "adam" else gradient_descent(0.05)
+    params, _ = walk(library, decoupled_weight_decay(inner, 0.3), dtype)
     assert_walked_to(params, torch_walk(torch, make), library, dtype)
 
 
@@ -263,12 +281,12 @@ def test_down_the_valley_of_rosenbrock(optimizer, n_steps):
 @pytest.mark.parametrize(
     ("make", "argument", "expected"),
     [
-        (lambda bad: momentum(0.1, bad), "momentum", ">= 0 and < 1"),
+        (lambda bad: momentum(0.1, bad), "momentum", ">= 0 and <= 1"),
         (lambda bad: adam(beta_1=bad), "beta_1", ">= 0 and < 1"),
         (lambda bad: adam(beta_2=bad), "beta_2", ">= 0 and < 1"),
     ],
 )
-@pytest.mark.parametrize("bad", [-0.1, 1.0, 1.5, float("nan"), float("inf"), "0.9", None, True])
+@pytest.mark.parametrize("bad", [-0.1, 1.0000001, 1.5, float("nan"), float("inf"), "0.9", None, True])
 def test_bad_decays(make, argument, expected, bad):
     with pytest.raises(
         (TypeError, ValueError), match=rf"^`{argument}` must be a finite number.*{expected}.*, got "
@@ -280,3 +298,11 @@ def test_bad_decays(make, argument, expected, bad):
 def test_bad_epsilon(bad):
     with pytest.raises((TypeError, ValueError), match=r"^`epsilon` must be a finite number and > 0, got "):
         adam(epsilon=bad)
+
+
+@pytest.mark.parametrize("bad", [-0.1, float("nan"), "0.1", None])
+def test_bad_weight_decay(bad):
+    with pytest.raises(
+        (TypeError, ValueError), match=r"^`weight_decay` must be a finite number and >= 0, got "
+    ):
+        decoupled_weight_decay(adam(), bad)

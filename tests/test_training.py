@@ -25,7 +25,9 @@ from mlp_xp import (
     train,
 )
 from mlp_xp.datasets import planar
+from mlp_xp.metrics import Metric
 from mlp_xp.parameters import flatten, unflatten_like
+from mlp_xp.training import continue_training, start_training
 
 
 def planar_problem(n_hidden=4, **network):
@@ -109,6 +111,59 @@ def test_everything_at_once_in_every_namespace(dtype, library):
     assert [set(record) for record in history] == [set(record) for record in expected_history]
     np.testing.assert_allclose(history["val_loss"], expected_history["val_loss"], rtol=tolerance)
     assert json.loads(json.dumps(history)) == history
+
+
+# A training in parts.
+
+
+@pytest.mark.parametrize("observed", [False, True])
+@pytest.mark.parametrize("optimizer", [adam(0.01), momentum(0.1)], ids=["adam", "momentum"])
+def test_trainings_in_parts_are_one_training(library, optimizer, observed):
+    network, _, X, y = planar_problem(alpha=0.01)
+    X, y = library.array(X), library.array(y)
+    start = network.init(0, like=X)
+    rule = EarlyStopping("loss", n_iter_no_change=1, tol=0.05, divide_rate=5.0) if observed else None
+    settings = {"optimizer": optimizer, "batch_size": 90, "early_stopping": rule}
+    whole, history = train(network, start, X, y, epochs=12, seed=5, **settings)
+
+    samples = network.check(start, X, y, None)
+    progress = start_training(library.xp, start, optimizer, np.random.RandomState(5))
+    parts = History()
+    for epochs in (1, 4, 0, 1, 6):
+        before, resumed = progress, progress.resumed()
+        kept = arrays(before.params)
+        parts += continue_training(network, resumed, samples, epochs=epochs, **settings)
+        # What was there before can be gone on from again.
+        assert all(np.array_equal(a, b) for a, b in zip(arrays(before.params), kept, strict=True))
+        progress = resumed
+    assert_same(progress.best_params, whole)
+    assert parts["loss"] == history["loss"]
+    if observed:
+        assert progress.watch.n_divisions > 0
+
+
+def test_early_stopping_remembers_between_parts():
+    network, params, X, y = small_problem()
+    scores = iter([1.0, 3.0, 2.0, 2.0, 2.0, 2.0])
+    score = Metric("score", lambda *_: next(scores), greater_is_better=True)
+    progress = start_training(np, params, adam(), np.random.RandomState(0))
+    seen = []
+    for _ in range(2):
+        history = continue_training(
+            network,
+            progress,
+            network.check(params, X, y, None),
+            optimizer=adam(),
+            epochs=3,
+            batch_size=10,
+            metrics=[score],
+            early_stopping=EarlyStopping("score", n_iter_no_change=2, tol=0.0),
+            callback=lambda history, params: seen.append(params),
+        )
+    assert len(history) == 2
+    assert progress.watch.stopped
+    assert_same(progress.best_params, seen[1])
+    assert_same(progress.params, seen[4])
 
 
 # Batches.
@@ -634,7 +689,7 @@ LINEAR = Network((3, 2), loss="squared_error")
         ({"epochs": True}, "`epochs` must be an integer"),
         ({"batch_size": 0}, "`batch_size` must be an integer >= 1, got 0"),
         ({"optimizer": 0.1}, "`optimizer` must be an Optimizer, .* got 0.1"),
-        ({"optimizer": Optimizer(None, None, lambda epoch: -1.0)}, r"`learning_rate\(0\)` must be .* >= 0"),
+        ({"optimizer": gradient_descent(lambda epoch: -1.0)}, r"`learning_rate\(0\)` must be .* >= 0"),
         ({"optimizer": Optimizer(None, None, -1.0)}, "`learning_rate` must be .* > 0, got -1.0"),
         ({"network": "2-4-1"}, "`network` must be a Network, got '2-4-1'"),
         ({"callback": 5}, "`callback` must be a function .* got 5"),
@@ -647,8 +702,8 @@ LINEAR = Network((3, 2), loss="squared_error")
         ({"X": with_value(GOOD_X, 3, 1, np.nan)}, "`X` must hold finite numbers, got nan in row 3, column 1"),
         ({"y": with_value(GOOD_Y, 2, 0, np.inf)}, "`y` must hold finite numbers, got inf in row 2, column 0"),
         ({"y": GOOD_Y[:, 0]}, r"`y` must have shape .*\(10, 2\), got \(10,\)"),
-        ({"sample_weight": -np.ones(10)}, "`sample_weight` must be >= 0 and not all 0, .* from -1 to -1"),
-        ({"sample_weight": np.zeros(10)}, "`sample_weight` must be >= 0 and not all 0"),
+        ({"sample_weight": -np.ones(10)}, "`sample_weight` must be >= 0 and not all zero, .* from -1 to -1"),
+        ({"sample_weight": np.zeros(10)}, "`sample_weight` must be >= 0 and not all zero"),
         ({"sample_weight": np.full(10, np.nan)}, "`sample_weight` must hold finite numbers"),
         ({"validation_data": GOOD_X}, r"`validation_data` must be a tuple \(X, y\)"),
         ({"validation_data": (GOOD_X, GOOD_Y[:3])}, "in `validation_data`: `y` must have shape"),

@@ -8,29 +8,20 @@ anything from that is the training's business.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
-
-import numpy as np
+from typing import Protocol, TypeAlias
 
 from mlp_xp.arrays import Array, Namespace
 from mlp_xp.network import Network
 from mlp_xp.optimizers import Optimizer, OptimizerState
 from mlp_xp.parameters import Parameters
+from mlp_xp.samples import Rows, Samples
 
 State: TypeAlias = "tuple[Parameters, OptimizerState]"
 """What a step changes."""
 
 
-class Batch(NamedTuple):
-    """Samples in the parameters' namespace, device and dtype: a mini-batch, or all there are."""
-
-    X: Array
-    y: Array
-    sample_weight: Array | None
-
-
-Epoch: TypeAlias = "tuple[float, np.ndarray[Any, Any] | None]"
-"""One pass over the data: its learning rate, and the order of its rows, None for as they are."""
+Epoch: TypeAlias = "tuple[float, Rows | None]"
+"""One pass over the samples: its learning rate, and their order, None for as they are."""
 
 
 Step: TypeAlias = Callable[
@@ -82,9 +73,9 @@ def make_step(network: Network, optimizer: Optimizer, xp: Namespace) -> Step:
 
 
 def make_engine(
-    network: Network, optimizer: Optimizer, xp: Namespace, state: State, data: Batch, batch_size: int
+    network: Network, optimizer: Optimizer, samples: Samples, batch_size: int, state: State
 ) -> Engine:
-    """Make the engine for this namespace. It takes `state` over, and never writes in `data`."""
+    """Make the engine for the samples' namespace. It takes `state` over, and never writes in the samples."""
     from mlp_xp.engines.eager import EagerEngine
 
-    return EagerEngine(network, optimizer, xp, state, data, batch_size)
+    return EagerEngine(network, optimizer, samples, batch_size, state)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import array_api_compat
-
-from mlp_xp.arrays import Array, Namespace, row_slices
-from mlp_xp.engines import Batch, Epoch, State, make_step
+from mlp_xp.arrays import Array
+from mlp_xp.engines import Epoch, State, make_step
 from mlp_xp.network import Network
 from mlp_xp.optimizers import Optimizer
+from mlp_xp.samples import Samples
 
 
 @dataclass
@@ -20,24 +18,23 @@ class EagerEngine:
 
     network: Network
     optimizer: Optimizer
-    xp: Namespace
-    state: State
-    data: Batch
+    samples: Samples
     batch_size: int
+    state: State
     losses: list[Array] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.step = make_step(self.network, self.optimizer, self.xp)
+        self.step = make_step(self.network, self.optimizer, self.samples.xp)
+        self.whole = self.samples.whole() if self.batch_size >= len(self.samples) else None
 
     def run(self, epochs: Sequence[Epoch]) -> None:
         """Run these epochs."""
-        if self.batch_size < self.data.X.shape[0]:
+        if self.whole is None:
             self._run_mini_batches(epochs)
         else:
-            self._run_full_batch(epochs)
+            self._run_full_batch(epochs, *self.whole)
 
-    def _run_full_batch(self, epochs: Sequence[Epoch]) -> None:
-        X, y, sample_weight = self.data
+    def _run_full_batch(self, epochs: Sequence[Epoch], X: Array, y: Array, sample_weight: Array) -> None:
         step, append = self.step, self.losses.append
         params, state = self.state
         try:
@@ -48,29 +45,15 @@ class EagerEngine:
             self.state = params, state
 
     def _run_mini_batches(self, epochs: Sequence[Epoch]) -> None:
-        step, n_samples = self.step, self.data.X.shape[0]
+        step, n_samples = self.step, len(self.samples)
         params, state = self.state
         try:
             for rate, order in epochs:
                 mean = 0.0
-                for X, y, sample_weight in self._batches(order):
+                for X, y, sample_weight in self.samples.batches(self.batch_size, order):
                     params, state, loss = step(params, state, X, y, sample_weight, rate)
                     mean = mean + loss * (X.shape[0] / n_samples)
                 self.losses.append(mean)
         finally:
             # Also when interrupted: what is trained of an epoch is kept.
             self.state = params, state
-
-    def _batches(self, order: Any) -> Iterator[Batch]:
-        X, y, sample_weight = self.data
-        if order is not None:
-            # On the host's clock one copy of the order an epoch is cheaper than one a batch.
-            order = self.xp.asarray(order, device=array_api_compat.device(X))
-        for rows in row_slices(X.shape[0], self.batch_size):
-            if order is None:
-                weight = None if sample_weight is None else sample_weight[rows]
-                yield Batch(X[rows, :], y[rows, :], weight)
-            else:
-                chosen = order[rows]
-                weight = None if sample_weight is None else self.xp.take(sample_weight, chosen, axis=0)
-                yield Batch(self.xp.take(X, chosen, axis=0), self.xp.take(y, chosen, axis=0), weight)

@@ -1,0 +1,108 @@
+"""The samples that a training sees: arrays that are never copied whole, and the rows chosen of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from mlp_xp.arrays import Array, Namespace, Placement, block_length, matmul_namespace, row_slices
+
+Rows: TypeAlias = "np.ndarray[Any, Any]"
+"""Indices of rows, on the host."""
+
+
+class Batch(NamedTuple):
+    """Samples in the parameters' namespace, device and dtype: a mini-batch, or all there are."""
+
+    X: Array
+    y: Array
+    sample_weight: Array | None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples to train on or to measure.
+
+    Parameters
+    ----------
+    place : Placement
+        Where they live, and the dtype that computations on them have.
+    X : array of shape (n, n_features)
+        Of any real dtype; on NumPy also a SciPy CSR matrix. Batches of it are cast, never the whole
+        of it, unless it is small.
+    y : array of shape (n, n_outputs), optional
+        Of any real dtype or bool.
+    sample_weight : array of shape (n,), optional
+    rows : array of int, optional
+        The rows that count, on the host; all of them by default.
+    """
+
+    place: Placement
+    X: Array
+    y: Array = None
+    sample_weight: Array | None = None
+    rows: Rows | None = None
+
+    def __len__(self) -> int:
+        return int(self.X.shape[0]) if self.rows is None else len(self.rows)
+
+    @property
+    def xp(self) -> Namespace:
+        """The namespace to compute in."""
+        return matmul_namespace(self.place.xp, self.X)
+
+    def small_ones_cast(self) -> Samples:
+        """Return the samples with each array that one block holds cast at once, rather than by batches."""
+        X, y, sample_weight = (
+            array
+            if array is None or array.shape[0] > block_length(math.prod(array.shape[1:]))
+            else self._cast(array)
+            for array in (self.X, self.y, self.sample_weight)
+        )
+        return replace(self, X=X, y=y, sample_weight=sample_weight)
+
+    def whole(self) -> Batch:
+        """Return all samples as one batch."""
+        (batch,) = self.batches(len(self))
+        return batch
+
+    def targets(self) -> tuple[Array, Array | None]:
+        """Return all of `y` and of the sample weights."""
+        take = self._taker(None)
+        everything = slice(0, len(self))
+        return take(self.y, everything), take(self.sample_weight, everything)
+
+    def batches(self, size: int, order: Rows | None = None) -> Iterator[Batch]:
+        """Yield batches of `size` samples, the last with those left, in the order given or as they are."""
+        take = self._taker(order)
+        for some in row_slices(len(self), size):
+            yield Batch(take(self.X, some), take(self.y, some), take(self.sample_weight, some))
+
+    def blocks(self, row_width: int) -> Iterator[Batch]:
+        """Yield batches as they are, small enough that rows of so many numbers take a bounded memory."""
+        return self.batches(block_length(row_width))
+
+    def _taker(self, order: Rows | None) -> Callable[[Array, slice], Array]:
+        """Return the function that takes a slice of the order from one of the arrays."""
+        place, xp, cast = self.place, self.xp, self._cast
+        if self.rows is not None:
+            order = self.rows if order is None else self.rows[order]
+        # On the host's clock one copy of the order an epoch is cheaper than one a batch.
+        there = order if order is None or place.xp is np else place.xp.asarray(order, device=place.device)
+
+        def take(array: Array, some: slice) -> Array:
+            if array is None:
+                return None
+            if there is None:
+                return cast(array[some, :] if array.ndim == 2 else array[some])
+            return cast(xp.take(array, there[some], axis=0))
+
+        return take
+
+    def _cast(self, array: Array) -> Array:
+        dtype = self.place.dtype
+        return array if array.dtype == dtype else self.xp.astype(array, dtype)

@@ -1,0 +1,79 @@
+"""Batches of samples against NumPy's indexing: any dtype, rows chosen, orders, sparse matrices."""
+
+import numpy as np
+import pytest
+from conftest import assert_close
+
+import mlp_xp.arrays as arrays_module
+from mlp_xp import to_host
+from mlp_xp.samples import Samples
+
+N, WIDTH = 23, 4
+RANDOM = np.random.RandomState(0)
+X, Y, WEIGHT = RANDOM.randn(N, WIDTH) * 50, RANDOM.rand(N, 2) > 0.5, RANDOM.rand(N)
+ROWS = np.array([3, 20, 7, 7, 0, 15, 22, 1])
+DTYPES = ["float64", "float32", "uint8", "int32", "bool"]
+
+
+def assert_batch(batch, host, library):
+    like = library.array([1.0])
+    for array, expected in zip(batch, host, strict=True):
+        assert_close(array, np.asarray(expected, dtype="float64"), like, rtol=0.0)
+
+
+@pytest.mark.parametrize("rows", [None, ROWS], ids=["all rows", "chosen rows"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("ordered", [False, True])
+def test_batches_are_rows_of_the_arrays_in_the_dtype_of_the_place(library, dtype, rows, ordered):
+    x = (X % 200).astype(dtype)
+    samples = Samples(
+        library.place(), library.array(x, dtype), library.array(Y, "bool"), library.array(WEIGHT), rows
+    )
+    chosen = np.arange(N) if rows is None else rows
+    assert len(samples) == len(chosen)
+    order = np.random.RandomState(1).permutation(len(chosen)).astype(np.int32) if ordered else None
+    expected = chosen if order is None else chosen[order]
+    batches = list(samples.batches(5, order))
+    assert [len(expected[i : i + 5]) for i in range(0, len(expected), 5)] == [b.X.shape[0] for b in batches]
+    for start, batch in zip(range(0, len(expected), 5), batches, strict=True):
+        some = expected[start : start + 5]
+        assert_batch(batch, (x[some], Y[some], WEIGHT[some]), library)
+    assert_batch(samples.whole(), (x[chosen], Y[chosen], WEIGHT[chosen]), library)
+    assert_batch(samples.targets(), (Y[chosen], WEIGHT[chosen]), library)
+
+
+def test_without_weights_and_targets_batches_have_none(library):
+    batch = Samples(library.place(), library.array(X)).whole()
+    assert batch.y is None
+    assert batch.sample_weight is None
+
+
+def test_small_arrays_are_cast_at_once_and_large_ones_by_the_batch(monkeypatch, library):
+    monkeypatch.setattr(arrays_module, "BLOCK_ELEMENTS", 50)
+    x = library.array(X, "float32")
+    samples = Samples(library.place(), x, library.array(Y, "bool")).small_ones_cast()
+    assert samples.X is x
+    assert samples.y.dtype == library.xp.float64
+    np.testing.assert_array_equal(to_host(samples.y), Y)
+
+
+def test_batches_of_numpy_arrays_are_views_where_rows_follow_each_other():
+    batch = next(Samples(arrays_module.placement(X=X), X, Y, WEIGHT).batches(5))
+    assert np.shares_memory(batch.X, X)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "int64"])
+@pytest.mark.parametrize("kind", ["csr_array", "csr_matrix"])
+def test_sparse_batches_multiply_as_dense_ones_do(kind, dtype):
+    sparse = pytest.importorskip("scipy.sparse")
+    dense = np.where(X > 20.0, X, 0.0).astype(dtype)
+    samples = Samples(arrays_module.placement(X=WEIGHT), getattr(sparse, kind)(dense), Y, WEIGHT, ROWS)
+    order = np.arange(len(ROWS))[::-1]
+    right = np.random.RandomState(2).randn(WIDTH, 3)
+    for start, batch in zip(range(0, 8, 3), samples.batches(3, order), strict=True):
+        some = dense[ROWS[::-1][start : start + 3]].astype("float64")
+        assert batch.X.dtype == np.float64
+        np.testing.assert_allclose(samples.xp.matmul(batch.X, right), some @ right, rtol=1e-12)
+        left = np.ones((2, len(some)))
+        np.testing.assert_allclose(samples.xp.matmul(batch.X.T, left.T), some.T @ left.T, rtol=1e-12)
+        assert isinstance(samples.xp.matmul(batch.X.T, left.T), np.ndarray)
