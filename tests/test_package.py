@@ -53,6 +53,40 @@ print(any(name in sys.modules for name in ("cupy", "torch", "jax", "sklearn")))
     assert output.strip() == "False"
 
 
+def test_estimators_are_there_when_asked_for():
+    code = """
+import sys, mlp_xp
+assert {"MLPClassifier", "MLPRegressor"} <= set(dir(mlp_xp)) and "sklearn" not in sys.modules
+from mlp_xp import MLPClassifier, MLPRegressor
+assert "sklearn" in sys.modules
+print(MLPClassifier(alpha=1.0), MLPRegressor.__module__)
+"""
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert output.split() == ["MLPClassifier(alpha=1.0)", "mlp_xp.estimators"]
+
+
+def test_without_scikit_learn_estimators_say_what_to_install():
+    code = """
+import sys
+sys.modules["sklearn"] = None
+from mlp_xp import *
+import mlp_xp
+try:
+    from mlp_xp import MLPRegressor
+except ImportError as error:
+    print(error)
+try:
+    mlp_xp.nothing
+except AttributeError as error:
+    print(error)
+"""
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    first, second = output.splitlines()
+    assert first.startswith("MLPRegressor needs scikit-learn 1.9 or later (")
+    assert first.endswith("): pip install 'mlp_xp[sklearn]'")
+    assert second == "module 'mlp_xp' has no attribute 'nothing'"
+
+
 def test_the_package_is_typed():
     assert (PACKAGE / "py.typed").exists()
 
