@@ -35,10 +35,10 @@ from mlp_xp.arrays import (
     Placement,
     backend,
     check_finite,
+    default_dtype,
     destination,
     is_elsewhere,
     is_sparse,
-    library_name,
     placement,
     quiet_floating_point,
     to_host,
@@ -97,6 +97,7 @@ class _Task(NamedTuple):
     network: Network
     params: Parameters
     samples: Samples
+    batch_size: int
     validation: Samples | None
     random: np.random.RandomState
     split: Any
@@ -304,7 +305,7 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
         if known:
             self._check_same_place(home, "partial_fit" if incremental else "fit")
             home = placement(coefs_=self.coefs_[0])
-        there = self._computing_place(home, X)
+        there = self._computing_place(home)
         targets, labels = self._targets(
             y, X.shape[0], home, known=known, classes=classes, whole=known and not incremental
         )
@@ -322,7 +323,13 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
         validation = self._check_validation(network, home, there, *validation_data)
 
         memory = self._memory if known else None
-        random = check_random_state(self.random_state)
+        try:
+            random = check_random_state(self.random_state)
+        except ValueError as error:
+            raise ValueError(
+                f"`random_state` must be an integer from 0 to 2**32 - 1, a RandomState or None, got "
+                f"{self.random_state!r}"
+            ) from error
         if known:
             params: Parameters = self._fitted_params(there)
             if memory is not None and not incremental:
@@ -338,7 +345,16 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
                 drawing.set_state(split)
             split = drawing.get_state()
             samples, validation = self._split(samples, targets, drawing)
-        return _Task(home, network, params, samples, validation, random, split, memory)
+        batch_size = self._batch_size(len(samples))
+        return _Task(home, network, params, samples, batch_size, validation, random, split, memory)
+
+    def _batch_size(self, n_samples: int) -> int:
+        if isinstance(self.batch_size, str):
+            return min(200, n_samples)
+        if self.batch_size > n_samples and self.solver != "lbfgs":
+            message = "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
+            warn(message, stacklevel=5)
+        return min(int(self.batch_size), n_samples)
 
     def _check_unchanged(self, network: Network) -> None:
         """Check that a training can go on: the network must be the fitted one."""
@@ -425,6 +441,8 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
             home = HOST._replace(dtype=np.float32 if X.dtype == np.float32 else np.float64)
             return X.tocsr() if is_sparse(X) else X, home  # batches are rows
         home = placement(X=X)
+        if home.dtype_name not in ("float32", "float64"):
+            home = home._replace(dtype=default_dtype(home.xp, home.device))
         if X.ndim != 2 or 0 in X.shape:
             raise ValueError(
                 f"Expected 2D array, got {X.ndim}D array instead: `X` must have shape "
@@ -443,16 +461,11 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
                 "`estimator.to(...)` moves a fitted model"
             )
 
-    def _computing_place(self, home: Placement, X: Any) -> Placement:
+    def _computing_place(self, home: Placement) -> Placement:
         """Return where to compute for data that live at `home`."""
         if self.backend is None or (self.backend == "auto" and home.xp is not np):
             return home
         there = backend(self.backend).place(home.dtype_name)
-        if is_sparse(X) and there.xp is not np:
-            raise TypeError(
-                f"`backend` must be None or 'numpy' for a sparse `X`, got {self.backend!r}, which is "
-                f"{library_name(there.xp)} here"
-            )
         return home if there.same_as(home) else there
 
     def _check_validation(
@@ -493,7 +506,7 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
         if class_weights is not None:
             class_weights = there.from_host(class_weights)
             weight = class_weights if weight is None else weight * class_weights
-        samples = Samples(there, X if is_sparse(X) else there.bring(X), there.bring(targets), weight)
+        samples = Samples(there, _rows_at(there, X), there.bring(targets), weight)
         check_weights(samples)
         if not isinstance(self, ClassifierMixin):
             check_targets(network, samples)
@@ -537,6 +550,7 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
             )
         except TrainingError as error:
             params, history = error.params, error.history
+            loss = history[-1]["loss"] if history else np.nan
             raise
         finally:
             self._show(params, task.home)
@@ -555,17 +569,11 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
             )
 
     def _train(self, task: _Task, report: _Report, incremental: bool) -> None:
-        samples, n_samples = task.samples, len(task.samples)
+        n_samples = len(task.samples)
         continued = task.memory is not None
         n_seen = self.t_ if continued else 0
         optimizer = self._optimizer(n_seen, n_samples)
         progress = self._progress(task, optimizer, incremental)
-        batch_size = 200 if isinstance(self.batch_size, str) else self.batch_size
-        if batch_size > n_samples:
-            if batch_size == self.batch_size:
-                message = "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
-                warn(message, stacklevel=4)
-            batch_size = n_samples
         rule, metric = self._early_stopping()
         report.progress = progress
         history = History()
@@ -573,10 +581,10 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
             history = continue_training(
                 task.network,
                 progress,
-                samples,
+                task.samples,
                 optimizer=optimizer,
                 epochs=1 if incremental else self.max_iter,
-                batch_size=batch_size,
+                batch_size=task.batch_size,
                 shuffle=self.shuffle,
                 validation=task.validation,
                 validation_metrics=[metric],
@@ -587,7 +595,7 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
             history = error.history
             raise
         finally:
-            if self.shuffle and batch_size == n_samples and not isinstance(self.random_state, int):
+            if self.shuffle and task.batch_size == n_samples and not isinstance(self.random_state, int):
                 # A whole batch needs no order, but whoever shares the generator goes on after it.
                 for _ in history:
                     progress.random.shuffle(np.arange(n_samples))
@@ -701,9 +709,9 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
         X, home = self._check_data(X, reset=False)
         self._check_same_place(home, method)
         fitted = placement(coefs_=self.coefs_[0])
-        there = self._computing_place(fitted, X)
+        there = self._computing_place(fitted)
         network = self._network()
-        samples = Samples(there, X if is_sparse(X) else there.bring(X))
+        samples = Samples(there, _rows_at(there, X))
         params = self._fitted_params(there)
         with quiet_floating_point(), without_autodiff(there.xp):
             logits = network.blockwise_logits(samples, params)
@@ -749,7 +757,8 @@ class _Report:
     def begin(self) -> None:
         if self.context is not None:
             self.context.call_on_fit_task_begin(estimator=self.estimator, **self.data)
-            self._begin_epoch()
+            if self.estimator.solver != "lbfgs":
+                self._begin_epoch()
 
     def _begin_epoch(self) -> None:
         self.epoch = self.context.subcontext(task_name="epoch")
@@ -766,10 +775,17 @@ class _Report:
         def attributes() -> dict[str, Any]:
             return dict(zip(("coefs_", "intercepts_"), _shown(params, self.home)))
 
+        if estimator.solver == "lbfgs":  # nobody knows before whether there is another iteration
+            self._begin_epoch()
         stop = self.epoch.call_on_fit_task_end(
             estimator=estimator, reconstruction_attributes=attributes, **self.data
         )
-        last = stop or (watch is not None and watch.stopped) or len(history) == estimator.max_iter
+        last = (
+            stop
+            or estimator.solver == "lbfgs"
+            or (watch is not None and watch.stopped)
+            or len(history) == estimator.max_iter
+        )
         if not last:
             self._begin_epoch()
         return bool(stop)
@@ -832,6 +848,14 @@ def _on_host(y: Any, n_samples: int, estimator: Any, *, numeric: bool) -> Any:
     _, y = check_X_y(rows, y, multi_output=True, y_numeric=numeric, estimator=estimator)
     y = y.toarray() if is_sparse(y) else y
     return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
+
+
+def _rows_at(place: Placement, X: Any) -> Any:
+    if not is_sparse(X):
+        return place.bring(X)
+    if place.xp is not np:
+        raise TypeError(f"a sparse `X` can be computed with on NumPy only, and `backend` is {place}")
+    return X
 
 
 def _labels_at(place: Placement, labels: Any) -> Array:
@@ -985,6 +1009,13 @@ class MLPClassifier(ClassifierMixin, _Perceptron):
         -------
         self
         """
+        fitted = hasattr(self, "classes_")
+        if classes is None and not fitted:
+            raise ValueError("`classes` must be passed on the first call to partial_fit")
+        if classes is not None:
+            classes = unique_labels(to_host(classes) if is_elsewhere(classes) else classes)
+            if fitted and not np.array_equal(classes, to_host(self.classes_)):
+                raise ValueError(f"`classes` must be those of the first call, {self.classes_}, got {classes}")
         return self._partial_fit(X, y, sample_weight, classes)
 
     def predict(self, X: Any) -> Array:
@@ -1056,6 +1087,15 @@ class MLPClassifier(ClassifierMixin, _Perceptron):
         tags.classifier_tags.multi_label = True
         return tags
 
+    def _check_parameters(self) -> list[int]:
+        weights = self.class_weight
+        if isinstance(weights, str) or not isinstance(weights, (dict, list, type(None))):
+            lookup("class_weight", weights, dict.fromkeys(["balanced"]))
+        for one in weights if isinstance(weights, list) else [weights]:
+            for label, weight in one.items() if isinstance(one, dict) else ():
+                check_real(f"class_weight[{label!r}]", weight, at_least=0.0)
+        return super()._check_parameters()
+
     def _probabilities(self, X: Any, method: str) -> tuple[Array, Placement]:
         outputs, home = self._outputs(X, method)
         if self.n_outputs_ == 1:
@@ -1084,7 +1124,7 @@ class MLPClassifier(ClassifierMixin, _Perceptron):
             return labels != 0, labels
         codes = np.searchsorted(to_host(self.classes_), labels)[:, None]
         softmax = self.out_activation_ == "softmax"
-        return (codes == np.arange(len(self.classes_)) if softmax else codes == 1), labels
+        return (codes == np.arange(self.n_outputs_) if softmax else codes == 1), labels
 
     def _define_classes(self, labels: Any, home: Placement) -> None:
         check_classification_targets(labels)
@@ -1093,23 +1133,25 @@ class MLPClassifier(ClassifierMixin, _Perceptron):
             raise ValueError(
                 "Multioutput target data is not supported: `y` must be 1-D, or hold 0 and 1 only"
             )
-        self.classes_ = _labels_at(home, unique_labels(labels))
+        classes = unique_labels(labels)
+        self.classes_ = _labels_at(home, classes)
         self.out_activation_ = "softmax" if kind == "multiclass" else "logistic"
+        self.n_outputs_ = 1 if kind == "binary" else len(classes)
 
     def _check_known(self, labels: Any, whole: bool) -> None:
         """Check labels against the classes; `whole` asks for all of them."""
         given, classes = unique_labels(labels), to_host(self.classes_)
-        multilabel = self.out_activation_ == "logistic" and getattr(self, "n_outputs_", 1) > 1
+        multilabel = self.out_activation_ == "logistic" and self.n_outputs_ > 1
         if whole and set(given) != set(classes):
             raise ValueError(
                 "warm_start can only be used where `y` has the same classes as in the previous call to fit. "
                 f"Previously got {classes}, `y` has {given}"
             )
-        if hasattr(self, "n_outputs_") and multilabel != (labels.ndim == 2):
+        if multilabel != (labels.ndim == 2):
             raise ValueError(f"`y` must have {2 if multilabel else 1} dimension(s), got {labels.ndim}")
-        if unknown := set(given) - set(classes):
+        if not set(given) <= set(classes):
             raise ValueError(
-                f"`y` has classes not in `self.classes_`: {sorted(unknown)}, which are {classes}"
+                f"`y` has classes not in `self.classes_`. `self.classes_` has {classes}. `y` has {given}."
             )
 
     def _class_weights(self, labels: Any, incremental: bool) -> Any:
@@ -1249,6 +1291,8 @@ class MLPRegressor(RegressorMixin, _Perceptron):
     ) -> tuple[Any, Any]:
         lookup("loss", self.loss, dict.fromkeys(["squared_error", "poisson"]))
         self.out_activation_ = "exp" if self.loss == "poisson" else "identity"
+        if is_sparse(y):
+            raise TypeError("`y` must be a dense array of values, got a sparse one")
         if not (is_elsewhere(y) and placement(y=y).same_as(home)):
             y = _on_host(y, n_samples, self, numeric=True)
         if y.ndim not in (1, 2) or y.shape[0] != n_samples:

@@ -30,6 +30,8 @@ from mlp_xp.training import (
     TrainingInterruptedWarning,
 )
 
+KEPT = "`.params` and `.history` of this error hold what was trained"
+
 HostVector: TypeAlias = "np.ndarray[Any, Any]"
 
 
@@ -95,21 +97,25 @@ def minimise(
     history = History()
     objective = _make_objective(network, params, samples)
     latest = start = _to_flat(params)
-    loss, stopped = math.nan, False
+    loss = tried = math.nan
+    stopped = False
 
     def evaluate(flat: HostVector) -> tuple[float, HostVector]:
-        nonlocal loss
-        loss, gradient = objective(flat)
-        return loss, gradient
+        nonlocal tried
+        tried, gradient = objective(flat)
+        return tried, gradient
 
     def iterated(flat: HostVector) -> None:
-        nonlocal latest, stopped
-        # The line search ends with the point it takes, so `loss` is this one's.
-        latest = flat.copy()
+        nonlocal latest, loss, stopped
+        # The line search ends with the point it takes.
+        latest, loss = flat.copy(), tried
         history.append({"epoch": len(history) + 1, "loss": loss})
         if callback is not None and callback(history, _from_flat(latest, params, samples.place)):
             stopped = True
             raise StopIteration
+
+    def reached() -> tuple[int, Parameters, History]:
+        return len(history) + 1, _from_flat(latest, params, samples.place), history
 
     problem = ""
     with quiet_floating_point(), without_autodiff(samples.place.xp):
@@ -125,20 +131,21 @@ def minimise(
             pass
         except KeyboardInterrupt:
             message = f"training interrupted after {len(history)} iterations; returning what was trained"
-            warnings.warn(message, TrainingInterruptedWarning, stacklevel=2)
-        except Exception as error:
-            reached = (len(history) + 1, _from_flat(latest, params, samples.place), history)
-            kept = "`.params` and `.history` of this error hold what was trained"
-            if isinstance(error, FloatingPointError):
-                message = (
-                    f"training diverged in iteration {len(history) + 1}: {error}. Try features of mean 0 "
-                    f"and variance 1, or smaller initial weights; {kept}"
-                )
-                raise DivergenceError(message, *reached, loss) from None
+            try:
+                warnings.warn(message, TrainingInterruptedWarning, stacklevel=2)
+            except TrainingInterruptedWarning as error:  # where warnings are errors
+                raise TrainingError(message, *reached()) from error
+        except FloatingPointError as error:
             message = (
-                f"training failed in iteration {len(history) + 1} ({type(error).__name__}: {error}); {kept}"
+                f"training diverged in iteration {len(history) + 1}: {error}. Try features of mean 0 and "
+                f"variance 1, or smaller initial weights; {KEPT}"
             )
-            raise TrainingError(message, *reached) from error
+            raise DivergenceError(message, *reached(), tried) from None
+        except Exception as error:
+            message = (
+                f"training failed in iteration {len(history) + 1} ({type(error).__name__}: {error}); {KEPT}"
+            )
+            raise TrainingError(message, *reached()) from error
     return Minimised(_from_flat(latest, params, samples.place), history, loss, problem)
 
 
