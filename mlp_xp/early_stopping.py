@@ -69,7 +69,18 @@ class Watch:
     best_params: Parameters | None = None
     n_no_change: int = 0
     n_divisions: int = 0
-    stopped: bool = False
+    event: str = ""
+    """What the last epoch led to: "stopped", "divided", or nothing."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the rule has ended the training."""
+        return self.event == "stopped"
+
+    @property
+    def patience(self) -> float:
+        """How many epochs there will be at least before something comes of them."""
+        return max(1, self.rule.n_iter_no_change + 1 - self.n_no_change)
 
     def rate(self, planned: float) -> float:
         """Return the learning rate of an epoch, from the one planned for it."""
@@ -86,10 +97,10 @@ class Watch:
         if finite and score > self.best:
             self.best = score
             self.best_params = params if rule.restore_best else None
-        if self.n_no_change <= rule.n_iter_no_change:
-            return False
-        self.stopped = rule.divide_rate is None or rate <= rule.min_rate
-        if not self.stopped:
+        self.event = ""
+        if self.n_no_change > rule.n_iter_no_change:
+            self.event = "stopped" if rule.divide_rate is None or rate <= rule.min_rate else "divided"
+        if self.event == "divided":
             self.n_no_change = 0
             self.n_divisions += 1
         return self.stopped

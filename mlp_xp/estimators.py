@@ -22,7 +22,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score, get_scorer, get_scorer_names, r2_score
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
-from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
 from sklearn.utils.validation import check_array, check_is_fitted, check_X_y, column_or_1d, validate_data
@@ -61,11 +61,12 @@ from mlp_xp.training import (
     check_targets,
     check_weights,
     continue_training,
+    measure,
     start_training,
 )
 from mlp_xp.validation import check_integer, check_real, lookup
 
-DENSE_DTYPES = [np.float64, np.float32, *(np.dtype(code) for code in "?bBhHiIlLqQ")]
+DTYPES = [np.float64, np.float32, np.float16, *(np.dtype(code) for code in "?bBhHiIlLqQ")]
 """What an X on NumPy may hold as it is; anything else becomes the first of them."""
 
 HOST = Placement(np, "cpu", np.float64)
@@ -87,6 +88,15 @@ class _Memory(NamedTuple):
     progress: Progress
     split: Any
     """State of the random generator that the validation part was drawn with; None if none was."""
+    metric: str
+    """Which score `validation_scores_` holds."""
+
+
+class _Labels(NamedTuple):
+    """The class labels as they were given: on the host, where they are encoded."""
+
+    classes: np.ndarray[Any, Any]
+    sparse: bool
 
 
 class _Task(NamedTuple):
@@ -94,6 +104,8 @@ class _Task(NamedTuple):
 
     home: Placement
     """Where X lives, and with it all that the user sees."""
+    known: bool
+    """Whether a fitted model trains on."""
     network: Network
     params: Parameters
     samples: Samples
@@ -229,7 +241,7 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
         self._show(self._fitted_params(place), place)
         self._memory = memory
         if isinstance(self, ClassifierMixin):
-            self.classes_ = _labels_at(place, self.classes_)
+            self.classes_ = _labels_at(place, self._labels.classes)
         return self
 
     def __sklearn_tags__(self) -> Any:
@@ -264,7 +276,8 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
         """Return the targets as a 2-D array, and what has class weights; learn from them if not `known`."""
         raise NotImplementedError
 
-    def _class_weights(self, labels: Any, incremental: bool) -> Any:
+    def _class_weights(self, labels: Any, sample_weight: Array | None, incremental: bool) -> Any:
+        """Return what to multiply the sample weights by, on the host; None where there is no such thing."""
         return None
 
     def _decode(self, outputs: Array, home: Placement) -> Array:
@@ -303,8 +316,7 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
         known = hasattr(self, "coefs_") and (incremental or self.warm_start)
         X, home = self._check_data(X, reset=not known)
         if known:
-            self._check_same_place(home, "partial_fit" if incremental else "fit")
-            home = placement(coefs_=self.coefs_[0])
+            home = self._check_same_place(home, "partial_fit" if incremental else "fit")
         there = self._computing_place(home)
         targets, labels = self._targets(
             y, X.shape[0], home, known=known, classes=classes, whole=known and not incremental
@@ -318,8 +330,7 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
         if known:
             self._check_unchanged(network)
         self.n_outputs_, self.n_layers_ = targets.shape[1], len(network.layer_sizes)
-        class_weights = self._class_weights(labels, incremental)
-        samples = self._samples(network, there, X, targets, sample_weight, class_weights)
+        samples = self._samples(network, there, X, targets, sample_weight, labels, incremental)
         validation = self._check_validation(network, home, there, *validation_data)
 
         memory = self._memory if known else None
@@ -333,7 +344,8 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
         if known:
             params: Parameters = self._fitted_params(there)
             if memory is not None and not incremental:
-                random = memory.progress.random
+                shared = memory.progress.random is random
+                random = random if shared else copy.deepcopy(memory.progress.random)
         else:
             draw = glorot_uniform(2.0 if self._all_logistic() else 6.0)
             params = network.init(random, like=there.from_host([0.0]), weight=draw, bias=draw)
@@ -345,8 +357,23 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
                 drawing.set_state(split)
             split = drawing.get_state()
             samples, validation = self._split(samples, targets, drawing)
+        if validation is not None:
+            self._check_score(network, params, validation)
         batch_size = self._batch_size(len(samples))
-        return _Task(home, network, params, samples, batch_size, validation, random, split, memory)
+        return _Task(home, known, network, params, samples, batch_size, validation, random, split, memory)
+
+    def _check_score(self, network: Network, params: Parameters, validation: Samples) -> None:
+        """Try a scorer of scikit-learn's on what it will be asked."""
+        _, metric = self._early_stopping()
+        if isinstance(metric.compute, _Scorer):
+            try:
+                with quiet_floating_point(), without_autodiff(validation.place.xp):
+                    measure(network, params, validation, [metric])
+            except Exception as error:
+                raise ValueError(
+                    f"`early_stopping` must name a score that can be computed on the validation data, got "
+                    f"{self.early_stopping!r} ({type(error).__name__}: {error})"
+                ) from error
 
     def _batch_size(self, n_samples: int) -> int:
         if isinstance(self.batch_size, str):
@@ -403,7 +430,7 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
                 f"{self.weight_decay}"
             )
         sizes = self.hidden_layer_sizes
-        if isinstance(sizes, str) or not isinstance(sizes, Iterable):
+        if np.ndim(sizes) == 0:
             sizes = [sizes]
         sizes = [
             check_integer(f"hidden_layer_sizes[{index}]", size, minimum=1) for index, size in enumerate(sizes)
@@ -437,22 +464,25 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
     def _check_data(self, X: Any, *, reset: bool) -> tuple[Any, Placement]:
         """Check samples; return them and where they live."""
         if not is_elsewhere(X):
-            X = validate_data(self, X, reset=reset, accept_sparse=["csr", "csc"], dtype=DENSE_DTYPES)
+            X = validate_data(self, X, reset=reset, accept_sparse=["csr", "csc"], dtype=DTYPES)
             home = HOST._replace(dtype=np.float32 if X.dtype == np.float32 else np.float64)
             return X.tocsr() if is_sparse(X) else X, home  # batches are rows
         home = placement(X=X)
         if home.dtype_name not in ("float32", "float64"):
             home = home._replace(dtype=default_dtype(home.xp, home.device))
-        if X.ndim != 2 or 0 in X.shape:
+        if X.ndim != 2:
             raise ValueError(
                 f"Expected 2D array, got {X.ndim}D array instead: `X` must have shape "
-                f"(n_samples, n_features), both at least 1, got {tuple(X.shape)}"
+                f"(n_samples, n_features), got {tuple(X.shape)}"
             )
+        if 0 in X.shape:
+            raise ValueError(f"`X` must have at least one row and one column, got shape {tuple(X.shape)}")
         validate_data(self, X, reset=reset, skip_check_array=True)
         check_finite(home.xp, "X", X)
         return X, home
 
-    def _check_same_place(self, place: Placement, method: str) -> None:
+    def _check_same_place(self, place: Placement, method: str) -> Placement:
+        """Return where the fitted model lives, with its dtype, if that is this place."""
         fitted = placement(coefs_=self.coefs_[0])
         if not fitted.same_as(place):
             raise ValueError(
@@ -460,6 +490,7 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
                 f"device as those passed to fit(): the model was fitted on {fitted}, `X` is {place}. "
                 "`estimator.to(...)` moves a fitted model"
             )
+        return fitted
 
     def _computing_place(self, home: Placement) -> Placement:
         """Return where to compute for data that live at `home`."""
@@ -498,11 +529,13 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
         X: Any,
         targets: Any,
         sample_weight: Any,
-        class_weights: Any = None,
+        labels: Any = None,
+        incremental: bool = False,
         name: str = "sample_weight",
     ) -> Samples:
         """Bring checked samples to where to compute, and check their weights."""
         weight = _check_weight(name, sample_weight, X.shape[0], there)
+        class_weights = self._class_weights(labels, weight, incremental)
         if class_weights is not None:
             class_weights = there.from_host(class_weights)
             weight = class_weights if weight is None else weight * class_weights
@@ -516,6 +549,8 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
         self, samples: Samples, targets: Any, random: np.random.RandomState
     ) -> tuple[Samples, Samples]:
         """Choose the rows to train on and those to validate on; no row is copied."""
+        if not self.validation_fraction:
+            raise ValueError("`validation_fraction` must be > 0 for `early_stopping` without `X_val`, got 0")
         train, validation = train_test_split(
             np.arange(len(samples)),
             random_state=random,
@@ -526,6 +561,13 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
             raise ValueError(
                 "The validation set is too small. Increase `validation_fraction` or the size of your dataset."
             )
+        if samples.sample_weight is not None:
+            weight = to_host(samples.sample_weight)
+            if not (weight[train].any() and weight[validation].any()):
+                raise ValueError(
+                    "`sample_weight` must not be all zero in the rows to train on, nor in the validation "
+                    "part that is split off (another `random_state` splits otherwise)"
+                )
         return replace(samples, rows=train), replace(samples, rows=validation)
 
     # From a task to a fitted model.
@@ -553,25 +595,21 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
             loss = history[-1]["loss"] if history else np.nan
             raise
         finally:
-            self._show(params, task.home)
             self._memory = None
-            self.n_iter_ = len(history)
-            self.t_ = 0
-            self.loss_curve_ = history["loss"]
-            self.loss_ = loss
+            self._show_training(task, params, history)
+            self.loss_, self.t_ = loss, 0
         if problem:
             advice = f" Increase `max_iter` ({self.max_iter})." if self.n_iter_ >= self.max_iter else ""
             warn(
                 f"lbfgs failed to converge after {self.n_iter_} iteration(s): {problem}.{advice} "
                 "Features of mean 0 and variance 1 make it easier.",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def _train(self, task: _Task, report: _Report, incremental: bool) -> None:
         n_samples = len(task.samples)
-        continued = task.memory is not None
-        n_seen = self.t_ if continued else 0
+        n_seen = self.t_ if task.known else 0
         optimizer = self._optimizer(n_seen, n_samples)
         progress = self._progress(task, optimizer, incremental)
         rule, metric = self._early_stopping()
@@ -595,11 +633,12 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
             history = error.history
             raise
         finally:
-            if self.shuffle and task.batch_size == n_samples and not isinstance(self.random_state, int):
-                # A whole batch needs no order, but whoever shares the generator goes on after it.
+            shared = isinstance(self.random_state, np.random.RandomState)
+            if shared and self.shuffle and task.batch_size == n_samples:
+                # A whole batch needs no order, but who shares the generator goes on after scikit-learn's.
                 for _ in history:
                     progress.random.shuffle(np.arange(n_samples))
-            self._keep(task, progress, history, metric, continued)
+            self._keep(task, progress, history, metric)
             self.t_ = n_seen + n_samples * len(history)
         stopped = progress.watch is not None and progress.watch.stopped
         if not incremental and not stopped and len(history) == self.max_iter:
@@ -607,29 +646,45 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization "
                 "hasn't converged yet.",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
-    def _keep(
-        self, task: _Task, progress: Progress, history: History, metric: Metric, continued: bool
-    ) -> None:
-        """Set the attributes that a training ends with."""
+    def _keep(self, task: _Task, progress: Progress, history: History, metric: Metric) -> None:
+        """Keep what a training ends with, to show it and to go on from it."""
         params = progress.best_params
         if params is not progress.params:
             # What the user may write in must not be what early stopping remembers.
             params = copy_tree(task.samples.place.xp, params)
+        self._show_training(task, params, history, metric)
+        if not self.warm_start:
+            progress.order = None  # as long as the samples, and never asked for
+        # What is pickled with the model should need no library but the one the model is in.
+        self._memory = _Memory(progress.moved(task.home), task.split, metric.name)
+
+    def _show_training(
+        self, task: _Task, params: Parameters, history: History, metric: Metric | None = None
+    ) -> None:
+        """Set the attributes that tell of a training."""
         self._show(params, task.home)
-        self._memory = _Memory(progress, task.split)
         self.n_iter_ = len(history)
-        self.loss_curve_ = (self.loss_curve_ if continued else []) + history["loss"]
-        if history:
-            self.loss_ = history[-1]["loss"]
-        self.best_loss_ = None if self.early_stopping else min(self.loss_curve_, default=np.inf)
-        for name, column in (("val_loss_curve_", "val_loss"), ("validation_scores_", f"val_{metric.name}")):
-            earlier = (getattr(self, name) if continued else None) or []
-            setattr(self, name, earlier + history[column] if task.validation else None)
-        scores: list[float] | None = self.validation_scores_
+        self.loss_curve_: list[float] = (vars(self)["loss_curve_"] if task.known else []) + history["loss"]
+        self.loss_ = self.loss_curve_[-1] if self.loss_curve_ else np.nan
+        watched = metric is not None and bool(self.early_stopping)
+        self.best_loss_ = None if watched else min(self.loss_curve_, default=np.inf)
+        self.val_loss_curve_ = self._with_earlier("val_loss_curve_", "val_loss", task, history, metric)
+        self.validation_scores_ = self._with_earlier("validation_scores_", "score", task, history, metric)
+        scores = self.validation_scores_
         self.best_validation_score_ = None if scores is None else max(scores, default=-np.inf)
+
+    def _with_earlier(
+        self, name: str, column: str, task: _Task, history: History, metric: Metric | None
+    ) -> list[float] | None:
+        """Return a column of the history after what there is of it already; None without validation."""
+        if metric is None or task.validation is None:
+            return None
+        goes_on = task.memory is not None and task.memory.metric == metric.name
+        earlier = getattr(self, name) if goes_on else None
+        return (earlier or []) + history[f"val_{metric.name}" if column == "score" else column]
 
     def _show(self, params: Parameters, home: Placement) -> None:
         """Set the weights that users see."""
@@ -659,14 +714,16 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
         if task.memory is None:
             return new
         progress = task.memory.progress.moved(task.samples.place).resumed()
+        progress.random = task.random
         if incremental:
-            # As in scikit-learn, each call draws from `random_state` afresh.
-            progress.random, progress.order = task.random, None
+            # As in scikit-learn, each call begins with the rows as they are, and goes on from what is seen.
+            progress.order, progress.params = None, task.params
         if type(new.optimizer_state) is not type(progress.optimizer_state):
             progress.optimizer_state = new.optimizer_state
         kept = zip(flatten(task.params), flatten(progress.best_params))
         if not all(mine is theirs or bool(xp.all(mine == theirs)) for mine, theirs in kept):
-            progress.params = task.params  # the user has changed them
+            # The user has changed them; what was best before is no longer.
+            progress.params, progress.watch = task.params, None
         return progress
 
     def _early_stopping(self) -> tuple[EarlyStopping, Metric]:
@@ -707,15 +764,13 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
         """Return the network's outputs for X, where X lives."""
         check_is_fitted(self)
         X, home = self._check_data(X, reset=False)
-        self._check_same_place(home, method)
-        fitted = placement(coefs_=self.coefs_[0])
+        fitted = self._check_same_place(home, method)
         there = self._computing_place(fitted)
         network = self._network()
         samples = Samples(there, _rows_at(there, X))
         params = self._fitted_params(there)
         with quiet_floating_point(), without_autodiff(there.xp):
-            logits = network.blockwise_logits(samples, params)
-            outputs = network.loss_entry.link(there.xp, logits)
+            outputs = network.blockwise(samples, params, network.loss_entry.link)
         return fitted.bring(outputs), fitted
 
 
@@ -730,7 +785,7 @@ class _Scorer:
     ) -> float:
         answering = copy.copy(self.estimator)
         if isinstance(answering, ClassifierMixin):
-            answering.classes_ = to_host(answering.classes_)
+            answering.classes_ = answering._labels.classes
         outputs = to_host(predictions)
         answering.__dict__["_outputs"] = lambda X, method: (outputs, HOST)
         weights = {} if sample_weight is None else {"sample_weight": to_host(sample_weight)}
@@ -747,7 +802,6 @@ class _Report:
         self.context: Any = context if getattr(estimator, "_skl_callbacks", None) else None
         self.data = data
         self.progress: Progress | None = None
-        self.n_divisions = 0
 
     @property
     def callback(self) -> Any:
@@ -807,16 +861,13 @@ class _Report:
                 print(f"Validation loss: {value:f}")
             elif name.startswith("val_") and name != "val_loss":
                 print(f"Validation score: {value:f}")
-        if watch is None or not (watch.stopped or watch.n_divisions > self.n_divisions):
+        if watch is None or not watch.event:
             return
         what = "Validation score" if estimator.early_stopping else "Training loss"
         if estimator.early_stopping == "loss":
             what = "Validation loss"
-        then = "Stopping."
-        if watch.rule.divide_rate is not None:
-            then = "Learning rate too small. Stopping."
-        if watch.n_divisions > self.n_divisions:
-            self.n_divisions = watch.n_divisions
+        then = "Stopping." if watch.rule.divide_rate is None else "Learning rate too small. Stopping."
+        if watch.event == "divided":
             then = f"Setting learning rate to {watch.rate(estimator.learning_rate_init):f}"
         print(
             f"{what} did not improve more than tol={estimator.tol:f} for {estimator.n_iter_no_change} "
@@ -836,6 +887,7 @@ def _check_weight(name: str, weight: Any, n_samples: int, there: Placement) -> A
     if not is_elsewhere(weight):
         weight = np.full(n_samples, float(weight)) if isinstance(weight, Real) else weight
         weight = check_array(weight, ensure_2d=False, dtype=[np.float64, np.float32], input_name=name)
+    placement(**{name: weight})
     if tuple(weight.shape) != (n_samples,):
         raise ValueError(f"`{name}` must have shape (n_samples,) = {(n_samples,)}, got {tuple(weight.shape)}")
     return there.cast(there.bring(weight))
@@ -850,6 +902,14 @@ def _on_host(y: Any, n_samples: int, estimator: Any, *, numeric: bool) -> Any:
     return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
 
+def _balanced(labels: Any, weight: Any) -> Any:
+    """Return weights that give each class the same part of the whole; rows without weight do not count."""
+    counted = weight > 0.0
+    classes = np.unique(labels[counted])
+    each = compute_class_weight("balanced", classes=classes, y=labels[counted], sample_weight=weight[counted])
+    return each[np.minimum(np.searchsorted(classes, labels), len(classes) - 1)]
+
+
 def _rows_at(place: Placement, X: Any) -> Any:
     if not is_sparse(X):
         return place.bring(X)
@@ -859,9 +919,12 @@ def _rows_at(place: Placement, X: Any) -> Any:
 
 
 def _labels_at(place: Placement, labels: Any) -> Array:
-    """Bring class labels to a place; text stays on the host, which alone can hold it."""
-    text = isinstance(labels, np.ndarray) and labels.dtype.kind not in "biuf"
-    return labels if text else place.bring(labels)
+    """Bring class labels to a place; what it cannot hold as it is, such as text, stays on the host."""
+    if place.xp is np or labels.dtype.kind not in "biuf":
+        return labels
+    cast = {"f": place.dtype_name, "u": "int64"}.get(labels.dtype.kind, labels.dtype)
+    there = place.xp.asarray(labels.astype(cast), device=place.device)
+    return there if np.array_equal(to_host(there), labels) else labels
 
 
 PARAMETERS = """
@@ -1014,7 +1077,7 @@ class MLPClassifier(ClassifierMixin, _Perceptron):
             raise ValueError("`classes` must be passed on the first call to partial_fit")
         if classes is not None:
             classes = unique_labels(to_host(classes) if is_elsewhere(classes) else classes)
-            if fitted and not np.array_equal(classes, to_host(self.classes_)):
+            if fitted and not np.array_equal(classes, self._labels.classes):
                 raise ValueError(f"`classes` must be those of the first call, {self.classes_}, got {classes}")
         return self._partial_fit(X, y, sample_weight, classes)
 
@@ -1113,20 +1176,20 @@ class MLPClassifier(ClassifierMixin, _Perceptron):
         whole: bool = False,
     ) -> tuple[Any, Any]:
         labels = _on_host(y, n_samples, self, numeric=False)
-        if not known:
-            self._sparse_labels = is_sparse(y)
         if known:
             self._check_known(labels, whole)
         else:
-            self._define_classes(labels if classes is None or labels.ndim == 2 else classes, home)
+            self._define_classes(
+                labels if classes is None or labels.ndim == 2 else classes, home, is_sparse(y)
+            )
             self._check_known(labels, whole=False)
         if labels.ndim == 2:
             return labels != 0, labels
-        codes = np.searchsorted(to_host(self.classes_), labels)[:, None]
+        codes = np.searchsorted(self._labels.classes, labels)[:, None]
         softmax = self.out_activation_ == "softmax"
         return (codes == np.arange(self.n_outputs_) if softmax else codes == 1), labels
 
-    def _define_classes(self, labels: Any, home: Placement) -> None:
+    def _define_classes(self, labels: Any, home: Placement, sparse: bool) -> None:
         check_classification_targets(labels)
         kind = type_of_target(labels)
         if kind == "multiclass-multioutput":
@@ -1134,13 +1197,14 @@ class MLPClassifier(ClassifierMixin, _Perceptron):
                 "Multioutput target data is not supported: `y` must be 1-D, or hold 0 and 1 only"
             )
         classes = unique_labels(labels)
+        self._labels = _Labels(classes, sparse)
         self.classes_ = _labels_at(home, classes)
         self.out_activation_ = "softmax" if kind == "multiclass" else "logistic"
         self.n_outputs_ = 1 if kind == "binary" else len(classes)
 
     def _check_known(self, labels: Any, whole: bool) -> None:
         """Check labels against the classes; `whole` asks for all of them."""
-        given, classes = unique_labels(labels), to_host(self.classes_)
+        given, classes = unique_labels(labels), self._labels.classes
         multilabel = self.out_activation_ == "logistic" and self.n_outputs_ > 1
         if whole and set(given) != set(classes):
             raise ValueError(
@@ -1154,15 +1218,19 @@ class MLPClassifier(ClassifierMixin, _Perceptron):
                 f"`y` has classes not in `self.classes_`. `self.classes_` has {classes}. `y` has {given}."
             )
 
-    def _class_weights(self, labels: Any, incremental: bool) -> Any:
-        if self.class_weight is None:
+    def _class_weights(self, labels: Any, sample_weight: Array | None, incremental: bool) -> Any:
+        if self.class_weight is None or labels is None:
             return None
-        if incremental and self.class_weight == "balanced":
+        if not isinstance(self.class_weight, str):
+            return compute_sample_weight(self.class_weight, labels)
+        if incremental:
             raise ValueError(
                 "`class_weight` must be a dict for partial_fit, got 'balanced': all of `y` is not known "
                 "(compute_class_weight('balanced', classes=classes, y=y) makes one)"
             )
-        return compute_sample_weight(self.class_weight, labels)
+        columns = labels.T if labels.ndim == 2 else [labels]
+        weight = np.ones(len(labels)) if sample_weight is None else to_host(sample_weight)
+        return np.prod([_balanced(column, weight) for column in columns], axis=0)
 
     def _decode(self, outputs: Array, home: Placement) -> Array:
         xp = home.xp
@@ -1171,7 +1239,7 @@ class MLPClassifier(ClassifierMixin, _Perceptron):
             codes = xp.argmax(outputs, axis=1)
         elif self.n_outputs_ > 1:
             labels = xp.astype(outputs > 0.5, integer)
-            return csr_matrix(labels) if self._sparse_labels and xp is np else labels
+            return csr_matrix(labels) if self._labels.sparse and xp is np else labels
         else:
             codes = xp.astype(outputs[:, 0] > 0.5, integer)
         if self.classes_.shape[0] == 1:
@@ -1295,6 +1363,7 @@ class MLPRegressor(RegressorMixin, _Perceptron):
             raise TypeError("`y` must be a dense array of values, got a sparse one")
         if not (is_elsewhere(y) and placement(y=y).same_as(home)):
             y = _on_host(y, n_samples, self, numeric=True)
+            placement(y=y)
         if y.ndim not in (1, 2) or y.shape[0] != n_samples:
             raise ValueError(
                 f"`y` must have shape (n_samples,) or (n_samples, n_outputs) with n_samples = {n_samples}, "

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from mlp_xp.arrays import (
+    Array,
     Placement,
     block_length,
     placement,
@@ -31,6 +32,13 @@ from mlp_xp.training import (
 )
 
 KEPT = "`.params` and `.history` of this error hold what was trained"
+
+HUGE = 1e100
+"""Losses above it, of trial steps far too long, count as this: SciPy's line search squares and divides
+them, and would end at once, as if converged, where that overflows."""
+
+STOPPED_BY_CALLBACK = 99
+"""SciPy's status where the callback has raised StopIteration."""
 
 HostVector: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -96,22 +104,14 @@ def minimise(
 
     history = History()
     objective = _make_objective(network, params, samples)
-    latest = start = _to_flat(params)
-    loss = tried = math.nan
-    stopped = False
+    latest = start = _to_host(_flat(params))
+    loss = math.nan
 
-    def evaluate(flat: HostVector) -> tuple[float, HostVector]:
-        nonlocal tried
-        tried, gradient = objective(flat)
-        return tried, gradient
-
-    def iterated(flat: HostVector) -> None:
-        nonlocal latest, loss, stopped
-        # The line search ends with the point it takes.
-        latest, loss = flat.copy(), tried
+    def iterated(intermediate_result: Any) -> None:
+        nonlocal latest, loss
+        latest, loss = intermediate_result.x.copy(), float(intermediate_result.fun)
         history.append({"epoch": len(history) + 1, "loss": loss})
         if callback is not None and callback(history, _from_flat(latest, params, samples.place)):
-            stopped = True
             raise StopIteration
 
     def reached() -> tuple[int, Parameters, History]:
@@ -121,26 +121,25 @@ def minimise(
     with quiet_floating_point(), without_autodiff(samples.place.xp):
         try:
             options = {"maxfun": max_fun, "maxiter": max_iter, "gtol": tol}
-            found = minimize(evaluate, start, jac=True, method="L-BFGS-B", options=options, callback=iterated)
-            finite = math.isfinite(found.fun) and bool(np.all(np.isfinite(found.x)))
-            if not finite:
-                raise FloatingPointError(f"the loss is {found.fun}")
+            found = minimize(
+                objective, start, jac=True, method="L-BFGS-B", options=options, callback=iterated
+            )
+            if not (found.fun < HUGE and np.all(np.isfinite(found.x))):
+                raise FloatingPointError
             latest, loss = found.x, float(found.fun)
-            problem = "" if found.status == 0 or stopped else str(found.message)
-        except StopIteration:  # SciPy before 1.11 lets it through
-            pass
+            problem = "" if found.status in (0, STOPPED_BY_CALLBACK) else str(found.message)
         except KeyboardInterrupt:
             message = f"training interrupted after {len(history)} iterations; returning what was trained"
             try:
                 warnings.warn(message, TrainingInterruptedWarning, stacklevel=2)
             except TrainingInterruptedWarning as error:  # where warnings are errors
                 raise TrainingError(message, *reached()) from error
-        except FloatingPointError as error:
+        except FloatingPointError:
             message = (
-                f"training diverged in iteration {len(history) + 1}: {error}. Try features of mean 0 and "
-                f"variance 1, or smaller initial weights; {KEPT}"
+                f"training diverged in iteration {len(history) + 1}: the loss is too large or NaN. Try "
+                f"features of mean 0 and variance 1, or smaller initial weights; {KEPT}"
             )
-            raise DivergenceError(message, *reached(), tried) from None
+            raise DivergenceError(message, *reached(), float(found.fun)) from None
         except Exception as error:
             message = (
                 f"training failed in iteration {len(history) + 1} ({type(error).__name__}: {error}); {KEPT}"
@@ -154,7 +153,7 @@ def _make_objective(
 ) -> Callable[[HostVector], tuple[float, HostVector]]:
     """Return the function of the flat parameters: the objective and its gradient, summed over blocks."""
     samples = samples.small_ones_cast()
-    length = block_length(max(network.layer_sizes))
+    length = block_length(samples.row_width(network.layer_sizes))
     shares = _shares(samples, length)
     # Each block that counts brings a part of the penalty along.
     n_counting = sum(share > 0.0 for share in shares)
@@ -163,40 +162,41 @@ def _make_objective(
 
     def objective(flat: HostVector) -> tuple[float, HostVector]:
         layers = plain(_from_flat(flat, params, samples.place))
-        if whole is not None:
-            loss, gradients = of_block(layers, *whole)
-            return float(loss), _to_flat(gradients)
-        loss, sums = 0.0, np.zeros_like(flat)
-        for share, batch in zip(shares, samples.batches(length)):
+        loss: Any = 0.0
+        sums: Any = 0.0
+        for share, batch in zip(shares, samples.batches(length) if whole is None else [whole]):
             if share > 0.0:
                 block_loss, gradients = of_block(layers, *batch)
-                loss += share * float(block_loss)
-                sums += share * _to_flat(gradients)
-        return loss, sums
+                loss = loss + share * block_loss
+                sums = sums + share * _flat(gradients)
+        return min(float(loss), HUGE), _to_host(sums)
 
     return objective
 
 
 def _shares(samples: Samples, length: int) -> list[float]:
     """Return the part of all sample weights that each block of so many rows has."""
-    xp, (_, sample_weight) = samples.place.xp, samples.targets()
     blocks = list(row_slices(len(samples), length))
-    if sample_weight is None:
+    if samples.sample_weight is None:
         return [(block.stop - block.start) / len(samples) for block in blocks]
-    total = float(xp.sum(sample_weight))
-    return [float(xp.sum(sample_weight[block])) / total for block in blocks]
+    weight = to_host(samples.sample_weight)
+    weight = weight if samples.rows is None else weight[samples.rows]
+    return [float(weight[block].sum() / weight.sum()) for block in blocks]
 
 
-def _to_flat(params: Iterable[Pair]) -> HostVector:
-    """Weights of all layers, then biases, as one float64 vector on the host: one transfer."""
+def _flat(params: Iterable[Pair]) -> Array:
+    """Return the weights of all layers, then the biases, as one vector where they live."""
     weights, biases = zip(*params)
-    arrays = [*weights, *biases]
-    xp = placement(array=arrays[0]).xp
-    return to_host(xp.concat([xp.reshape(array, (-1,)) for array in arrays])).astype(np.float64)
+    xp = placement(array=weights[0]).xp
+    return xp.concat([xp.reshape(array, (-1,)) for array in (*weights, *biases)])
+
+
+def _to_host(flat: Array) -> HostVector:
+    return to_host(flat).astype(np.float64)
 
 
 def _from_flat(flat: HostVector, like: Parameters, place: Placement) -> tuple[Layer, ...]:
-    """Undo `_to_flat`: layers shaped as those of `like`."""
+    """Undo `_flat`: layers shaped as those of `like`."""
     there = place.from_host(flat)
     shapes = [weight.shape for weight, _ in like] + [bias.shape for _, bias in like]
     ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()

@@ -196,7 +196,7 @@ class Network:
         place = self._check_params(params)
         self._check_rows(params, X)
         with quiet_floating_point():
-            return self.blockwise_logits(Samples(place, X), params)
+            return self.blockwise(Samples(place, X), params, logits_themselves)
 
     def predict(self, params: Parameters, X: Array) -> Array:
         """Compute the network's output: probabilities, rates or values, as the loss has it.
@@ -223,7 +223,7 @@ class Network:
         place = self._check_params(params)
         self._check_rows(params, X)
         with quiet_floating_point():
-            return self._loss.link(place.xp, self.blockwise_logits(Samples(place, X), params))
+            return self.blockwise(Samples(place, X), params, self._loss.link)
 
     # What training and engines call: `xp` is known and arguments are checked.
 
@@ -294,10 +294,13 @@ class Network:
             return xp.sum(losses) / y.shape[0]
         return xp.sum(losses * xp.reshape(sample_weight, (-1, 1))) * _inverse_total(xp, sample_weight)
 
-    def blockwise_logits(self, samples: Samples, params: Parameters) -> Array:
-        """Do what `logits` does, on checked arguments."""
-        forward = make_forward(samples.xp, self._activations)
-        blocks = [forward(params, batch.X)[0] for batch in samples.blocks(max(self.layer_sizes))]
+    def blockwise(
+        self, samples: Samples, params: Parameters, finish: Callable[[Namespace, Array], Array]
+    ) -> Array:
+        """Compute logits, and what `finish` makes of them, on checked arguments: in blocks of rows."""
+        forward, xp = make_forward(samples.xp, self._activations), samples.place.xp
+        length = samples.row_width(self.layer_sizes)
+        blocks = [finish(xp, forward(params, batch.X)[0]) for batch in samples.blocks(length)]
         return blocks[0] if len(blocks) == 1 else samples.xp.concat(blocks, axis=0)
 
     def _shapes(self) -> Iterable[tuple[int, int]]:
@@ -333,6 +336,11 @@ class Network:
             raise ValueError(f"`X` must have shape (n_samples, {self.layer_sizes[0]}), got {tuple(X.shape)}")
         if X.shape[0] == 0:
             raise ValueError("`X` must have at least one row, got none")
+
+
+def logits_themselves(xp: Namespace, logits: Array) -> Array:
+    """Finish nothing: for `Network.blockwise`."""
+    return logits
 
 
 def make_forward(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from mlp_xp.arrays import Array, Namespace, Placement, block_length, matmul_namespace, row_slices
+from mlp_xp.arrays import Array, Namespace, Placement, block_length, is_sparse, matmul_namespace, row_slices
 
 Rows: TypeAlias = "np.ndarray[Any, Any]"
 """Indices of rows, on the host."""
@@ -82,6 +82,11 @@ class Samples:
         for some in row_slices(len(self), size):
             yield Batch(take(self.X, some), take(self.y, some), take(self.sample_weight, some))
 
+    def row_width(self, layer_sizes: Sequence[int]) -> int:
+        """Return how many numbers a pass through layers of these sizes makes of a row, at a time."""
+        copied = self.rows is not None or self.X.dtype != self.place.dtype
+        return max(layer_sizes if copied and not is_sparse(self.X) else layer_sizes[1:])
+
     def blocks(self, row_width: int) -> Iterator[Batch]:
         """Yield batches as they are, small enough that rows of so many numbers take a bounded memory."""
         return self.batches(block_length(row_width))
@@ -97,6 +102,8 @@ class Samples:
         def take(array: Array, some: slice) -> Array:
             if array is None:
                 return None
+            if there is None and some == slice(0, array.shape[0]):
+                return cast(array)
             if there is None:
                 return cast(array[some, :] if array.ndim == 2 else array[some])
             return cast(xp.take(array, there[some], axis=0))

@@ -24,7 +24,7 @@ from mlp_xp.arrays import (
 from mlp_xp.early_stopping import EarlyStopping, Watch, make_watch
 from mlp_xp.engines import Engine, Epoch, State, make_engine
 from mlp_xp.metrics import Metric, UserMetric, resolve_metrics
-from mlp_xp.network import Network
+from mlp_xp.network import Network, logits_themselves
 from mlp_xp.optimizers import Optimizer, OptimizerState
 from mlp_xp.parameters import Parameters, all_finite, copy_tree, map_tree, named, plain
 from mlp_xp.samples import Rows, Samples
@@ -330,9 +330,11 @@ def continue_training(
     if early_stopping is not None:
         watch = make_watch(early_stopping, metrics, validation_metrics, validation is not None)
         if progress.watch is not None and progress.watch.rule.monitor == early_stopping.monitor:
-            watch = replace(progress.watch, rule=early_stopping, sign=watch.sign, stopped=False)
+            watch = replace(progress.watch, rule=early_stopping, sign=watch.sign, event="")
     progress.watch = watch
-    observed = bool(metrics) or any(part is not None for part in (validation, watch, callback))
+    # A watch on the loss alone can be told of several epochs at once.
+    patient = early_stopping is None or (early_stopping.monitor == "loss" and not early_stopping.restore_best)
+    observed = bool(metrics) or validation is not None or callback is not None or not patient
     planned = rates(optimizer.learning_rate, epochs)
     # A schedule that fails should fail here. Where nobody looks between epochs nobody can change it,
     # and all of it can be read; else its first rate must do.
@@ -402,14 +404,15 @@ def evaluate(
     measured = resolve_metrics(metrics, network.loss_entry)
     samples = _check_samples(network, params, X, y, sample_weight)
     with quiet_floating_point(), without_autodiff(samples.place.xp):
-        return _measure(network, params, samples, measured)
+        return measure(network, params, samples, measured)
 
 
-def _measure(
+def measure(
     network: Network, params: Parameters, samples: Samples, metrics: Sequence[Metric]
 ) -> dict[str, float]:
+    """Do what `evaluate` does, on checked arguments."""
     xp, loss = samples.place.xp, network.loss_entry
-    logits = network.blockwise_logits(samples, params)
+    logits = network.blockwise(samples, params, logits_themselves)
     y, sample_weight = samples.targets()
     values: dict[str, Any] = {"loss": network.data_loss(xp, logits, y, sample_weight)}
     predictions = loss.link(xp, logits)
@@ -492,6 +495,7 @@ class _Loop:
         self.safe: State = (progress.params, progress.optimizer_state)
         self.history = History()
         self.n_before_run = 0
+        self.under_way: list[Epoch] = []
         self.observed = observed
 
     def run(self, plan: Iterator[Epoch]) -> History:
@@ -538,14 +542,15 @@ class _Loop:
                 return
 
     def _run_unobserved(self, plan: Iterator[Epoch]) -> None:
-        length = 1
-        while epochs := self._next(plan, length):
+        length, watch = 1, self.progress.watch
+        while epochs := self._next(plan, length if watch is None else int(min(length, watch.patience))):
             start = time.perf_counter()
             losses = self._run_epochs(epochs)
             if losses is None:
                 self._find_divergence(epochs)
                 continue
-            self._record(losses)
+            if self._record(losses):
+                return
             seconds = time.perf_counter() - start
             # At most ten times as many: a few epochs say little about how long more of them take.
             length = max(1, min(10 * len(epochs), int(len(epochs) * SECONDS_PER_RUN / seconds)))
@@ -554,7 +559,8 @@ class _Loop:
         # In this order: an interrupt between any two lines finds no epoch twice.
         self.engine.losses = []
         self.n_before_run = len(self.history)
-        return list(islice(plan, length))
+        self.under_way = list(islice(plan, length))
+        return self.under_way
 
     def _run_epochs(self, epochs: list[Epoch]) -> list[float] | None:
         """Run epochs; return their losses, or None if something is not finite after them."""
@@ -575,19 +581,24 @@ class _Loop:
                 raise self._divergence(one[0])
             self._record(losses)
 
-    def _record(self, losses: list[float]) -> None:
-        first = len(self.history) + 1
-        self.history += [{"epoch": epoch, "loss": loss} for epoch, loss in enumerate(losses, first)]
+    def _record(self, losses: list[float]) -> bool:
+        """Take note of the losses of the next epochs under way; return whether to stop."""
+        watch = self.progress.watch
+        for (rate, _), loss in zip(self.under_way[len(self.history) - self.n_before_run :], losses):
+            self.history.append({"epoch": len(self.history) + 1, "loss": loss})
+            if watch is not None:
+                watch.sees(self.history[-1], (), rate)
+        return watch is not None and watch.stopped
 
     def _look(self, loss: float, rate: float) -> bool:
         """Measure and record the epoch that ended, show it to who asked; return whether to stop."""
         params = named(self.safe[0])
         record: dict[str, Any] = {"epoch": len(self.history) + 1, "loss": loss}
         if self.metrics:
-            measured = _measure(self.network, params, self.samples, self.metrics)
+            measured = measure(self.network, params, self.samples, self.metrics)
             record |= {metric.name: measured[metric.name] for metric in self.metrics}
         if self.validation is not None:
-            measured = _measure(self.network, params, self.validation, self.validation_metrics)
+            measured = measure(self.network, params, self.validation, self.validation_metrics)
             record |= {f"val_{name}": value for name, value in measured.items()}
         self.history.append(record)
         watch = self.progress.watch

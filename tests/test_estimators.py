@@ -22,7 +22,11 @@ pytest.importorskip("sklearn", minversion="1.9")
 metrics = pytest.importorskip("sklearn.metrics")
 neural_network = pytest.importorskip("sklearn.neural_network")
 NotFittedError = pytest.importorskip("sklearn.exceptions").NotFittedError
-compute_sample_weight = pytest.importorskip("sklearn.utils.class_weight").compute_sample_weight
+class_weights = pytest.importorskip("sklearn.utils.class_weight")
+compute_class_weight, compute_sample_weight = (
+    class_weights.compute_class_weight,
+    class_weights.compute_sample_weight,
+)
 MLPClassifier, MLPRegressor = mlp_xp.MLPClassifier, mlp_xp.MLPRegressor
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -210,11 +214,10 @@ def test_targets_and_weights_may_be_anywhere(kind, form, library):
     assert model.score(X_here, y_form, weight_form) == pytest.approx(expected, rel=1e-8)
 
     partial, partial_peer = estimator(kind, **HALVES), estimator(kind, **HALVES)
-    classes = {"multi-class": np.unique(y), "multi-label": np.arange(3)}.get(kind)
-    partial.partial_fit(
-        X_here, y_form, weight_form, **({} if classes is None else {"classes": FORMS[form](classes, library)})
-    )
-    partial_peer.partial_fit(X, y, weight, **({} if classes is None else {"classes": classes}))
+    first = {"classes": np.arange(3)} if kind in CLASSIFIED else {}
+    first_form = {name: FORMS[form](values, library) for name, values in first.items()}
+    partial.partial_fit(X_here, y_form, weight_form, **first_form)
+    partial_peer.partial_fit(X, y, weight, **first)
     assert_same(partial, partial_peer, rtol=1e-8, atol=1e-12)
 
 
@@ -448,6 +451,18 @@ def test_a_backend_computes_and_gives_back(kind, name, library, request):
     assert model.score(X_here, y_here) == pytest.approx(peer.score(X, y), rel=1e-8)
 
 
+@pytest.mark.parametrize("name", ["torch", "jax", "cupy"])
+def test_a_model_from_a_backend_is_loaded_without_it(name, request):
+    skip_without(name, request)
+    X, y = problem("multi-class")
+    settings = {"warm_start": True, "early_stopping": True, **HALVES}
+    model = estimator("multi-class", backend=name, **settings).fit(X, y)
+    stored = pickle.dumps(model.set_params(backend=None))
+    assert name.encode() not in stored
+    twin = estimator("multi-class", max_iter=12, **settings).fit(X, y)
+    assert_same(pickle.loads(stored).fit(X, y), twin, rtol=1e-8, atol=1e-12)
+
+
 def test_an_unknown_backend():
     X, y = problem("binary")
     model = estimator("binary", backend="tensorflow")
@@ -521,7 +536,17 @@ def test_class_weights_are_sample_weights(kind, class_weight, solver, weighted, 
     weight = np.linspace(0.1, 2.0, len(X)) if weighted else None
     settings = {"solver": solver, "batch_size": 16, "early_stopping": early_stopping}
     model = estimator(kind, class_weight=class_weight, **settings).fit(X, y, weight)
-    equivalent = compute_sample_weight(class_weight, y) * (weight if weighted else 1.0)
+    equivalent = compute_sample_weight(class_weight, y)
+    if weighted and class_weight == "balanced":  # by the classes' weights, not by their rows
+        columns = y.T if y.ndim == 2 else [y]
+        equivalent = np.prod(
+            [
+                compute_class_weight("balanced", classes=np.unique(c), y=c, sample_weight=weight)[c]
+                for c in columns
+            ],
+            axis=0,
+        )
+    equivalent = equivalent * (weight if weighted else 1.0)
     peer = estimator(kind, **settings).fit(X, y, equivalent)
     assert_same(model, peer, rtol=1e-10)
     assert curves(model) == curves(peer)
@@ -532,9 +557,9 @@ def test_class_weights_are_sample_weights(kind, class_weight, solver, weighted, 
 def test_class_weights_by_text_and_in_partial_fit():
     X, y = problem("binary")
     names = np.array(["no", "yes"])
-    model = estimator("binary", class_weight={"yes": 3.0})
+    model = estimator("binary", class_weight={"yes": 3.0}, batch_size=16)
     model.partial_fit(X, names[y], classes=names).partial_fit(X, names[y])
-    peer = estimator("binary", neural_network)
+    peer = estimator("binary", neural_network, batch_size=16)
     for _ in range(2):
         peer.partial_fit(X, y, sample_weight=np.where(y == 1, 3.0, 1.0), classes=[0, 1])
     assert_same(model, peer, rtol=1e-10)
@@ -1321,74 +1346,41 @@ def test_verbose_in_partial_fit_and_warm_starts(capsys):
 
 # Bad input.
 
-BAD = [
-    ("hidden_layer_sizes", (0,)),
-    ("hidden_layer_sizes", (5, -1)),
-    ("hidden_layer_sizes", 0),
-    ("hidden_layer_sizes", (2.5,)),
-    ("hidden_layer_sizes", "5"),
-    ("hidden_layer_sizes", None),
-    ("activation", "softplus"),
-    ("activation", 5),
-    ("activation", ["relu", "tanh"]),
-    ("activation", []),
-    ("activation", ["swish"]),
-    ("solver", "rmsprop"),
-    ("solver", None),
-    ("alpha", -1e-3),
-    ("alpha", math.nan),
-    ("alpha", "1"),
-    ("batch_size", 0),
-    ("batch_size", "all"),
-    ("batch_size", 2.5),
-    ("batch_size", None),
-    ("learning_rate", "cosine"),
-    ("learning_rate_init", 0.0),
-    ("learning_rate_init", math.inf),
-    ("learning_rate_init", "0.1"),
-    ("power_t", -0.5),
-    ("max_iter", 0),
-    ("max_iter", 2.5),
-    ("max_iter", True),
-    ("shuffle", "yes"),
-    ("random_state", "x"),
-    ("random_state", -1),
-    ("random_state", 1.5),
-    ("tol", -1e-3),
-    ("tol", math.nan),
-    ("verbose", "loud"),
-    ("verbose", -1),
-    ("warm_start", "yes"),
-    ("momentum", -0.1),
-    ("momentum", 1.5),
-    ("nesterovs_momentum", "yes"),
-    ("early_stopping", "no_such_scorer"),
-    ("early_stopping", 3),
-    ("early_stopping", None),
-    ("validation_fraction", 1.0),
-    ("validation_fraction", -0.1),
-    ("beta_1", 1.0),
-    ("beta_1", -0.1),
-    ("beta_2", 1.0),
-    ("epsilon", 0.0),
-    ("n_iter_no_change", 0),
-    ("n_iter_no_change", 2.5),
-    ("max_fun", 0),
-    ("weight_decay", -0.1),
-    ("weight_decay", math.nan),
-    ("weight_decay", "0.1"),
-    ("backend", "tensorflow"),
-    ("backend", 3),
-    ("class_weight", "even"),
-    ("class_weight", 2.0),
-    ("class_weight", {0: -1.0}),
-    ("loss", "log_loss"),
-    ("loss", None),
-]
+BAD = {
+    "hidden_layer_sizes": [(0,), (5, -1), 0, (2.5,), "5", None],
+    "activation": ["softplus", 5, ["relu", "tanh"], [], ["swish"]],
+    "solver": ["rmsprop", None],
+    "alpha": [-1e-3, math.nan, "1"],
+    "batch_size": [0, "all", 2.5, None],
+    "learning_rate": ["cosine"],
+    "learning_rate_init": [0.0, math.inf, "0.1"],
+    "power_t": [-0.5],
+    "max_iter": [0, 2.5, True],
+    "shuffle": ["yes"],
+    "random_state": ["x", -1, 1.5],
+    "tol": [-1e-3, math.nan],
+    "verbose": ["loud", -1],
+    "warm_start": ["yes"],
+    "momentum": [-0.1, 1.5],
+    "nesterovs_momentum": ["yes"],
+    "early_stopping": ["no_such_scorer", 3, None],
+    "validation_fraction": [1.0, -0.1],
+    "beta_1": [1.0, -0.1],
+    "beta_2": [1.0],
+    "epsilon": [0.0],
+    "n_iter_no_change": [0, 2.5],
+    "max_fun": [0],
+    "weight_decay": [-0.1, math.nan, "0.1"],
+    "backend": ["tensorflow", 3],
+    "class_weight": ["even", 2.0, {0: -1.0}],
+    "loss": ["log_loss", None],
+}
 
 
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
-@pytest.mark.parametrize(("name", "value"), BAD, ids=[f"{name}={value!r}" for name, value in BAD])
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in BAD.items() for value in values], ids=str
+)
 def test_bad_parameters_are_named_before_any_work(name, value, method):
     kind = "regression" if name == "loss" else "binary"
     X, y = problem(kind)
@@ -1464,3 +1456,130 @@ def test_torch_data_that_require_gradients_build_no_graph(request):
     assert not any(array.requires_grad for array in arrays(model))
     assert not model.predict(X_here).requires_grad
     assert_same(model, estimator("regression").fit(X, y), rtol=1e-8, atol=1e-12)
+
+
+# What one fit leaves to the next.
+
+
+def test_balanced_classes_do_not_count_rows_without_weight():
+    X, y = problem("multi-class", n_samples=60)
+    weight = np.where(np.arange(60) % 3 == 0, 0.0, 1.0 + np.arange(60) % 4)
+    kept = weight > 0.0
+    settings = {"hidden_layer_sizes": (), "solver": "lbfgs", "max_iter": 300, "tol": 1e-9}
+    model = estimator("multi-class", class_weight="balanced", **settings).fit(X, y, weight)
+    fewer = estimator("multi-class", class_weight="balanced", **settings).fit(X[kept], y[kept], weight[kept])
+    assert_same(model, fewer, rtol=1e-5, atol=1e-7)
+
+
+def test_partial_fit_goes_on_from_the_weights_shown():
+    X, y = problem("multi-class")
+    model = estimator("multi-class", early_stopping=True, learning_rate_init=0.1, max_iter=20).fit(X, y)
+    shown = snapshot(model)
+    model.set_params(early_stopping=False, learning_rate_init=1e-12).partial_fit(X, y)
+    assert_same(model, shown, rtol=1e-6, atol=1e-9)
+
+
+def test_early_stopping_forgets_weights_that_the_user_has_replaced():
+    X, y = problem("multi-class")
+    settings = {"early_stopping": "loss", "warm_start": True, "learning_rate_init": 0.1, "max_iter": 30}
+    model = estimator("multi-class", **settings).fit(X, y)
+    model.coefs_ = [np.zeros_like(coef) for coef in model.coefs_]
+    model.set_params(max_iter=1, learning_rate_init=1e-12).fit(X, y)
+    assert max(np.abs(coef).max() for coef in model.coefs_) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("kind", "scorer", "weighted"),
+    [
+        ("multi-class", "f1", False),
+        ("regression", "accuracy", False),
+        ("regression", "neg_max_error", True),
+    ],
+)
+def test_a_score_that_does_not_fit_is_refused_before_training(kind, scorer, weighted):
+    X, y = problem(kind)
+    model = estimator(kind).fit(X, y)
+    before = snapshot(model)
+    weight = np.ones(40) if weighted else None
+    with pytest.raises(ValueError, match=f"`early_stopping` must name a score .* got '{scorer}'"):
+        model.set_params(early_stopping=scorer).fit(X, y, weight)
+    assert_same(model, before)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array([16777216.0, 16777217.0, 3.0]),
+        np.array([2**40, 2**40 + 1, -1]),
+        np.array([1, 2, 65535], dtype=np.uint16),
+        np.array([-1.0, 2.0, 7.0], dtype=np.float32),
+    ],
+    ids=["beyond float32", "beyond int32", "unsigned", "floats"],
+)
+def test_labels_are_what_they_were_whatever_the_library_can_hold(labels, library):
+    X, y = problem("multi-class")
+    X_here = library.array(X, "float32")
+    model = estimator("multi-class", learning_rate_init=0.1, max_iter=40).fit(X_here, labels[y])
+    assert to_host(model.classes_).tolist() == sorted(labels.tolist())
+    predicted = to_host(model.predict(X_here))
+    assert (predicted == labels[y]).mean() > 0.8
+    assert model.score(X_here, labels[y]) == pytest.approx((predicted == labels[y]).mean())
+
+
+def test_attributes_tell_of_the_last_fit_whatever_its_solver():
+    X, y = problem("binary")
+    model = estimator("binary", early_stopping=True).fit(X, y)
+    model.set_params(solver="lbfgs").fit(X, y)
+    assert (model.validation_scores_, model.val_loss_curve_, model.best_validation_score_) == (None,) * 3
+    assert model.best_loss_ == min(model.loss_curve_)
+    assert model.t_ == 0
+
+
+def test_scores_of_two_kinds_are_not_mixed():
+    X, y = problem("binary")
+    settings = {"warm_start": True, "max_iter": 3}
+    model = estimator("binary", early_stopping="neg_log_loss", **settings).fit(X, y)
+    assert max(model.validation_scores_) < 0.0
+    model.set_params(early_stopping="score").fit(X, y)
+    assert len(model.validation_scores_) == 3
+    assert len(model.loss_curve_) == 6
+    assert min(model.validation_scores_) >= 0.0
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_warnings_point_at_the_users_line(solver):
+    X, y = problem("binary")
+    with pytest.warns(UserWarning, match="converge|batch_size") as caught:
+        estimator("binary", solver=solver, max_iter=2, batch_size=1000, tol=0.0).fit(X, y)
+    assert {warning.filename for warning in caught} == {__file__}
+    with pytest.warns(UserWarning, match="batch_size") as caught:
+        estimator("binary", batch_size=1000).partial_fit(X, y, classes=[0, 1])
+    assert caught[0].filename == __file__
+
+
+def test_verbose_tells_of_a_division_once(capsys):
+    X, y = problem("regression")
+    settings = {"solver": "sgd", "learning_rate": "adaptive", "n_iter_no_change": 1, "tol": 10.0}
+    model = estimator("regression", warm_start=True, verbose=True, max_iter=3, **settings).fit(X, y)
+    assert capsys.readouterr().out.count("Setting learning rate") == 1
+    model.set_params(max_iter=1).fit(X, y)
+    assert capsys.readouterr().out.count("Setting learning rate") == 0 or model._memory.progress.watch.event
+
+
+def test_copies_train_on_apart():
+    X, y = problem("binary")
+    model = estimator("binary", warm_start=True, batch_size=16).fit(X, y)
+    others = [copy.copy(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+    model.fit(X, y)
+    for other in others:
+        assert_same(other.fit(X, y), model)
+
+
+def test_a_validation_part_without_weight_is_refused():
+    X, y = problem("regression")
+    weight = np.zeros(40)
+    weight[0] = 1.0
+    with pytest.raises(ValueError, match="`sample_weight` must not be all zero in the rows to train on"):
+        estimator("regression", early_stopping=True).fit(X, y, weight)
+    with pytest.raises(ValueError, match="`validation_fraction` must be > 0"):
+        estimator("regression", early_stopping=True, validation_fraction=0.0).fit(X, y)

@@ -184,6 +184,16 @@ def test_how_lbfgs_ends(name, settings, before_max_iter):
     assert_alike(ours, peer, data, rtol=1e-5, atol=1e-8)
 
 
+def test_lbfgs_goes_on_after_a_trial_step_far_too_long():
+    # With this start a step of the line search makes rates that overflow.
+    data = problem("poisson")
+    settings = {"solver": "lbfgs", "hidden_layer_sizes": 1, "activation": "identity", "alpha": 1.0}
+    both_of_them = estimators("poisson", {**settings, "max_iter": 300, "random_state": 38})
+    with np.errstate(all="ignore"):
+        ours, peer = (fit(estimator, data) for estimator in both_of_them)
+    np.testing.assert_allclose(ours.loss_, peer.loss_, rtol=1e-4)
+
+
 # One setting at a time, with and without early stopping. What scikit-learn's estimator does without early
 # stopping is checked, so that a case is what its name says.
 
@@ -371,6 +381,19 @@ def test_fit_and_partial_fit_in_turn(name, case):
     for steps in (fit_first, fit_last):
         ours, peer = both(name, PARTIAL[case], steps)
         assert_alike(ours, peer, data)
+
+
+def test_partial_fit_is_told_the_classes_once():
+    data = problem("multiclass")
+    for estimator in estimators("multiclass", {}):
+        with pytest.raises(ValueError, match="classes"):
+            estimator.partial_fit(data.X, data.y)
+        estimator.partial_fit(data.X, data.y, classes=[0, 1, 2, 3])
+        estimator.partial_fit(data.X, data.y, classes=[0, 1, 2, 3])
+        with pytest.raises(ValueError, match="classes"):
+            estimator.partial_fit(data.X, data.y, classes=[0, 1, 2])
+        with pytest.raises(ValueError, match="classes"):
+            estimator.partial_fit(data.X, data.y + 2)
 
 
 def test_partial_fit_with_a_random_state_of_the_callers():

@@ -77,3 +77,19 @@ def test_sparse_batches_multiply_as_dense_ones_do(kind, dtype):
         left = np.ones((2, len(some)))
         np.testing.assert_allclose(samples.xp.matmul(batch.X.T, left.T), some.T @ left.T, rtol=1e-12)
         assert isinstance(samples.xp.matmul(batch.X.T, left.T), np.ndarray)
+
+
+def test_blocks_are_as_long_as_what_is_made_of_their_rows_allows():
+    sparse = pytest.importorskip("scipy.sparse")
+    wide, place = np.ones((6, 1000), dtype="float32"), arrays_module.placement(X=WEIGHT)
+    as_it_is = Samples(place, wide.astype("float64"))
+    assert as_it_is.row_width((1000, 10, 3)) == 10
+    for copied in (Samples(place, wide), Samples(place, as_it_is.X, rows=np.arange(3))):
+        assert copied.row_width((1000, 10, 3)) == 1000
+    assert Samples(place, sparse.csr_array(wide), rows=np.arange(3)).row_width((1000, 10, 3)) == 10
+
+
+def test_all_rows_of_a_sparse_matrix_are_the_matrix():
+    sparse = pytest.importorskip("scipy.sparse")
+    matrix = sparse.csr_array(np.eye(4))
+    assert Samples(arrays_module.placement(X=WEIGHT), matrix).whole().X is matrix
