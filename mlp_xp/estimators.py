@@ -175,7 +175,8 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
         y : array of shape (n_samples,) or (n_samples, n_outputs)
             Labels, which may be text, or values; in X's library or on the host. They follow X.
         sample_weight : array of shape (n_samples,), optional
-            At least 0. A weight of 2 counts as the row repeated, a weight of 0 as the row left out.
+            At least 0. A weight of 2 counts as the row repeated, a weight of 0 as the row left out. They
+            follow X, as y does.
         X_val : array of shape (n_validation, n_features), optional
             Validation data, in X's library. Then no part of X is split off for `early_stopping`.
             Without `early_stopping` they are measured after each epoch, and nothing more.
@@ -958,8 +959,9 @@ PARAMETERS = """
         Print the loss of each epoch.
     warm_start : bool, default=False
         Let `fit` go on where the last one ended: weights, optimizer, orders, learning rate, validation
-        part and what early stopping has seen. Fits of 1 epoch are then one fit of as many epochs.
-        (scikit-learn keeps the weights alone.) With "lbfgs" the weights alone.
+        part and what early stopping has seen. Fits of 1 epoch are then one fit of as many epochs,
+        until early stopping stops; after that each fit trains until it is seen again that nothing
+        improves. (scikit-learn keeps the weights alone.) With "lbfgs" the weights alone.
     momentum : float, default=0.9
         Of "sgd", from 0 to 1.
     nesterovs_momentum : bool, default=True
@@ -979,7 +981,8 @@ PARAMETERS = """
         Decoupled decay of the weights before each step of "sgd" or "adam" (AdamW), beside `alpha`.
     backend : {None, "auto", "numpy", "cupy", "torch", "jax"}, default=None
         Where to compute. None: where X lives. "auto": on a CUDA GPU with CuPy if there is one, for an X
-        on the host. Weights and predictions come back to where X lives.
+        on the host. X is copied there; weights and predictions come back to where X lives. "jax" with
+        float64 data switches `jax_enable_x64` on for the whole process.
 """
 
 ATTRIBUTES = """
@@ -1019,8 +1022,9 @@ class MLPClassifier(ClassifierMixin, _Perceptron):
     ----------
     {parameters}
     class_weight : dict, "balanced", list of dict or None, default=None
-        Weights of the classes in training, multiplied with `sample_weight`. "balanced" is
-        ``n_samples / (n_classes * count)``; a list has a dict for each label of a multi-label problem.
+        Weights of the classes, multiplied with `sample_weight`, also in a validation part split off
+        (but not in `X_val`). "balanced" is ``n_samples / (n_classes * count)``, by sample weights where
+        there are some; a list has a dict for each label of a multi-label problem.
 
     Attributes
     ----------

@@ -73,8 +73,6 @@ PLACES = {
     "torch": [("torch", "cpu", "float64"), ("torch", "cpu", "float32")],
     "torch_cuda": [("torch", "cuda", "float64"), ("torch", "cuda", "float32")],
     "cupy": [("cupy", None, "float64"), ("cupy", None, "float32")],
-    # Not among the namespaces that scikit-learn checks; not for all, as compiling takes seconds.
-    "jax": [("jax.numpy", None, "float64")],
 }
 
 
@@ -91,7 +89,7 @@ def label(check: partial[None]) -> str:
 def available() -> set[str]:
     """Say which libraries and devices the checks can use in this process."""
     arrays = import_module("mlp_xp.arrays")
-    found = {name for name in ("torch", "jax") if util.find_spec(name)}
+    found = {"torch"} if util.find_spec("torch") else set()
     if "torch" in found and import_module("torch").cuda.is_available():
         found.add("torch_cuda")
     try:
@@ -139,10 +137,9 @@ def all_checks(Estimator: Any) -> Any:
         yield label(check), estimator, check
 
 
-def values_in(variant: str, have: set[str]) -> list[tuple[str, str | None, str]]:
-    """Return the places in which the values of a variant are compared with NumPy's."""
-    slow = set() if variant in ("lbfgs", "tools") else {"jax"}
-    return STRICT + [place for library in sorted(have - slow) for place in PLACES[library]]
+def places(have: set[str]) -> list[tuple[str, str | None, str]]:
+    """Return the places in which values are compared with NumPy's."""
+    return STRICT + [place for library in sorted(have) for place in PLACES[library]]
 
 
 def value_checks(Estimator: Any, have: set[str]) -> Any:
@@ -151,12 +148,12 @@ def value_checks(Estimator: Any, have: set[str]) -> Any:
 
     for variant, parameters in VARIANTS.items():
         estimator = Estimator(**{"max_iter": 20, "hidden_layer_sizes": (5,), **parameters})
-        for namespace, device, dtype in values_in(variant, have):
+        for namespace, device, dtype in places(have):
             place = {"array_namespace": namespace, "device_name": device, "dtype_name": dtype}
             values = {**place, "check_values": True, "check_sample_weight": True}
             check = partial(check_array_api_input, Estimator.__name__, **values)
             yield " ".join([variant, namespace, str(device), dtype]), estimator, check
-    for place in values_in("tools", have):
+    for place in places(have):
         estimator = Estimator(hidden_layer_sizes=(5,), max_iter=10, batch_size=8, random_state=0)
         yield " ".join(["tools", *map(str, place)]), estimator, partial(in_tools, place=place)
 
@@ -175,8 +172,8 @@ def in_tools(estimator: Any, place: tuple[str, Any, str]) -> None:
     X, y = make_classification(60, 5, n_informative=3, n_classes=3, random_state=0)
     X, y = X.astype(dtype), (y if is_classifier(estimator) else y.astype(dtype))
     device = xp.Device(device) if namespace == "array_api_strict" else device
-    # The tools need what array_api_strict's flags take away, and write in arrays, which JAX forbids.
-    alone = namespace in ("array_api_strict", "jax.numpy")
+    # The tools need what array_api_strict's flags take away.
+    alone = namespace == "array_api_strict"
     model = estimator if alone else make_pipeline(StandardScaler(), estimator)
     X_xp, y_xp = xp.asarray(X, device=device), xp.asarray(y, device=device)
     expected = clone(model).fit(X, y)
@@ -220,7 +217,6 @@ def more_checks(Estimator: Any) -> Any:
 def test_every_check_of_scikit_learn(name):
     sklearn = pytest.importorskip("sklearn")
     environment = {**os.environ, **ONE_THREAD, "SCIPY_ARRAY_API": "1"}
-    environment |= {"JAX_ENABLE_X64": "1", "JAX_PLATFORMS": "cpu"}
     environment.pop("PYTORCH_ENABLE_MPS_FALLBACK", None)
     child = subprocess.run([sys.executable, __file__, name], env=environment, capture_output=True, text=True)
     assert child.returncode == 0, child.stderr
@@ -239,7 +235,7 @@ def test_every_check_of_scikit_learn(name):
     theirs = {case for case, _, _ in all_checks(peer)}
     assert not {case for case in theirs if "array_api" not in case} - set(results)
     if sklearn.__version__.startswith("1.9."):
-        n_values = sum(len(values_in(variant, available())) for variant in [*VARIANTS, "tools"])
+        n_values = len(places(available())) * (len(VARIANTS) + 1)
         assert len(results) == TOTAL[name] + N_MORE + n_values
 
 

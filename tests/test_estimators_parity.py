@@ -262,8 +262,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("early_stopping", [False, True])
-@pytest.mark.parametrize("name", ["multiclass", "regression"])
+@pytest.mark.parametrize(("name", "early_stopping"), [("multiclass", False), ("regression", True)])
 @pytest.mark.parametrize("case", CASES)
 def test_settings(case, name, early_stopping):
     settings, did = CASES[case]
@@ -482,8 +481,10 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("mode", ["plain", "early_stopping_weighted", "lbfgs"])
-@pytest.mark.parametrize("name", ["multiclass", "regression"])
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("multiclass", "plain"), ("regression", "early_stopping_weighted"), ("multiclass", "lbfgs")],
+)
 @pytest.mark.parametrize("rows", ROWS)
 def test_rows(rows, name, mode):
     data = problem(name)
