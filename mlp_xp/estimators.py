@@ -44,7 +44,8 @@ from mlp_xp.arrays import (
     to_host,
     without_autodiff,
 )
-from mlp_xp.early_stopping import EarlyStopping, Watch
+from mlp_xp.early_stopping import EarlyStopping
+from mlp_xp.fit_report import FitReport, shown
 from mlp_xp.initializers import glorot_uniform
 from mlp_xp.lbfgs import minimise
 from mlp_xp.losses import Loss
@@ -208,7 +209,7 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
             task = self._prepare(X, y, sample_weight, (X_val, y_val, sample_weight_val))
             metadata = None if sample_weight is None else {"sample_weight": sample_weight}
             context = self._init_callback_context(max_subtasks=self.max_iter)
-            report = _Report(self, task.home, context, {"X": X, "y": y, "metadata": metadata})
+            report = FitReport(self, task.home, context, {"X": X, "y": y, "metadata": metadata})
             report.begin()
         self._run(task, report)
         report.end()
@@ -259,7 +260,7 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
                     f"{self.early_stopping!r}"
                 )
             task = self._prepare(X, y, sample_weight, incremental=True, classes=classes)
-        self._run(task, _Report(self, task.home), incremental=True)
+        self._run(task, FitReport(self, task.home), incremental=True)
         return self
 
     # What each of the two says for itself.
@@ -573,13 +574,13 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
 
     # From a task to a fitted model.
 
-    def _run(self, task: _Task, report: _Report, *, incremental: bool = False) -> None:
+    def _run(self, task: _Task, report: FitReport, *, incremental: bool = False) -> None:
         if self.solver == "lbfgs":
             self._minimise(task, report)
         else:
             self._train(task, report, incremental)
 
-    def _minimise(self, task: _Task, report: _Report) -> None:
+    def _minimise(self, task: _Task, report: FitReport) -> None:
         params, history, loss, problem = task.params, History(), np.nan, ""
         try:
             params, history, loss, problem = minimise(
@@ -608,7 +609,7 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
                 stacklevel=5,
             )
 
-    def _train(self, task: _Task, report: _Report, incremental: bool) -> None:
+    def _train(self, task: _Task, report: FitReport, incremental: bool) -> None:
         n_samples = len(task.samples)
         n_seen = self.t_ if task.known else 0
         optimizer = self._optimizer(n_seen, n_samples)
@@ -691,7 +692,7 @@ class _Perceptron(CallbackSupportMixin, BaseEstimator):
         """Set the weights that users see."""
         self.coefs_: list[Array]
         self.intercepts_: list[Array]
-        self.coefs_, self.intercepts_ = _shown(params, home)
+        self.coefs_, self.intercepts_ = shown(params, home)
 
     def _optimizer(self, n_seen: int, n_samples: int) -> Optimizer:
         """Return the optimizer of a training that begins when it has seen so many samples already."""
@@ -792,94 +793,6 @@ class _Scorer:
         weights = {} if sample_weight is None else {"sample_weight": to_host(sample_weight)}
         scorer = get_scorer(self.estimator.early_stopping)
         return float(scorer(answering, outputs, answering._decode(to_host(y), HOST), **weights))
-
-
-class _Report:
-    """Tells scikit-learn's callbacks, and who set `verbose`, how a fit goes on."""
-
-    def __init__(self, estimator: Any, home: Placement, context: Any = None, data: Any = None) -> None:
-        self.estimator = estimator
-        self.home = home
-        self.context: Any = context if getattr(estimator, "_skl_callbacks", None) else None
-        self.data = data
-        self.progress: Progress | None = None
-
-    @property
-    def callback(self) -> Any:
-        """What a training calls after each epoch; None where nobody listens."""
-        return self.after_epoch if self.context is not None or self.estimator.verbose else None
-
-    def begin(self) -> None:
-        if self.context is not None:
-            self.context.call_on_fit_task_begin(estimator=self.estimator, **self.data)
-            if self.estimator.solver != "lbfgs":
-                self._begin_epoch()
-
-    def _begin_epoch(self) -> None:
-        self.epoch = self.context.subcontext(task_name="epoch")
-        self.epoch.call_on_fit_task_begin(estimator=self.estimator, **self.data)
-
-    def after_epoch(self, history: History, params: Parameters) -> bool:
-        estimator, record = self.estimator, history[-1]
-        watch = None if self.progress is None else self.progress.watch
-        if estimator.verbose:
-            self._say(record, watch)
-        if self.context is None:
-            return False
-
-        def attributes() -> dict[str, Any]:
-            return dict(zip(("coefs_", "intercepts_"), _shown(params, self.home)))
-
-        if estimator.solver == "lbfgs":  # nobody knows before whether there is another iteration
-            self._begin_epoch()
-        stop = self.epoch.call_on_fit_task_end(
-            estimator=estimator, reconstruction_attributes=attributes, **self.data
-        )
-        last = (
-            stop
-            or estimator.solver == "lbfgs"
-            or (watch is not None and watch.stopped)
-            or len(history) == estimator.max_iter
-        )
-        if not last:
-            self._begin_epoch()
-        return bool(stop)
-
-    def end(self) -> None:
-        """Say that the fit is over."""
-        estimator = self.estimator
-        if self.context is not None:
-            attributes = {"coefs_": estimator.coefs_, "intercepts_": estimator.intercepts_}
-            self.context.call_on_fit_task_end(
-                estimator=estimator, reconstruction_attributes=attributes, **self.data
-            )
-
-    def _say(self, record: dict[str, Any], watch: Watch | None) -> None:
-        estimator = self.estimator
-        print(f"Iteration {record['epoch']}, loss = {record['loss']:.8f}")
-        for name, value in record.items():
-            if name == "val_loss" and estimator.early_stopping == "loss":
-                print(f"Validation loss: {value:f}")
-            elif name.startswith("val_") and name != "val_loss":
-                print(f"Validation score: {value:f}")
-        if watch is None or not watch.event:
-            return
-        what = "Validation score" if estimator.early_stopping else "Training loss"
-        if estimator.early_stopping == "loss":
-            what = "Validation loss"
-        then = "Stopping." if watch.rule.divide_rate is None else "Learning rate too small. Stopping."
-        if watch.event == "divided":
-            then = f"Setting learning rate to {watch.rate(estimator.learning_rate_init):f}"
-        print(
-            f"{what} did not improve more than tol={estimator.tol:f} for {estimator.n_iter_no_change} "
-            f"consecutive epochs. {then}"
-        )
-
-
-def _shown(params: Parameters, home: Placement) -> tuple[list[Array], list[Array]]:
-    """Return weights and biases as the lists that users see, where X lives."""
-    weights, biases = zip(*params)
-    return [home.bring(weight) for weight in weights], [home.bring(bias) for bias in biases]
 
 
 def _check_weight(name: str, weight: Any, n_samples: int, there: Placement) -> Array | None:
