@@ -81,7 +81,7 @@ def __getattr__(name: str) -> typing.Any:
     except ImportError as error:
         raise ImportError(
             f"{name} needs scikit-learn 1.9 or later ({error}): pip install 'mlp_xp[sklearn]'"
-        ) from error
+        ) from None
     return getattr(estimators, name)
 
 

@@ -858,7 +858,9 @@ PARAMETERS = """
         With "sgd": the rate stays, falls as ``learning_rate_init / (t_ + 1) ** power_t``, or is divided
         by 5 each time training would stop for want of progress, until it is at most 1e-6.
     learning_rate_init : float, default=0.001
+        The rate of the first epoch, with "sgd" and "adam".
     power_t : float, default=0.5
+        Exponent of "invscaling".
     max_iter : int, default=200
         The most epochs, or iterations of "lbfgs".
     shuffle : bool, default=True
@@ -878,6 +880,7 @@ PARAMETERS = """
     momentum : float, default=0.9
         Of "sgd", from 0 to 1.
     nesterovs_momentum : bool, default=True
+        Let the momentum of "sgd" look one step ahead; see `mlp_xp.momentum`.
     early_stopping : bool or str, default=False
         Split a validation part off, stop when it shows no progress, and take the best epoch's
         weights. True or "score" watch the score (accuracy, or R2), "loss" the loss, any other name of a
@@ -1192,7 +1195,7 @@ class MLPRegressor(RegressorMixin, _Perceptron):
     -----
     With several outputs the gradient of the squared error is that of the loss reported, which
     averages over them. scikit-learn's is the number of outputs times as large (its issue 8349), so
-    that results differ there, and there alone.
+    that results differ there.
 
     Examples
     --------
