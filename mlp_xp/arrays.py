@@ -6,6 +6,7 @@ its arrays come in or the user names it.
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -205,7 +206,7 @@ class _SparseNumPy:
 
     @staticmethod
     def matmul(a: Any, b: Any) -> Any:
-        return a @ b
+        return operator.matmul(a, b)  # NumPy's own knows no sparse matrices
 
     @staticmethod
     def take(array: Any, indices: Any, *, axis: int) -> Any:
