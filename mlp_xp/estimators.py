@@ -219,26 +219,6 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):
                 raise ValueError(f"`classes` must be those of the first call, {self.classes_}, got {classes}")
         return self._partial_fit(X, y, sample_weight, classes)
 
-    def predict(self, X: Any) -> Array:
-        """Predict labels.
-
-        Parameters
-        ----------
-        X : array of shape (n_samples, n_features)
-            In the library and on the device of the data fitted with.
-
-        Returns
-        -------
-        array of shape (n_samples,) or (n_samples, n_outputs)
-            There too; on the host if labels are text.
-
-        Raises
-        ------
-        ValueError
-            If X lives elsewhere; `to` moves the model.
-        """
-        return self._decode(*self._outputs(X, "predict"))
-
     def predict_proba(self, X: Any) -> Array:
         """Predict the probability of each class, or of each label.
 
@@ -447,26 +427,6 @@ class MLPRegressor(RegressorMixin, BasePerceptron):
         self
         """
         return self._partial_fit(X, y, sample_weight)
-
-    def predict(self, X: Any) -> Array:
-        """Predict values.
-
-        Parameters
-        ----------
-        X : array of shape (n_samples, n_features)
-            In the library and on the device of the data fitted with.
-
-        Returns
-        -------
-        array of shape (n_samples,) or (n_samples, n_outputs)
-            There too.
-
-        Raises
-        ------
-        ValueError
-            If X lives elsewhere; `to` moves the model.
-        """
-        return self._decode(*self._outputs(X, "predict"))
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the coefficient of determination R2, averaged over the outputs.

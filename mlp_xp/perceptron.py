@@ -195,6 +195,26 @@ class BasePerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         report.end()
         return self
 
+    def predict(self, X: Any) -> Array:
+        """Predict labels, or values.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_features)
+            In the library and on the device of the data fitted with.
+
+        Returns
+        -------
+        array of shape (n_samples,) or (n_samples, n_outputs)
+            There too; labels that are text are on the host.
+
+        Raises
+        ------
+        ValueError
+            If X lives elsewhere; `to` moves the model.
+        """
+        return self._decode(*self._outputs(X, "predict"))
+
     def to(self: Self, target: Any) -> Self:
         """Move the fitted model to another array library or device, and return it.
 
