@@ -294,13 +294,11 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):
         whole: bool = False,
     ) -> tuple[Any, Any]:
         labels = on_host(y, n_samples, self, numeric=False)
-        if known:
+        if not known:
+            named = labels if classes is None or labels.ndim == 2 else classes
+            self._define_classes(named, home, is_sparse(y))
+        if known or classes is not None:  # else the classes are those of `y` itself
             self._check_known(labels, whole)
-        else:
-            self._define_classes(
-                labels if classes is None or labels.ndim == 2 else classes, home, is_sparse(y)
-            )
-            self._check_known(labels, whole=False)
         if labels.ndim == 2:
             return labels != 0, labels
         codes = np.searchsorted(self._labels.classes, labels)[:, None]

@@ -676,20 +676,16 @@ class BasePerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         self.loss_ = self.loss_curve_[-1] if self.loss_curve_ else np.nan
         watched = metric is not None and bool(self.early_stopping)
         self.best_loss_ = None if watched else min(self.loss_curve_, default=np.inf)
-        self.val_loss_curve_ = self._with_earlier("val_loss_curve_", "val_loss", task, history, metric)
-        self.validation_scores_ = self._with_earlier("validation_scores_", "score", task, history, metric)
-        scores = self.validation_scores_
+        losses = scores = None
+        if metric is not None and task.validation is not None:
+            goes_on = task.memory is not None and task.memory.metric == metric.name
+            earlier = (
+                (vars(self)["val_loss_curve_"], vars(self)["validation_scores_"]) if goes_on else ([], [])
+            )
+            losses = (earlier[0] or []) + history["val_loss"]
+            scores = (earlier[1] or []) + history[f"val_{metric.name}"]
+        self.val_loss_curve_, self.validation_scores_ = losses, scores
         self.best_validation_score_ = None if scores is None else max(scores, default=-np.inf)
-
-    def _with_earlier(
-        self, name: str, column: str, task: _Task, history: History, metric: Metric | None
-    ) -> list[float] | None:
-        """Return a column of the history after what there is of it already; None without validation."""
-        if metric is None or task.validation is None:
-            return None
-        goes_on = task.memory is not None and task.memory.metric == metric.name
-        earlier = getattr(self, name) if goes_on else None
-        return (earlier or []) + history[f"val_{metric.name}" if column == "score" else column]
 
     def _show(self, params: Parameters, home: Placement) -> None:
         """Set the weights that users see."""
