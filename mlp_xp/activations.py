@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from mlp_xp.arrays import Array, Namespace
+from mlp_xp.functions import With
 from mlp_xp.validation import check_real, lookup
 
 Kept: TypeAlias = Any
@@ -28,6 +28,8 @@ class Activation(NamedTuple):
     -----
     Both use functions of the namespace `xp` alone and change nothing they are given. Any pair of
     module-level functions makes an activation; a network that uses one stays hashable and picklable.
+    They are compiled, with JAX and with NumPy, and kept for the next training: what they return must
+    depend on nothing that changes but what they are given. Those that look at values are not compiled.
 
     Examples
     --------
@@ -45,16 +47,6 @@ class Activation(NamedTuple):
 
     forward: Callable[[Namespace, Array], tuple[Array, Kept]]
     backward: Callable[[Namespace, Array, Kept], Array]
-
-
-class _With(partial[Any]):
-    """A function with its parameters, equal to another by value, also when it was pickled."""
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _With) and (self.func, self.keywords) == (other.func, other.keywords)
-
-    def __hash__(self) -> int:
-        return hash((self.func, *sorted(self.keywords.items())))
 
 
 def resolve_activation(activation: str | Activation) -> Activation:
@@ -180,7 +172,7 @@ def leaky_relu(slope: float = 0.01) -> Activation:
     array([-0.2,  3. ])
     """
     slope = check_real("slope", slope)
-    return Activation(_With(_leaky_relu_forward, slope=slope), _With(_leaky_relu_backward, slope=slope))
+    return Activation(With(_leaky_relu_forward, slope=slope), With(_leaky_relu_backward, slope=slope))
 
 
 def elu(alpha: float = 1.0) -> Activation:
@@ -208,7 +200,7 @@ def elu(alpha: float = 1.0) -> Activation:
     array([-1.,  3.])
     """
     alpha = check_real("alpha", alpha)
-    return Activation(_With(_elu_forward, alpha=alpha), _With(_elu_backward, alpha=alpha))
+    return Activation(With(_elu_forward, alpha=alpha), With(_elu_backward, alpha=alpha))
 
 
 ACTIVATIONS: dict[str, Activation] = {

@@ -28,6 +28,9 @@ Dtype: TypeAlias = Any
 BLOCK_ELEMENTS = 2**22
 """Work that grows with the number of rows is done on blocks of about this many numbers."""
 
+NEAR_BYTES = 2**20
+"""As little is copied to the host sooner than JAX compiles a function."""
+
 LIBRARY_NAMES = {"numpy": "NumPy", "cupy": "CuPy", "torch": "PyTorch", "jax": "JAX"}
 
 
@@ -47,6 +50,8 @@ class Placement(NamedTuple):
 
     def from_host(self, values: Any) -> Array:
         """Copy numbers on the host into a new array here."""
+        if is_jax(self.xp):  # its `asarray` would compile something
+            return sys.modules["jax"].device_put(np.array(values, dtype=self.dtype), self.device)
         # Cast first: some devices cannot hold the float64 that the host draws.
         host = np.array(values, dtype=self.dtype_name)
         return self.xp.asarray(host, dtype=self.dtype, device=self.device)
@@ -117,6 +122,8 @@ def placement(**arrays: Array) -> Placement:
 
 
 def _placement_of_one(name: str, array: Array) -> Placement:
+    if type(array) is np.ndarray and array.dtype in _NUMPY_PLACES:
+        return _NUMPY_PLACES[array.dtype]
     if isinstance(array, np.generic) or not array_api_compat.is_array_api_obj(array):
         raise TypeError(
             f"`{name}` must be an array of a library that follows the Array API standard "
@@ -132,6 +139,10 @@ def _placement_of_one(name: str, array: Array) -> Placement:
     return Placement(xp, device, _floating_dtype(name, xp, array.dtype, device))
 
 
+_NUMPY_PLACES = {np.dtype(name): Placement(np, "cpu", np.dtype(name)) for name in ("float32", "float64")}
+"""Where nearly all arrays live: not worth asking again for each."""
+
+
 def _is_not_plain(array: Array) -> bool:
     if isinstance(array, np.ndarray):
         # A mask would be passed over in silence, and a matrix multiplies where an array does not.
@@ -143,8 +154,12 @@ def _is_not_plain(array: Array) -> bool:
 
 def _namespace(array: Array) -> Namespace:
     # NumPy is a namespace of the standard itself; array_api_compat.numpy wraps its matmul in Python,
-    # and imports f2py and unittest.
-    return np if isinstance(array, np.ndarray) else array_api_compat.array_namespace(array)
+    # and imports f2py and unittest. For JAX's it would compile something.
+    if isinstance(array, np.ndarray):
+        return np
+    if array_api_compat.is_jax_array(array):
+        return sys.modules["jax"].numpy
+    return array_api_compat.array_namespace(array)
 
 
 def _is_jax_tracer(array: Array) -> bool:
@@ -161,6 +176,8 @@ def _floating_dtype(name: str, xp: Namespace, dtype: Dtype, device: Device) -> D
 
 def default_dtype(xp: Namespace, device: Device = None) -> Dtype:
     """Return the floating dtype that the namespace makes when none is asked for."""
+    if is_jax(xp):
+        return xp.result_type(float)  # compiles nothing
     return xp.empty((0,), device=device).dtype
 
 
@@ -191,10 +208,30 @@ def to_host(array: Array) -> np.ndarray[Any, Any]:
     return np.from_dlpack(array, device="cpu")
 
 
+def is_jax(xp: Namespace) -> bool:
+    """Whether this is JAX's namespace, whose functions can be compiled."""
+    return bool(array_api_compat.is_jax_namespace(xp))
+
+
+def to_look_at(xp: Namespace, *arrays: Array) -> tuple[Any, ...]:
+    """Return the namespace and the arrays to look at their values with, once.
+
+    JAX compiles each function for each shape. That takes far longer than looking at the values on the
+    host, where they are already if the device is the CPU, and where a few are fast.
+    """
+    if is_jax(xp) and arrays:
+        on_cpu = all(device.platform == "cpu" for device in arrays[0].devices())
+        if on_cpu or sum(array.nbytes for array in arrays) <= NEAR_BYTES:
+            return np, *map(to_host, arrays)
+    return xp, *arrays
+
+
 def copy_array(xp: Namespace, array: Array) -> Array:
     """Copy an array; a PyTorch tensor's copy stands outside autograd."""
     if array_api_compat.is_torch_namespace(xp):
         return array.detach().clone()
+    if is_jax(xp):
+        return sys.modules["jax"].device_put(array, may_alias=False)  # compiles nothing
     return xp.asarray(array, copy=True)
 
 
@@ -259,7 +296,12 @@ def check_finite(xp: Namespace, name: str, array: Array) -> None:
     """Raise a ValueError that says where the 2-D `array` holds NaN or infinity."""
     if not xp.isdtype(array.dtype, "real floating"):
         return
+    xp, array = to_look_at(xp, array)
     for block in row_blocks(*array.shape):
+        # A sum is one pass over memory, and finite only if all is; if it overflows, that says nothing.
+        with quiet_floating_point():
+            if bool(xp.isfinite(xp.sum(array[block, :]))):
+                continue
         finite = xp.isfinite(array[block, :])
         if not bool(xp.all(finite)):
             row, column = np.argwhere(~to_host(finite))[0]

@@ -14,6 +14,7 @@ from mlp_xp.arrays import (
     placement,
     quiet_floating_point,
 )
+from mlp_xp.functions import With
 from mlp_xp.initializers import Initializer, resolve_initializer
 from mlp_xp.losses import Loss, resolve_loss
 from mlp_xp.parameters import Layer, Pair, Parameters, layers_like
@@ -298,10 +299,8 @@ class Network:
         self, samples: Samples, params: Parameters, finish: Callable[[Namespace, Array], Array]
     ) -> Array:
         """Compute logits, and what `finish` makes of them, on checked arguments: in blocks of rows."""
-        forward, xp = make_forward(samples.xp, self._activations), samples.place.xp
-        length = samples.row_width(self.layer_sizes)
-        blocks = [finish(xp, forward(params, batch.X)[0]) for batch in samples.blocks(length)]
-        return blocks[0] if len(blocks) == 1 else samples.xp.concat(blocks, axis=0)
+        outputs = With(_outputs, activations=self._activations, finish=finish)
+        return samples.map(outputs, params, samples.row_width(self.layer_sizes))
 
     def _shapes(self) -> Iterable[tuple[int, int]]:
         return zip(self.layer_sizes[:-1], self.layer_sizes[1:])
@@ -341,6 +340,18 @@ class Network:
 def logits_themselves(xp: Namespace, logits: Array) -> Array:
     """Finish nothing: for `Network.blockwise`."""
     return logits
+
+
+def _outputs(
+    xp: Namespace,
+    params: Parameters,
+    X: Array,
+    *,
+    activations: tuple[Activation, ...],
+    finish: Callable[[Namespace, Array], Array],
+) -> Array:
+    logits, _, _ = make_forward(xp, activations)(params, X)
+    return finish(xp, logits)
 
 
 def make_forward(

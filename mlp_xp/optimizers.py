@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from mlp_xp.arrays import Namespace
+from mlp_xp.functions import With
 from mlp_xp.parameters import Parameters, flatten, layers_like, unflatten_like, zeros_like
 from mlp_xp.schedules import Schedule, check_learning_rate
 from mlp_xp.validation import check_real
@@ -28,7 +28,8 @@ class Optimizer(NamedTuple):
     init : callable ``(xp, params) -> state``
     update : callable ``(xp, params, gradients, state, learning_rate) -> (params, state)``
         One step. It may write in the parameters, gradients and state it is given, which are the
-        training's own, and returns what holds the new ones.
+        training's own, and returns what holds the new ones. It is compiled, as is an
+        `Activation`, unless it looks at values; the numbers of a state can then change, too.
     learning_rate : float or Schedule
         The rate of each epoch, which the training hands to `update`.
     """
@@ -92,7 +93,7 @@ def momentum(
     0.1
     """
     decay = check_real("momentum", momentum, at_least=0.0, at_most=1.0)
-    update = partial(_momentum_update, momentum=decay, nesterov=bool(nesterovs_momentum))
+    update = With(_momentum_update, momentum=decay, nesterov=bool(nesterovs_momentum))
     return Optimizer(_momentum_init, update, check_learning_rate(learning_rate))
 
 
@@ -141,7 +142,7 @@ def adam(
     >>> adam(cosine(0.01, epochs=100)).learning_rate(50)
     0.005
     """
-    update = partial(
+    update = With(
         _adam_update,
         beta_1=check_real("beta_1", beta_1, at_least=0.0, below=1.0),
         beta_2=check_real("beta_2", beta_2, at_least=0.0, below=1.0),
@@ -185,7 +186,7 @@ def decoupled_weight_decay(optimizer: Optimizer, weight_decay: float) -> Optimiz
     0.01
     """
     decay = check_real("weight_decay", weight_decay, at_least=0.0)
-    update = partial(_decayed_update, update=optimizer.update, weight_decay=decay)
+    update = With(_decayed_update, update=optimizer.update, weight_decay=decay)
     return optimizer._replace(update=update)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import chain
 from types import NoneType
 from typing import Any, NamedTuple, TypeAlias
 
-from mlp_xp.arrays import Array, Namespace, copy_array
+from mlp_xp.arrays import Array, Namespace, copy_array, to_look_at
 
 
 class Layer(NamedTuple):
@@ -63,28 +63,41 @@ def zeros_like(xp: Namespace, params: Parameters) -> Parameters:
     return unflatten_like(params, (xp.zeros_like(array) for array in flatten(params)))
 
 
+def leaves(tree: Any) -> list[Any]:
+    """List the arrays and numbers in nested tuples, lists and dicts (parameters, an optimizer's state)."""
+    if isinstance(tree, dict):
+        tree = tree.values()
+    elif not isinstance(tree, (tuple, list)):
+        return [tree]
+    return [leaf for child in tree for leaf in leaves(child)]
+
+
+def with_leaves(tree: Any, new: Iterable[Any]) -> Any:
+    """Return a tree like this one that holds the new leaves, in the order of `leaves`."""
+    new = iter(new)
+    if isinstance(tree, dict):
+        return {key: with_leaves(child, new) for key, child in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        children = [with_leaves(child, new) for child in tree]
+        return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
+    return next(new)
+
+
+def is_array(leaf: Any) -> bool:
+    """Whether a leaf is an array rather than a number or nothing."""
+    return not isinstance(leaf, (int, float, NoneType))
+
+
 def all_finite(xp: Namespace, tree: Any) -> bool:
     """Whether all arrays in nested tuples, lists and dicts are finite; waits for the device once."""
-    finite = [xp.all(xp.isfinite(array)) for array in _arrays(tree)]
+    xp, *arrays = to_look_at(xp, *filter(is_array, leaves(tree)))
+    finite = [xp.all(xp.isfinite(array)) for array in arrays]
     return bool(xp.all(xp.stack(finite))) if finite else True
 
 
-def _arrays(tree: Any) -> Iterator[Array]:
-    if isinstance(tree, (tuple, list, dict)):
-        for child in tree.values() if isinstance(tree, dict) else tree:
-            yield from _arrays(child)
-    elif not isinstance(tree, (int, float, NoneType)):
-        yield tree
-
-
 def map_tree(function: Callable[[Array], Array], tree: Any) -> Any:
-    """Apply a function to the arrays in nested tuples, lists and dicts (parameters, an optimizer's state)."""
-    if isinstance(tree, dict):
-        return {key: map_tree(function, child) for key, child in tree.items()}
-    if isinstance(tree, (tuple, list)):
-        children = [map_tree(function, child) for child in tree]
-        return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
-    return tree if isinstance(tree, (int, float, NoneType)) else function(tree)
+    """Apply a function to the arrays in nested tuples, lists and dicts."""
+    return with_leaves(tree, [function(leaf) if is_array(leaf) else leaf for leaf in leaves(tree)])
 
 
 def copy_tree(xp: Namespace, tree: Any) -> Any:

@@ -82,6 +82,17 @@ class Samples:
         for some in row_slices(len(self), size):
             yield Batch(take(self.X, some), take(self.y, some), take(self.sample_weight, some))
 
+    def map(self, function: Callable[[Namespace, Any, Array], Array], params: Any, row_width: int) -> Array:
+        """Apply ``function(xp, params, X)`` to all rows, which take so many numbers each: in blocks."""
+        from mlp_xp.compiler.rows import map_rows  # not before there are rows: imports stay quick
+
+        take = self._taker(None)
+        mapped = map_rows(self.xp, function, params, lambda rows: take(self.X, rows), len(self), row_width)
+        if mapped is not None:
+            return mapped
+        blocks = [function(self.xp, params, batch.X) for batch in self.blocks(row_width)]
+        return blocks[0] if len(blocks) == 1 else self.xp.concat(blocks, axis=0)
+
     def row_width(self, layer_sizes: Sequence[int]) -> int:
         """Return how many numbers a pass through layers of these sizes makes of a row, at a time."""
         copied = self.rows is not None or self.X.dtype != self.place.dtype

@@ -19,6 +19,7 @@ from mlp_xp.arrays import (
     check_finite,
     placement,
     quiet_floating_point,
+    to_look_at,
     without_autodiff,
 )
 from mlp_xp.early_stopping import EarlyStopping, Watch, make_watch
@@ -343,9 +344,8 @@ def continue_training(
         planned = map(watch.rate, planned)
     shuffled = shuffle and batch_size < len(samples)
 
-    xp = samples.place.xp
-    state = copy_tree(xp, (progress.params, progress.optimizer_state))
     samples = samples.small_ones_cast()
+    state = progress.params, progress.optimizer_state
     loop = _Loop(
         network=network,
         progress=progress,
@@ -357,7 +357,7 @@ def continue_training(
         engine=make_engine(network, optimizer, samples, batch_size, state),
         observed=observed,
     )
-    with quiet_floating_point(), without_autodiff(xp):
+    with quiet_floating_point(), without_autodiff(samples.place.xp):
         return loop.run(zip(planned, _orders(progress, len(samples)) if shuffled else repeat(None)))
 
 
@@ -436,7 +436,7 @@ def check_targets(network: Network, samples: Samples) -> None:
     xp, y = samples.place.xp, samples.y
     check_finite(xp, "y", y)
     for batch in samples.blocks(y.shape[1]):
-        problem = network.loss_entry.problem(xp, batch.y)
+        problem = network.loss_entry.problem(*to_look_at(xp, batch.y))
         if problem:
             loss = f"the loss {network.loss!r}" if isinstance(network.loss, str) else "the loss"
             raise ValueError(f"`y` must, for {loss}, {problem}")
@@ -446,8 +446,8 @@ def check_weights(samples: Samples) -> None:
     """Raise a ValueError if these cannot be the samples' weights."""
     xp, sample_weight = samples.place.xp, samples.sample_weight
     if sample_weight is not None:
+        xp, sample_weight = to_look_at(xp, samples.place.cast(sample_weight))
         check_finite(xp, "sample_weight", xp.reshape(sample_weight, (-1, 1)))
-        sample_weight = samples.place.cast(sample_weight)
         if not bool(xp.all(sample_weight >= 0.0)) or not bool(xp.any(sample_weight > 0.0)):
             raise ValueError(
                 "`sample_weight` must be >= 0 and not all zero, got values from "
@@ -523,8 +523,6 @@ class _Loop:
                 "`.params` and `.history` of this error hold what was trained",
                 epoch,
             ) from error
-        else:
-            self._keep(self.engine.state)
         return self.history
 
     def _keep(self, state: State) -> None:
@@ -566,14 +564,18 @@ class _Loop:
         """Run epochs; return their losses, or None if something is not finite after them."""
         self.engine.run(epochs)
         losses = list(map(float, self.engine.losses))
-        if not (all(map(math.isfinite, losses)) and all_finite(self.xp, self.engine.state)):
+        if not (all(map(math.isfinite, losses)) and self.engine.is_finite()):
             return None
-        self.safe = copy_tree(self.xp, self.engine.state)
+        # In this order: it is safe until the next run begins, and the last copy goes before the next comes.
+        self.safe = self.engine.state
+        self._keep(self.safe)
+        self.safe = self.engine.copied_state()
+        self._keep(self.safe)
         return losses
 
     def _find_divergence(self, epochs: list[Epoch]) -> None:
         """Go back to before these epochs and run them one by one, up to the one that diverges."""
-        self.engine.state = copy_tree(self.xp, self.safe)
+        self.engine.state = self.safe
         plan = iter(epochs)
         while one := self._next(plan, 1):
             losses = self._run_epochs(one)
@@ -583,12 +585,15 @@ class _Loop:
 
     def _record(self, losses: list[float]) -> bool:
         """Take note of the losses of the next epochs under way; return whether to stop."""
-        watch = self.progress.watch
-        for (rate, _), loss in zip(self.under_way[len(self.history) - self.n_before_run :], losses):
-            self.history.append({"epoch": len(self.history) + 1, "loss": loss})
-            if watch is not None:
-                watch.sees(self.history[-1], (), rate)
-        return watch is not None and watch.stopped
+        watch, n_known = self.progress.watch, len(self.history)
+        records = [{"epoch": epoch, "loss": loss} for epoch, loss in enumerate(losses, start=n_known + 1)]
+        if watch is None:
+            self.history += records
+            return False
+        for (rate, _), record in zip(self.under_way[n_known - self.n_before_run :], records):
+            self.history.append(record)
+            watch.sees(record, (), rate)
+        return watch.stopped
 
     def _look(self, loss: float, rate: float) -> bool:
         """Measure and record the epoch that ended, show it to who asked; return whether to stop."""
@@ -628,10 +633,9 @@ class _Loop:
 
     def _salvage(self) -> State:
         """Return what was trained when the run under way broke off, and bring the history up to it."""
-        state = self.engine.state
         losses = list(map(float, self.engine.losses))
-        if not (all(map(math.isfinite, losses)) and all_finite(self.xp, state)):
+        if not (all(map(math.isfinite, losses)) and self.engine.is_finite()):
             return self.safe
         if not self.observed:
             self._record(losses[len(self.history) - self.n_before_run :])
-        return state
+        return self.engine.copied_state()

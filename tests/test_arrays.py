@@ -470,3 +470,13 @@ def test_arrays_that_are_more_than_their_numbers(make, name):
 def test_memory_maps_are_plain(tmp_path):
     array = np.memmap(tmp_path / "numbers", dtype="float32", mode="w+", shape=(3, 2))
     assert placement(X=array).dtype == np.float32
+
+
+def test_values_of_jax_are_looked_at_where_nothing_compiles(library):
+    one, other = library.array([[1.0, 2.0]]), library.array([3.0])
+    xp, *seen = arrays.to_look_at(library.xp, one, other)
+    assert xp is (np if library.name == "jax" else library.xp)
+    for array, original in zip(seen, (one, other), strict=True):
+        assert library.name == "jax" or array is original
+        np.testing.assert_array_equal(arrays.to_host(array), arrays.to_host(original))
+    assert arrays.to_look_at(library.xp) == (library.xp,)

@@ -1,5 +1,7 @@
 """Every optimizer step for step against PyTorch's and scikit-learn's, and down to known minima."""
 
+import pickle
+
 import numpy as np
 import pytest
 from conftest import assert_close, need
@@ -306,3 +308,23 @@ def test_bad_weight_decay(bad):
         (TypeError, ValueError), match=r"^`weight_decay` must be a finite number and >= 0, got "
     ):
         decoupled_weight_decay(adam(), bad)
+
+
+@pytest.mark.parametrize(
+    ("make", "other"),
+    [
+        (lambda rate: gradient_descent(rate), momentum(0.1, 0.9)),
+        (lambda rate: momentum(rate, 0.8), momentum(0.1, 0.9)),
+        (lambda rate: momentum(rate, 0.8), momentum(0.1, 0.8, nesterovs_momentum=True)),
+        (lambda rate: adam(rate, epsilon=1e-6), adam(0.1, epsilon=1e-7)),
+        (
+            lambda rate: decoupled_weight_decay(adam(rate), 0.1),
+            decoupled_weight_decay(adam(0.1, beta_1=0.8), 0.1),
+        ),
+    ],
+)
+def test_updates_are_equal_by_their_hyperparameters(make, other):
+    one, same = make(0.1).update, make(0.2).update
+    assert one == same == pickle.loads(pickle.dumps(one))
+    assert hash(one) == hash(same)
+    assert one != other.update

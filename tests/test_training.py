@@ -1,5 +1,6 @@
 """The loop: batches, history, early stopping, divergence, interruption; the same in every namespace."""
 
+import copy
 import json
 import math
 import pickle
@@ -260,14 +261,14 @@ def test_epochs_seen_one_by_one_are_epochs_run_together():
 
 def test_a_float_schedule_reaches_the_updates():
     network, params, X, y = small_problem()
-    rates = []
 
     def update(xp, params, gradients, state, rate):
-        rates.append(rate)
-        return params, state
+        return tuple((weight, 10.0 * bias + rate) for weight, bias in params), state
 
-    train(network, params, X, y, optimizer=Optimizer(lambda xp, p: (), update, lambda e: 0.5**e), epochs=4)
-    assert rates == [1.0, 0.5, 0.25, 0.125]
+    optimizer = Optimizer(lambda xp, p: (), update, lambda epoch: 0.5**epoch)
+    zero = tuple(Layer(weight, 0.0 * bias) for weight, bias in params)
+    trained, _ = train(network, zero, X, y, optimizer=optimizer, epochs=4)
+    assert trained[0].bias.tolist() == [1000.0 + 50.0 + 2.5 + 0.125] * 4
 
 
 # History.
@@ -464,10 +465,10 @@ def test_what_a_callback_does_to_its_parameters_stays_with_it():
 @pytest.mark.parametrize("state", [None, {"t": 0}, [0, 1.5]])
 def test_an_optimizers_state_is_its_own_affair(state, library):
     """Divergence goes back to a copy of the state, whatever that is made of."""
-    seen = []
+    seen, at_first = [], copy.deepcopy(state)
 
     def update(xp, params, gradients, state, rate):
-        seen.append(state)
+        seen.append(state == at_first)
         return [(weight * 1e3, bias) for weight, bias in params], state
 
     X, y = library.array(np.ones((4, 1)), "float32"), library.array(np.ones((4, 1)), "float32")
@@ -475,7 +476,7 @@ def test_an_optimizers_state_is_its_own_affair(state, library):
     start = (Layer(library.array([[1.0]], "float32"), library.array([0.0], "float32")),)
     with pytest.raises(DivergenceError) as caught:
         train(network, start, X, y, optimizer=Optimizer(lambda xp, p: state, update, 0.1), epochs=99)
-    assert all(seen_state == state for seen_state in seen)
+    assert all(seen)
     assert isinstance(caught.value.params[0], Layer)
     # 1e3^n overflows float32 at n = 13, and the loss, its square, at the 8th epoch.
     assert caught.value.epoch == 8
@@ -579,9 +580,14 @@ def test_errors_can_be_pickled():
     params = (Layer(np.ones((1, 1)), np.zeros(1)),)
     error = DivergenceError("diverged", 3, params, History([{"epoch": 1, "loss": 0.5}]), float("inf"))
     error.add_note("a note")
-    copy = pickle.loads(pickle.dumps(error))
-    assert (str(copy), copy.epoch, copy.history, copy.loss) == ("diverged", 3, error.history, float("inf"))
-    assert_same(copy.params, params)
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.epoch, again.history, again.loss) == (
+        "diverged",
+        3,
+        error.history,
+        float("inf"),
+    )
+    assert_same(again.params, params)
 
 
 # Ctrl-C.
@@ -592,6 +598,7 @@ def interrupting(n_calls):
     calls = [0]
 
     def forward(xp, z):
+        float(z[0, 0])  # what looks at a value is not compiled, but called in each step
         calls[0] += 1
         if calls[0] == n_calls:
             raise KeyboardInterrupt
@@ -610,8 +617,8 @@ def test_an_interrupt_returns_what_was_trained(library):
         trained, history = train(network, start, X, y, optimizer=adam(), epochs=10_000)
     twin = Network((3, 4, 2), hidden="tanh", loss="squared_error")
     expected, expected_history = train(twin, start, X, y, optimizer=adam(), epochs=100)
-    assert history == expected_history
-    assert_same(trained, expected)
+    np.testing.assert_allclose(history["loss"], expected_history["loss"], rtol=1e-13)
+    assert_same(trained, expected, rtol=1e-12)
 
 
 def test_an_interrupt_within_an_epoch_keeps_its_steps():
@@ -628,7 +635,7 @@ def test_an_interrupt_within_an_epoch_keeps_its_steps():
         twin, two, X[:50], y[:50], optimizer=gradient_descent(0.1), epochs=1, batch_size=10, shuffle=False
     )
     assert len(history) == 2
-    assert_same(trained, rest)
+    assert_same(trained, rest, rtol=1e-12)
 
 
 def test_an_interrupt_where_warnings_are_errors_loses_nothing():
@@ -639,8 +646,8 @@ def test_an_interrupt_where_warnings_are_errors_loses_nothing():
         train(network, start, X, y, optimizer=adam(), epochs=50)
     twin = Network((3, 4, 2), hidden="tanh", loss="squared_error")
     expected, expected_history = train(twin, start, X, y, optimizer=adam(), epochs=7)
-    assert_same(caught.value.params, expected)
-    assert caught.value.history == expected_history
+    assert_same(caught.value.params, expected, rtol=1e-12)
+    assert caught.value.history["loss"] == pytest.approx(expected_history["loss"])
 
 
 def test_an_interrupt_in_a_callback():

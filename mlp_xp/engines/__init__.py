@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
-from mlp_xp.arrays import Array, Namespace
+import numpy as np
+
+from mlp_xp.arrays import Array, Namespace, is_jax
 from mlp_xp.network import Network
 from mlp_xp.optimizers import Optimizer, OptimizerState
 from mlp_xp.parameters import Parameters
@@ -36,7 +38,8 @@ class Engine(Protocol):
     Attributes
     ----------
     state : State
-        The state after the last step begun; assigning one goes back to it.
+        The state after the last step begun, in arrays that the engine writes in; assigning one, which
+        is copied, goes back to it.
     losses : list of array
         One is appended for each epoch that is finished: the mean of its steps' objectives, weighted by
         their rows, an array of shape () on the device. The training empties it.
@@ -47,6 +50,12 @@ class Engine(Protocol):
 
     def run(self, epochs: Sequence[Epoch]) -> None:
         """Run these epochs, the whole batch or mini-batches in each."""
+
+    def is_finite(self) -> bool:
+        """Whether all of the state is finite."""
+
+    def copied_state(self) -> State:
+        """Return the state in arrays that the engine never writes in."""
 
 
 def make_step(network: Network, optimizer: Optimizer, xp: Namespace) -> Step:
@@ -75,7 +84,19 @@ def make_step(network: Network, optimizer: Optimizer, xp: Namespace) -> Step:
 def make_engine(
     network: Network, optimizer: Optimizer, samples: Samples, batch_size: int, state: State
 ) -> Engine:
-    """Make the engine for the samples' namespace. It takes `state` over, and never writes in the samples."""
+    """Make the engine for the samples' namespace. It copies `state`, and never writes in the samples."""
     from mlp_xp.engines.eager import EagerEngine
 
+    if is_jax(samples.xp):
+        from mlp_xp.engines.jax import make_jax_engine
+
+        return make_jax_engine(network, optimizer, samples, batch_size, state)
+    if samples.xp is np:
+        from mlp_xp.compiler import NotRecordableError
+        from mlp_xp.engines.compiled import CompiledEngine
+
+        try:
+            return CompiledEngine(network, optimizer, samples, batch_size, state)
+        except NotRecordableError:
+            return EagerEngine(network, optimizer, samples, batch_size, state)
     return EagerEngine(network, optimizer, samples, batch_size, state)

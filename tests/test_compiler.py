@@ -1,0 +1,1008 @@
+"""What compiled steps promise: the numbers that the same calls give one by one, without allocation."""
+
+import random
+import tracemalloc
+from itertools import product
+
+import numpy as np
+import pytest
+
+from mlp_xp import (
+    Activation,
+    DivergenceError,
+    Network,
+    Optimizer,
+    TrainingInterruptedWarning,
+    adam,
+    decoupled_weight_decay,
+    gradient_descent,
+    momentum,
+    train,
+)
+from mlp_xp.activations import ACTIVATIONS
+from mlp_xp.arrays import placement, quiet_floating_point
+from mlp_xp.compiler import NotRecordableError, code, compile_function, memory, passes, rows
+from mlp_xp.engines import compiled, make_engine
+from mlp_xp.engines.compiled import CompiledEngine
+from mlp_xp.engines.eager import EagerEngine
+from mlp_xp.losses import LOSSES, Loss
+from mlp_xp.parameters import flatten, is_array, leaves, plain
+from mlp_xp.samples import Samples
+
+OPTIMIZERS = [
+    gradient_descent(0.05),
+    momentum(0.05),
+    momentum(0.05, 0.9, nesterovs_momentum=True),
+    adam(0.01),
+    decoupled_weight_decay(adam(0.01), 0.1),
+    decoupled_weight_decay(momentum(0.05, 0.5, nesterovs_momentum=True), 0.2),
+]
+
+LIMITS = {
+    "usual": {},
+    "blocks": {"BLOCKED_ELEMENTS": 1, "BLOCK_BYTES": 64, "JOIN_BYTES": 0, "FUSED_ELEMENTS": 0, "LONG": 1},
+    "blocks_of_fused": {"BLOCKED_ELEMENTS": 8, "BLOCK_BYTES": 8, "WIDE": 1},
+    "large": {"JOIN_BYTES": 0, "SHUFFLED_BYTES": 0, "WIDE": 1, "LONG": 1},
+}
+"""The sizes that programs depend on: what takes megabytes otherwise is done for a few numbers."""
+
+MODULES = (memory, passes, code, compiled)
+
+
+def set_limits(monkeypatch, limits):
+    for name, limit in LIMITS[limits].items():
+        for module in MODULES:
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, limit)
+    # Programs that were written under other limits are of no use.
+    monkeypatch.setattr(compiled, "_make_program", compiled._make_program.__wrapped__)
+
+
+@pytest.fixture(params=LIMITS)
+def limits(request, monkeypatch):
+    set_limits(monkeypatch, request.param)
+
+
+# Whole trainings, beside the engine that runs each call as it comes.
+
+
+def targets(source, loss, n_samples, n_outputs, dtype):
+    if loss == "poisson":
+        return source.poisson(2.0, (n_samples, n_outputs)).astype(dtype)
+    if loss == "squared_error":
+        return source.standard_normal((n_samples, n_outputs)).astype(dtype)
+    return np.eye(n_outputs + 1)[source.randint(n_outputs, size=n_samples)][:, :n_outputs].astype(dtype)
+
+
+def read_only(array):
+    array.flags.writeable = False
+    return array
+
+
+def assert_equal_states(state, other):
+    ours, theirs = leaves(state), leaves(other)
+    assert len(ours) == len(theirs)
+    for one, another in zip(ours, theirs):
+        if is_array(another):
+            assert (one.shape, one.dtype) == (another.shape, another.dtype)
+            np.testing.assert_allclose(one, another, rtol=1e-10, atol=1e-10)
+        else:
+            assert type(one) is type(another)
+            assert one == (another if another is None else pytest.approx(another, rel=1e-10))
+
+
+def assert_equal_engines(engine, other):
+    assert_equal_states(engine.state, other.state)
+    assert type(engine.state[1]) is type(other.state[1])
+    np.testing.assert_allclose(engine.losses, other.losses, rtol=1e-10, atol=1e-12)
+
+
+def both_engines(network, optimizer, samples, batch_size, seed=0):
+    params = plain(network.init(seed, like=np.ones(1), bias="normal"))
+    settings = (network, optimizer, samples, batch_size, (params, optimizer.init(np, params)))
+    return CompiledEngine(*settings), EagerEngine(*settings)
+
+
+def samples_of(draw, source, network, n_samples):
+    n_outputs = network.layer_sizes[-1]
+    dtype = draw.choice(["float64", "float32", "int32"])
+    X = np.asarray(3.0 * source.standard_normal((n_samples, network.layer_sizes[0])), dtype=dtype)
+    y = targets(source, network.loss, n_samples, n_outputs, draw.choice(["float64", "float32"]))
+    if network.loss == "poisson":
+        y = y.astype("int64")
+    weight = draw.choice([None, source.uniform(0.1, 2.0, n_samples)])
+    chosen = draw.choice([None, None, source.permutation(n_samples)[: (n_samples + 1) // 2]])
+    X = read_only(np.array(X, order=draw.choice("CF")))
+    return Samples(placement(like=np.ones(1)), X, read_only(y), weight, chosen)
+
+
+@pytest.mark.parametrize(
+    ("case", "limits"), [(case, list(LIMITS)[case % 4]) for case in range(72)], indirect=["limits"]
+)
+def test_compiled_epochs_are_those_run_call_by_call(case, limits):
+    draw, source = random.Random(case), np.random.RandomState(case)
+    depth = draw.randint(0, 3)
+    sizes = (draw.randint(1, 6), *(draw.randint(1, 7) for _ in range(depth)), draw.randint(1, 3))
+    # Each activation and each optimizer in its turn.
+    hidden = [list(ACTIVATIONS)[(case // 4 + layer * 3) % 8] for layer in range(depth)] or "relu"
+    network = Network(sizes, hidden=hidden, loss=list(LOSSES)[case // 4 % 4], alpha=draw.choice([0.0, 0.1]))
+    samples = samples_of(draw, source, network, draw.choice([1, 2, 7, 33, 120]))
+    before = [array if array is None else array.copy() for array in (samples.X, samples.y)]
+    n_samples = len(samples)
+    batch_size = draw.choice([n_samples, (n_samples + 1) // 3 or 1, 5, 1 if n_samples < 40 else 50])
+    engine, other = both_engines(network, OPTIMIZERS[case // 4 % 6], samples, batch_size, case)
+    epochs = [(0.03, None), (0.02, source.permutation(n_samples)), (0.01, source.permutation(n_samples))]
+    with quiet_floating_point():
+        for each in (engine, other):
+            each.run(epochs[:1])
+            each.run(epochs[1:])
+    assert len(engine.losses) == 3
+    assert_equal_engines(engine, other)
+    for array, original in zip((samples.X, samples.y), before):
+        np.testing.assert_array_equal(array, original)
+
+
+@pytest.mark.parametrize(("optimizer", "batch_size"), list(product([0, 3, 5], [40, 16])))
+def test_single_precision(optimizer, batch_size):
+    source = np.random.RandomState(0)
+    X, y = source.standard_normal((40, 3)), source.standard_normal((40, 2))
+    network = Network((3, 5, 2), hidden="tanh", loss="squared_error", alpha=0.01)
+    params = plain(network.init(0, like=np.ones(1, "float32")))
+    optimizer = OPTIMIZERS[optimizer]
+    samples = Samples(placement(like=np.ones(1, "float32")), X, y)
+    settings = (network, optimizer, samples, batch_size, (params, optimizer.init(np, params)))
+    engine, other = CompiledEngine(*settings), EagerEngine(*settings)
+    for each in (engine, other):
+        each.run([(0.01, None)] * 5)
+    for one, another in zip(flatten(engine.state[0]), flatten(other.state[0]), strict=True):
+        assert one.dtype == another.dtype == "float32"
+        np.testing.assert_allclose(one, another, rtol=1e-4, atol=1e-5)
+    assert engine.losses[-1].dtype == other.losses[-1].dtype
+
+
+# Programs of functions alone.
+
+
+def bound(function, owned, given=(), n_numbers=0):
+    """Return a program at work, and the arrays it keeps."""
+    program = compile_function(function, owned, given, n_numbers)
+    groups = [np.concatenate([array.reshape(-1) for array in group]) for group in owned]
+    # What is in its memory before does not matter.
+    pool = [np.full(nbytes, 255, np.uint8) for nbytes in program.pool]
+    arrays = []
+    for group, flat in zip(owned, groups):
+        stops = np.cumsum([array.size for array in group])
+        arrays += [part.reshape(array.shape) for part, array in zip(np.split(flat, stops[:-1]), group)]
+    return program.bind(groups, pool), arrays
+
+
+def assert_same(function, owned=(), given=(), numbers=(), calls=3, rtol=1e-12):
+    """Compare a program with the function itself, over several calls."""
+    step, kept = bound(function, owned, given, len(numbers))
+    plain_ones = [array.copy() for group in owned for array in group]
+    for _ in range(calls):
+        found = [np.array(result) for result in step(*given, *numbers)]
+        before = [array.copy() for array in plain_ones]
+        updated, results = function(before, [np.array(array) for array in given], list(numbers))
+        results = [np.array(result) for result in results]
+        plain_ones = [
+            old.copy() if new is None else np.array(new) for new, old in zip(updated, before, strict=True)
+        ]
+        for ours, theirs in zip((*kept, *found), (*plain_ones, *results), strict=True):
+            assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+            np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=1e-14)
+
+
+def assert_right_or_refused(function, owned=(), given=(), numbers=(), **settings):
+    try:
+        compile_function(function, owned, given, len(numbers))
+    except NotRecordableError:
+        return
+    assert_same(function, owned, given, numbers, **settings)
+
+
+def arrays_of(*shapes, seed=0, dtype="float64"):
+    source = np.random.RandomState(seed)
+    return [source.uniform(0.1, 1.0, shape).astype(dtype) for shape in shapes]
+
+
+def result_of(function):
+    """Make a function of given arrays and numbers one of the kind that is compiled."""
+    return lambda owned, given, numbers: ([None] * len(owned), [function(*given, *numbers)])
+
+
+def update_of(function):
+    """Make a function that returns what its arrays become one of the kind that is compiled."""
+    return lambda owned, given, numbers: (list(function(*owned)), [])
+
+
+UPDATES = {
+    "old_value_read_later": lambda p, v: (p - v, 0.9 * v + p),
+    "each_of_both": lambda p, v: (p * v + v, p - v * p),
+    "used_twice": lambda p, v: ((p + v) * (p + v), 0.5 * (p + v)),
+    "one_for_both": lambda p, v: (0.5 * (p + v), 0.5 * (p + v)),
+    "one_alone": lambda p, v: (None, 0.5 * v + p),
+    "new_value_read": lambda p, v: (0.5 * p, 0.5 * p + v),
+    "product": lambda p, v: (0.1 * (p @ v), v),
+    "a_product_itself": lambda p, v: (p @ v, v * 0.1),
+    "products_of_each_other": lambda p, v: (p @ v, v @ p),
+    "transposed": lambda p, v: (p + p.T, 0.1 * v.T),
+    "a_transposed_one_itself": lambda p, v: (v * 1.0, (0.5 * p).T),
+    "reduction": lambda p, v: (p - np.sum(v, axis=0), v / np.sum(p)),
+    "rows": lambda p, v: (p / np.sum(p, axis=1, keepdims=True), v - np.max(v, axis=1, keepdims=True)),
+    "where": lambda p, v: (np.where(p > v, p, v), np.where(p > v, v, 0.5)),
+    "zeros": lambda p, v: (np.zeros_like(p), v + p),
+}
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_updates(update, limits):
+    owned = arrays_of((4, 4), (4, 4))
+    assert_right_or_refused(update_of(UPDATES[update]), [owned])
+    assert_right_or_refused(update_of(UPDATES[update]), [owned[:1], owned[1:]])
+
+
+@pytest.mark.parametrize("update", ["old_value_read_later", "each_of_both", "used_twice", "product", "where"])
+def test_updates_that_are_programs(update):
+    compile_function(update_of(UPDATES[update]), [arrays_of((4, 4), (4, 4))], [])
+
+
+def test_updates_in_place_as_the_training_writes_them(limits):
+    def function(owned, given, numbers):
+        p, v = owned
+        (g,), (rate,) = given, numbers
+        v *= 0.9
+        v -= rate * g
+        p += v
+        return [p, v], [np.sum(p * p)]
+
+    assert_same(function, [arrays_of((3, 5), (3, 5))], arrays_of((3, 5)), [0.1])
+
+
+@pytest.mark.parametrize(
+    "places", [lambda p, v: (v, p), lambda p, v: (v, v), lambda p, v: (v, 2.0 * v), lambda p, v: (v.T, v)]
+)
+def test_owned_arrays_that_change_places(places, limits):
+    assert_right_or_refused(update_of(places), [arrays_of((4, 4), (4, 4))])
+
+
+@pytest.mark.parametrize("result", [lambda p: p, lambda p: p.T, lambda p: np.reshape(p, (-1,))])
+def test_a_result_that_is_an_owned_array_as_it_was(result, limits):
+    def function(owned, given, numbers):
+        return [owned[0] * 2.0], [result(owned[0])]
+
+    assert_right_or_refused(function, [arrays_of((4, 4))])
+
+
+def test_an_array_of_another_shape_or_dtype_is_refused():
+    owned = [arrays_of((4, 3))]
+    for change in (lambda p: (np.sum(p, axis=0),), lambda p: (p > 0.5,), lambda p: (1.0,), lambda p: (p.T,)):
+        with pytest.raises(NotRecordableError):
+            compile_function(update_of(change), owned, [])
+    with pytest.raises(NotRecordableError, match="dtypes"):
+        compile_function(update_of(lambda p, v: (p, v)), [[np.ones(3), np.ones(3, "float32")]], [])
+
+
+MAPS = {
+    "powers": lambda x, y: (x**2 + y**0.5) * (x**3.5 - y**-1) + 2.0**x,
+    "divisions": lambda x, y: (1.0 / x + x / 3.0) / y,
+    "where": lambda x, y: np.where(x > y, x, -y),
+    "where_of_numbers": lambda x, y: np.where(x > 0.5, 1.0, y) + np.where(x > y, x, 0.0),
+    "extrema": lambda x, y: np.maximum(x, y) - np.minimum(x, 0.5) + np.maximum(0.4, y),
+    "logaddexp": lambda x, y: np.logaddexp(x, y) + np.logaddexp(0.5, -x),
+    "zeros": lambda x, y: np.logaddexp(np.zeros_like(x), -x) + np.maximum(y, np.zeros_like(y)),
+    "zeros_alone": lambda x, y: np.zeros_like(x) + np.zeros_like(y),
+    "zeros_themselves": lambda x, y: np.zeros_like(x),
+    "where_of_zeros": lambda x, y: np.where(x > y, x, np.zeros_like(x)),
+    "zeros_multiplied": lambda x, y: np.zeros_like(x).T @ y,
+    "sum_of_zeros": lambda x, y: np.sum(np.zeros_like(x), axis=0),
+    "a_mask_as_a_number": lambda x, y: (x > 0.5) * 0.25 + y,
+    "one_less_a_mask": lambda x, y: (1 - (x > 0.5)) * y,
+    "a_mask_and_a_mask": lambda x, y: ((x > 0.5) & (y > 0.5)) * x,
+    "a_mask_itself": lambda x, y: x > y,
+    "used_often": lambda x, y: (x + y) * (x + y) - (x + y),
+    "a_number_of_all": lambda x, y: x / np.sum(x) - np.max(y) * np.min(x),
+    "keepdims": lambda x, y: (x - np.max(x, axis=1, keepdims=True)) / np.sum(y, axis=0, keepdims=True),
+    "keepdims_of_all": lambda x, y: x / np.sum(y, keepdims=True),
+    "sums_from_the_last": lambda x, y: x * np.sum(y, axis=-1, keepdims=True) + np.sum(y, axis=-2),
+    "softmax": lambda x, y: np.exp(x) / np.sum(np.exp(x), axis=1, keepdims=True) - y,
+    "sums": lambda x, y: np.sum(x * y, axis=0),
+    "a_number": lambda x, y: np.sum(np.sum(x, axis=0) * np.min(y, axis=0)),
+    "a_sum_of_a_number": lambda x, y: np.sum(np.sum(x)),
+    "product": lambda x, y: (x @ y.T) / 3.0,
+    "product_of_columns": lambda x, y: np.sum(x, axis=1, keepdims=True) @ np.sum(y, axis=0, keepdims=True),
+    "inner_product": lambda x, y: np.sum(x, axis=0) @ np.sum(y, axis=0),
+    "transposed": lambda x, y: x.T.T + y + (x.T * 2.0).T,
+    "reshaped": lambda x, y: np.reshape(x, (-1, 1)) * 2.0,
+    "a_computed_one_reshaped": lambda x, y: np.reshape(x * y, (-1, 1)) * 2.0,
+    "another_namespace_function": lambda x, y: np.hypot(x, y) + np.arctan2(x, 2.0),
+    "given_itself": lambda x, y: x,
+    "a_number_itself": lambda x, y: 3.5,
+    "infinity": lambda x, y: np.minimum(x, float("inf")) + np.maximum(y, -float("inf")),
+    "remainder": lambda x, y: x % 0.3 + y // 0.2,
+}
+
+
+@pytest.mark.parametrize("function", MAPS)
+@pytest.mark.parametrize("shape", [(5, 3), (33, 1)], ids=str)
+def test_maps(function, shape, limits):
+    assert_right_or_refused(result_of(MAPS[function]), [], arrays_of(shape, shape), rtol=1e-10)
+
+
+def test_most_maps_are_programs():
+    refused = []
+    for name, function in MAPS.items():
+        try:
+            compile_function(result_of(function), [], arrays_of((5, 3), (5, 3)))
+        except NotRecordableError:
+            refused.append(name)
+    assert set(refused) <= {
+        "zeros_alone",
+        "zeros_themselves",
+        "where_of_zeros",
+        "zeros_multiplied",
+        "sum_of_zeros",
+        "a_sum_of_a_number",
+        "a_computed_one_reshaped",
+    }
+
+
+@pytest.mark.parametrize("numbers", [(0.5, 3), (2.0, 1), (1e-3, 7), (2, 2)], ids=str)
+def test_numbers_of_the_call(numbers, limits):
+    def function(x, rate, count):
+        scale = rate * (1.0 - 0.9**count) ** 0.5 / (1.0 - 0.5**count)
+        return x * scale - rate + x**count / rate + 2.0 / (x + count) + np.minimum(x, rate)
+
+    assert_same(result_of(function), [], arrays_of((4, 3)), numbers)
+
+
+def test_numbers_alone_stay_what_they_are():
+    def function(owned, given, numbers):
+        rate, count = numbers
+        return [], [count + 1, -rate, count % 3, count // 2, abs(-count), 0.1, float("inf"), count]
+
+    step, _ = bound(function, [], [], 2)
+    results = step(0.5, 5)
+    assert results == (6, -0.5, 2, 2, 5, 0.1, float("inf"), 5)
+    assert [type(result) for result in results] == [int, float, int, int, int, float, float, int]
+
+
+@pytest.mark.parametrize("wide", [1, 10**9], ids=["exp_and_log1p", "logaddexp"])
+@pytest.mark.parametrize("limit", [1, 2**15], ids=["blocks", "whole"])
+def test_logaddexp_at_hard_values(wide, limit, monkeypatch):
+    monkeypatch.setattr(passes, "WIDE", wide)
+    monkeypatch.setattr(memory, "BLOCKED_ELEMENTS", limit)
+    ends = np.array([-1e308, -1e4, -750.0, -37.0, -1.0, -1e-300, 0.0, 1e-17, 1.0, 36.5, 710.0, 1e4, 1e308])
+    x, y = (np.ascontiguousarray(grid) for grid in np.meshgrid(ends, ends))
+    step, _ = bound(result_of(lambda x, y: np.logaddexp(x, y)), [], [x, y])
+    with np.errstate(over="ignore"):
+        (found,) = step(x, y)
+        np.testing.assert_allclose(found, np.logaddexp(x, y), rtol=1e-15)
+        step, _ = bound(result_of(lambda x: np.logaddexp(x, -x) + np.logaddexp(0.0, x)), [], [x])
+        (found,) = step(x)
+        np.testing.assert_allclose(found, np.logaddexp(x, -x) + np.logaddexp(0.0, x), rtol=1e-15)
+
+
+def test_a_mask_is_kept_from_forward_to_backward(limits):
+    def function(owned, given, numbers):
+        weight, bias = owned
+        X, y = given
+        z = X @ weight + bias
+        positive = z > 0.6
+        a = np.where(positive, z, 0.01 * z)
+        error = a - y
+        delta = np.where(positive, error, 0.01 * error) * positive
+        return [weight - 0.1 * (X.T @ delta), bias - 0.1 * np.sum(delta, axis=0)], [np.sum(error * error)]
+
+    assert_same(function, [arrays_of((3, 4), (4,))], arrays_of((7, 3), (7, 4)))
+
+
+def test_the_weights_gradient_needs_no_bias_behind_it(limits):
+    def function(owned, given, numbers):
+        w, b, v, c = owned
+        (X,) = given
+        h = np.tanh(X @ w + b)
+        out = h @ v + c
+        return [w - 0.1 * (X.T @ (out @ v.T)), None, v - 0.1 * (h.T @ out), c - 0.1 * np.sum(out, axis=0)], [
+            out,
+            h,
+            np.sum(out * out),
+        ]
+
+    shapes = ((3, 4), (4,), (4, 2), (2,))
+    assert_same(function, [arrays_of(*shapes)], arrays_of((7, 3)))
+    assert_same(function, [[array] for array in arrays_of(*shapes)], [seven_rows()])
+
+
+def seven_rows():
+    return arrays_of((7, 3))[0]
+
+
+def test_what_a_layer_takes_is_kept_too(limits):
+    def function(owned, given, numbers):
+        state, w, b = owned
+        hidden = np.tanh(state + given[0])
+        out = hidden @ w + b
+        return [hidden, w - 0.1 * (hidden.T @ out), b - 0.1 * np.sum(out, axis=0)], [np.sum(out)]
+
+    owned = arrays_of((7, 3), (3, 2), (2,))
+    assert_same(function, [owned[:1], owned[1:]], [seven_rows()])
+
+
+def mixed(x, y, rate):
+    return x * rate + y * rate, rate * y, x * 0.1, y * 0.1, np.maximum(x, rate), y > rate
+
+
+@pytest.mark.parametrize("place", range(6))
+def test_single_and_double_precision_together(place, limits):
+    given = [*arrays_of((4, 3), dtype="float32"), *arrays_of((4, 3), seed=1)]
+    assert_right_or_refused(
+        result_of(lambda x, y, rate: mixed(x, y, rate)[place]), [], given, [0.1], rtol=1e-12
+    )
+    both = result_of(lambda x, y, rate: np.sum(x * rate) + y * rate)
+    assert_right_or_refused(both, [], given, [0.1], rtol=1e-6)
+    assert_right_or_refused(
+        lambda owned, given, numbers: ([], list(mixed(*given, *numbers))), [], given, [0.1], rtol=1e-12
+    )
+
+
+def test_integers_meet_numbers_as_in_numpy(limits):
+    counts = np.arange(6).reshape(2, 3)
+    assert_right_or_refused(result_of(lambda x: x * 0.5 + 1), [], [counts])
+    assert_right_or_refused(result_of(lambda x, rate: x * rate), [], [counts], [0.3])
+    assert_right_or_refused(result_of(lambda x: np.maximum(x, 1.5)), [], [counts])
+    assert_right_or_refused(result_of(lambda x: np.sum(x, axis=0) * 2.0), [], [counts])
+
+
+def test_arrays_without_dimensions(limits):
+    zero_dim = np.array(0.3)
+    assert_right_or_refused(update_of(lambda p: (p * 0.5,)), [[zero_dim]])
+    assert_right_or_refused(update_of(lambda p, v: (p * 0.5, v * p)), [[zero_dim, np.ones(3)]])
+    assert_right_or_refused(result_of(lambda x, y: x * y), [], [zero_dim, np.ones(3)])
+    assert_right_or_refused(result_of(lambda x: x), [], [zero_dim])
+
+
+def test_several_groups(limits):
+    def function(owned, given, numbers):
+        (w, b, m, n, free), (g, h) = owned, given
+        m, n = 0.9 * m + 0.1 * g, 0.9 * n + 0.1 * h
+        return [w - 0.1 * m, b - 0.1 * n, m, n, free * 0.5], [np.sum(w)]
+
+    first, second = arrays_of((3, 2), (2,)), arrays_of((3, 2), (2,), seed=1)
+    assert_same(function, [first, second, arrays_of((2, 2))], arrays_of((3, 2), (2,), seed=2))
+
+
+@pytest.mark.parametrize(
+    "different",
+    [
+        lambda p, g: p + 0.1 * g,
+        lambda p, g: p - 0.2 * g,
+        lambda p, g: p - 0.1 * (g * p),
+        lambda p, g: np.where(g > 0.5, p, g),
+        lambda p, g: p - 0.1 * np.sum(g),
+        lambda p, g: g - 0.1 * p,
+        lambda p, g: p - 0.1 * np.max(g, axis=0),
+        lambda p, g: None,
+    ],
+)
+def test_a_group_where_one_array_changes_differently(different, limits):
+    def function(owned, given, numbers):
+        updated = [p - 0.1 * g for p, g in zip(owned, given)]
+        updated[1] = different(owned[1], given[1])
+        return updated, [np.sum(owned[1])]
+
+    shapes = ((3, 2), (2,), (2, 2))
+    assert_same(function, [arrays_of(*shapes)], arrays_of(*shapes, seed=1))
+
+
+def test_alternating_updates(limits):
+    def function(owned, given, numbers):
+        a, b = owned
+        a = a - 0.1 * (b * given[0])
+        b = b - 0.1 * (a * given[0])
+        return [a, b], []
+
+    assert_same(function, [arrays_of((3, 4), (3, 4))], arrays_of((3, 4)))
+
+
+def test_an_inner_product_of_what_a_region_computes(limits):
+    def scaled(x):
+        u = 2.0 * x
+        return u * (u @ u)
+
+    assert_same(result_of(scaled), [], arrays_of((40,)))
+    assert_same(update_of(lambda p: (p - 0.1 * (p * (p @ p)),)), [arrays_of((40,))])
+
+
+def test_long_chains(limits):
+    def chain(x):
+        for _ in range(300):
+            x = 0.99 * x + 0.001
+        return x
+
+    def function(owned, given, numbers):
+        return [chain(p) for p in owned], [np.sum(chain(given[0]))]
+
+    assert_same(function, [arrays_of((3, 2), (2,))], arrays_of((3,)), calls=1)
+
+
+# What is refused, and runs call by call all the same.
+
+
+def plain_relu(backward=lambda xp, delta, a: xp.where(a > 0.0, delta, 0.0)):
+    return Activation(lambda xp, z: (xp.maximum(z, 0.0),) * 2, backward)
+
+
+def activation_of(forward):
+    """Make an activation that is a ReLU, but for how it is written."""
+    return Activation(lambda xp, z: (forward(xp, z),) * 2, plain_relu().backward)
+
+
+def in_place_through_a_view(xp, z):
+    a = xp.maximum(z, 0.0)
+    view = a.T
+    view += 0.0
+    return a
+
+
+def by_elements(xp, z):
+    a = xp.zeros_like(z)
+    for index in range(z.shape[0]):
+        a[index] = xp.maximum(z[index], 0.0)
+    return a
+
+
+REFUSED = {
+    "float": lambda xp, z: xp.maximum(z, 0.0) if float(xp.max(z)) < 1e9 else z,
+    "bool": lambda xp, z: xp.maximum(z, 0.0) if bool(xp.max(z) < 1e9) else z,
+    "truth": lambda xp, z: xp.maximum(z, 0.0) if xp.max(z) < 1e9 else z,
+    "index": lambda xp, z: xp.maximum(z[:], 0.0),
+    "elements": by_elements,
+    "iteration": lambda xp, z: xp.stack([xp.maximum(row, 0.0) for row in z]),
+    "length": lambda xp, z: xp.maximum(z, 0.0 * len(z)),
+    "plain_array": lambda xp, z: xp.maximum(z, np.zeros(z.shape)),
+    "numpy_number": lambda xp, z: xp.maximum(z, np.float32(0.0)),
+    "unknown_function": lambda xp, z: xp.clip(z, 0.0, None),
+    "method": lambda xp, z: z.clip(0.0),
+    "view": in_place_through_a_view,
+    "as_an_array": lambda xp, z: np.maximum(np.asarray(z), 0.0),
+    "reduction_of_a_ufunc": lambda xp, z: xp.maximum(z, 0.0 * xp.add.reduce(z)),
+    "several_axes": lambda xp, z: xp.maximum(z, 0.0 * xp.sum(z, axis=(0, 1))),
+    "inner_products_of_rows": lambda xp, z: xp.maximum(z, 0.0 * np.reshape(np.vecdot(z, z), (-1, 1))),
+    "several_results": lambda xp, z: xp.maximum(z, 0.0 * np.modf(z)[0]),
+}
+
+
+def problem(hidden="tanh", loss="squared_error", n_samples=23, n_outputs=2, **network):
+    source = np.random.RandomState(1)
+    X = source.standard_normal((n_samples, 3))
+    y = np.eye(n_outputs)[source.randint(n_outputs, size=n_samples)]
+    network = Network((3, 4, n_outputs), hidden=hidden, loss=loss, **network)
+    return network, network.init(0, like=X), X, y
+
+
+def engine_of(network, optimizer, params, X, y, batch_size=10, sample_weight=None):
+    params = plain(params)
+    samples = Samples(placement(X=X), X, y, sample_weight)
+    return make_engine(network, optimizer, samples, batch_size, (params, optimizer.init(np, params)))
+
+
+def assert_equal_trainings(one, other):
+    np.testing.assert_allclose(one.history["loss"], other.history["loss"], rtol=1e-10)
+    for ours, theirs in zip(flatten(one.params), flatten(other.params), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("forward", REFUSED)
+def test_what_cannot_be_recorded_runs_all_the_same(forward):
+    if forward == "inner_products_of_rows" and not hasattr(np, "vecdot"):
+        pytest.skip("no such function in this NumPy")
+    settings = {"optimizer": adam(0.01), "epochs": 4, "batch_size": 10, "seed": 0}
+    expected = train(*problem("relu"), **settings)
+    network, params, X, y = problem(activation_of(REFUSED[forward]))
+    assert type(engine_of(network, adam(), params, X, y)) is EagerEngine
+    assert_equal_trainings(train(network, params, X, y, **settings), expected)
+
+
+def descended(params, gradients, rate):
+    return [(w - rate * dw, b - rate * db) for (w, b), (dw, db) in zip(params, gradients, strict=True)]
+
+
+def growing(xp, params, gradients, state, rate):
+    params = descended(params, gradients, rate / (1 + len(state)))
+    return params, [*state, 1.0]
+
+
+def filled_in(xp, params, gradients, state, rate):
+    scale = 1.0 if state[0] is None else 1.0 + state[0]
+    return descended(params, gradients, rate * scale), (0.5 * np.sum(gradients[0][0]),)
+
+
+def filled_in_with_an_array(xp, params, gradients, state, rate):
+    scale = 1.0 if state[0] is None else 1.0 + xp.sum(state[0])
+    return descended(params, gradients, rate * scale), (gradients[0][1] * gradients[0][1],)
+
+
+def a_number_that_becomes_an_array(xp, params, gradients, state, rate):
+    scale = 1.0 + xp.sum(state[0] * gradients[0][1])
+    return descended(params, gradients, rate * scale), (0.1 * state[0] + gradients[0][1],)
+
+
+def a_number_of_an_array(xp, params, gradients, state, rate):
+    norm = 0.9 * state[0] + xp.sum(gradients[0][1] * gradients[0][1])
+    return descended(params, gradients, rate / (1.0 + norm)), (norm,)
+
+
+def flipping(xp, params, gradients, state, rate):
+    return descended(params, gradients, rate if state[0] else 0.5 * rate), (not state[0],)
+
+
+def a_number_of_numpy(xp, params, gradients, state, rate):
+    return descended(params, gradients, rate * state[0]), (state[0] * np.float64(0.5),)
+
+
+def constant_of_numpy(xp, params, gradients, state, rate):
+    return descended(params, gradients, rate * state[0]), (np.float64(0.25),)
+
+
+def an_array_without_dimensions(xp, params, gradients, state, rate):
+    return descended(params, gradients, rate * state[0]), (state[0] * 0.5,)
+
+
+def new_arrays(xp, params, gradients, state, rate):
+    params = descended(params, gradients, rate * (1.0 + xp.sum(state[0])))
+    return params, (np.zeros(2),)
+
+
+def zeroed(xp, params, gradients, state, rate):
+    params = descended(params, gradients, rate * (1.0 + xp.sum(state[0])))
+    return params, (xp.zeros_like(state[0]),)
+
+
+def counting(xp, params, gradients, state, rate):
+    count = (state[0] + 1) % 3
+    return descended(params, gradients, rate / (1 + count)), (count,)
+
+
+def rooted(xp, params, gradients, state, rate):
+    return descended(params, gradients, rate / xp.sqrt(1.0 + state[0])), (state[0] + 1,)
+
+
+STATES = {
+    "growing": (growing, []),
+    "filled_in": (filled_in, (None,)),
+    "filled_in_with_an_array": (filled_in_with_an_array, (None,)),
+    "a_number_that_becomes_an_array": (a_number_that_becomes_an_array, (0.5,)),
+    "a_number_of_an_array": (a_number_of_an_array, (0.5,)),
+    "flipping": (flipping, (True,)),
+    "a_number_of_numpy": (a_number_of_numpy, (np.float64(1.0),)),
+    "constant_of_numpy": (constant_of_numpy, (1.0,)),
+    "an_array_without_dimensions": (an_array_without_dimensions, (np.array(1.0),)),
+    "new_arrays": (new_arrays, (np.ones(2),)),
+    "zeroed": (zeroed, (np.ones(2),)),
+    "counting": (counting, (0,)),
+    "rooted": (rooted, (0,)),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_optimizers_with_states_of_all_kinds(state):
+    update, start = STATES[state]
+    optimizer = Optimizer(lambda xp, params: start, update, 0.1)
+    network, params, X, y = problem()
+    engine = engine_of(network, optimizer, params, X, y)
+    samples = Samples(placement(X=X), X, y)
+    other = EagerEngine(network, optimizer, samples, 10, (plain(params), start))
+    for each in (engine, other):
+        each.run([(0.1, None)] * 2)
+        # As it is when a training goes on from there.
+        each.state = each.copied_state()
+        each.run([(0.1, None)] * 2)
+    assert_equal_engines(engine, other)
+    again = engine_of(network, optimizer._replace(init=lambda xp, params: other.state[1]), params, X, y)
+    again.state = other.copied_state()
+    for each in (again, other):
+        each.run([(0.1, None)])
+    assert_equal_states(again.state, other.state)
+
+
+def test_an_optimizer_that_changes_places():
+    def update(xp, params, gradients, state, rate):
+        return descended(params, gradients, rate * (1.0 + np.sum(state[0]))), (state[1], state[0])
+
+    optimizer = Optimizer(lambda xp, params: (np.zeros(3), np.ones(3)), update, 0.1)
+    network, params, X, y = problem()
+    engine = engine_of(network, optimizer, params, X, y)
+    other = EagerEngine(network, optimizer, Samples(placement(X=X), X, y), 10, engine.copied_state())
+    for each in (engine, other):
+        each.run([(0.1, None)] * 3)
+    assert_equal_engines(engine, other)
+
+
+# What users write and is recorded.
+
+
+def softsign(xp, z):
+    scale = 1.0 / (1.0 + xp.abs(z))
+    return z * scale, scale
+
+
+WRITTEN = {
+    "softsign": Activation(softsign, lambda xp, delta, scale: delta * scale * scale),
+    "masked": Activation(lambda xp, z: (z * (z > 0.0), z > 0.0), lambda xp, delta, mask: delta * mask),
+    "leaky": Activation(
+        lambda xp, z: (z * (0.9 * (z > 0.0) + 0.1), z > 0.0),
+        lambda xp, delta, mask: delta * (1.0 - 0.9 * (1 - mask)),
+    ),
+    "clipped": Activation(
+        lambda xp, z: (xp.minimum(xp.maximum(z, -0.5), 0.5), z),
+        lambda xp, delta, z: xp.where(abs(z) < 0.5, delta, xp.zeros_like(delta)),
+    ),
+    "normalised": Activation(
+        lambda xp, z: (z - xp.max(z, axis=1, keepdims=True), z), lambda xp, delta, z: delta + 0.0 * z
+    ),
+}
+
+
+def absolute_error(xp, z, y):
+    return xp.abs(z - y), xp.sign(z - y)
+
+
+def by_samples(xp, z, y):
+    error = z - y
+    return 0.5 * xp.sum(error * error, axis=1, keepdims=True), error
+
+
+def link(xp, z):
+    return z
+
+
+WRITTEN_LOSSES = [Loss(link, evaluate, None, lambda xp, y: "") for evaluate in (absolute_error, by_samples)]
+
+
+def signs(xp, params, gradients, state, rate):
+    memory, count = state
+    new_memory, updated = [], []
+    for (w, b), (dw, db), (mw, mb) in zip(params, gradients, memory):
+        mw, mb = 0.9 * mw + 0.1 * dw, 0.9 * mb + 0.1 * db
+        new_memory.append((mw, mb))
+        updated.append((w - rate * xp.sign(mw), b - rate * xp.sign(mb) / (count + 1)))
+    return updated, (new_memory, count + 1)
+
+
+def clipped_norm(xp, params, gradients, state, rate):
+    norm = sum(xp.sum(g * g) for layer in gradients for g in layer) ** 0.5
+    return descended(params, gradients, rate / xp.maximum(norm, 0.1)), state
+
+
+def copied(params):
+    return [(0.0 * w, 0.0 * b) for w, b in params]
+
+
+WRITTEN_OPTIMIZERS = [
+    Optimizer(lambda xp, params: (copied(params), 0), signs, 0.1),
+    Optimizer(lambda xp, params: {"nothing": None}, clipped_norm, 0.1),
+]
+
+
+@pytest.mark.parametrize("hidden", WRITTEN)
+@pytest.mark.parametrize(("loss", "optimizer"), [(0, 0), (1, 1)])
+def test_what_users_write_is_compiled(hidden, loss, optimizer, limits):
+    network, _, X, y = problem(WRITTEN[hidden], WRITTEN_LOSSES[loss], alpha=0.01)
+    samples = Samples(placement(X=X), X, y, np.linspace(0.5, 1.5, 23))
+    for engine in (pair := both_engines(network, WRITTEN_OPTIMIZERS[optimizer], samples, 10)):
+        engine.run([(0.05, None), (0.02, np.arange(23)[::-1])])
+    assert_equal_engines(*pair)
+
+
+# The engine.
+
+
+def steps_counted(monkeypatch):
+    counted = []
+
+    def count(*arguments):
+        counted.append(1)
+        return compile_function(*arguments)
+
+    monkeypatch.setattr(compiled, "compile_function", count)
+    monkeypatch.setattr(compiled, "_make_program", rows.kept(compiled._make_program.__wrapped__))
+    return counted
+
+
+def test_programs_wait_for_another_training_like_the_first(monkeypatch):
+    counted = steps_counted(monkeypatch)
+    settings = {"epochs": 2, "batch_size": 10, "seed": 0}
+    train(*problem(), optimizer=adam(0.01), **settings)
+    assert len(counted) == 2  # full batches and the last one
+    train(*problem(), optimizer=adam(0.02), **settings)
+    network, params, X, y = problem()
+    train(network, params, np.asfortranarray(X, "float32"), y, optimizer=adam(0.01), **settings)
+    assert len(counted) == 2
+    train(*problem(), optimizer=adam(0.01, beta_1=0.8), **settings)
+    assert len(counted) == 4
+    train(*problem(alpha=0.1), optimizer=adam(0.01), **settings)
+    assert len(counted) == 6
+
+
+class Unhashable:
+    """The forward function of a ReLU."""
+
+    __hash__ = None
+
+    def __call__(self, xp, z):
+        return (xp.maximum(z, 0.0),) * 2
+
+
+def test_an_activation_without_a_hash_is_compiled_each_time(monkeypatch):
+    counted = steps_counted(monkeypatch)
+    network, *rest = problem(Activation(Unhashable(), plain_relu().backward))
+    settings = {"optimizer": momentum(0.05), "epochs": 3}
+    expected = train(*problem("relu"), **settings)
+    counted.clear()
+    for _ in range(2):
+        assert_equal_trainings(train(network, *rest, **settings), expected)
+    assert len(counted) == 2
+
+
+def test_an_interrupt_between_steps_keeps_those_done(monkeypatch):
+    of_epoch = compiled._Batches.of_epoch
+    epochs = []
+
+    def interrupted(self, order):
+        epochs.append(1)
+        for index, part in enumerate(of_epoch(self, order)):
+            if len(epochs) == 3 and index == 1:
+                raise KeyboardInterrupt
+            yield part
+
+    monkeypatch.setattr(compiled._Batches, "of_epoch", interrupted)
+    network, params, X, y = problem()
+    settings = {"optimizer": adam(0.05), "batch_size": 10, "shuffle": False}
+    with pytest.warns(TrainingInterruptedWarning):
+        trained, history = train(network, params, X, y, epochs=50, **settings)
+    assert len(history) == 2
+    engine = EagerEngine(
+        network, adam(), Samples(placement(X=X), X, y), 10, (plain(params), adam().init(np, params))
+    )
+    engine.run([(0.05, None)] * 2)
+    state = engine.step(*engine.state, X[:10], y[:10], None, 0.05)
+    for ours, theirs in zip(flatten(trained), flatten(state[0]), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10)
+
+
+@pytest.mark.parametrize(("batch_size", "rate"), [(None, 5.0), (6, 1.5)])
+def test_divergence_comes_where_it_comes_call_by_call(batch_size, rate, monkeypatch):
+    network, params, X, y = problem("identity")
+    settings = {"optimizer": gradient_descent(rate), "epochs": 500, "batch_size": batch_size, "seed": 0}
+    caught = []
+    for _ in range(2):
+        with pytest.raises(DivergenceError) as error:
+            train(network, params, X, y, **settings)
+        caught.append(error.value)
+        monkeypatch.setattr("mlp_xp.engines.compiled.CompiledEngine", EagerEngine)
+    one, other = caught
+    assert one.epoch == other.epoch > 2
+    np.testing.assert_allclose(one.history["loss"], other.history["loss"], rtol=1e-8)
+    for ours, theirs in zip(flatten(one.params), flatten(other.params), strict=True):
+        assert np.isfinite(ours).all()
+        np.testing.assert_allclose(ours, theirs, rtol=1e-8)
+
+
+def test_a_state_assigned_is_gone_back_to():
+    network, params, X, y = problem()
+    engine = engine_of(network, adam(), params, X, y)
+    assert type(engine) is CompiledEngine
+    engine.run([(0.01, None)] * 2)
+    kept = engine.copied_state()
+    arrays = [leaf.copy() if is_array(leaf) else leaf for leaf in leaves(kept)]
+    engine.run([(0.01, None)] * 3)
+    after = engine.copied_state()
+    for one, another in zip(leaves(kept), arrays):
+        np.testing.assert_array_equal(one, another)
+    engine.state = kept
+    assert engine.state[1].steps == 6
+    engine.run([(0.01, None)] * 3)
+    for one, another in zip(leaves(engine.state), leaves(after)):
+        np.testing.assert_array_equal(one, another)
+    for one, another in zip(leaves(kept), arrays):
+        np.testing.assert_array_equal(one, another)
+    assert engine.is_finite()
+    engine.state[0][0][0][0, 0] = np.nan
+    assert not engine.is_finite()
+
+
+# Rows in blocks.
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("n_rows", [1, 7, 8, 9, 16, 17])
+def test_rows_in_blocks(n_rows, loss, monkeypatch):
+    monkeypatch.setattr(rows, "WORTH_IT", 10**9)
+    network, params, X, _ = problem(["gelu"], loss, n_samples=n_rows)
+    X = np.asfortranarray(X, dtype=["float64", "float32"][n_rows % 2])
+    expected = network.predict(params, X), network.logits(params, X)
+    monkeypatch.setattr(rows, "WORTH_IT", 0)
+    monkeypatch.setattr(rows, "BLOCK_NUMBERS", 8 * 4)
+    programs = []
+
+    def noted(*arguments):
+        programs.append(compile_function(*arguments))
+        return programs[-1]
+
+    monkeypatch.setattr(rows, "compile_function", noted)
+    monkeypatch.setattr(rows, "_row_program", rows._row_program.__wrapped__)
+    found = network.predict(params, X), network.logits(params, X)
+    assert len(programs) == 2
+    for ours, theirs in zip(found, expected):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+
+
+def test_rows_of_what_is_not_recorded(monkeypatch):
+    monkeypatch.setattr(rows, "WORTH_IT", 0)
+    network, params, X, _ = problem(activation_of(REFUSED["bool"]))
+    np.testing.assert_allclose(network.predict(params, X), problem("relu")[0].predict(params, X), rtol=1e-12)
+
+
+def peak_of(function):
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    function()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak - before
+
+
+def test_rows_in_blocks_take_a_bounded_memory(monkeypatch):
+    monkeypatch.setattr(rows, "WORTH_IT", 0)
+    monkeypatch.setattr(rows, "BLOCK_NUMBERS", 2**12)
+    network = Network((4, 64, 64, 1), loss="squared_error")
+    X = np.ones((5_000, 4))
+    params = network.init(0, like=X)
+    network.predict(params, X)
+    assert peak_of(lambda: network.predict(params, X)) < 5_000 * 64 * 8 // 10
+
+
+# What programs are for.
+
+
+@pytest.mark.parametrize("batch_size", [2000, 500])
+@pytest.mark.parametrize("hidden", ["relu", "tanh", "gelu"])
+def test_steps_allocate_nothing(hidden, batch_size):
+    source = np.random.RandomState(0)
+    X = source.standard_normal((2000, 30))
+    network = Network((30, 40, 2), hidden=hidden, loss="squared_error", alpha=0.01)
+    engine = engine_of(network, adam(), network.init(0, like=X), X, X[:, :2].copy(), batch_size)
+    engine.run([(0.01, None)])
+    # An array of a batch's activations takes 160 kB or more, what NumPy buffers while it casts 64 kB.
+    assert peak_of(lambda: engine.run([(0.01, None)] * 5)) < 100_000
+
+
+def test_all_parameters_of_a_small_network_are_updated_at_once():
+    network, params, X, y = problem("tanh")
+    params = plain(params)
+    state = compiled._state_like((params, adam().init(np, params)))
+    batch = compiled._batch_like(Samples(placement(X=X), X, y), 23)
+    make_program = compiled._make_program.__wrapped__
+    program = make_program(network, adam(), batch, state, False)
+    assert program.source.count("sqrt(") == 1
+    assert program.source.count("copyto(") == 0
+    # Without that, once for each array.
+    with pytest.MonkeyPatch.context() as patch:
+        set_limits(patch, "large")
+        program = make_program(network, adam(), batch, state, False)
+    assert program.source.count("sqrt(") == 4
+
+
+def test_a_numpy_number_of_the_arrays_dtype_is_as_good_as_pythons():
+    def function(owned, given, numbers):
+        return [np.sqrt(2.0 / np.pi) * owned[0]], []
+
+    (array,) = owned = [np.linspace(1.0, 2.0, 5)]
+    expected = np.sqrt(2.0 / np.pi) * array
+    program = compile_function(function, [owned], [])
+    program.bind([array], [np.empty(size, np.uint8) for size in program.pool])()
+    assert np.array_equal(array, expected)
+    with pytest.raises(NotRecordableError):
+        compile_function(function, [[array.astype("float32")]], [])
