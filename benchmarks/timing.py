@@ -17,6 +17,13 @@ class Timings(NamedTuple):
         """Return the median seconds of one."""
         return statistics.median(self.seconds[name])
 
+    def spread(self, name: str) -> float:
+        """Return the interquartile range of one's seconds; 0 for a single repeat."""
+        if len(self.seconds[name]) < 2:
+            return 0.0
+        first, _, third = statistics.quantiles(self.seconds[name], n=4, method="inclusive")
+        return third - first
+
     def ratio(self, name: str, base: str) -> float:
         """Return the median, over the repeats, of one's seconds divided by another's."""
         return statistics.median(one / other for one, other in self._pairs(name, base))

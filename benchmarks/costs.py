@@ -1,0 +1,43 @@
+"""What the library itself costs: ``python -m benchmarks costs``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks import import_time, loop_cost
+from benchmarks.command_line import Parser, add_where_to_write, folder, need, whole_number, write_json
+from benchmarks.machine import describe
+
+BENCHMARKS = {"loop-cost": loop_cost.measure, "import-time": import_time.measure}
+
+
+def main(arguments: list[str]) -> None:
+    """Measure what is asked for."""
+    parser = Parser(
+        prog="python -m benchmarks costs",
+        description="Compare the training loop with its bare array calls, and the import with NumPy's.",
+    )
+    parser.add_argument("--only", choices=list(BENCHMARKS), nargs="+", default=list(BENCHMARKS))
+    parser.add_argument("--repeats", type=whole_number(1), default=41, help="interleaved repeats (41)")
+    add_where_to_write(parser)
+    options = parser.parse_args(arguments)
+    need("rich", "the benchmark")
+    path = folder(parser, options)
+    results = [BENCHMARKS[name](options.repeats) for name in options.only]
+    _print(results)
+    if path is not None:
+        about = describe(repeats=options.repeats)
+        write_json(path / f"{about['date'][:10]}-costs.json", {**about, "results": results})
+
+
+def _print(results: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("benchmark", "median", "", "result", "", "target", title="interleaved; medians")
+    for result in results:
+        for name, median in result["medians"].items():
+            table.add_row(result["name"], f"{median:.1f}", f"{result['unit']}: {name}")
+        table.add_row("", "", "", f"{result['result']:.3g}", result["result_is"], f"<= {result['target']:g}")
+        table.add_section()
+    Console().print(table)

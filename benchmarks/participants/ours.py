@@ -1,0 +1,103 @@
+"""mlp_xp itself: the estimator, and `mlp_xp.train` on arrays of several libraries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.participants import Prepared, Task
+from benchmarks.participants.estimators import from_estimator
+from benchmarks.workloads import ADAM_EPSILON, Workload
+from mlp_xp import Layer, Network, adam, gradient_descent, to_host, train
+
+
+def fit(task: Task) -> Prepared:
+    """Prepare the estimator's whole `fit`, or its `predict_proba`."""
+    from mlp_xp import MLPClassifier
+
+    if task.device == "cpu":
+        return from_estimator(MLPClassifier, task)
+    task = task._replace(data=task.data._replace(X=_cupy_array(task.data.X)))
+    return from_estimator(MLPClassifier, task, finish=_wait_for_cupy, to_host=to_host)
+
+
+def train_arrays(task: Task) -> Prepared:
+    """Prepare `mlp_xp.train` on NumPy's arrays; on CuPy's on a GPU."""
+    if task.device == "cpu":
+        return _train(task, lambda array: array, lambda result: result)
+    return _train(task, _cupy_array, _wait_for_cupy)
+
+
+def train_on_jax(task: Task) -> Prepared:
+    """Prepare `mlp_xp.train` on JAX's arrays."""
+    import jax
+
+    return _train(task, jax.numpy.asarray, jax.block_until_ready)
+
+
+def train_on_torch(task: Task) -> Prepared:
+    """Prepare `mlp_xp.train` on PyTorch's tensors."""
+    import torch
+
+    def finish(result: Any) -> Any:
+        if task.device == "cuda":
+            torch.cuda.synchronize()
+        return result
+
+    return _train(task, lambda array: torch.asarray(array, device=task.device), finish)
+
+
+def _train(task: Task, array: Any, finish: Any) -> Prepared:
+    workload, start = task.workload, task.start
+    network = Network(workload.sizes, hidden=workload.hidden, loss=_loss(workload))
+    params = tuple(Layer(array(weight), array(bias)) for weight, bias in start.layers)
+    X = array(task.data.X)
+
+    if workload.predicts:
+
+        def predict() -> Any:
+            for _ in range(workload.calls):
+                probability = finish(network.predict(params, X))
+            return probability
+
+        return Prepared(predict, to_host)
+
+    y = array(task.data.y)
+    optimizer = (
+        adam(workload.rate, epsilon=ADAM_EPSILON)
+        if workload.solver == "adam"
+        else gradient_descent(workload.rate)
+    )
+
+    def repeat() -> Any:
+        result = train(
+            network,
+            params,
+            X,
+            y,
+            optimizer=optimizer,
+            epochs=workload.epochs,
+            batch_size=workload.batch_size,
+            seed=start.random(),
+        )
+        return finish(result.params)
+
+    return Prepared(repeat, lambda layers: [(to_host(weight), to_host(bias)) for weight, bias in layers])
+
+
+def _loss(workload: Workload) -> str:
+    return "binary_cross_entropy" if workload.sizes[-1] == 1 else "categorical_cross_entropy"
+
+
+def _cupy_array(array: np.ndarray[Any, Any]) -> Any:
+    import cupy
+
+    return cupy.asarray(array)
+
+
+def _wait_for_cupy(result: Any) -> Any:
+    import cupy
+
+    cupy.cuda.Device().synchronize()
+    return result

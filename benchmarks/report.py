@@ -1,0 +1,127 @@
+"""A run on the screen: a table for each workload, and a summary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from benchmarks.comparison import Comparison, Row
+from benchmarks.participants import LIMIT, OURS, PARTICIPANTS, REFERENCE_PEER
+from benchmarks.summary import speedup_over, summarise
+
+WORTH_A_RATIO = 10_000_000
+"""Bytes needed: of less, what a library itself takes says nothing about the training."""
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Return the table of one workload."""
+    workload, rows = comparison.workload, comparison.rows()
+    losses = [row.loss for row in rows if row.loss is not None and row.ratio is not None]
+    needed = f"{workload.bytes_needed() / 1e6:,.1f} MB needed"
+    caption = f"{needed}; loss {losses[0]:.6g}" if losses else needed
+    table = Table(
+        title=f"[bold]{workload.name}[/bold]: {workload.title}", caption=caption, title_justify="left"
+    )
+    table.add_column("")
+    table.add_column(f"a {workload.unit}", justify="right")
+    table.add_column("spread", justify="right")
+    table.add_column("/ mlp_xp", justify="right")
+    table.add_column("peak MB", justify="right")
+    table.add_column("/ needed", justify="right")
+    table.add_column("loss")
+    for row in rows:
+        if not math.isnan(row.per_unit):
+            table.add_row(*_cells(row, workload.bytes_needed()), style=_style(row.name))
+    return table
+
+
+def print_comparison(console: Console, comparison: Comparison) -> None:
+    """Print the table of one workload, and a line for each participant that has no figures."""
+    rows = comparison.rows()
+    if not all(math.isnan(row.per_unit) for row in rows):
+        console.print(comparison_table(comparison))
+    # What all suffer from is said once.
+    said: dict[str, list[str]] = {}
+    for row in rows:
+        if math.isnan(row.per_unit):
+            said.setdefault(row.problem, []).append(row.label)
+    for problem, labels in said.items():
+        line = f"{comparison.workload.name}: {', '.join(labels)}: {problem}"
+        console.print(line, markup=False, highlight=False)
+    console.print()
+
+
+def summary_table(comparisons: Sequence[Comparison]) -> Table:
+    """Return the table of what ours is like in each workload."""
+    table = Table(title="[bold]mlp_xp's time divided by[/bold]", title_justify="left")
+    for heading in ("", "mlp_xp", "the fastest peer's", "which is", "the limit"):
+        table.add_column(heading, justify="left" if heading in ("", "which is") else "right")
+    for comparison in comparisons:
+        summary = summarise(comparison)
+        if summary is None:
+            table.add_row(comparison.workload.name, "nothing to compare")
+            continue
+        table.add_row(
+            summary.workload,
+            duration(summary.ours),
+            _ratio(summary.against_fastest_peer),
+            summary.fastest_peer,
+            _ratio(summary.against_limit),
+        )
+    return table
+
+
+def print_summary(console: Console, comparisons: Sequence[Comparison]) -> None:
+    """Print what a run says in short."""
+    console.print(summary_table(comparisons))
+    mean = speedup_over(REFERENCE_PEER, comparisons)
+    if mean is not None:
+        console.print(f"{REFERENCE_PEER} takes {mean:.2f} times as long as mlp_xp (geometric mean)")
+
+
+def duration(seconds: float) -> str:
+    """Return a time with three figures and its unit.
+
+    Examples
+    --------
+    >>> duration(0.00123), duration(2.5), duration(9.9999e-4)
+    ('1.23 ms', '2.5 s', '1000 µs')
+    """
+    if math.isnan(seconds):
+        return "-"
+    factor, unit = next((each for each in _UNITS if seconds >= each[0]), _UNITS[-1])
+    number = seconds / factor
+    return f"{number:.3g} {unit}" if number < 999.5 else f"{number:.0f} {unit}"
+
+
+_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+
+
+def _cells(row: Row, needed: int) -> list[str]:
+    memory = "-" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:,.1f}"
+    told = row.peak_bytes is not None and PARTICIPANTS[row.name].ours and needed >= WORTH_A_RATIO
+    times = f"{row.peak_bytes / needed:.1f}" if told and row.peak_bytes is not None else ""
+    check = row.problem or ("same" if row.loss is not None else "has none")
+    return [
+        row.label,
+        duration(row.per_unit),
+        duration(row.spread),
+        _ratio(row.ratio),
+        memory,
+        times,
+        escape(check),
+    ]
+
+
+def _style(name: str) -> str:
+    if name == LIMIT:
+        return "dim"
+    return "bold" if name == OURS else ""
+
+
+def _ratio(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.2f}"

@@ -1,0 +1,58 @@
+"""What a run says in short: ours against the fastest peer and the limit, and scikit-learn on the whole."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from benchmarks.comparison import Comparison, Row
+from benchmarks.participants import LIMIT, OURS, PARTICIPANTS, REFERENCE_PEER
+
+
+class Summary(NamedTuple):
+    """Ours, in one workload."""
+
+    workload: str
+    ours: float
+    """Median seconds of a step or a call."""
+    fastest_peer: str
+    against_fastest_peer: float | None
+    """Our time divided by that of the fastest peer: ratio of medians."""
+    against_limit: float | None
+
+
+def summarise(comparison: Comparison) -> Summary | None:
+    """Return the summary of a workload; None where ours cannot be compared."""
+    rows = {row.name: row for row in comparison.rows() if row.ratio is not None}
+    if OURS not in rows:
+        return None
+    ours = rows[OURS].per_unit
+    peers = [row for name, row in rows.items() if name != LIMIT and not PARTICIPANTS[name].ours]
+    fastest = min(peers, key=lambda row: row.per_unit, default=None)
+    return Summary(
+        comparison.workload.name,
+        ours,
+        fastest.name if fastest else "",
+        ours / fastest.per_unit if fastest else None,
+        ours / rows[LIMIT].per_unit if LIMIT in rows else None,
+    )
+
+
+def speedup_over(name: str, comparisons: Sequence[Comparison]) -> float | None:
+    """Return the geometric mean of how many times as long as ours a participant takes."""
+    ratios = [row.ratio for row in _rows_of(name, comparisons) if row.ratio is not None]
+    return statistics.geometric_mean(ratios) if ratios else None
+
+
+def as_json(comparisons: Sequence[Comparison]) -> dict[str, object]:
+    """Return the summary of a run."""
+    summaries = [summary for one in comparisons if (summary := summarise(one)) is not None]
+    return {
+        "workloads": [summary._asdict() for summary in summaries],
+        f"times as fast as {REFERENCE_PEER}, geometric mean": speedup_over(REFERENCE_PEER, comparisons),
+    }
+
+
+def _rows_of(name: str, comparisons: Sequence[Comparison]) -> list[Row]:
+    return [row for one in comparisons for row in one.rows() if row.name == name]
