@@ -73,7 +73,7 @@ def momentum(
     ----------
     learning_rate : float or Schedule
     momentum : float, default=0.9
-        From 0 to 1.
+        From 0 to 1; with 0 this is `gradient_descent`, which keeps no velocity.
     nesterovs_momentum : bool, default=False
         Look one step ahead: ``p <- p + momentum * v - learning_rate * g`` with the new ``v``.
 
@@ -93,6 +93,8 @@ def momentum(
     0.1
     """
     decay = check_real("momentum", momentum, at_least=0.0, at_most=1.0)
+    if not decay:
+        return gradient_descent(learning_rate)
     update = With(_momentum_update, momentum=decay, nesterov=bool(nesterovs_momentum))
     return Optimizer(_momentum_init, update, check_learning_rate(learning_rate))
 

@@ -254,7 +254,8 @@ def train(
         early_stopping=early_stopping,
         callback=callback,
     )
-    return Trained(named(progress.best_params), history)
+    trained = named(progress.best_params)
+    return Trained(trained if history else copy_tree(xp, trained), history)
 
 
 @dataclass
@@ -301,8 +302,8 @@ class Progress:
 
 
 def start_training(xp: Namespace, params: Parameters, optimizer: Optimizer, random: RandomSource) -> Progress:
-    """Return the progress of a training that has not begun."""
-    layers = plain(copy_tree(xp, params))
+    """Return the progress of a training that has not begun; it holds the very arrays of `params`."""
+    layers = plain(params)
     return Progress(layers, optimizer.init(xp, layers), random)
 
 

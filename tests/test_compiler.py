@@ -1,7 +1,9 @@
 """What compiled steps promise: the numbers that the same calls give one by one, without allocation."""
 
+import gc
 import random
 import tracemalloc
+import weakref
 from itertools import product
 
 import numpy as np
@@ -21,7 +23,7 @@ from mlp_xp import (
 )
 from mlp_xp.activations import ACTIVATIONS
 from mlp_xp.arrays import placement, quiet_floating_point
-from mlp_xp.compiler import NotRecordableError, code, compile_function, memory, passes, rows
+from mlp_xp.compiler import NotRecordableError, accumulate, code, compile_function, memory, passes, rows
 from mlp_xp.engines import compiled, make_engine
 from mlp_xp.engines.compiled import CompiledEngine
 from mlp_xp.engines.eager import EagerEngine
@@ -43,10 +45,11 @@ LIMITS = {
     "blocks": {"BLOCKED_ELEMENTS": 1, "BLOCK_BYTES": 64, "JOIN_BYTES": 0, "FUSED_ELEMENTS": 0, "LONG": 1},
     "blocks_of_fused": {"BLOCKED_ELEMENTS": 8, "BLOCK_BYTES": 8, "WIDE": 1},
     "large": {"JOIN_BYTES": 0, "SHUFFLED_BYTES": 0, "WIDE": 1, "LONG": 1},
+    "accumulated": {"ACCUMULATED_ELEMENTS": 1, "OUTER": 1, "BLOCKED_ELEMENTS": 8, "SHUFFLED_BYTES": 0},
 }
 """The sizes that programs depend on: what takes megabytes otherwise is done for a few numbers."""
 
-MODULES = (memory, passes, code, compiled)
+MODULES = (memory, passes, accumulate, code, compiled)
 
 
 def set_limits(monkeypatch, limits):
@@ -117,20 +120,20 @@ def samples_of(draw, source, network, n_samples):
 
 
 @pytest.mark.parametrize(
-    ("case", "limits"), [(case, list(LIMITS)[case % 4]) for case in range(72)], indirect=["limits"]
+    ("case", "limits"), [(case, list(LIMITS)[case % 5]) for case in range(90)], indirect=["limits"]
 )
 def test_compiled_epochs_are_those_run_call_by_call(case, limits):
     draw, source = random.Random(case), np.random.RandomState(case)
     depth = draw.randint(0, 3)
     sizes = (draw.randint(1, 6), *(draw.randint(1, 7) for _ in range(depth)), draw.randint(1, 3))
     # Each activation and each optimizer in its turn.
-    hidden = [list(ACTIVATIONS)[(case // 4 + layer * 3) % 8] for layer in range(depth)] or "relu"
-    network = Network(sizes, hidden=hidden, loss=list(LOSSES)[case // 4 % 4], alpha=draw.choice([0.0, 0.1]))
+    hidden = [list(ACTIVATIONS)[(case // 5 + layer * 3) % 8] for layer in range(depth)] or "relu"
+    network = Network(sizes, hidden=hidden, loss=list(LOSSES)[case // 5 % 4], alpha=draw.choice([0.0, 0.1]))
     samples = samples_of(draw, source, network, draw.choice([1, 2, 7, 33, 120]))
     before = [array if array is None else array.copy() for array in (samples.X, samples.y)]
     n_samples = len(samples)
     batch_size = draw.choice([n_samples, (n_samples + 1) // 3 or 1, 5, 1 if n_samples < 40 else 50])
-    engine, other = both_engines(network, OPTIMIZERS[case // 4 % 6], samples, batch_size, case)
+    engine, other = both_engines(network, OPTIMIZERS[case // 5 % 6], samples, batch_size, case)
     epochs = [(0.03, None), (0.02, source.permutation(n_samples)), (0.01, source.permutation(n_samples))]
     with quiet_floating_point():
         for each in (engine, other):
@@ -245,6 +248,80 @@ def test_updates(update, limits):
 @pytest.mark.parametrize("update", ["old_value_read_later", "each_of_both", "used_twice", "product", "where"])
 def test_updates_that_are_programs(update):
     compile_function(update_of(UPDATES[update]), [arrays_of((4, 4), (4, 4))], [])
+
+
+ACCUMULATED = {
+    "descent": lambda p, g, r: p - r * g,
+    "descent_by_a_fixed_rate": lambda p, g, r: p - 0.5 * g,
+    "velocity": lambda p, g, r: 0.9 * p - r * g,
+    "ascent": lambda p, g, r: g + p,
+    "negative": lambda p, g, r: -(g * r) + p,
+    "decay_before": lambda p, g, r: (1.0 - 0.1 * r) * p - g * r,
+    "decay_after": lambda p, g, r: (p - r * g) * 0.5,
+    "penalty": lambda p, g, r: p - r * (g + 0.1 * p),
+    "powers": lambda p, g, r: p - r**2 * (0.5 * (r * g)),
+}
+OTHERWISE = {
+    "used_twice": lambda p, g, r: p - r * g * g,
+    "product_alone": lambda p, g, r: r * g,
+    "quotient": lambda p, g, r: p / r - g,
+    "root": lambda p, g, r: p - np.sqrt(g * g + r),
+    "by_a_row": lambda p, g, r: p - r * g * np.sum(p, axis=0),
+    "by_a_sum": lambda p, g, r: p - np.sum(p) * g,
+}
+
+
+@pytest.mark.parametrize("update", [*ACCUMULATED, *OTHERWISE])
+@pytest.mark.parametrize("order", ["CC", "FF", "CF", "strided"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_updates_by_products(update, order, dtype, monkeypatch):
+    pytest.importorskip("scipy")
+    set_limits(monkeypatch, "accumulated")
+    function = (ACCUMULATED | OTHERWISE)[update]
+
+    def step(owned, given, numbers):
+        (p,), (a, b), (rate,) = owned, given, numbers
+        return [function(p, np.matmul(a.T, b), rate)], [np.sum(np.matmul(a, p))]
+
+    owned, given = arrays_of((3, 4), dtype=dtype), arrays_of((10, 3), (10, 4), dtype=dtype)
+    given = (
+        [np.repeat(array, 2, axis=1)[:, ::2] for array in given]
+        if order == "strided"
+        else [np.array(array, order=letter) for array, letter in zip(given, order)]
+    )
+    numbers = [0.1]
+    assert_same(step, [owned], given, numbers, rtol=1e-12 if dtype == "float64" else 1e-5)
+    source = compile_function(step, [owned], given, 1).source
+    assert ("accumulated(" in source.partition("def step")[2]) == (update in ACCUMULATED)
+    # Without SciPy NumPy does it.
+    monkeypatch.setattr(accumulate, "_blas", dict)
+    assert "accumulated(" not in compile_function(step, [owned], given, 1).source
+    assert_same(step, [owned], given, numbers, rtol=1e-12 if dtype == "float64" else 1e-5)
+
+
+def test_a_gradient_that_is_needed_twice_is_computed_once(monkeypatch):
+    set_limits(monkeypatch, "accumulated")
+
+    def step(owned, given, numbers):
+        (mean, square), (a, b) = owned, given
+        gradient = np.matmul(a.T, b)
+        return [0.9 * mean + 0.1 * gradient, 0.9 * square + 0.1 * gradient * gradient], []
+
+    owned, given = [arrays_of((3, 4), (3, 4))], arrays_of((10, 3), (10, 4))
+    assert_same(step, owned, given)
+    source = compile_function(step, owned, given).source.partition("def step")[2]
+    assert (source.count("dot("), source.count("matmul("), source.count("accumulated(")) == (0, 1, 0)
+
+
+def test_a_product_of_what_it_updates():
+    def step(owned, given, numbers):
+        p, v = owned
+        return [p - 0.1 * np.matmul(p, v), v - 0.1 * np.matmul(p.T, p)], []
+
+    with pytest.MonkeyPatch.context() as patch:
+        set_limits(patch, "accumulated")
+        for owned in ([arrays_of((4, 4), (4, 4))], [arrays_of((4, 4)), arrays_of((4, 4), seed=1)]):
+            assert_same(step, owned)
 
 
 def test_updates_in_place_as_the_training_writes_them(limits):
@@ -977,6 +1054,44 @@ def test_steps_allocate_nothing(hidden, batch_size):
     engine.run([(0.01, None)])
     # An array of a batch's activations takes 160 kB or more, what NumPy buffers while it casts 64 kB.
     assert peak_of(lambda: engine.run([(0.01, None)] * 5)) < 100_000
+
+
+def wide_problem():
+    """Return a network with a large weight, where updates are the products' own business."""
+    network = Network((600, 300, 1), hidden="relu", loss="binary_cross_entropy")
+    X = np.random.RandomState(0).standard_normal((64, 600))
+    return network, plain(network.init(0, like=X)), X, (X[:, :1] > 0.0) * 1.0
+
+
+def test_large_gradients_are_never_in_memory():
+    pytest.importorskip("scipy")
+    network, params, X, y = wide_problem()
+    engine = engine_of(network, gradient_descent(0.1), params, X, y, 64)
+    # Activations and their delta take 154 kB each, the gradient takes 1,440 kB.
+    assert sum(map(len, engine.pool)) < 500_000
+    engine.run([(0.1, None)])
+    assert peak_of(lambda: engine.run([(0.1, None)] * 3)) < 100_000
+
+
+def test_the_memory_of_activations_is_used_again():
+    network = Network((20, 200, 200, 1), hidden="relu", loss="squared_error")
+    X = np.random.RandomState(0).standard_normal((1000, 20))
+    engine = engine_of(network, gradient_descent(0.1), network.init(0, like=X), X, X[:, :1].copy(), 1000)
+    # Two layers of 1,600 kB, kept for the backward pass, room for a delta, and a gradient of 320 kB.
+    assert sum(map(len, engine.pool)) < 3 * 1_600_000 + 320_000 + 100_000
+
+
+def test_memory_is_given_back_without_a_garbage_collection():
+    network, params, X, y = wide_problem()
+    gc.disable()
+    try:
+        engine = engine_of(network, adam(), params, X, y, 64)
+        engine.run([(0.1, None)])
+        arrays = [weakref.ref(array) for array in (*engine.groups, *engine.pool)]
+        del engine
+        assert not any(array() is not None for array in arrays)
+    finally:
+        gc.enable()
 
 
 def test_all_parameters_of_a_small_network_are_updated_at_once():

@@ -328,3 +328,7 @@ def test_updates_are_equal_by_their_hyperparameters(make, other):
     assert one == same == pickle.loads(pickle.dumps(one))
     assert hash(one) == hash(same)
     assert one != other.update
+
+
+def test_momentum_of_0_keeps_no_velocity():
+    assert momentum(0.1, 0.0, nesterovs_momentum=True) == gradient_descent(0.1)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from mlp_xp.arrays import row_slices
+from mlp_xp.compiler.accumulate import accumulate, calls
 from mlp_xp.compiler.graph import OPERATORS, NotRecordableError, Value, weak
 from mlp_xp.compiler.memory import BLOCK_BYTES, Memory, Region, Spec, plan_memory
 from mlp_xp.compiler.passes import Record, optimised
@@ -87,9 +88,9 @@ class Program:
             _array(spec, memory)[...] = 1
         for name, (shape, columns) in self.blocks.items():
             names[name] = _blocks(shape, columns, memory)
-        names |= self.functions
-        exec(self.code, names)
-        return names["step"]
+        written: dict[str, Any] = {}
+        exec(self.code, written)
+        return written["make"](**names, **self.functions)
 
 
 def _array(spec: Spec, memory: dict[tuple[str, int], HostArray]) -> HostArray:
@@ -132,6 +133,7 @@ FUNCTIONS = {"copyto": np.copyto, "where": np.where, "dot": np.dot, "matmul": np
 
 def compiled(record: Record, n_given: int, n_numbers: int) -> Program:
     """Write the program of a record."""
+    accumulate(record)
     optimised(record)
     plan = schedule(record)
     arguments = [*(f"g{i}" for i in range(n_given)), *(f"h{i}" for i in range(n_numbers))]
@@ -175,8 +177,11 @@ class _Writer:
             self.lines.append(f"copyto({name}, {self._array(value)})")
         results = "".join(f"{self._result(result)}, " for result in self.record.results)
         body = [*self.head, *self.lines, f"return ({results})"]
+        names = [*self.arrays, *self.numbers, *self.fillings, *self.blocks, *self.functions]
+        # Arrays are in cells, not among the globals: these and the functions would keep each other alive.
+        lines = [*self.regions, f"def step({', '.join(self.arguments)}):", *(f"    {line}" for line in body)]
         source = "\n".join(
-            [*self.regions, f"def step({', '.join(self.arguments)}):", *(f"    {line}" for line in body), ""]
+            [f"def make({', '.join(names)}):", *(f"    {line}" for line in lines), "    return step", ""]
         )
         return Program(
             compile(source, "<step>", "exec"),
@@ -347,6 +352,14 @@ class _Writer:
         return self._product(
             value, (self._array(a), self._transposed(a)), (self._array(b), self._transposed(b))
         )
+
+    def _accumulate_line(self, value: Value) -> str:
+        before, a, b, *numbers = value.operands
+        self.functions |= calls()
+        out, (beta, alpha) = self._array(value), map(self._number, numbers)
+        if self.memory.specs[id(value)] != self.memory.specs[id(before)]:
+            self.lines.append(f"copyto({out}, {self._array(before)})")
+        return f"accumulated({beta}, {out}, {alpha}, {self._array(a)}, {self._array(b)})"
 
     def _affine_line(self, value: Value) -> str:
         inputs, weight, _ = value.operands

@@ -47,7 +47,8 @@ class Value:
         Where it comes from. "owned": an array that the program keeps. "given": an array of the call.
         "host": a Python number of the call. "map": `function` on each element of the operands.
         "reduce": `function` along an axis. "matmul", "transpose", "reshape", "zeros". Passes add
-        "affine", "affine_gradient", "part", "arena" and "joint"; see `mlp_xp.compiler.passes`.
+        "affine", "affine_gradient", "part", "arena" and "joint", see `mlp_xp.compiler.passes`, and
+        "accumulate", see `mlp_xp.compiler.accumulate`.
     shape : tuple of int
     dtype : dtype, or None for a Python number
     function : ufunc, optional

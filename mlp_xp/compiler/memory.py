@@ -15,6 +15,9 @@ BLOCKED_ELEMENTS = 2**15
 """Elementwise work on more elements than this goes through them block by block, all calls on a block before
 the next one, so that what one call wrote is still in the cache when the next one reads it."""
 
+SMALL_BYTES = 2**14
+"""Buffers up to this size are anybody's."""
+
 BLOCK_BYTES = 2**17
 """Of each array; a few of them fit the cache of a core."""
 
@@ -350,11 +353,16 @@ class _Planner:
         return None
 
     def _take(self, free: list[int], nbytes: int) -> int:
-        """Return the smallest free buffer that is large enough, or the largest there is, enlarged."""
-        if not free:
+        """Return the smallest free buffer that is large enough, or the largest there is, enlarged.
+
+        One that is far too large is left to values that need it.
+        """
+        most = max(SMALL_BYTES, 4 * nbytes)
+        fitting = [number for number in free if self.pool[number] <= most]
+        if not fitting:
             return self._new_buffer(nbytes)
-        enough = [number for number in free if self.pool[number] >= nbytes]
-        number = min(enough, key=self.pool.__getitem__) if enough else max(free, key=self.pool.__getitem__)
+        enough = [number for number in fitting if self.pool[number] >= nbytes]
+        number = min(enough or [max(fitting, key=self.pool.__getitem__)], key=self.pool.__getitem__)
         free.remove(number)
         self.pool[number] = max(self.pool[number], nbytes)
         return number

@@ -18,6 +18,9 @@ FUSED_ELEMENTS = 2**15
 """Inputs of a layer below which the product does the addition of the bias too: larger products suffer more
 from a size that is odd than they gain."""
 
+OUTER = 2**15
+"""Elements from where on products of a column and a row are no business of the BLAS."""
+
 WIDE = 256
 """Above so many elements NumPy's exp and log1p, which are vectorised, beat its logaddexp, which is not."""
 
@@ -103,6 +106,7 @@ def users(values: Iterable[Value]) -> dict[int, list[Value]]:
 def optimised(record: Record) -> Record:
     """Apply all passes."""
     widen(record)
+    multiply_outer(record)
     for value in live(record.roots):
         if value.kind == "reduce":
             # While what is summed is in the cache.
@@ -121,6 +125,13 @@ def widen(record: Record) -> None:
             distance = graph.map(np.negative, (graph.map(np.absolute, (graph.map(np.subtract, (x, y)),)),))
             rest = graph.map(np.log1p, (graph.map(np.exp, (distance,)),))
             value.function, value.operands = np.add, (graph.map(np.maximum, (x, y)), rest)
+
+
+def multiply_outer(record: Record) -> None:
+    """Write the product of a column and a row as a multiplication, which goes by blocks with what follows."""
+    for value in live(record.roots):
+        if value.kind == "matmul" and value.size >= OUTER and value.operands[0].shape[1:] == (1,):
+            value.kind, value.function = "map", np.multiply
 
 
 def fuse_affine(record: Record) -> None:
@@ -188,12 +199,16 @@ def join(record: Record) -> None:
             continue
         try:
             joined = joiner.join(tuple(value for value in values if value is not None))
-        except RecursionError:  # one of hundreds of calls
+        except (RecursionError, _ApartError):  # of a chain of hundreds of calls
             continue
         if joined.kind == "map":
             for member in members:
                 del record.updates[member]
             record.updates[-1 - number] = joined
+
+
+class _ApartError(Exception):
+    """Some of the values stay where they are."""
 
 
 class _Joiner:
@@ -240,6 +255,8 @@ class _Joiner:
         return self._flat("map", values, first.function, tuple(operands))
 
     def _side_by_side(self, values: tuple[Value, ...]) -> Value:
+        if any(value.kind == "accumulate" for value in values):
+            raise _ApartError
         return self._flat("joint", values, operands=values)
 
     def _flat(

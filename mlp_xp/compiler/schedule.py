@@ -45,7 +45,7 @@ def schedule(record: Record) -> Schedule:
     targets: dict[int, int] = {}
     copies = []
     for target, value in record.updates.items():
-        if value.kind == "map" and id(value) not in targets:
+        if value.kind in ("map", "accumulate") and id(value) not in targets:
             targets[id(value)] = target
         else:
             copies.append((target, value))

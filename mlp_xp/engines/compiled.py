@@ -11,6 +11,7 @@ import numpy as np
 
 from mlp_xp.arrays import Array, row_slices
 from mlp_xp.compiler import NotRecordableError, Program, compile_function
+from mlp_xp.compiler.passes import FUSED_ELEMENTS
 from mlp_xp.compiler.rows import Like, kept
 from mlp_xp.engines import Epoch, State, make_step
 from mlp_xp.network import Network
@@ -55,10 +56,10 @@ class CompiledEngine:
         self.pool: list[HostArray] = []
         # The rate is an argument of a program, and no reason for another one.
         settings = network, optimizer._replace(learning_rate=0.0)
-        rest = self.structure, _is_small(samples)
         # The largest first: the others find room in its memory.
         n_samples = len(samples)
         batch_size = min(batch_size, n_samples)
+        rest = self.structure, _is_widened(samples, batch_size)
         steps = {
             length: self._bound(_make_program(*settings, _batch_like(samples, length), *rest))
             for length in dict.fromkeys((batch_size, n_samples % batch_size or batch_size))
@@ -208,10 +209,16 @@ def _is_small(samples: Samples) -> bool:
     return bool(len(samples) * row_bytes <= SHUFFLED_BYTES)
 
 
+def _is_widened(samples: Samples, batch_size: int) -> bool:
+    """Whether a column of ones stands beside the samples, for products that add the bias."""
+    return _is_small(samples) and batch_size * samples.X.shape[1] < FUSED_ELEMENTS
+
+
 class _Batches:
     """The parts of an epoch: batches of the samples in any order, in arrays of the parameters' dtype.
 
-    A few samples are put in order all at once, beside a column of ones. Of many each batch is, by itself.
+    A few samples are put in order all at once, maybe beside a column of ones. Of many each batch is, by
+    itself.
     """
 
     def __init__(self, samples: Samples, size: int, steps: dict[int, Any]) -> None:
@@ -223,7 +230,8 @@ class _Batches:
         self.fixed: list[Part] | None = None
         self.is_small = _is_small(samples)
         if self.is_small:
-            self.room = self._room(n_samples, n_ones=1)
+            self.n_ones = int(_is_widened(samples, size))
+            self.room = self._room(n_samples, self.n_ones)
             self.fixed = [self._part(rows, _some(self.room, rows)) for rows in self.slices()]
         elif size >= n_samples:
             self.fixed = [self._part(slice(0, n_samples), samples.whole())]
@@ -266,7 +274,7 @@ class _Batches:
         """Put these rows of the order where the steps look for them, or return them where they are."""
         room = _some(self.room, slice(0, rows.stop - rows.start))
         if self.is_small:
-            room = room._replace(X=room.X[:, :-1])
+            room = room._replace(X=room.X[:, : room.X.shape[1] - self.n_ones])
         return Batch(
             *(
                 None if array is None else _placed(array, order, rows, place, copy=self.is_small)
