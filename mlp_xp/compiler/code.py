@@ -449,7 +449,9 @@ class _RegionWriter:
                 if id(operand) in self.region.local and last[id(operand)] is value
             }
             for operand in done.values():
-                self.free.setdefault(operand.dtype.itemsize, []).append(self.names[id(operand)])
+                name = self.names[id(operand)]
+                if self.columns[int(name[1:])].kind == "local":
+                    self.free.setdefault(operand.dtype.itemsize, []).append(name)
             out = self._out(value)
             if value.kind == "reduce":
                 lines.append(f"{self.writer._reduction(value.function)}({operands[0]}, 1, None, {out})")
@@ -487,6 +489,10 @@ class _RegionWriter:
         if id(value) not in self.region.local:
             spec = self.writer.memory.specs[id(value)]
             return self._new(id(value), Column("array" if value.kind == "map" else "sums", spec, value.dtype))
+        overwritten = self._overwritten(value)
+        if overwritten is not None:
+            self.names[id(value)] = self.names[id(overwritten)]
+            return self.names[id(value)]
         rooms = self.free.get(value.dtype.itemsize, [])
         for name in rooms:
             if self.columns[int(name[1:])].dtype == value.dtype:
@@ -494,6 +500,25 @@ class _RegionWriter:
                 self.names[id(value)] = name
                 return name
         return self._new(id(value), Column("local", None, value.dtype))
+
+    def _overwritten(self, value: Value) -> Value | None:
+        """Return an operand that nobody reads any more, and whose memory is free while the value is needed."""
+        specs, last, number = self.writer.memory.specs, self.writer.memory.last, self.writer.number
+        for operand in value.arrays:
+            if (
+                operand.kind in ("map", "matmul", "affine")
+                and (operand.shape, operand.dtype) == (value.shape, value.dtype)
+                and id(operand) in specs
+                and specs[id(operand)].buffer[0] == "pool"
+                and last[id(operand)] == number[id(value)]
+                and not any(
+                    number[id(value)] < number[id(other)] < last[id(value)]
+                    for other in self.region.values
+                    if id(other) in specs and specs[id(other)].buffer == specs[id(operand)].buffer
+                )
+            ):
+                return operand
+        return None
 
 
 def _is_extremum(value: Value) -> bool:

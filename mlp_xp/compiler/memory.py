@@ -57,6 +57,8 @@ class Memory:
         Rows that hold ones, from the start and for ever.
     copied : dict of int to list of (Value, Spec)
         By a joint value's id, the values to be copied into their places in it.
+    last : dict of int to int
+        Where in the schedule a value is read last.
     """
 
     specs: dict[int, Spec]
@@ -65,6 +67,7 @@ class Memory:
     pool: list[int]
     ones: list[Spec]
     copied: dict[int, list[tuple[Value, Spec]]]
+    last: dict[int, int]
 
 
 def plan_memory(record: Record, plan: Schedule) -> Memory:
@@ -99,7 +102,7 @@ class _Planner:
         region_of = {id(value): index for index, region in enumerate(regions) for value in region.values}
         self._place_rest(regions)
         reshaped(self.specs, self.values)
-        return Memory(self.specs, regions, region_of, self.pool, self.ones, self.copied)
+        return Memory(self.specs, regions, region_of, self.pool, self.ones, self.copied, self.last)
 
     # Which are stored transposed.
 
@@ -314,16 +317,21 @@ class _Planner:
             for region in regions
             for value in region.values
         }
+        read: dict[int, list[Value]] = {}
+        for region in regions:
+            together = [operand for value in region.values for operand in value.arrays]
+            read |= {id(value): together for value in region.values}
         free: list[int] = []
         held: dict[int, list[int]] = {}
         owner: dict[int, int] = {}
         for where, value in enumerate(self.values):
             computed = value.kind not in (*SOURCES, *VIEWS) and value.shape != ()
             if computed and id(value) not in self.specs and id(value) not in local:
-                number = self._overwritten(value, where, owner)
-                if number is None:
+                overwritten = self._overwritten(value, where, owner, read.get(id(value), value.arrays))
+                if overwritten is None:
                     number = self._take(free, value.nbytes)
                 else:
+                    number = owner.pop(overwritten)
                     for numbers in held.values():
                         if number in numbers:
                             numbers.remove(number)
@@ -336,20 +344,21 @@ class _Planner:
             if value.kind == "part":
                 self.specs[id(value)] = self._part(value)
 
-    def _overwritten(self, value: Value, where: int, owner: dict[int, int]) -> int | None:
-        """Return the buffer of an operand that is not needed any more, where the value fits it."""
+    def _overwritten(
+        self, value: Value, where: int, owner: dict[int, int], read: Iterable[Value]
+    ) -> int | None:
+        """Return the id of an array read on the way that is not needed any more, where the value fits it."""
         if value.kind != "map":
             return None
-        for operand in value.arrays:
+        for operand in read:
             if (
                 id(operand) in owner
                 and operand.kind not in VIEWS
-                and self.last[id(operand)] == where
-                and operand.nbytes == value.nbytes
-                and operand.shape == value.shape
+                and self.last[id(operand)] <= where
+                and (operand.shape, operand.nbytes) == (value.shape, value.nbytes)
                 and (id(operand) in self.flipped) == (id(value) in self.flipped)
             ):
-                return owner[id(operand)]
+                return id(operand)
         return None
 
     def _take(self, free: list[int], nbytes: int) -> int:
