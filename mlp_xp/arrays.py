@@ -213,6 +213,17 @@ def is_jax(xp: Namespace) -> bool:
     return bool(array_api_compat.is_jax_namespace(xp))
 
 
+def is_cupy(xp: Namespace) -> bool:
+    """Whether this is CuPy's namespace."""
+    return bool(array_api_compat.is_cupy_namespace(xp))
+
+
+def is_on_cuda(place: Placement) -> bool:
+    """Whether arrays of CuPy or PyTorch live on a CUDA device."""
+    on_torch_cuda = array_api_compat.is_torch_namespace(place.xp) and place.device.type == "cuda"
+    return is_cupy(place.xp) or on_torch_cuda
+
+
 def to_look_at(xp: Namespace, *arrays: Array) -> tuple[Any, ...]:
     """Return the namespace and the arrays to look at their values with, once.
 

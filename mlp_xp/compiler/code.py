@@ -502,7 +502,7 @@ class _RegionWriter:
         return self._new(id(value), Column("local", None, value.dtype))
 
     def _overwritten(self, value: Value) -> Value | None:
-        """Return an operand that nobody reads any more, and whose memory is free while the value is needed."""
+        """Return an operand that nobody reads any more, in memory that is free while the value is needed."""
         specs, last, number = self.writer.memory.specs, self.writer.memory.last, self.writer.number
         for operand in value.arrays:
             if (

@@ -12,7 +12,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from mlp_xp.arrays import Array, Namespace, is_jax
+from mlp_xp.arrays import Array, Namespace, is_jax, is_on_cuda
 from mlp_xp.network import Network
 from mlp_xp.optimizers import Optimizer, OptimizerState
 from mlp_xp.parameters import Parameters
@@ -91,6 +91,10 @@ def make_engine(
         from mlp_xp.engines.jax import make_jax_engine
 
         return make_jax_engine(network, optimizer, samples, batch_size, state)
+    if is_on_cuda(samples.place):
+        from mlp_xp.engines.cuda_graph import make_cuda_engine
+
+        return make_cuda_engine(network, optimizer, samples, batch_size, state)
     if samples.xp is np:
         from mlp_xp.compiler import NotRecordableError
         from mlp_xp.engines.compiled import CompiledEngine

@@ -1,0 +1,395 @@
+"""Epochs captured as CUDA graphs: what their steps launch is recorded once, and replayed with one launch."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, NoReturn, Protocol
+
+import numpy as np
+
+from mlp_xp.arrays import Array, Namespace, copy_array, is_cupy, row_slices
+from mlp_xp.engines import Engine, Epoch, State, make_step
+from mlp_xp.engines.eager import EagerEngine
+from mlp_xp.network import Network
+from mlp_xp.optimizers import Optimizer
+from mlp_xp.parameters import all_finite, copy_tree, is_array, leaves, with_leaves
+from mlp_xp.samples import Batch, Samples
+
+STEPS_PER_GRAPH = 64
+"""At most. Longer graphs save nothing, and each step takes its time to capture."""
+
+ROOM_BYTES = 2**28
+"""At most, unless one batch takes more: for the samples of a graph's steps, in the order of the epoch."""
+
+NUMBERS_PER_STEP = 64
+"""Numbers that change from step to step and meet arrays, at most."""
+
+
+class Cuda(Protocol):
+    """What the engine asks of a library whose arrays live on a CUDA device.
+
+    Attributes
+    ----------
+    xp : namespace
+        Functions that can be captured.
+    """
+
+    xp: Namespace
+
+    def session(self) -> AbstractContextManager[None]:
+        """Work on a stream of our own, after what the caller's stream does and before what it will do."""
+
+    def capture(self, function: Callable[[], None]) -> Callable[[], None]:
+        """Record what a function launches, on memory that nothing else gets; return what launches it all."""
+
+    def upload(self, values: np.ndarray[Any, Any], out: Array) -> None:
+        """Copy numbers from the host into an array, without waiting for what is under way."""
+
+
+class NotCapturableError(Exception):
+    """The step does something that cannot be replayed."""
+
+
+class Number:
+    """A number that changes from step to step, such as the learning rate: known to the host, step by step.
+
+    What is computed with it and other numbers stays on the host, an expression of what the step begins
+    with. Where it meets an array it is an array itself: a place in a table on the device, which the host
+    fills before each replay.
+    """
+
+    __array_ufunc__ = None  # arrays of NumPy and CuPy leave operators to this class
+
+    def __init__(self, row: Row, compute: Callable[[Start], float]) -> None:
+        self.row = row
+        self.compute = compute
+
+    def __cupy_get_ndarray__(self) -> Array:
+        return self.row.place_of(self)
+
+    def _refuse(self, *_: Any) -> NoReturn:
+        raise NotCapturableError("it decides by a number that changes from step to step")
+
+    __bool__ = __float__ = __int__ = __index__ = __eq__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
+    __hash__ = object.__hash__
+
+    def __neg__(self) -> Number:
+        return Number(self.row, lambda start: -self.compute(start))
+
+
+def _with(function: Callable[[Any, Any], Any], *, swapped: bool) -> Callable[[Number, Any], Any]:
+    def method(self: Number, other: Any) -> Any:
+        if isinstance(other, Number):
+            return Number(self.row, lambda start: function(*order(self.compute(start), other.compute(start))))
+        if isinstance(other, (int, float)):
+            return Number(self.row, lambda start: function(*order(self.compute(start), other)))
+        return function(*order(self.row.place_of(self), other))
+
+    def order(mine: Any, other: Any) -> tuple[Any, Any]:
+        return (other, mine) if swapped else (mine, other)
+
+    return method
+
+
+for _name in ("add", "sub", "mul", "truediv", "pow", "floordiv", "mod"):
+    _function = getattr(operator, _name)
+    setattr(Number, f"__{_name}__", _with(_function, swapped=False))
+    setattr(Number, f"__r{_name}__", _with(_function, swapped=True))
+
+
+Start = tuple[float, ...]
+"""What a step begins with: its learning rate, and the numbers of the optimizer's state."""
+
+
+class Row:
+    """The row of a table on the device that holds a step's numbers, in the order they meet arrays."""
+
+    def __init__(self, places: Array) -> None:
+        self.places = places
+        self.numbers: list[Number] = []
+        self.index: dict[int, int] = {}
+
+    def place_of(self, number: Number) -> Array:
+        """Return the place of a number, an array of shape ()."""
+        if id(number) not in self.index:
+            if len(self.numbers) == NUMBERS_PER_STEP:
+                raise NotCapturableError(f"more than {NUMBERS_PER_STEP} numbers change from step to step")
+            self.index[id(number)] = len(self.numbers)
+            self.numbers.append(number)
+        return self.places[self.index[id(number)]]
+
+
+class _Graph(NamedTuple):
+    """Captured steps.
+
+    Attributes
+    ----------
+    replay : callable
+    numbers : list of callable
+        By the place in a row, how a step's number follows from what it begins with.
+    numbers_after : list of callable
+        The same for the numbers of the state that it ends with.
+    """
+
+    replay: Callable[[], None]
+    numbers: list[Callable[[Start], float]]
+    numbers_after: list[Callable[[Start], float]]
+
+
+def make_cuda_engine(
+    network: Network, optimizer: Optimizer, samples: Samples, batch_size: int, state: State
+) -> Engine:
+    """Make the engine for arrays on a CUDA device: with a warning the eager one, if a library is missing."""
+    settings = network, optimizer, samples, batch_size, state
+    try:
+        cuda = _cuda(samples)
+    except ImportError as error:
+        _warn(f"{error}", stacklevel=5)
+        return EagerEngine(*settings)
+    return CudaGraphEngine(cuda, *settings)
+
+
+def _cuda(samples: Samples) -> Cuda:
+    if is_cupy(samples.place.xp):
+        from mlp_xp.engines.cupy_graphs import CupyGraphs
+
+        return CupyGraphs(samples.place.device)
+    from mlp_xp.engines.torch_graphs import TorchGraphs
+
+    return TorchGraphs(samples.place)
+
+
+def _warn(why: str, stacklevel: int) -> None:
+    warnings.warn(
+        f"training runs call by call, which is slower, and not as a captured CUDA graph: {why}",
+        RuntimeWarning,
+        stacklevel=stacklevel + 1,
+    )
+
+
+class CudaGraphEngine:
+    """Replays captured steps; see `mlp_xp.engines.Engine`.
+
+    Batches of each length run call by call once: libraries compile and choose their kernels then, which
+    they could not during a capture. Then up to `STEPS_PER_GRAPH` steps are captured together. They read
+    their samples from a room that these are put in beforehand, in the order of the epoch, and their
+    numbers from a table; they write in the state, whose arrays stay where they are.
+    """
+
+    def __init__(
+        self,
+        cuda: Cuda,
+        network: Network,
+        optimizer: Optimizer,
+        samples: Samples,
+        batch_size: int,
+        state: State,
+    ) -> None:
+        self.cuda = cuda
+        self.samples = samples
+        self.losses: list[Array] = []
+        self.step = make_step(network, optimizer, cuda.xp)
+        self.batch_size = min(batch_size, len(samples))
+        self.in_whole = self.batch_size == len(samples)
+        self.graphs: dict[tuple[int, ...], _Graph] = {}
+        self.lengths_seen: set[int] = set()
+        self.refused = False
+        place = samples.place
+        with cuda.session():
+            self._state: State = copy_tree(place.xp, state)
+            self.room = samples.whole() if self.in_whole else self._make_room()
+            self.table = place.xp.zeros(
+                (self._n_steps(), NUMBERS_PER_STEP), dtype=place.dtype, device=place.device
+            )
+            self.step_losses = place.xp.zeros((self._n_steps(),), dtype=place.dtype, device=place.device)
+
+    def _n_steps(self) -> int:
+        """Return how many steps a graph may take."""
+        if self.in_whole:
+            return STEPS_PER_GRAPH
+        arrays = (self.samples.X, self.samples.y, self.samples.sample_weight)
+        width = sum(array.shape[1] if array.ndim == 2 else 1 for array in arrays if array is not None)
+        itemsize = self.samples.place.xp.finfo(self.samples.place.dtype).bits // 8
+        n_steps = min(STEPS_PER_GRAPH, -(-len(self.samples) // self.batch_size))
+        return int(max(1, min(n_steps, ROOM_BYTES // (self.batch_size * width * itemsize))))
+
+    def _make_room(self) -> Batch:
+        place, n_rows = self.samples.place, min(len(self.samples), self._n_steps() * self.batch_size)
+        arrays = (self.samples.X, self.samples.y, self.samples.sample_weight)
+        return Batch(
+            *(
+                None
+                if array is None
+                else place.xp.zeros((n_rows, *array.shape[1:]), dtype=place.dtype, device=place.device)
+                for array in arrays
+            )
+        )
+
+    @property
+    def state(self) -> State:
+        """The state now, in arrays that later steps write in."""
+        return self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        with self.cuda.session():
+            for mine, given in zip(leaves(self._state), leaves(state)):
+                if is_array(mine):
+                    mine[...] = given
+            self._set_numbers([leaf for leaf in leaves(state) if isinstance(leaf, (int, float))])
+
+    def _set_numbers(self, numbers: Sequence[float]) -> None:
+        new = iter(numbers)
+        self._state = with_leaves(
+            self._state,
+            [next(new) if isinstance(leaf, (int, float)) else leaf for leaf in leaves(self._state)],
+        )
+
+    def is_finite(self) -> bool:
+        """Whether all of the state is finite."""
+        return all_finite(self.samples.place.xp, self._state)
+
+    def copied_state(self) -> State:
+        """Return the state in arrays of its own."""
+        state: State = copy_tree(self.samples.place.xp, self._state)
+        return state
+
+    def run(self, epochs: Sequence[Epoch]) -> None:
+        """Run these epochs."""
+        with self.cuda.session():
+            if self.in_whole:
+                self._run_whole([rate for rate, _ in epochs])
+            else:
+                for rate, order in epochs:
+                    self._run_in_batches(rate, order)
+
+    def _run_whole(self, rates: list[float]) -> None:
+        while rates:
+            # Of either many steps or one: a graph for each number of them would be too many graphs.
+            now = rates[:STEPS_PER_GRAPH] if len(rates) >= STEPS_PER_GRAPH else rates[:1]
+            rates = rates[len(now) :]
+            losses = self._run_steps((len(self.samples),) * len(now), now)
+            self.losses += [losses[index] for index in range(len(now))]
+
+    def _run_in_batches(self, rate: float, order: Any) -> None:
+        mean = 0.0
+        for some in self.samples.batches(self._n_steps() * self.batch_size, order):
+            n_rows = some.X.shape[0]
+            for place, rows in zip(self.room, some):
+                if rows is not None:
+                    place[:n_rows, ...] = rows
+            lengths = tuple(part.stop - part.start for part in row_slices(n_rows, self.batch_size))
+            mean = mean + self.samples.place.xp.sum(self._run_steps(lengths, [rate] * len(lengths)))
+        self.losses.append(mean)
+
+    def _run_steps(self, lengths: tuple[int, ...], rates: Sequence[float]) -> Array:
+        """Run a step for each batch of the room; return their losses, each times its part of an epoch."""
+        graph = self._graph(lengths)
+        if graph is None:
+            return self._run_call_by_call(lengths, rates)
+        numbers = [leaf for leaf in leaves(self._state) if isinstance(leaf, (int, float))]
+        table = np.zeros((len(rates), NUMBERS_PER_STEP))
+        for row, rate in zip(table, rates):
+            start = (rate, *numbers)
+            row[: len(graph.numbers)] = [compute(start) for compute in graph.numbers]
+            numbers = [compute(start) for compute in graph.numbers_after]
+        self.cuda.upload(table, self.table[: len(rates), ...])
+        graph.replay()
+        self._set_numbers(numbers)
+        return copy_array(self.samples.place.xp, self.step_losses[: len(rates)])
+
+    def _run_call_by_call(self, lengths: tuple[int, ...], rates: Sequence[float]) -> Array:
+        losses = []
+        params, optimizer_state = self._state
+        try:
+            for (X, y, sample_weight), rate in zip(self._batches(lengths), rates):
+                params, optimizer_state, loss = self.step(params, optimizer_state, X, y, sample_weight, rate)
+                losses.append(loss * (X.shape[0] / len(self.samples)))
+        finally:
+            self._state = self._in_place((params, optimizer_state))
+        self.lengths_seen.update(lengths)
+        return self.samples.place.xp.stack(losses)
+
+    def _batches(self, lengths: tuple[int, ...]) -> list[Batch]:
+        if self.in_whole:
+            return [self.room] * len(lengths)
+        return [
+            Batch(*(None if array is None else array[rows, ...] for array in self.room))
+            for rows in row_slices(sum(lengths), self.batch_size)
+        ]
+
+    def _in_place(self, state: State) -> State:
+        """Return a new state in the arrays of the old one, which captured steps know."""
+        old, new = leaves(self._state), leaves(state)
+        known = {id(before) for before in old if is_array(before)}
+        moved = [
+            copy_array(self.samples.place.xp, after) if id(after) in known and after is not before else after
+            for before, after in zip(old, new)
+        ]
+        for before, after in zip(old, moved):
+            if is_array(before) and after is not before:
+                before[...] = after
+        kept: State = with_leaves(
+            state, [before if is_array(before) else after for before, after in zip(old, new)]
+        )
+        return kept
+
+    # Capture.
+
+    def _graph(self, lengths: tuple[int, ...]) -> _Graph | None:
+        """Return the graph of steps on batches of these lengths; None where they run call by call."""
+        if self.refused or not self.lengths_seen.issuperset(lengths):
+            return None
+        if lengths not in self.graphs:
+            try:
+                self.graphs[lengths] = self._captured(lengths)
+            except Exception as error:
+                self.refused = True
+                why = (
+                    str(error)
+                    if isinstance(error, NotCapturableError)
+                    else f"{type(error).__name__}: {error}"
+                )
+                _warn(f"the capture was refused ({why})", stacklevel=8)
+                return None
+        return self.graphs[lengths]
+
+    def _captured(self, lengths: tuple[int, ...]) -> _Graph:
+        rows: list[Row] = []
+        after: list[Callable[[Start], float]] = []
+
+        def steps() -> None:
+            for index, (X, y, sample_weight) in enumerate(self._batches(lengths)):
+                row = Row(self.table[index, ...])
+                params, optimizer_state = self._state_of_numbers(row)
+                rate: Any = Number(row, lambda start: start[0])
+                params, optimizer_state, loss = self.step(params, optimizer_state, X, y, sample_weight, rate)
+                self.step_losses[index] = loss * (X.shape[0] / len(self.samples))
+                state = self._in_place((params, optimizer_state))
+                rows.append(row)
+                after[:] = [
+                    leaf.compute if isinstance(leaf, Number) else _constant(leaf)
+                    for leaf in leaves(state)
+                    if isinstance(leaf, (Number, int, float))
+                ]
+
+        replay = self.cuda.capture(steps)
+        return _Graph(replay, [number.compute for number in rows[0].numbers], after)
+
+    def _state_of_numbers(self, row: Row) -> State:
+        """Return the state with a `Number` for each number."""
+        known: list[Any] = leaves(self._state)
+        count = 0
+        for index, leaf in enumerate(known):
+            if isinstance(leaf, (int, float)):
+                count += 1
+                known[index] = Number(row, operator.itemgetter(count))
+        state: State = with_leaves(self._state, known)
+        return state
+
+
+def _constant(number: float) -> Callable[[Start], float]:
+    return lambda start: number
