@@ -494,6 +494,7 @@ class _Loop:
         self.engine = engine
         self.xp = samples.place.xp
         self.safe: State = (progress.params, progress.optimizer_state)
+        self.safe_until_next_run = False
         self.history = History()
         self.n_before_run = 0
         self.under_way: list[Epoch] = []
@@ -563,16 +564,22 @@ class _Loop:
 
     def _run_epochs(self, epochs: list[Epoch]) -> list[float] | None:
         """Run epochs; return their losses, or None if something is not finite after them."""
+        if self.safe_until_next_run:
+            self._copy_safe()
         self.engine.run(epochs)
         losses = list(map(float, self.engine.losses))
         if not (all(map(math.isfinite, losses)) and self.engine.is_finite()):
             return None
-        # In this order: it is safe until the next run begins, and the last copy goes before the next comes.
-        self.safe = self.engine.state
+        # The last copy goes before the next comes. That of the last run's state is never made.
+        self.safe, self.safe_until_next_run = self.engine.state, True
         self._keep(self.safe)
-        self.safe = self.engine.copied_state()
-        self._keep(self.safe)
+        if self.observed:  # by somebody who may keep what he is shown
+            self._copy_safe()
         return losses
+
+    def _copy_safe(self) -> None:
+        self.safe, self.safe_until_next_run = self.engine.copied_state(), False
+        self._keep(self.safe)
 
     def _find_divergence(self, epochs: list[Epoch]) -> None:
         """Go back to before these epochs and run them one by one, up to the one that diverges."""

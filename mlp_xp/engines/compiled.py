@@ -93,7 +93,8 @@ class CompiledEngine:
 
     def is_finite(self) -> bool:
         """Whether all of the state is finite."""
-        return all(bool(np.isfinite(group).all()) for group in self.groups)
+        # Rarely a sum is not finite where all of its terms are; to look at each takes far longer.
+        return all(math.isfinite(group.sum()) or bool(np.isfinite(group).all()) for group in self.groups)
 
     def copied_state(self) -> State:
         """Return the state in arrays of its own."""
