@@ -11,8 +11,9 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.lib.stride_tricks import as_strided
 
 from mlp_xp import Activation, Network, Optimizer, adam, decoupled_weight_decay, gradient_descent, momentum
+from mlp_xp.activations import ACTIVATIONS
 from mlp_xp.arrays import Placement, placement, quiet_floating_point
-from mlp_xp.engines import cuda_graph
+from mlp_xp.engines import cuda_graph, make_step
 from mlp_xp.engines.cuda_graph import CudaGraphEngine, NotCapturableError, Number, Row
 from mlp_xp.engines.eager import EagerEngine
 from mlp_xp.engines.gemm import factor
@@ -360,6 +361,48 @@ def test_arrays_of_the_state_that_change_places(device):
     assert device.n_replays == 6
 
 
+def _growing(xp, params, gradients, state, learning_rate):
+    """Keep the last gradients from the first step on."""
+    params = tuple(
+        (w - learning_rate * g, b - learning_rate * d) for (w, b), (g, d) in zip(params, gradients)
+    )
+    return params, (gradients[0][1] * 1.0,)
+
+
+def _remembering(xp, params, gradients, state, learning_rate):
+    """Keep a view of the last parameters, and go back to them a little."""
+    (weight, bias), *rest = params
+    (weight_gradient, _), *_ = gradients
+    (before,) = state
+    new = weight - learning_rate * weight_gradient + 0.1 * before
+    return ((new, bias), *rest), (xp.reshape(weight, weight.shape),)
+
+
+def test_a_state_of_another_structure_runs_call_by_call(device):
+    network = Network((3, 4, 1), hidden="tanh", loss="binary_cross_entropy")
+    growing = Optimizer(lambda xp, params: (), _growing, 0.1)
+    both = engine, other = engines(device, network, growing, 8)
+    start = engine.copied_state(), other.copied_state()
+    with pytest.warns(RuntimeWarning, match="call by call.*structure") as caught:
+        run_both(both, epochs_of(5, 23, shuffled=True))
+    assert len(caught) == 1
+    assert_equal(engine, other)
+    for each, state in zip(both, start):
+        each.state, each.losses = state, []
+    run_both(both, epochs_of(5, 23, shuffled=True))
+    assert_equal(engine, other)
+    assert device.n_replays == 0
+
+
+def test_a_state_that_is_a_view_of_the_old_one(device):
+    network = Network((3, 4, 1), hidden="tanh", loss="binary_cross_entropy")
+    remembering = Optimizer(lambda xp, params: (xp.zeros_like(params[0][0]),), _remembering, 0.1)
+    both = engine, other = engines(device, network, remembering, 8)
+    run_both(both, epochs_of(7, 23, shuffled=True))
+    assert_equal(engine, other)
+    assert device.n_replays == 6
+
+
 def test_single_precision(device):
     network = Network((3, 4, 1), hidden="relu", loss="binary_cross_entropy")
     both = engine, other = engines(device, network, adam(), 8, dtype="float32")
@@ -542,6 +585,31 @@ def test_numbers_are_arrays_where_they_meet_arrays(operation, module):
     (asked,) = number.row.numbers
     places[...] = asked.compute(())
     np.testing.assert_allclose(np.asarray(operation(number, x)), operation(3, np.asarray([1.0, 2.0])))
+
+
+@pytest.mark.parametrize(("hidden", "loss"), list(product(ACTIVATIONS, LOSSES)))
+def test_steps_of_pytorch_copy_nothing_from_the_host(hidden, loss, monkeypatch):
+    torch = pytest.importorskip("torch")
+    graphs = pytest.importorskip("mlp_xp.engines.torch_graphs")
+    tensors = [torch.asarray(array) for array in data(loss, weighted=True)]
+    network = Network((3, 4, 2), hidden=hidden, loss=loss, alpha=0.1)
+    xp = placement(X=tensors[0]).xp
+
+    def after_a_step(of):
+        params = plain(network.init(0, like=tensors[0], bias="normal"))
+        state = adam().init(xp, params)
+        return lambda: make_step(network, adam(), of)(params, state, *tensors, 0.1)
+
+    expected, step = after_a_step(xp)(), after_a_step(graphs.Capturable(xp))
+
+    def refused(*_, **__):
+        raise CudaError("a copy from the host")
+
+    for name in ("asarray", "tensor", "as_tensor", "from_numpy"):
+        monkeypatch.setattr(torch, name, refused)
+        monkeypatch.setattr(xp, name, refused, raising=False)
+    for one, another in zip(leaves(step()), leaves(expected), strict=True):
+        torch.testing.assert_close(one, another)
 
 
 def test_numbers_decide_nothing():

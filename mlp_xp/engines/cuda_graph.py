@@ -71,7 +71,7 @@ class Number:
         return self.row.place_of(self)
 
     def _refuse(self, *_: Any) -> NoReturn:
-        raise NotCapturableError("it decides by a number that changes from step to step")
+        raise NotCapturableError("something decides by a number that changes from step to step")
 
     __bool__ = __float__ = __int__ = __index__ = __eq__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
     __hash__ = object.__hash__
@@ -236,6 +236,10 @@ class CudaGraphEngine:
     @state.setter
     def state(self, state: State) -> None:
         with self.cuda.session():
+            if not _alike(self._state, state):
+                self._state = copy_tree(self.samples.place.xp, state)
+                self.graphs.clear()
+                return
             for mine, given in zip(leaves(self._state), leaves(state)):
                 if is_array(mine):
                     mine[...] = given
@@ -250,11 +254,13 @@ class CudaGraphEngine:
 
     def is_finite(self) -> bool:
         """Whether all of the state is finite."""
-        return all_finite(self.samples.place.xp, self._state)
+        with self.cuda.session():
+            return all_finite(self.samples.place.xp, self._state)
 
     def copied_state(self) -> State:
         """Return the state in arrays of its own."""
-        state: State = copy_tree(self.samples.place.xp, self._state)
+        with self.cuda.session():
+            state: State = copy_tree(self.samples.place.xp, self._state)
         return state
 
     def run(self, epochs: Sequence[Epoch]) -> None:
@@ -297,8 +303,11 @@ class CudaGraphEngine:
             row[: len(graph.numbers)] = [compute(start) for compute in graph.numbers]
             numbers = [compute(start) for compute in graph.numbers_after]
         self.cuda.upload(table, self.table[: len(rates), ...])
-        graph.replay()
-        self._set_numbers(numbers)
+        try:
+            graph.replay()
+        finally:
+            # Also when interrupted: what is launched will be done.
+            self._set_numbers(numbers)
         return copy_array(self.samples.place.xp, self.step_losses[: len(rates)])
 
     def _run_call_by_call(self, lengths: tuple[int, ...], rates: Sequence[float]) -> Array:
@@ -309,7 +318,7 @@ class CudaGraphEngine:
                 params, optimizer_state, loss = self.step(params, optimizer_state, X, y, sample_weight, rate)
                 losses.append(loss * (X.shape[0] / len(self.samples)))
         finally:
-            self._state = self._in_place((params, optimizer_state))
+            self._adopt((params, optimizer_state))
         self.lengths_seen.update(lengths)
         return self.samples.place.xp.stack(losses)
 
@@ -321,12 +330,20 @@ class CudaGraphEngine:
             for rows in row_slices(sum(lengths), self.batch_size)
         ]
 
+    def _adopt(self, state: State) -> None:
+        """Take a state over, into the arrays of the old one where it is of the same structure."""
+        if _alike(self._state, state):
+            self._state = self._in_place(state)
+            return
+        self._state = state
+        self._refuse("the optimizer's state changes its structure")
+
     def _in_place(self, state: State) -> State:
         """Return a new state in the arrays of the old one, which captured steps know."""
         old, new = leaves(self._state), leaves(state)
-        known = {id(before) for before in old if is_array(before)}
+        # All copies first: what is new may be a view of what is old.
         moved = [
-            copy_array(self.samples.place.xp, after) if id(after) in known and after is not before else after
+            copy_array(self.samples.place.xp, after) if is_array(before) and after is not before else after
             for before, after in zip(old, new)
         ]
         for before, after in zip(old, moved):
@@ -357,6 +374,12 @@ class CudaGraphEngine:
                 return None
         return self.graphs[lengths]
 
+    def _refuse(self, why: str) -> None:
+        if not self.refused:
+            self.refused = True
+            self.graphs.clear()
+            _warn(why, stacklevel=8)
+
     def _captured(self, lengths: tuple[int, ...]) -> _Graph:
         rows: list[Row] = []
         after: list[Callable[[Start], float]] = []
@@ -368,6 +391,8 @@ class CudaGraphEngine:
                 rate: Any = Number(row, lambda start: start[0])
                 params, optimizer_state, loss = self.step(params, optimizer_state, X, y, sample_weight, rate)
                 self.step_losses[index] = loss * (X.shape[0] / len(self.samples))
+                if not _alike(self._state, (params, optimizer_state)):
+                    raise NotCapturableError("the optimizer's state changes its structure")
                 state = self._in_place((params, optimizer_state))
                 rows.append(row)
                 after[:] = [
@@ -389,6 +414,17 @@ class CudaGraphEngine:
                 known[index] = Number(row, operator.itemgetter(count))
         state: State = with_leaves(self._state, known)
         return state
+
+
+def _alike(old: State, new: State) -> bool:
+    """Whether arrays stay arrays of one shape, numbers numbers, and nothing nothing."""
+    return list(map(_kind, leaves(old))) == list(map(_kind, leaves(new)))
+
+
+def _kind(leaf: Any) -> Any:
+    if isinstance(leaf, (Number, int, float)):
+        return "number"
+    return None if leaf is None else (tuple(leaf.shape), str(leaf.dtype))
 
 
 def _constant(number: float) -> Callable[[Start], float]:

@@ -32,8 +32,10 @@ class CupyGraphs:
             self.stream = cupy.cuda.Stream(non_blocking=True)
             # A graph keeps no array alive: what it works on belongs to a pool that lives as long, and that
             # nothing else allocates from.
-            self.pool = cupy.cuda.MemoryPool()
+            self.pool = cupy.cuda.MemoryPool(_allocate)
             self.xp = _Capturable(_Products(self.stream))
+        # A pool does not give its memory back by itself.
+        weakref.finalize(self, self.pool.free_all_blocks)
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -50,14 +52,15 @@ class CupyGraphs:
     def capture(self, function: Callable[[], None]) -> Callable[[], None]:
         """Record what a function launches; return what launches it all."""
         with cupy.cuda.using_allocator(self.pool.malloc):
-            self.stream.begin_capture()
             try:
+                self.stream.begin_capture()
                 function()
+                graph = self.stream.end_capture()
             except BaseException:
-                with suppress(Exception):  # the stream must capture no longer; the error above is the one
-                    self.stream.end_capture()
+                if self.stream.is_capturing():
+                    with suppress(Exception):  # the error above is the one to tell of
+                        self.stream.end_capture()
                 raise
-            graph = self.stream.end_capture()
 
         def replay() -> None:
             graph.launch(self.stream)
@@ -67,6 +70,14 @@ class CupyGraphs:
     def upload(self, values: np.ndarray[Any, Any], out: Array) -> None:
         """Copy numbers from the host into an array."""
         out.set(values.astype(out.dtype), stream=self.stream)
+
+
+def _allocate(size: int) -> Any:
+    """Allocate memory, with an error that is no reason for a pool to give back what graphs work on."""
+    try:
+        return cupy.cuda.MemoryPointer(cupy.cuda.Memory(size), 0)
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise MemoryError(f"{error}") from error
 
 
 class _Capturable:
@@ -112,8 +123,12 @@ class _Products:
 
     def matmul(self, a: Array, b: Array) -> Array:
         """Return the product of two matrices, or of two vectors."""
-        if a.ndim == b.ndim == 1:
+        if not (a.ndim == b.ndim and a.dtype == b.dtype in self.kinds and a.shape[-1] == b.shape[0]):
+            return cupy.matmul(a, b)  # no capture, and no wrong numbers
+        if a.ndim == 1:
             return self.matmul(a.reshape(1, -1), b.reshape(-1, 1)).reshape(())
+        if a.ndim != 2:
+            return cupy.matmul(a, b)
         out = cupy.empty((a.shape[0], b.shape[1]), dtype=a.dtype)
         a, left = _as_factor(a)
         b, right = _as_factor(b)
