@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def _measure_all(
                     device=device,
                     threads=threads,
                     repeats=repeats,
-                    say=lambda what, name=workload.name: status.update(f"{name}: {what}"),  # type: ignore[misc]
+                    say=partial(_say, status, workload.name),
                 )
             print_comparison(console, comparison)
     except KeyboardInterrupt:
@@ -152,6 +153,10 @@ def _measure_all(
     if comparisons:
         print_summary(console, comparisons)
     return comparisons
+
+
+def _say(status: Any, workload: str, what: str) -> None:
+    status.update(f"{workload}: {what}")
 
 
 def _write(path: Path, about: dict[str, Any], comparisons: list[Comparison]) -> None:

@@ -55,13 +55,24 @@ class Samples:
         """The namespace to compute in."""
         return matmul_namespace(self.place.xp, self.X)
 
+    @property
+    def arrays(self) -> Batch:
+        """The arrays as they came, all rows of them."""
+        return Batch(self.X, self.y, self.sample_weight)
+
+    @property
+    def row_bytes(self) -> int:
+        """How many bytes a row takes in a batch."""
+        numbers = sum(math.prod(array.shape[1:]) for array in self.arrays if array is not None)
+        return int(numbers * self.place.xp.finfo(self.place.dtype).bits // 8)
+
     def small_ones_cast(self) -> Samples:
         """Return the samples with each array that one block holds cast at once, rather than by batches."""
         X, y, sample_weight = (
             array
             if array is None or array.shape[0] > block_length(math.prod(array.shape[1:]))
             else self._cast(array)
-            for array in (self.X, self.y, self.sample_weight)
+            for array in self.arrays
         )
         return replace(self, X=X, y=y, sample_weight=sample_weight)
 

@@ -371,7 +371,8 @@ class _Planner:
         if not fitting:
             return self._new_buffer(nbytes)
         enough = [number for number in fitting if self.pool[number] >= nbytes]
-        number = min(enough or [max(fitting, key=self.pool.__getitem__)], key=self.pool.__getitem__)
+        size = self.pool.__getitem__
+        number = min(enough, key=size) if enough else max(fitting, key=size)
         free.remove(number)
         self.pool[number] = max(self.pool[number], nbytes)
         return number

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -16,7 +15,7 @@ from mlp_xp.compiler.rows import Like, kept
 from mlp_xp.engines import Epoch, State, make_step
 from mlp_xp.network import Network
 from mlp_xp.optimizers import Optimizer
-from mlp_xp.parameters import is_array, leaves, with_leaves
+from mlp_xp.parameters import all_finite, is_array, leaves, with_leaves
 from mlp_xp.samples import Batch, Rows, Samples
 
 HostArray: TypeAlias = "np.ndarray[Any, Any]"
@@ -93,8 +92,7 @@ class CompiledEngine:
 
     def is_finite(self) -> bool:
         """Whether all of the state is finite."""
-        # Rarely a sum is not finite where all of its terms are; to look at each takes far longer.
-        return all(math.isfinite(group.sum()) or bool(np.isfinite(group).all()) for group in self.groups)
+        return all_finite(np, self.groups)
 
     def copied_state(self) -> State:
         """Return the state in arrays of its own."""
@@ -139,8 +137,7 @@ def _keeps_its_kind(old: Any, new: Any) -> bool:
 def _batch_like(samples: Samples, length: int) -> tuple[Like | None, ...]:
     dtype = np.dtype(samples.place.dtype)
     return tuple(
-        None if array is None else Like((length, *array.shape[1:]), dtype)
-        for array in (samples.X, samples.y, samples.sample_weight)
+        None if array is None else Like((length, *array.shape[1:]), dtype) for array in samples.arrays
     )
 
 
@@ -204,10 +201,7 @@ def _make_program(
 
 def _is_small(samples: Samples) -> bool:
     """Whether there is room for a copy of the samples, in the order of an epoch."""
-    arrays = (samples.X, samples.y, samples.sample_weight)
-    itemsize = np.dtype(samples.place.dtype).itemsize
-    row_bytes = sum(itemsize * math.prod(array.shape[1:]) for array in arrays if array is not None)
-    return bool(len(samples) * row_bytes <= SHUFFLED_BYTES)
+    return len(samples) * samples.row_bytes <= SHUFFLED_BYTES
 
 
 def _is_widened(samples: Samples, batch_size: int) -> bool:
@@ -259,11 +253,8 @@ class _Batches:
         length = rows.stop - rows.start
         return Part(self.steps[length], length / len(self.samples), batch)
 
-    def _arrays(self) -> Batch:
-        return Batch(self.samples.X, self.samples.y, self.samples.sample_weight)
-
     def _room(self, length: int, n_ones: int = 0) -> Batch:
-        X, y, sample_weight = self._arrays()
+        X, y, sample_weight = self.samples.arrays
         dtype = self.samples.place.dtype
         return Batch(
             np.ones((length, X.shape[1] + n_ones), dtype),
@@ -279,7 +270,7 @@ class _Batches:
         return Batch(
             *(
                 None if array is None else _placed(array, order, rows, place, copy=self.is_small)
-                for array, place in zip(self._arrays(), room)
+                for array, place in zip(self.samples.arrays, room)
             )
         )
 

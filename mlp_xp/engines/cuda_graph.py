@@ -15,7 +15,7 @@ from mlp_xp.engines import Engine, Epoch, State, make_step
 from mlp_xp.engines.eager import EagerEngine
 from mlp_xp.network import Network
 from mlp_xp.optimizers import Optimizer
-from mlp_xp.parameters import all_finite, copy_tree, is_array, leaves, with_leaves
+from mlp_xp.parameters import all_finite, copy_tree, is_array, leaves, map_tree, with_leaves
 from mlp_xp.samples import Batch, Samples
 
 STEPS_PER_GRAPH = 64
@@ -197,36 +197,27 @@ class CudaGraphEngine:
         self.graphs: dict[tuple[int, ...], _Graph] = {}
         self.lengths_seen: set[int] = set()
         self.refused = False
-        place = samples.place
+        self.n_steps = self._steps_per_graph()
         with cuda.session():
-            self._state: State = copy_tree(place.xp, state)
+            self._state: State = copy_tree(samples.place.xp, state)
             self.room = samples.whole() if self.in_whole else self._make_room()
-            self.table = place.xp.zeros(
-                (self._n_steps(), NUMBERS_PER_STEP), dtype=place.dtype, device=place.device
-            )
-            self.step_losses = place.xp.zeros((self._n_steps(),), dtype=place.dtype, device=place.device)
+            self.table = self._zeros(self.n_steps, NUMBERS_PER_STEP)
+            self.step_losses = self._zeros(self.n_steps)
 
-    def _n_steps(self) -> int:
-        """Return how many steps a graph may take."""
+    def _steps_per_graph(self) -> int:
         if self.in_whole:
             return STEPS_PER_GRAPH
-        arrays = (self.samples.X, self.samples.y, self.samples.sample_weight)
-        width = sum(array.shape[1] if array.ndim == 2 else 1 for array in arrays if array is not None)
-        itemsize = self.samples.place.xp.finfo(self.samples.place.dtype).bits // 8
         n_steps = min(STEPS_PER_GRAPH, -(-len(self.samples) // self.batch_size))
-        return int(max(1, min(n_steps, ROOM_BYTES // (self.batch_size * width * itemsize))))
+        return max(1, min(n_steps, ROOM_BYTES // (self.batch_size * self.samples.row_bytes)))
+
+    def _zeros(self, *shape: int) -> Array:
+        place = self.samples.place
+        return place.xp.zeros(shape, dtype=place.dtype, device=place.device)
 
     def _make_room(self) -> Batch:
-        place, n_rows = self.samples.place, min(len(self.samples), self._n_steps() * self.batch_size)
-        arrays = (self.samples.X, self.samples.y, self.samples.sample_weight)
-        return Batch(
-            *(
-                None
-                if array is None
-                else place.xp.zeros((n_rows, *array.shape[1:]), dtype=place.dtype, device=place.device)
-                for array in arrays
-            )
-        )
+        n_rows = min(len(self.samples), self.n_steps * self.batch_size)
+        room: Batch = map_tree(lambda array: self._zeros(n_rows, *array.shape[1:]), self.samples.arrays)
+        return room
 
     @property
     def state(self) -> State:
@@ -243,7 +234,7 @@ class CudaGraphEngine:
             for mine, given in zip(leaves(self._state), leaves(state)):
                 if is_array(mine):
                     mine[...] = given
-            self._set_numbers([leaf for leaf in leaves(state) if isinstance(leaf, (int, float))])
+            self._set_numbers(_numbers(state))
 
     def _set_numbers(self, numbers: Sequence[float]) -> None:
         new = iter(numbers)
@@ -275,14 +266,14 @@ class CudaGraphEngine:
     def _run_whole(self, rates: list[float]) -> None:
         while rates:
             # Of either many steps or one: a graph for each number of them would be too many graphs.
-            now = rates[:STEPS_PER_GRAPH] if len(rates) >= STEPS_PER_GRAPH else rates[:1]
+            now = rates[: self.n_steps] if len(rates) >= self.n_steps else rates[:1]
             rates = rates[len(now) :]
             losses = self._run_steps((len(self.samples),) * len(now), now)
             self.losses += [losses[index] for index in range(len(now))]
 
     def _run_in_batches(self, rate: float, order: Any) -> None:
         mean = 0.0
-        for some in self.samples.batches(self._n_steps() * self.batch_size, order):
+        for some in self.samples.batches(self.n_steps * self.batch_size, order):
             n_rows = some.X.shape[0]
             for place, rows in zip(self.room, some):
                 if rows is not None:
@@ -296,7 +287,7 @@ class CudaGraphEngine:
         graph = self._graph(lengths)
         if graph is None:
             return self._run_call_by_call(lengths, rates)
-        numbers = [leaf for leaf in leaves(self._state) if isinstance(leaf, (int, float))]
+        numbers = _numbers(self._state)
         table = np.zeros((len(rates), NUMBERS_PER_STEP))
         for row, rate in zip(table, rates):
             start = (rate, *numbers)
@@ -325,10 +316,7 @@ class CudaGraphEngine:
     def _batches(self, lengths: tuple[int, ...]) -> list[Batch]:
         if self.in_whole:
             return [self.room] * len(lengths)
-        return [
-            Batch(*(None if array is None else array[rows, ...] for array in self.room))
-            for rows in row_slices(sum(lengths), self.batch_size)
-        ]
+        return [_part(self.room, rows) for rows in row_slices(sum(lengths), self.batch_size)]
 
     def _adopt(self, state: State) -> None:
         """Take a state over, into the arrays of the old one where it is of the same structure."""
@@ -363,14 +351,11 @@ class CudaGraphEngine:
         if lengths not in self.graphs:
             try:
                 self.graphs[lengths] = self._captured(lengths)
+            except NotCapturableError as error:
+                self._refuse(str(error))
+                return None
             except Exception as error:
-                self.refused = True
-                why = (
-                    str(error)
-                    if isinstance(error, NotCapturableError)
-                    else f"{type(error).__name__}: {error}"
-                )
-                _warn(f"the capture was refused ({why})", stacklevel=8)
+                self._refuse(f"the capture failed ({type(error).__name__}: {error})")
                 return None
         return self.graphs[lengths]
 
@@ -425,6 +410,15 @@ def _kind(leaf: Any) -> Any:
     if isinstance(leaf, (Number, int, float)):
         return "number"
     return None if leaf is None else (tuple(leaf.shape), str(leaf.dtype))
+
+
+def _part(room: Batch, rows: slice) -> Batch:
+    part: Batch = map_tree(lambda array: array[rows, ...], room)
+    return part
+
+
+def _numbers(state: State) -> list[float]:
+    return [leaf for leaf in leaves(state) if isinstance(leaf, (int, float))]
 
 
 def _constant(number: float) -> Callable[[Start], float]:

@@ -65,7 +65,7 @@ class JaxEngine:
         n_samples = len(samples)
         self.device, self.dtype = samples.place.device, samples.place.dtype
         self.state = state
-        self.samples = Batch(samples.X, samples.y, samples.sample_weight)
+        self.samples = samples.arrays
         self.rows = samples.rows
         if self.rows is None:
             self.rows = np.arange(n_samples, dtype=np.int32 if n_samples < 2**31 else np.int64)

@@ -46,7 +46,8 @@ class TorchGraphs:
             torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode=mode),
         ):
             function()
-        return graph.replay  # type: ignore[no-any-return]
+        replay: Callable[[], None] = graph.replay
+        return replay
 
     def upload(self, values: np.ndarray[Any, Any], out: Array) -> None:
         """Copy numbers from the host into a tensor."""
