@@ -125,6 +125,9 @@ ATTRIBUTES = """
     loss_curve_ : list of float
         The objective of each epoch or iteration; `loss_` is the last one, `best_loss_` the smallest (None
         with early stopping).
+    history_ : History
+        The same as a list of dicts: "epoch", "loss", and with validation data "val_loss" and the score, as
+        "val_accuracy", "val_r2", or "val_" with the name that `early_stopping` has.
     validation_scores_, val_loss_curve_ : list of float or None
         Score and loss (without the penalty) on validation data after each epoch;
         `best_validation_score_` is the highest score.

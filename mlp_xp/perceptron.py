@@ -246,6 +246,21 @@ class BasePerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         self._move_labels(place)
         return self
 
+    @property
+    def history_(self) -> History:
+        """What was measured after each epoch, or iteration: `loss_curve_` and its companions as one table."""
+        check_is_fitted(self)
+        history = History({"epoch": epoch, "loss": loss} for epoch, loss in enumerate(self.loss_curve_, 1))
+        columns = {
+            "val_loss": self.val_loss_curve_,
+            f"val_{self._early_stopping()[1].name}": self.validation_scores_,
+        }
+        for name, values in columns.items():
+            # Only the last fit of a warm start may have had validation data.
+            for record, value in zip(reversed(history), reversed(values or [])):
+                record[name] = value
+        return history
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.array_api_support = True

@@ -631,6 +631,25 @@ def test_validation_losses_and_scores_are_scikit_learns(kind, weighted):
     assert peer.validation_scores_ is None
 
 
+def test_the_history_is_the_curves_as_one_table():
+    X, y = problem("binary")
+    model = estimator("binary", max_iter=2, warm_start=True)
+    assert not hasattr(model, "history_")
+    model.fit(X, y)
+    assert model.history_ == [
+        {"epoch": 1, "loss": model.loss_curve_[0]},
+        {"epoch": 2, "loss": model.loss_curve_[1]},
+    ]
+    model.fit(X, y, X_val=X[:9], y_val=y[:9])  # only the later epochs have been measured
+    first, _, third, fourth = model.history_
+    assert set(first) == {"epoch", "loss"}
+    assert (third["val_accuracy"], fourth["val_accuracy"]) == tuple(model.validation_scores_)
+    assert (third["val_loss"], fourth["val_loss"]) == tuple(model.val_loss_curve_)
+    assert model.history_["loss"] == model.loss_curve_
+    named = estimator("binary", early_stopping="f1").fit(X, y)
+    assert named.history_["val_f1"] == named.validation_scores_
+
+
 OVERFITTING = {
     "hidden_layer_sizes": (30,),
     "learning_rate_init": 0.1,
