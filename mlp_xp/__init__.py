@@ -7,7 +7,7 @@ scikit-learn's estimators: `MLPClassifier`, `MLPRegressor` (need scikit-learn).
 The network: `Network`, `Layer`; its parts: `Activation`, `leaky_relu`, `elu`, `Loss`, `normal`,
 `glorot_uniform`.
 Training: `train`, `evaluate`, `History`, `EarlyStopping`, `TrainingError`, `DivergenceError`,
-`TrainingInterruptedWarning`.
+`TrainingInterruptedWarning`, `ProgressBar`.
 Optimizers: `Optimizer`, `gradient_descent`, `momentum`, `adam`, `decoupled_weight_decay`.
 Learning rates: a number, `inverse_scaling`, `step_decay`, `cosine`.
 Arrays: `to_host`, `one_hot`; data sets are in `mlp_xp.datasets`.
@@ -25,6 +25,7 @@ from mlp_xp.losses import Loss
 from mlp_xp.network import Network
 from mlp_xp.optimizers import Optimizer, adam, decoupled_weight_decay, gradient_descent, momentum
 from mlp_xp.parameters import Layer
+from mlp_xp.progress_bar import ProgressBar
 from mlp_xp.schedules import cosine, inverse_scaling, step_decay
 from mlp_xp.training import (
     DivergenceError,
@@ -51,6 +52,7 @@ __all__ = [
     "Loss",
     "Network",
     "Optimizer",
+    "ProgressBar",
     "TrainingError",
     "TrainingInterruptedWarning",
     "adam",

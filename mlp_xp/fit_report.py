@@ -7,7 +7,7 @@ from typing import Any
 from mlp_xp.arrays import Array, Placement
 from mlp_xp.early_stopping import Watch
 from mlp_xp.parameters import Parameters
-from mlp_xp.training import History, Progress
+from mlp_xp.training import History, Listener, Progress
 
 
 def shown(params: Parameters, home: Placement) -> tuple[list[Array], list[Array]]:
@@ -22,7 +22,10 @@ class FitReport:
     def __init__(self, estimator: Any, home: Placement, context: Any = None, data: Any = None) -> None:
         self.estimator = estimator
         self.home = home
-        self.context: Any = context if getattr(estimator, "_skl_callbacks", None) else None
+        callbacks = () if context is None else getattr(estimator, "_skl_callbacks", ())
+        self.listeners = [callback.on_progress for callback in callbacks if hasattr(callback, "on_progress")]
+        # Who only listens to the history needs no task for each epoch, and no copy of the weights.
+        self.context: Any = context if len(self.listeners) < len(callbacks) else None
         self.data = data
         self.progress: Progress | None = None
 
@@ -30,6 +33,15 @@ class FitReport:
     def callback(self) -> Any:
         """What a training calls after each epoch; None where nobody listens."""
         return self.after_epoch if self.context is not None or self.estimator.verbose else None
+
+    @property
+    def on_progress(self) -> Listener | None:
+        """What a training tells of its history as it grows; None where nobody listens."""
+        return self._tell if self.listeners else None
+
+    def _tell(self, history: History) -> None:
+        for listener in self.listeners:
+            listener(history)
 
     def begin(self) -> None:
         """Say that the fit begins, and its first epoch with it."""

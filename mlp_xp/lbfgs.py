@@ -27,6 +27,7 @@ from mlp_xp.training import (
     Callback,
     DivergenceError,
     History,
+    Listener,
     TrainingError,
     TrainingInterruptedWarning,
 )
@@ -72,6 +73,7 @@ def minimise(
     max_fun: int,
     tol: float,
     callback: Callback | None = None,
+    on_progress: Listener | None = None,
 ) -> Minimised:
     """Minimise the objective on all samples; arguments are checked.
 
@@ -90,6 +92,8 @@ def minimise(
         The largest component of the gradient at a minimum.
     callback : callable ``(history, params) -> bool or None``, optional
         Called after each iteration; true stops.
+    on_progress : callable ``(history) -> None``, optional
+        Called after each iteration.
 
     Returns
     -------
@@ -111,6 +115,8 @@ def minimise(
         nonlocal latest, loss
         latest, loss = intermediate_result.x.copy(), float(intermediate_result.fun)
         history.append({"epoch": len(history) + 1, "loss": loss})
+        if on_progress is not None:
+            on_progress(history)
         if callback is not None and callback(history, _from_flat(latest, params, samples.place)):
             raise StopIteration
 

@@ -621,6 +621,7 @@ class BasePerceptron(CallbackSupportMixin, BaseEstimator, ABC):
                 max_fun=self.max_fun,
                 tol=self.tol,
                 callback=report.callback,
+                on_progress=report.on_progress,
             )
         except TrainingError as error:
             params, history = error.params, error.history
@@ -660,6 +661,7 @@ class BasePerceptron(CallbackSupportMixin, BaseEstimator, ABC):
                 validation_metrics=[metric],
                 early_stopping=rule,
                 callback=report.callback,
+                on_progress=report.on_progress,
             )
         except TrainingError as error:
             history = error.history

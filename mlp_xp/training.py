@@ -71,6 +71,9 @@ class History(list[dict[str, Any]]):
 Callback: TypeAlias = Callable[[History, Parameters], "bool | None"]
 """``(history, params) -> stop``: called after each epoch, with parameters that are its own to keep."""
 
+Listener: TypeAlias = Callable[[History], None]
+"""Told of a history as soon as more of it is known: after one epoch, or some hundred short ones at once."""
+
 
 class TrainingError(RuntimeError):
     """Training could not go on; what was trained until then is kept here.
@@ -146,6 +149,7 @@ def train(
     metrics: Iterable[str | UserMetric] = (),
     early_stopping: EarlyStopping | None = None,
     callback: Callback | None = None,
+    on_progress: Listener | None = None,
 ) -> Trained:
     """Train a network on the device where its parameters and the data live.
 
@@ -179,6 +183,9 @@ def train(
     early_stopping : EarlyStopping, optional
     callback : callable ``(history, params) -> bool or None``, optional
         Called after each epoch; true stops the training. The parameters it gets are a copy.
+    on_progress : callable ``(history) -> None``, optional
+        A `ProgressBar`, or anything else that only listens: called as soon as epochs are known, one or, where
+        they are short and nothing else watches them, some hundred at once. It costs next to no time.
 
     Returns
     -------
@@ -233,6 +240,8 @@ def train(
     check_learning_rate(optimizer.learning_rate)
     if callback is not None and not callable(callback):
         raise TypeError(f"`callback` must be a function of the history and the parameters, got {callback!r}")
+    if on_progress is not None and not callable(on_progress):
+        raise TypeError(f"`on_progress` must be a function of the history, got {on_progress!r}")
     measured = resolve_metrics(metrics, network.loss_entry)
     if early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
         raise TypeError(f"`early_stopping` must be an EarlyStopping, got {early_stopping!r}")
@@ -253,6 +262,7 @@ def train(
         validation_metrics=measured,
         early_stopping=early_stopping,
         callback=callback,
+        on_progress=on_progress,
     )
     trained = named(progress.best_params)
     return Trained(trained if history else copy_tree(xp, trained), history)
@@ -321,6 +331,7 @@ def continue_training(
     validation_metrics: Sequence[Metric] = (),
     early_stopping: EarlyStopping | None = None,
     callback: Callback | None = None,
+    on_progress: Listener | None = None,
 ) -> History:
     """Do what `train` does, on checked arguments, from wherever a training stands.
 
@@ -355,6 +366,7 @@ def continue_training(
         metrics=metrics,
         validation_metrics=validation_metrics,
         callback=callback,
+        on_progress=on_progress,
         engine=make_engine(network, optimizer, samples, batch_size, state),
         observed=observed,
     )
@@ -481,6 +493,7 @@ class _Loop:
         metrics: Sequence[Metric],
         validation_metrics: Sequence[Metric],
         callback: Callback | None,
+        on_progress: Listener | None,
         engine: Engine,
         observed: bool,
     ) -> None:
@@ -491,6 +504,7 @@ class _Loop:
         self.metrics = metrics
         self.validation_metrics = validation_metrics
         self.callback = callback
+        self.on_progress = on_progress
         self.engine = engine
         self.xp = samples.place.xp
         self.safe: State = (progress.params, progress.optimizer_state)
@@ -538,7 +552,9 @@ class _Loop:
             losses = self._run_epochs(epochs)
             if losses is None:
                 raise self._divergence(epochs[0])
-            if self._look(losses[0], rate=epochs[0][0]):
+            stop = self._look(losses[0], rate=epochs[0][0])
+            self._tell()
+            if stop:
                 return
 
     def _run_unobserved(self, plan: Iterator[Epoch]) -> None:
@@ -549,7 +565,9 @@ class _Loop:
             if losses is None:
                 self._find_divergence(epochs)
                 continue
-            if self._record(losses):
+            stop = self._record(losses)
+            self._tell()
+            if stop:
                 return
             seconds = time.perf_counter() - start
             # At most ten times as many: a few epochs say little about how long more of them take.
@@ -602,6 +620,10 @@ class _Loop:
             self.history.append(record)
             watch.sees(record, (), rate)
         return watch.stopped
+
+    def _tell(self) -> None:
+        if self.on_progress is not None:
+            self.on_progress(self.history)
 
     def _look(self, loss: float, rate: float) -> bool:
         """Measure and record the epoch that ended, show it to who asked; return whether to stop."""

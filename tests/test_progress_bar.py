@@ -1,0 +1,128 @@
+"""What a bar shows of a training, and that it only listens."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+
+import mlp_xp
+from mlp_xp import Network, ProgressBar, TrainingError, adam, train
+from mlp_xp.datasets import planar
+
+rich_console = pytest.importorskip("rich.console")
+
+NETWORK = Network((2, 3, 1), loss="binary_cross_entropy")
+X, Y = planar().X, planar().y[:, None]
+
+
+def console(terminal=True, width=100):
+    return rich_console.Console(file=io.StringIO(), force_terminal=terminal, width=width, color_system=None)
+
+
+def screen(of):
+    """The lines that were drawn, one over the other, without what moves the cursor."""
+    text = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", of.file.getvalue())
+    return [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+
+
+def trained(epochs=50, **settings):
+    return train(NETWORK, NETWORK.init(0, like=X), X, Y, optimizer=adam(), epochs=epochs, seed=0, **settings)
+
+
+def test_the_last_line_tells_how_it_ended():
+    shown = console()
+    with ProgressBar(50, console=shown) as bar:
+        _, history = trained(on_progress=bar, validation_data=(X, Y), metrics=["accuracy"])
+    last = history[-1]
+    pattern = rf"epoch 50/50 ━+ loss {last['loss']:.4f} val {last['val_loss']:.4f} "
+    pattern += rf"accuracy {last['val_accuracy']:.3f} [\d,.]+ epochs/s \d\d:\d\d left"
+    assert re.fullmatch(pattern, screen(shown)[-1])
+
+
+def test_no_line_is_cut_in_a_narrow_terminal():
+    shown = console(width=80)
+    with ProgressBar(1000, console=shown) as bar:
+        trained(1000, on_progress=bar, validation_data=(X, Y), metrics=["accuracy"])
+    assert "…" not in shown.file.getvalue()
+    assert re.search(r"accuracy \d\.\d{3} [\d,.]+/s \d\d:\d\d left$", screen(shown)[-1])
+
+
+def test_nothing_is_shown_where_no_terminal_is():
+    shown = console(terminal=False)
+    with ProgressBar(50, console=shown) as bar:
+        trained(on_progress=bar)
+    assert shown.file.getvalue() == ""
+
+
+def test_listening_changes_nothing_and_splits_no_blocks():
+    lengths = []
+    heard, history = trained(3000, on_progress=lambda history: lengths.append(len(history)))
+    alone, expected = trained(3000)
+    assert history == expected
+    for mine, theirs in zip(heard, alone, strict=True):
+        np.testing.assert_array_equal(mine.weight, theirs.weight)
+    assert lengths == sorted(set(lengths))
+    assert lengths[-1] == 3000
+    assert len(lengths) < 1000  # they were told of together
+
+
+def test_where_epochs_are_measured_each_is_told_of():
+    lengths = []
+    trained(5, on_progress=lambda history: lengths.append(len(history)), metrics=["accuracy"])
+    assert lengths == [1, 2, 3, 4, 5]
+
+
+def test_what_a_failing_listener_loses_is_nothing():
+    def fail(history):
+        raise OSError("the pipe is closed")
+
+    with pytest.raises(TrainingError, match="the pipe is closed") as caught:
+        trained(on_progress=fail)
+    assert len(caught.value.history) >= 1
+
+
+def test_only_functions_listen():
+    with pytest.raises(TypeError, match="`on_progress` must be a function of the history, got 3"):
+        trained(on_progress=3)
+
+
+class TestEstimators:
+    pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+    @pytest.fixture(autouse=True)
+    def _scikit_learn(self):
+        pytest.importorskip("sklearn", minversion="1.9")
+
+    @staticmethod
+    def model(**settings):
+        return mlp_xp.MLPClassifier((3,), max_iter=20, random_state=0, **settings)
+
+    @pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
+    def test_a_fit_shows_its_epochs(self, solver):
+        shown = console()
+        model = self.model(solver=solver).set_callbacks(ProgressBar(console=shown)).fit(X, Y[:, 0])
+        assert f"epoch {model.n_iter_}/20 " in screen(shown)[-1]
+        assert f"loss {model.loss_curve_[-1]:.4f}" in screen(shown)[-1]
+        np.testing.assert_array_equal(model.coefs_[0], self.model(solver=solver).fit(X, Y[:, 0]).coefs_[0])
+
+    def test_beside_a_callback_of_scikit_learns(self):
+        callback = pytest.importorskip("sklearn.callback")
+        shown = console()
+        monitor = callback.ScoringMonitor(scoring="accuracy")
+        model = self.model().set_callbacks(monitor, ProgressBar(console=shown)).fit(X, Y[:, 0])
+        assert f"epoch {model.n_iter_}/20 " in screen(shown)[-1]
+
+    def test_a_failed_fit_closes_the_bar(self):
+        shown = console()
+        model = self.model(solver="sgd", learning_rate_init=1e30).set_callbacks(ProgressBar(console=shown))
+        with pytest.raises(TrainingError):
+            model.fit(X, Y[:, 0])
+        assert shown.file.getvalue().endswith("\x1b[?25h")  # the cursor is back
+        assert model.set_params(learning_rate_init=0.01).fit(X, Y[:, 0]).n_iter_ > 0
+
+    def test_partial_fit_shows_nothing(self):
+        shown = console()
+        model = self.model().set_callbacks(ProgressBar(console=shown))
+        model.partial_fit(X, Y[:, 0], classes=[0, 1])
+        assert shown.file.getvalue() == ""
