@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from mlp_xp.arrays import Array, Namespace
@@ -215,3 +215,30 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 """Activations by name. "gelu" is the tanh form of Hendrycks and Gimpel, "Gaussian error linear
 units", arXiv:1606.08415: the standard has no erf."""
+
+
+def name_activation(activation: Activation) -> tuple[str, dict[str, float]] | None:
+    """Return the name and the parameters of a built-in activation, None for any other."""
+    (forward, parameters), (backward, also) = _split(activation.forward), _split(activation.backward)
+    for name, entry in ACTIVATIONS.items():
+        (known, defaults), (known_backward, _) = _split(entry.forward), _split(entry.backward)
+        same = (forward, backward) == (known, known_backward)
+        if same and parameters == also and parameters.keys() == defaults.keys():
+            return name, parameters
+    return None
+
+
+def make_activation(name: str, parameters: Mapping[str, float]) -> Activation:
+    """Return the built-in activation that `name_activation` names."""
+    entry = lookup("activation", name, ACTIVATIONS)
+    (forward, defaults), (backward, _) = _split(entry.forward), _split(entry.backward)
+    if parameters.keys() != defaults.keys():
+        raise ValueError(f"{name!r} must have the parameters {sorted(defaults)}, got {sorted(parameters)}")
+    if not parameters:
+        return entry
+    values = {key: check_real(key, value) for key, value in parameters.items()}
+    return Activation(With(forward, **values), With(backward, **values))
+
+
+def _split(function: Callable[..., Any]) -> tuple[Callable[..., Any], dict[str, float]]:
+    return (function.func, function.keywords) if isinstance(function, With) else (function, {})

@@ -14,15 +14,8 @@ import numpy as np
 
 from mlp_xp import __version__
 from mlp_xp.activations import ACTIVATIONS
-from mlp_xp.arrays import (
-    BACKENDS,
-    Array,
-    Backend,
-    BackendUnavailableError,
-    Placement,
-    backend,
-    library_name,
-)
+from mlp_xp.arrays import Array, Placement, library_name
+from mlp_xp.backends import BACKENDS, Backend, BackendUnavailableError, backend
 from mlp_xp.datasets import DATASETS, DataError, Dataset, load, one_hot, read_table
 from mlp_xp.early_stopping import EarlyStopping
 from mlp_xp.network import Network

@@ -6,6 +6,7 @@ What they have in common is `mlp_xp.perceptron`'s; here are labels and values, a
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -25,7 +26,10 @@ from mlp_xp.arrays import (
     quiet_floating_point,
     to_host,
 )
-from mlp_xp.perceptron import BasePerceptron, on_host
+from mlp_xp.estimator_input import on_host
+from mlp_xp.network import Network
+from mlp_xp.parameters import Layer, Parameters
+from mlp_xp.perceptron import BasePerceptron
 from mlp_xp.validation import check_real, lookup
 
 
@@ -48,6 +52,19 @@ def _balanced(labels: Any, weight: Any) -> Any:
     classes = np.unique(labels[counted])
     each = compute_class_weight("balanced", classes=classes, y=labels[counted], sample_weight=weight[counted])
     return each[np.minimum(np.searchsorted(classes, labels), len(classes) - 1)]
+
+
+def _check_labels(classes: Any, sparse: Any, network: Network) -> _Labels:
+    """Check that these are classes to predict from the network's outputs."""
+    if not isinstance(classes, np.ndarray) or type(sparse) is not bool:
+        raise TypeError("`classes` must be an array and `sparse` True or False")
+    values, n_outputs = classes.tolist(), network.layer_sizes[-1]
+    counts = (1, 2) if n_outputs == 1 else (n_outputs,)
+    if len(values) not in counts or not all(low < high for low, high in pairwise(values)):
+        raise ValueError(f"`classes` must be {counts[-1]} in rising order, got {len(values)}")
+    if n_outputs > 1 and network.loss == "binary_cross_entropy" and values != list(range(n_outputs)):
+        raise ValueError("`classes` of several labels must be their numbers")
+    return _Labels(classes, sparse)
 
 
 def _labels_at(place: Placement, labels: Any) -> Array:
@@ -271,14 +288,15 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):
         tags.classifier_tags.multi_label = True
         return tags
 
-    def _check_parameters(self) -> list[int]:
+    def check_parameters(self) -> list[int]:
+        """Check all parameters; return the sizes of the hidden layers."""
         weights = self.class_weight
         if isinstance(weights, str) or not isinstance(weights, (dict, list, type(None))):
             lookup("class_weight", weights, dict.fromkeys(["balanced"]))
         for one in weights if isinstance(weights, list) else [weights]:
             for label, weight in one.items() if isinstance(one, dict) else ():
                 check_real(f"class_weight[{label!r}]", weight, at_least=0.0)
-        return super()._check_parameters()
+        return super().check_parameters()
 
     def _probabilities(self, X: Any, method: str) -> tuple[Array, Placement]:
         outputs, home = self._outputs(X, method)
@@ -353,6 +371,16 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):
 
     def _move_labels(self, place: Placement) -> None:
         self.classes_ = _labels_at(place, self._labels.classes)
+
+    def _fitted_state(self) -> tuple[Network, tuple[Layer, ...], dict[str, Any]]:
+        network, params, learned = super()._fitted_state()
+        return network, params, learned | {"classes": self._labels.classes, "sparse": self._labels.sparse}
+
+    def _restore(self, network: Network, params: Parameters, learned: dict[str, Any]) -> MLPClassifier:
+        super()._restore(network, params, learned)
+        self._labels = _check_labels(learned["classes"], learned["sparse"], network)
+        self._move_labels(placement(coefs_=self.coefs_[0]))
+        return self
 
     def _decode(self, outputs: Array, home: Placement) -> Array:
         xp = home.xp

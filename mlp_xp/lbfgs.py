@@ -115,9 +115,10 @@ def minimise(
         nonlocal latest, loss
         latest, loss = intermediate_result.x.copy(), float(intermediate_result.fun)
         history.append({"epoch": len(history) + 1, "loss": loss})
+        stop = callback is not None and callback(history, _from_flat(latest, params, samples.place))
         if on_progress is not None:
             on_progress(history)
-        if callback is not None and callback(history, _from_flat(latest, params, samples.place)):
+        if stop:
             raise StopIteration
 
     def reached() -> tuple[int, Parameters, History]:

@@ -150,3 +150,11 @@ LOSSES: dict[str, Loss] = {
 - squared_error: ``(z - y)^2 / 2``, *averaged* over the outputs, as in scikit-learn.
 - poisson: half the Poisson deviance, ``exp(z) - y z + y log(y) - y``, y >= 0.
 """
+
+LOSS_OF_OUTPUT = {
+    "softmax": "categorical_cross_entropy",
+    "logistic": "binary_cross_entropy",
+    "identity": "squared_error",
+    "exp": "poisson",
+}
+"""The network's loss, by scikit-learn's name for the output's activation."""

@@ -194,7 +194,7 @@ class Network:
         -------
         array of shape (n_samples, n_outputs)
         """
-        place = self._check_params(params)
+        place = self.check_params(params)
         self._check_rows(params, X)
         with quiet_floating_point():
             return self.blockwise(Samples(place, X), params, logits_themselves)
@@ -221,7 +221,7 @@ class Network:
         array([[0.5],
                [0. ]])
         """
-        place = self._check_params(params)
+        place = self.check_params(params)
         self._check_rows(params, X)
         with quiet_floating_point():
             return self.blockwise(Samples(place, X), params, self._loss.link)
@@ -233,9 +233,34 @@ class Network:
         """The loss itself, where `loss` may be its name."""
         return self._loss
 
+    def check_params(self, params: Parameters) -> Placement:
+        """Check that these are parameters of this network; return where they live."""
+        n_layers = len(self.layer_sizes) - 1
+        if not isinstance(params, tuple) or not all(
+            isinstance(layer, tuple) and len(layer) == 2 for layer in params
+        ):
+            raise TypeError(
+                f"`params` must be a tuple of {n_layers} `Layer(weight, bias)`, got {type(params).__name__}"
+            )
+        if len(params) != n_layers:
+            raise ValueError(f"`params` must have {n_layers} layers, got {len(params)}")
+        arrays = {
+            f"params[{index}].{name}": array
+            for index, layer in enumerate(params)
+            for name, array in zip(Layer._fields, layer)
+        }
+        shapes = [shape for n_in, n_out in self._shapes() for shape in ((n_in, n_out), (n_out,))]
+        place = placement(**arrays)
+        for (name, array), shape in zip(arrays.items(), shapes):
+            if array.shape != shape:
+                raise ValueError(f"`{name}` must have shape {shape}, got {tuple(array.shape)}")
+            if array.dtype != place.dtype:
+                raise ValueError(f"`{name}` must be {place.dtype} as the others are, got {array.dtype}")
+        return place
+
     def check(self, params: Parameters, X: Array, y: Array, sample_weight: Array | None) -> Samples:
         """Check shapes and places; return the samples, to be taken in the parameters' dtype."""
-        place = self._check_params(params)
+        place = self.check_params(params)
         weights = {} if sample_weight is None else {"sample_weight": sample_weight}
         self._check_rows(params, X, y=y, **weights)
         n_samples, n_outputs = X.shape[0], self.layer_sizes[-1]
@@ -304,30 +329,6 @@ class Network:
 
     def _shapes(self) -> Iterable[tuple[int, int]]:
         return zip(self.layer_sizes[:-1], self.layer_sizes[1:])
-
-    def _check_params(self, params: Parameters) -> Placement:
-        n_layers = len(self.layer_sizes) - 1
-        if not isinstance(params, tuple) or not all(
-            isinstance(layer, tuple) and len(layer) == 2 for layer in params
-        ):
-            raise TypeError(
-                f"`params` must be a tuple of {n_layers} `Layer(weight, bias)`, got {type(params).__name__}"
-            )
-        if len(params) != n_layers:
-            raise ValueError(f"`params` must have {n_layers} layers, got {len(params)}")
-        arrays = {
-            f"params[{index}].{name}": array
-            for index, layer in enumerate(params)
-            for name, array in zip(Layer._fields, layer)
-        }
-        shapes = [shape for n_in, n_out in self._shapes() for shape in ((n_in, n_out), (n_out,))]
-        place = placement(**arrays)
-        for (name, array), shape in zip(arrays.items(), shapes):
-            if array.shape != shape:
-                raise ValueError(f"`{name}` must have shape {shape}, got {tuple(array.shape)}")
-            if array.dtype != place.dtype:
-                raise ValueError(f"`{name}` must be {place.dtype} as the others are, got {array.dtype}")
-        return place
 
     def _check_rows(self, params: Parameters, X: Array, **others: Array) -> None:
         placement(params=params[0][0], X=X, **others)

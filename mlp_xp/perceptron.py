@@ -4,51 +4,44 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from numbers import Real
+from types import NoneType
 from typing import Any, NamedTuple, TypeVar
 from warnings import warn
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import ClassifierMixin
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import get_scorer, get_scorer_names
+from sklearn.metrics import get_scorer
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_array, check_is_fitted, check_X_y, column_or_1d, validate_data
+from sklearn.utils.validation import check_is_fitted
 
-from mlp_xp.activations import ACTIVATIONS, Activation
 from mlp_xp.arrays import (
-    BACKENDS,
     Array,
     Namespace,
     Placement,
-    backend,
-    check_finite,
-    default_dtype,
-    destination,
-    is_elsewhere,
-    is_sparse,
     placement,
     quiet_floating_point,
     to_host,
     without_autodiff,
 )
+from mlp_xp.backends import destination
 from mlp_xp.early_stopping import EarlyStopping
+from mlp_xp.estimator_input import HOST, InputChecks, check_weight, rows_at
 from mlp_xp.fit_report import FitReport, shown
+from mlp_xp.hyperparameters import Hyperparameters
 from mlp_xp.initializers import glorot_uniform
 from mlp_xp.lbfgs import minimise
-from mlp_xp.losses import Loss
+from mlp_xp.losses import LOSS_OF_OUTPUT, Loss
 from mlp_xp.metrics import METRICS, Metric
 from mlp_xp.network import Network
-from mlp_xp.optimizers import Optimizer, adam, decoupled_weight_decay, momentum
+from mlp_xp.optimizers import Optimizer
 from mlp_xp.parameters import Layer, Parameters, copy_tree, flatten
 from mlp_xp.samples import Samples
-from mlp_xp.schedules import Schedule, inverse_scaling
 from mlp_xp.training import (
     History,
     Progress,
@@ -59,20 +52,23 @@ from mlp_xp.training import (
     measure,
     start_training,
 )
-from mlp_xp.validation import check_integer, check_real, lookup
+from mlp_xp.validation import lookup
 
-DTYPES = [np.float64, np.float32, np.float16, *(np.dtype(code) for code in "?bBhHiIlLqQ")]
-"""What an X on NumPy may hold as it is; anything else becomes the first of them."""
+OUTPUT_OF_LOSS = {loss: output for output, loss in LOSS_OF_OUTPUT.items()}
+"""scikit-learn's name for the output's activation, by the network's loss."""
 
-HOST = Placement(np, "cpu", np.float64)
-
-LOSS_OF_OUTPUT = {
-    "softmax": "categorical_cross_entropy",
-    "logistic": "binary_cross_entropy",
-    "identity": "squared_error",
-    "exp": "poisson",
+LEARNED: dict[str, tuple[type, ...]] = {
+    "n_iter_": (int,),
+    "t_": (int,),
+    "loss_": (float,),
+    "best_loss_": (float, NoneType),
+    "best_validation_score_": (float, NoneType),
+    "loss_curve_": (list,),
+    "val_loss_curve_": (list, NoneType),
+    "validation_scores_": (list, NoneType),
+    "_score_name": (str, NoneType),
 }
-"""The network's loss, by scikit-learn's name for the output's activation."""
+"""What a fitted model tells of its training: counts, numbers and curves."""
 
 Self = TypeVar("Self", bound="BasePerceptron")
 
@@ -106,33 +102,8 @@ class _Task(NamedTuple):
 
 
 @dataclass(eq=False, repr=False)
-class BasePerceptron(CallbackSupportMixin, BaseEstimator, ABC):
+class BasePerceptron(Hyperparameters, CallbackSupportMixin, InputChecks, ABC):
     """What the classifier and the regressor have in common."""
-
-    _: KW_ONLY
-    solver: str = "adam"
-    alpha: float = 0.0001
-    batch_size: int | str = "auto"
-    learning_rate: str = "constant"
-    learning_rate_init: float = 0.001
-    power_t: float = 0.5
-    max_iter: int = 200
-    shuffle: bool = True
-    random_state: int | np.random.RandomState | None = None
-    tol: float = 1e-4
-    verbose: bool | int = False
-    warm_start: bool = False
-    momentum: float = 0.9
-    nesterovs_momentum: bool = True
-    early_stopping: bool | str = False
-    validation_fraction: float = 0.1
-    beta_1: float = 0.9
-    beta_2: float = 0.999
-    epsilon: float = 1e-8
-    n_iter_no_change: float = 10
-    max_fun: int = 15000
-    weight_decay: float = 0.0
-    backend: str | None = None
 
     # What users call.
 
@@ -246,6 +217,10 @@ class BasePerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         self._move_labels(place)
         return self
 
+    def forget_progress(self) -> None:
+        """Let go of the optimizer's state and what else only a training that goes on would need."""
+        self._memory = None
+
     @property
     def history_(self) -> History:
         """What was measured after each epoch, or iteration: `loss_curve_` and its companions as one table."""
@@ -253,7 +228,7 @@ class BasePerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         history = History({"epoch": epoch, "loss": loss} for epoch, loss in enumerate(self.loss_curve_, 1))
         columns = {
             "val_loss": self.val_loss_curve_,
-            f"val_{self._early_stopping()[1].name}": self.validation_scores_,
+            f"val_{self._score_name}": self.validation_scores_,
         }
         for name, values in columns.items():
             # Only the last fit of a warm start may have had validation data.
@@ -333,7 +308,7 @@ class BasePerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         classes: Any = None,
     ) -> _Task:
         """Check everything; from here on only the training itself can fail."""
-        hidden_layer_sizes = self._check_parameters()
+        hidden_layer_sizes = self.check_parameters()
         known = hasattr(self, "coefs_") and (incremental or self.warm_start)
         X, home = self._check_data(X, reset=not known)
         if known:
@@ -355,13 +330,7 @@ class BasePerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         validation = self._check_validation(network, home, there, *validation_data)
 
         memory = self._memory if known else None
-        try:
-            random = check_random_state(self.random_state)
-        except ValueError as error:
-            raise ValueError(
-                f"`random_state` must be an integer from 0 to 2**32 - 1, a RandomState or None, got "
-                f"{self.random_state!r}"
-            ) from error
+        random = self._random()
         if known:
             params: Parameters = self._fitted_params(there)
             if memory is not None and not incremental:
@@ -396,14 +365,6 @@ class BasePerceptron(CallbackSupportMixin, BaseEstimator, ABC):
                     f"{self.early_stopping!r} ({type(error).__name__}: {error})"
                 ) from error
 
-    def _batch_size(self, n_samples: int) -> int:
-        if isinstance(self.batch_size, str):
-            return min(200, n_samples)
-        if self.batch_size > n_samples and self.solver != "lbfgs":
-            message = "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
-            warn(message, stacklevel=5)
-        return min(int(self.batch_size), n_samples)
-
     def _check_unchanged(self, network: Network) -> None:
         """Check that a training can go on: the network must be the fitted one."""
         fitted = self._network().layer_sizes
@@ -417,119 +378,6 @@ class BasePerceptron(CallbackSupportMixin, BaseEstimator, ABC):
             f"`hidden_layer_sizes` must stay {list(fitted[1:-1])} where a fitted model trains on, got "
             f"{list(network.layer_sizes[1:-1])}"
         )
-
-    def _check_parameters(self) -> list[int]:
-        """Check all parameters; return the sizes of the hidden layers."""
-        lookup("solver", self.solver, dict.fromkeys(["lbfgs", "sgd", "adam"]))
-        lookup("learning_rate", self.learning_rate, dict.fromkeys(["constant", "invscaling", "adaptive"]))
-        for name in ("alpha", "power_t", "tol", "weight_decay"):
-            check_real(name, getattr(self, name), at_least=0.0)
-        for name in ("learning_rate_init", "epsilon"):
-            check_real(name, getattr(self, name), above=0.0)
-        for name in ("beta_1", "beta_2", "validation_fraction"):
-            check_real(name, getattr(self, name), at_least=0.0, below=1.0)
-        check_real("momentum", self.momentum, at_least=0.0, at_most=1.0)
-        for name in ("max_iter", "max_fun"):
-            check_integer(name, getattr(self, name), minimum=1)
-        if self.batch_size != "auto":
-            check_integer("batch_size", self.batch_size, minimum=1)
-        if self.n_iter_no_change != np.inf:
-            check_integer("n_iter_no_change", self.n_iter_no_change, minimum=1)
-        for name in ("shuffle", "warm_start", "nesterovs_momentum"):
-            if not isinstance(getattr(self, name), (bool, np.bool_)):
-                raise TypeError(f"`{name}` must be True or False, got {getattr(self, name)!r}")
-        if not isinstance(self.verbose, (bool, np.bool_)):
-            check_integer("verbose", self.verbose, minimum=0)
-        if not isinstance(self.early_stopping, (bool, np.bool_)):
-            names = ["loss", "score", *get_scorer_names()]
-            lookup("early_stopping", self.early_stopping, dict.fromkeys(names))
-        if self.backend is not None:
-            lookup("backend", self.backend, BACKENDS)
-        if self.solver == "lbfgs" and self.weight_decay:
-            raise ValueError(
-                "`weight_decay` must be 0 with `solver` 'lbfgs', which takes no such steps, got "
-                f"{self.weight_decay}"
-            )
-        sizes = self.hidden_layer_sizes
-        if np.ndim(sizes) == 0:
-            sizes = [sizes]
-        sizes = [
-            check_integer(f"hidden_layer_sizes[{index}]", size, minimum=1) for index, size in enumerate(sizes)
-        ]
-        self._activation(len(sizes))
-        return sizes
-
-    def _activation(self, n_hidden: int) -> Any:
-        """Return the activation as `Network` takes it."""
-        activation = self.activation
-        if isinstance(activation, (str, Activation)) or not isinstance(activation, Iterable):
-            each: Any = [activation]
-        else:
-            activation = each = tuple(activation)
-            if len(each) != n_hidden:
-                raise ValueError(
-                    f"`activation` must be one, or one for each of the {n_hidden} hidden layers, "
-                    f"got {len(each)}"
-                )
-        for one in each:
-            if not isinstance(one, Activation):
-                lookup("activation", one, ACTIVATIONS)
-        return activation
-
-    def _all_logistic(self) -> bool:
-        activation = self.activation
-        return activation == "logistic" or (
-            isinstance(activation, (list, tuple)) and set(activation) == {"logistic"}
-        )
-
-    def _check_data(self, X: Any, *, reset: bool) -> tuple[Any, Placement]:
-        """Check samples; return them and where they live."""
-        if not reset and self._is_as_fitted(X):
-            return X, placement(X=X)
-        if not is_elsewhere(X):
-            X = validate_data(self, X, reset=reset, accept_sparse=["csr", "csc"], dtype=DTYPES)
-            home = HOST._replace(dtype=np.float32 if X.dtype == np.float32 else np.float64)
-            return X.tocsr() if is_sparse(X) else X, home  # batches are rows
-        home = placement(X=X)
-        if home.dtype_name not in ("float32", "float64"):
-            home = home._replace(dtype=default_dtype(home.xp, home.device))
-        if X.ndim != 2:
-            raise ValueError(
-                f"Expected 2D array, got {X.ndim}D array instead: `X` must have shape "
-                f"(n_samples, n_features), got {tuple(X.shape)}"
-            )
-        if 0 in X.shape:
-            raise ValueError(f"`X` must have at least one row and one column, got shape {tuple(X.shape)}")
-        validate_data(self, X, reset=reset, skip_check_array=True)
-        check_finite(home.xp, "X", X)
-        return X, home
-
-    def _is_as_fitted(self, X: Any) -> bool:
-        """Whether scikit-learn's checks, most of a short prediction's time, have nothing to find here."""
-        if type(X) is not np.ndarray or X.dtype not in (np.float64, np.float32) or X.ndim != 2:
-            return False
-        if X.shape[1] != self.n_features_in_ or X.shape[0] == 0 or hasattr(self, "feature_names_in_"):
-            return False
-        with quiet_floating_point():
-            return bool(np.isfinite(X.sum()))
-
-    def _check_same_place(self, place: Placement, method: str) -> Placement:
-        """Return where the fitted model lives, with its dtype, if that is this place."""
-        fitted = placement(coefs_=self.coefs_[0])
-        if not fitted.same_as(place):
-            raise ValueError(
-                f"Inputs passed to {type(self).__name__}.{method}() must use the same namespace and the same "
-                f"device as those passed to fit(): the model was fitted on {fitted}, `X` is {place}. "
-                "`estimator.to(...)` moves a fitted model"
-            )
-        return fitted
-
-    def _computing_place(self, home: Placement) -> Placement:
-        """Return where to compute for data that live at `home`."""
-        if self.backend is None or (self.backend == "auto" and home.xp is not np):
-            return home
-        there = backend(self.backend).place(home.dtype_name)
-        return home if there.same_as(home) else there
 
     def _check_validation(
         self, network: Network, home: Placement, there: Placement, X: Any, y: Any, sample_weight: Any
@@ -566,12 +414,12 @@ class BasePerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         name: str = "sample_weight",
     ) -> Samples:
         """Bring checked samples to where to compute, and check their weights."""
-        weight = _check_weight(name, sample_weight, X.shape[0], there)
+        weight = check_weight(name, sample_weight, X.shape[0], there)
         class_weights = self._class_weights(labels, weight, incremental)
         if class_weights is not None:
             class_weights = there.from_host(class_weights)
             weight = class_weights if weight is None else weight * class_weights
-        samples = Samples(there, _rows_at(there, X), there.bring(targets), weight)
+        samples = Samples(there, rows_at(there, X), there.bring(targets), weight)
         check_weights(samples)
         if not isinstance(self, ClassifierMixin):
             check_targets(network, samples)
@@ -706,6 +554,7 @@ class BasePerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         watched = metric is not None and bool(self.early_stopping)
         self.best_loss_ = None if watched else min(self.loss_curve_, default=np.inf)
         losses = scores = None
+        self._score_name = None if metric is None else metric.name
         if metric is not None and task.validation is not None:
             goes_on = task.memory is not None and task.memory.metric == metric.name
             earlier = (
@@ -721,21 +570,6 @@ class BasePerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         self.coefs_: list[Array]
         self.intercepts_: list[Array]
         self.coefs_, self.intercepts_ = shown(params, home)
-
-    def _optimizer(self, n_seen: int, n_samples: int) -> Optimizer:
-        """Return the optimizer of a training that begins when it has seen so many samples already."""
-        rate: float | Schedule = self.learning_rate_init
-        if self.solver == "adam":
-            optimizer = adam(rate, self.beta_1, self.beta_2, self.epsilon)
-        else:
-            if self.learning_rate == "invscaling":
-                falling = inverse_scaling(self.learning_rate_init, self.power_t)
-
-                def rate(epoch: int) -> float:
-                    return falling(n_seen + epoch * n_samples)
-
-            optimizer = momentum(rate, self.momentum, self.nesterovs_momentum)
-        return decoupled_weight_decay(optimizer, self.weight_decay) if self.weight_decay else optimizer
 
     def _progress(self, task: _Task, optimizer: Optimizer, incremental: bool) -> Progress:
         """Return where the training begins: anew, or where the last one ended."""
@@ -798,11 +632,43 @@ class BasePerceptron(CallbackSupportMixin, BaseEstimator, ABC):
         fitted = self._check_same_place(home, method)
         there = self._computing_place(fitted)
         network = self._network()
-        samples = Samples(there, _rows_at(there, X))
+        samples = Samples(there, rows_at(there, X))
         params = self._fitted_params(there)
         with quiet_floating_point(), without_autodiff(there.xp):
             outputs = network.blockwise(samples, params, network.loss_entry.link)
         return fitted.bring(outputs), fitted
+
+    # To a file and back, for `mlp_xp.model_files`.
+
+    def _fitted_state(self) -> tuple[Network, tuple[Layer, ...], dict[str, Any]]:
+        """Return the network, its parameters, and what else was learned: plain values, arrays on the host."""
+        check_is_fitted(self)
+        learned = {name: vars(self)[name] for name in LEARNED}
+        learned["feature_names"] = list(vars(self).get("feature_names_in_", ())) or None
+        return (
+            replace(self._network(), alpha=self.alpha),
+            tuple(map(Layer, self.coefs_, self.intercepts_)),
+            learned,
+        )
+
+    def _restore(self: Self, network: Network, params: Parameters, learned: dict[str, Any]) -> Self:
+        """Become the model whose `_fitted_state` this is, but for its `_memory`; everything is checked."""
+        self.check_parameters()
+        self._random()
+        self.out_activation_ = lookup("loss", network.loss, OUTPUT_OF_LOSS)
+        if isinstance(self, ClassifierMixin) != (self.out_activation_ in ("softmax", "logistic")):
+            raise ValueError(f"`loss` must be one of {type(self).__name__}, got {network.loss!r}")
+        n_features, *_, self.n_outputs_ = network.layer_sizes
+        self.n_features_in_, self.n_layers_ = n_features, len(network.layer_sizes)
+        if learned["feature_names"] is not None:
+            self.feature_names_in_ = _feature_names(learned["feature_names"], n_features)
+        for name in LEARNED:
+            setattr(self, name, _check_learned(name, learned[name]))
+        self._memory = None
+        self._show(params, placement(coefs_=params[0][0]))
+        if replace(self._network(), alpha=self.alpha) != network:
+            raise ValueError("`network` must be the one that the parameters make")
+        return self
 
 
 @lru_cache
@@ -829,30 +695,16 @@ class _Scorer:
         return float(scorer(answering, outputs, answering._decode(to_host(y), HOST), **weights))
 
 
-def _check_weight(name: str, weight: Any, n_samples: int, there: Placement) -> Array | None:
-    if weight is None:
-        return None
-    if not is_elsewhere(weight):
-        weight = np.full(n_samples, float(weight)) if isinstance(weight, Real) else weight
-        weight = check_array(weight, ensure_2d=False, dtype=[np.float64, np.float32], input_name=name)
-    placement(**{name: weight})
-    if tuple(weight.shape) != (n_samples,):
-        raise ValueError(f"`{name}` must have shape (n_samples,) = {(n_samples,)}, got {tuple(weight.shape)}")
-    return there.cast(there.bring(weight))
+def _check_learned(name: str, value: Any) -> Any:
+    kinds, items = LEARNED[name], value if isinstance(value, list) else []
+    if type(value) not in kinds or any(type(item) is not float for item in items):
+        raise TypeError(f"`{name}` must be {' or '.join(kind.__name__ for kind in kinds)}, got {value!r:.60}")
+    if type(value) is int and not 0 <= value < 2**63:
+        raise ValueError(f"`{name}` must be an integer from 0 to 2**63 - 1, got {value}")
+    return value
 
 
-def on_host(y: Any, n_samples: int, estimator: Any, *, numeric: bool) -> Any:
-    """Check targets as scikit-learn does, wherever they come from."""
-    rows = np.broadcast_to(np.float32(0.0), (n_samples, 1))
-    y = to_host(y) if is_elsewhere(y) else y
-    _, y = check_X_y(rows, y, multi_output=True, y_numeric=numeric, estimator=estimator)
-    y = y.toarray() if is_sparse(y) else y
-    return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
-
-
-def _rows_at(place: Placement, X: Any) -> Any:
-    if not is_sparse(X):
-        return place.bring(X)
-    if place.xp is not np:
-        raise TypeError(f"a sparse `X` can be computed with on NumPy only, and `backend` is {place}")
-    return X
+def _feature_names(names: Any, n_features: int) -> Any:
+    if not isinstance(names, list) or [type(name) for name in names] != [str] * n_features:
+        raise ValueError(f"`feature_names` must be {n_features} names")
+    return np.array(names, dtype=object)

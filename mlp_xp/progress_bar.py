@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from importlib.util import find_spec
 from typing import Any
 
 from mlp_xp.training import History
@@ -49,21 +50,24 @@ class ProgressBar:
     ...     result = train(
     ...         network, network.init(0, like=X), X, y[:, None], optimizer=adam(0.1), epochs=200,
     ...         on_progress=bar)
-    >>> model = MLPClassifier((8,), max_iter=300, learning_rate_init=0.1).set_callbacks(ProgressBar())
-    >>> model.fit(X, y).score(X, y)
+    >>> model = MLPClassifier((8,), max_iter=300, learning_rate_init=0.1, random_state=0)
+    >>> model.set_callbacks(ProgressBar()).fit(X, y).score(X, y)
     1.0
     """
 
     def __init__(self, epochs: int | None = None, *, console: Any = None, description: str = "epoch") -> None:
-        try:
-            import rich.console
-        except ImportError as error:
-            raise ImportError(f"ProgressBar needs rich ({error}): pip install 'mlp_xp[cli]'") from None
+        if find_spec("rich") is None:
+            raise ImportError("ProgressBar needs rich: pip install 'mlp_xp[cli]'")
         self.epochs = None if epochs is None else check_integer("epochs", epochs, minimum=0)
-        self.console = rich.console.Console(stderr=True) if console is None else console
+        self.console = console
         self.description = description
         self._display: Any = None
+        self._n_open = 0
         self._last_look = self._began = -math.inf
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the terminal behind, which no other process has."""
+        return {**self.__dict__, "console": None, "_display": None, "_n_open": 0}
 
     def __enter__(self) -> ProgressBar:
         self._open(self.epochs)
@@ -78,7 +82,7 @@ class ProgressBar:
         now = time.monotonic()
         if self._display is not None and now - self._last_look >= SECONDS_BETWEEN_LOOKS:
             self._last_look = now
-            self._draw()
+            self._draw(self._display)
 
     on_progress = __call__
 
@@ -99,40 +103,48 @@ class ProgressBar:
         """Do nothing: the history says it all."""
 
     def _open(self, epochs: int | None) -> None:
-        if not (self.console.is_terminal or self.console.is_jupyter):
+        self._n_open += 1
+        if self._n_open > 1:  # one bar for several fits at once shows the first
             return
+        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+        console = Console(stderr=True) if self.console is None else self.console
+        if not (console.is_terminal or console.is_jupyter):
+            return
         self._history = History()
         self._began = time.monotonic()
         # It is drawn when there is something new, not by a thread that takes time from the training.
         self._display = Progress(
             TextColumn("{task.description}", markup=False),
             MofNCompleteColumn(),
-            BarColumn(bar_width=5 if self.console.width <= NARROW else 24),
+            BarColumn(bar_width=5 if console.width <= NARROW else 24),
             TextColumn("{task.fields[measured]}", markup=False),
             TimeRemainingColumn(compact=True),
             TextColumn("left"),
-            console=self.console,
+            console=console,
             auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
         self._task = self._display.add_task(self.description, total=epochs, measured="")
         self._display.start()
 
     def _close(self) -> None:
-        if self._display is not None:
-            self._draw()
-            self._display.stop()
-            self._display = None
+        self._n_open -= 1
+        if self._n_open == 0 and self._display is not None:
+            display, self._display = self._display, None
+            self._draw(display)
+            display.stop()
 
-    def _draw(self) -> None:
+    def _draw(self, display: Any) -> None:
         measured = ""
         if self._history:
             rate = len(self._history) / max(time.monotonic() - self._began, 1e-9)
             shown = f"{rate:,.0f}" if rate >= 10.0 else f"{rate:.2g}"
-            unit = " epochs/s" if self.console.width > NARROW else "/s"
+            unit = " epochs/s" if display.console.width > NARROW else "/s"
             measured = f"{_measured(self._history[-1])} {shown}{unit}"
-        self._display.update(self._task, completed=len(self._history), measured=measured, refresh=True)
+        display.update(self._task, completed=len(self._history), measured=measured, refresh=True)
 
 
 def _measured(record: dict[str, Any]) -> str:

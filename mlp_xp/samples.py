@@ -76,6 +76,15 @@ class Samples:
         )
         return replace(self, X=X, y=y, sample_weight=sample_weight)
 
+    def by_rows(self) -> Samples:
+        """Return the samples with an X in Fortran order, as tables have it, copied to rows that lie together.
+
+        Taking scattered rows of columns misses the cache once for each number: ten times as slow and more.
+        A memory map stays as it is.
+        """
+        columns = type(self.X) is np.ndarray and not self.X.flags.c_contiguous and self.X.flags.f_contiguous
+        return replace(self, X=np.ascontiguousarray(self.X)) if columns else self
+
     def whole(self) -> Batch:
         """Return all samples as one batch."""
         (batch,) = self.batches(len(self))

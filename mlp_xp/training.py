@@ -356,7 +356,7 @@ def continue_training(
         planned = map(watch.rate, planned)
     shuffled = shuffle and batch_size < len(samples)
 
-    samples = samples.small_ones_cast()
+    samples = (samples.by_rows() if batch_size < len(samples) else samples).small_ones_cast()
     state = progress.params, progress.optimizer_state
     loop = _Loop(
         network=network,

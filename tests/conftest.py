@@ -1,7 +1,7 @@
 """The namespaces that every test of the math runs in.
 
 ``--require torch,jax`` makes missing libraries an error instead of a skip, so that a matrix run cannot
-pass by leaving them out.
+pass by leaving them out. ``--mutations 20000`` damages that many model files instead of a few.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 # Before JAX starts: float64 exists, and nothing looks for accelerators that tests do not need.
 os.environ.setdefault("JAX_ENABLE_X64", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Pictures need no screen.
+os.environ.setdefault("MPLBACKEND", "agg")
 
 import numpy as np
 import pytest
@@ -66,7 +68,7 @@ def _jax() -> Library:
 
 
 def _cupy() -> Library:
-    from mlp_xp.arrays import BackendUnavailableError, backend
+    from mlp_xp.backends import BackendUnavailableError, backend
 
     try:
         found = backend("cupy")
@@ -92,6 +94,7 @@ _missing: dict[str, str] = {}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require", default="", help="libraries whose absence is an error, by commas")
+    parser.addoption("--mutations", default=800, type=int, help="how many damaged model files to load")
 
 
 def required(config: pytest.Config) -> list[str]:

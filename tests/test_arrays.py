@@ -11,17 +11,8 @@ import pytest
 from conftest import assert_close, need
 
 from mlp_xp import arrays
-from mlp_xp.arrays import (
-    BackendUnavailableError,
-    Placement,
-    backend,
-    check_finite,
-    destination,
-    is_elsewhere,
-    placement,
-    row_blocks,
-    to_host,
-)
+from mlp_xp.arrays import Placement, check_finite, is_elsewhere, placement, row_blocks, to_host
+from mlp_xp.backends import BackendUnavailableError, backend, destination
 
 
 def default_floating(library):
@@ -304,7 +295,8 @@ def test_check_finite_names_the_first_of_many(library):
 PROBE = """
 import json
 import numpy as np
-from mlp_xp.arrays import BackendUnavailableError, backend, placement
+from mlp_xp.arrays import placement
+from mlp_xp.backends import BackendUnavailableError, backend
 
 found = backend("auto")
 try:
@@ -407,7 +399,7 @@ def test_libraries_that_are_not_there(module, name, monkeypatch):
 
 
 FAILS_WITH_ONE_LINE = """
-from mlp_xp.arrays import BackendUnavailableError, backend
+from mlp_xp.backends import BackendUnavailableError, backend
 try:
     backend({name!r})
 except BackendUnavailableError as error:

@@ -73,7 +73,7 @@ def test_every_data_set_says_what_it_is(data, run):
 
 
 def test_the_default_backend_says_why(run):
-    from mlp_xp.arrays import backend
+    from mlp_xp.backends import backend
 
     _, output, _ = run("train", "xor", "--epochs", 1)
     assert backend("auto").reason in output.splitlines()[0]

@@ -16,7 +16,8 @@ from conftest import assert_close, need
 
 import mlp_xp
 from mlp_xp import Activation, DivergenceError, TrainingError, TrainingInterruptedWarning, elu, leaky_relu
-from mlp_xp.arrays import BackendUnavailableError, backend, placement, to_host
+from mlp_xp.arrays import placement, to_host
+from mlp_xp.backends import BackendUnavailableError, backend
 
 pytest.importorskip("sklearn", minversion="1.9")
 metrics = pytest.importorskip("sklearn.metrics")

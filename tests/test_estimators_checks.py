@@ -88,13 +88,13 @@ def label(check: partial[None]) -> str:
 
 def available() -> set[str]:
     """Say which libraries and devices the checks can use in this process."""
-    arrays = import_module("mlp_xp.arrays")
+    backends = import_module("mlp_xp.backends")
     found = {"torch"} if util.find_spec("torch") else set()
     if "torch" in found and import_module("torch").cuda.is_available():
         found.add("torch_cuda")
     try:
-        arrays.backend("cupy")
-    except arrays.BackendUnavailableError:
+        backends.backend("cupy")
+    except backends.BackendUnavailableError:
         return found
     return {*found, "cupy"}
 

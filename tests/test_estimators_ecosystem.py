@@ -952,3 +952,19 @@ def test_partial_fit_cannot_balance():
     X, y = data("MLPClassifier")
     with pytest.raises(ValueError, match="class_weight.*partial_fit.*'balanced'"):
         ours("MLPClassifier", class_weight="balanced").partial_fit(X, y, classes=[0, 1, 2])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("tables", ["pandas", "polars"])
+def test_the_dtype_of_a_dataframe_is_the_models(tables, dtype):
+    frames = pytest.importorskip(tables)
+    X = np.random.RandomState(0).standard_normal((30, 2)).astype(dtype)
+    frame = frames.DataFrame({"a": X[:, 0], "b": X[:, 1]})
+    model = mlp_xp.MLPRegressor(hidden_layer_sizes=3, solver="lbfgs", max_iter=20, random_state=0)
+    model.fit(frame, X[:, 0])
+    assert {coef.dtype.name for coef in model.coefs_} == {dtype}
+    assert model.predict(frame).dtype == dtype
+    plain = mlp_xp.MLPRegressor(hidden_layer_sizes=3, solver="lbfgs", max_iter=20, random_state=0)
+    rtol = 1e-2 if dtype == "float32" else 1e-8  # their rows are laid out differently
+    np.testing.assert_allclose(plain.fit(X, X[:, 0]).coefs_[0], model.coefs_[0], rtol=rtol)
+    assert model.feature_names_in_.tolist() == ["a", "b"]

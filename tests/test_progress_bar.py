@@ -1,7 +1,10 @@
 """What a bar shows of a training, and that it only listens."""
 
+import copy
 import io
+import pickle
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -55,6 +58,19 @@ def test_nothing_is_shown_where_no_terminal_is():
     assert shown.file.getvalue() == ""
 
 
+def test_a_notebook_shows_it_too(monkeypatch):
+    pytest.importorskip("ipywidgets")
+    shown = []
+    display = pytest.importorskip("IPython.display")
+    monkeypatch.setattr(display, "display", lambda what, **options: shown.append(what))
+    notebook = rich_console.Console(force_jupyter=True, width=100)
+    with ProgressBar(50, console=notebook) as bar:
+        _, history = trained(on_progress=bar)
+    texts = [what._repr_mimebundle_([], [])["text/plain"] for what in shown if hasattr(what, "html")]
+    last = re.sub(r"\x1b\[[\d;]*m", "", [text for text in texts if text][-1])
+    assert re.match(rf"epoch 50/50 ━+ loss {history[-1]['loss']:.4f} ", last)
+
+
 def test_listening_changes_nothing_and_splits_no_blocks():
     lengths = []
     heard, history = trained(3000, on_progress=lambda history: lengths.append(len(history)))
@@ -80,6 +96,24 @@ def test_what_a_failing_listener_loses_is_nothing():
     with pytest.raises(TrainingError, match="the pipe is closed") as caught:
         trained(on_progress=fail)
     assert len(caught.value.history) >= 1
+
+
+def test_a_bar_opened_twice_is_one_and_leaves_the_streams_alone():
+    streams, shown = (sys.stdout, sys.stderr), console()
+    bar = ProgressBar(50, console=shown)
+    with bar, bar:
+        trained(on_progress=bar)
+        assert (sys.stdout, sys.stderr) == streams
+    assert (sys.stdout, sys.stderr) == streams
+    assert shown.file.getvalue().count("\x1b[?25h") == shown.file.getvalue().count("\x1b[?25l") == 1
+
+
+def test_a_bar_goes_to_other_processes():
+    with ProgressBar(50, console=console()) as bar:
+        copied = pickle.loads(pickle.dumps(copy.deepcopy(bar)))
+    assert copied.epochs == 50
+    with copied:
+        trained(on_progress=copied)
 
 
 def test_only_functions_listen():

@@ -6,6 +6,7 @@ from conftest import assert_close
 
 import mlp_xp.arrays as arrays_module
 from mlp_xp import to_host
+from mlp_xp.arrays import placement
 from mlp_xp.samples import Samples
 
 N, WIDTH = 23, 4
@@ -93,3 +94,20 @@ def test_all_rows_of_a_sparse_matrix_are_the_matrix():
     sparse = pytest.importorskip("scipy.sparse")
     matrix = sparse.csr_array(np.eye(4))
     assert Samples(arrays_module.placement(X=WEIGHT), matrix).whole().X is matrix
+
+
+def test_rows_of_a_table_are_laid_side_by_side_once():
+    X = np.asfortranarray(np.arange(12.0).reshape(4, 3))
+    samples = Samples(placement(X=X), X)
+    laid = samples.by_rows()
+    assert laid.X.flags.c_contiguous
+    np.testing.assert_array_equal(laid.X, X)
+    assert laid.by_rows() is laid
+    column = np.zeros((4, 1))
+    assert Samples(placement(X=column), column).by_rows().X is column
+
+
+def test_a_memory_map_is_never_copied_whole(tmp_path):
+    X = np.memmap(tmp_path / "X", dtype="float64", mode="w+", shape=(4, 3), order="F")
+    samples = Samples(placement(X=X), X)
+    assert samples.by_rows() is samples
