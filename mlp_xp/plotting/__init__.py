@@ -1,0 +1,14 @@
+"""Pictures: learning curves, decision boundaries, and the network itself. They need matplotlib.
+
+Colours are those of Okabe and Ito, which stay apart in every kind of colour vision; what they tell is
+told by markers or line styles as well, for print in black and white.
+"""
+
+try:
+    from mlp_xp.plotting.decision_boundary import plot_decision_boundary
+    from mlp_xp.plotting.learning_curve import plot_learning_curve
+    from mlp_xp.plotting.network_diagram import plot_network
+except ModuleNotFoundError as error:
+    raise ImportError(f"mlp_xp.plotting needs matplotlib ({error}): pip install 'mlp_xp[plot]'") from None
+
+__all__ = ["plot_decision_boundary", "plot_learning_curve", "plot_network"]
