@@ -10,7 +10,10 @@ Training: `train`, `evaluate`, `History`, `EarlyStopping`, `TrainingError`, `Div
 `TrainingInterruptedWarning`, `ProgressBar`.
 Optimizers: `Optimizer`, `gradient_descent`, `momentum`, `adam`, `decoupled_weight_decay`.
 Learning rates: a number, `inverse_scaling`, `step_decay`, `cosine`.
+Files: `save_model`, `load_model`, `ModelFileError` (need safetensors).
 Arrays: `to_host`, `one_hot`; data sets are in `mlp_xp.datasets`.
+Pictures are in `mlp_xp.plotting` (need matplotlib), tables and what the command ``mlp-xp`` keeps in
+`mlp_xp.tables` and `mlp_xp.runs` (`load_run`), libraries and devices found here in `mlp_xp.backends`.
 """
 
 import importlib
@@ -22,6 +25,7 @@ from mlp_xp.datasets import one_hot
 from mlp_xp.early_stopping import EarlyStopping
 from mlp_xp.initializers import glorot_uniform, normal
 from mlp_xp.losses import Loss
+from mlp_xp.model_files import ModelFileError, load_model, save_model
 from mlp_xp.network import Network
 from mlp_xp.optimizers import Optimizer, adam, decoupled_weight_decay, gradient_descent, momentum
 from mlp_xp.parameters import Layer
@@ -50,6 +54,7 @@ __all__ = [
     "History",
     "Layer",
     "Loss",
+    "ModelFileError",
     "Network",
     "Optimizer",
     "ProgressBar",
@@ -64,9 +69,11 @@ __all__ = [
     "gradient_descent",
     "inverse_scaling",
     "leaky_relu",
+    "load_model",
     "momentum",
     "normal",
     "one_hot",
+    "save_model",
     "step_decay",
     "to_host",
     "train",
