@@ -12,7 +12,6 @@ from benchmarks.participants import OURS, PARTICIPANTS
 from benchmarks.timing import Timings
 from benchmarks.workers import Worker, WorkerError
 from benchmarks.workloads import Workload, make_data
-from mlp_xp.datasets import DataError
 
 PAUSE_SECONDS = 0.06
 """Between turns: the threads of a BLAS or of OpenMP go on spinning for a while when they are done."""
@@ -130,7 +129,7 @@ def measure(
             _all(workers, comparison, _repeat)
         say("checking")
         _all(workers, comparison, check)
-    except (DataError, ImportError) as error:
+    except ImportError as error:
         for outcome in comparison.outcomes.values():
             outcome.error = f"no data: {error}"
     finally:

@@ -1,16 +1,13 @@
-"""Data on the host: made here, taken from scikit-learn, or read from a user's file."""
+"""Data sets on the host: made here, or taken from scikit-learn."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from mlp_xp.validation import Seed, check_integer, check_real, lookup, random_source
-
-if TYPE_CHECKING:  # pathlib takes a sixth of the import, and only tables need it
-    from pathlib import Path
 
 HostArray: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -36,13 +33,6 @@ class Dataset(NamedTuple):
     feature_names: tuple[str, ...]
     target_name: str
     class_names: tuple[str, ...] | None
-
-
-class DataError(ValueError):
-    """Data that cannot be trained on; the message is one line that says why."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))
 
 
 def one_hot(classes: HostArray, n_classes: int) -> HostArray:
@@ -133,7 +123,7 @@ def planar(n_samples: int = 400, noise: float = 0.2, seed: Seed = 1) -> Dataset:
         radius = 4.0 * np.sin(4.0 * t) + noise * random.standard_normal(n_each)
         points.append(np.column_stack([radius * np.sin(t), radius * np.cos(t)]))
     y = np.repeat([0, 1], n_each)
-    return Dataset("planar", np.concatenate(points), y, ("x", "y"), "petal", ("red", "blue"))
+    return Dataset("planar", np.concatenate(points), y, ("x", "y"), "petal", ("A", "B"))
 
 
 def _moons() -> Dataset:
@@ -198,172 +188,3 @@ def load(name: str) -> Dataset:
         raise ImportError(
             f"the data set {name!r} comes from scikit-learn: pip install 'mlp_xp[cli]'"
         ) from error
-
-
-def read_table(path: str | Path, target: str | None = None, task: str = "auto") -> Dataset:
-    r"""Read a table of numbers from a ``.csv`` or ``.npz`` file.
-
-    Parameters
-    ----------
-    path : str or Path
-        A CSV file with a header, or an npz file with arrays ``X`` (n_samples, n_features) and ``y``.
-    target : str, optional
-        The column of a CSV file to predict, the last one by default; the name of the targets' array
-        in an npz file, "y" by default.
-    task : {"auto", "classification", "regression"}, default="auto"
-        "auto" is regression for numbers with fractions and for more than 20 different numbers of
-        which most come only once; classification for everything else.
-
-    Returns
-    -------
-    Dataset
-
-    Raises
-    ------
-    DataError
-        If the file cannot be read, or is not a table of finite numbers with two classes at least.
-
-    Examples
-    --------
-    >>> import tempfile, pathlib
-    >>> from mlp_xp.datasets import read_table
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = pathlib.Path(folder) / "fruit.csv"
-    ...     _ = path.write_text("mass,width,kind\n150,7.0,apple\n120,6.1,lemon\n")
-    ...     read_table(path, target="kind").class_names
-    ('apple', 'lemon')
-    """
-    from pathlib import Path
-
-    path = Path(path)
-    readers = {".csv": _read_csv, ".npz": _read_npz}
-    if path.suffix.lower() not in readers:
-        raise DataError(f"{path}: a table must be a .csv or .npz file, got {path.suffix or 'no suffix'!r}")
-    if not path.is_file():
-        raise DataError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
-    lookup("task", task, dict.fromkeys(("auto", "classification", "regression")))
-    X, raw_target, feature_names, target_name = readers[path.suffix.lower()](path, target)
-    if X.shape[0] < 2:
-        raise DataError(f"{path}: at least 2 rows are needed, got {X.shape[0]}")
-    bad = np.argwhere(~np.isfinite(X))
-    if bad.size:
-        row, column = bad[0]
-        raise DataError(
-            f"{path}: {len(bad)} missing or infinite values; the first is in column "
-            f"{feature_names[column]!r}, data row {row + 1}"
-        )
-    y, class_names = _encode_target(f"{path}: the target {target_name!r}", raw_target, task)
-    return Dataset(path.name, X, y, feature_names, target_name, class_names)
-
-
-_Table: TypeAlias = tuple[HostArray, HostArray, tuple[str, ...], str]
-
-
-def _read_csv(path: Path, target: str | None) -> _Table:
-    try:
-        import polars as pl
-    except ModuleNotFoundError as error:
-        raise ImportError("CSV files are read by polars: pip install 'mlp_xp[cli]'") from error
-    try:
-        table = pl.read_csv(path, infer_schema_length=None)
-        table = table.rename({name: name.strip() for name in table.columns})
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a readable CSV file ({str(error).splitlines()[0]})") from error
-    if all(map(_is_number, table.columns)):
-        raise DataError(f"{path}: the first line must name the columns, got {', '.join(table.columns)}")
-    if table.width < 2:
-        raise DataError(f"{path}: at least one feature and the target are needed, got {table.width} column")
-    target = table.columns[-1] if target is None else target
-    if target not in table.columns:
-        raise DataError(f"{path}: no column {target!r}; the columns are {', '.join(table.columns)}")
-    features = table.drop(target)
-    for name, column in zip(features.columns, features.iter_columns()):
-        if not (column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null)):
-            text = column.cast(pl.String).str.strip_chars()
-            numbers = text.cast(pl.Float64, strict=False)
-            wrong = text.filter(text.is_not_null() & numbers.is_null())
-            if len(wrong):
-                raise DataError(f"{path}: the column {name!r} must hold numbers, got {wrong[0]!r}")
-            features = features.with_columns(numbers)
-    X = features.cast(pl.Float64).to_numpy()
-    y = table[target]
-    if not (y.dtype.is_numeric() or y.dtype == pl.Boolean):
-        y = y.cast(pl.String).str.strip_chars()
-    try:
-        values = y.to_numpy()
-    except pl.exceptions.InvalidOperationError:  # integers beyond 64 bits
-        values = y.cast(pl.Float64).to_numpy()
-    return X, values, tuple(features.columns), target
-
-
-def _read_npz(path: Path, target: str | None) -> _Table:
-    target = "y" if target is None else target
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            missing = [name for name in ("X", target) if name not in archive]
-            if missing:
-                raise DataError(f"{path}: no array {missing[0]!r}; the arrays are {', '.join(archive)}")
-            X, y = np.asarray(archive["X"]), np.asarray(archive[target])
-    except DataError:
-        raise
-    except Exception as error:  # a damaged archive fails in zipfile, zlib or NumPy
-        raise DataError(f"{path}: not a readable npz file ({error})") from error
-    if X.ndim != 2 or X.shape[1] == 0 or not np.isdtype(X.dtype, ("bool", "integral", "real floating")):
-        raise DataError(f"{path}: X must be a table of numbers, got {X.dtype} of shape {X.shape}")
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = y[:, 0]
-    if y.shape != X.shape[:1]:
-        raise DataError(f"{path}: {target} must have shape {X.shape[:1]} as X has rows, got {y.shape}")
-    names = tuple(f"x{index}" for index in range(X.shape[1]))
-    return X.astype(np.float64), y, names, target
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _encode_target(what: str, target: HostArray, task: str) -> tuple[HostArray, tuple[str, ...] | None]:
-    """Make class indices and names, or values, of a target column."""
-    if np.isdtype(target.dtype, ("bool", "integral", "real floating")):
-        return _encode_numbers(what, target, task)
-    if target.dtype.kind not in "USO":
-        raise DataError(f"{what} must hold numbers or names of classes, got {target.dtype}")
-    _refuse_missing(what, np.array([value is None for value in target], dtype=bool))
-    if task == "regression":
-        raise DataError(f"{what} must hold numbers for regression, got {target[0]!r}")
-    try:
-        names = np.char.decode(target, "utf-8") if target.dtype.kind == "S" else target.astype(str)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{what} must hold text in UTF-8 ({error})") from error
-    return _encode_classes(what, names)
-
-
-def _encode_numbers(what: str, target: HostArray, task: str) -> tuple[HostArray, tuple[str, ...] | None]:
-    values = target.astype(np.float64)
-    _refuse_missing(what, ~np.isfinite(values))
-    whole = bool((values == np.round(values)).all())
-    # Whole numbers that hardly ever come twice are amounts, not the names of classes.
-    amounts = len(np.unique(values)) > max(20, len(values) // 2)
-    if task == "regression" or (task == "auto" and (amounts or not whole)):
-        return values, None
-    if np.isdtype(target.dtype, "real floating") and whole and np.abs(values).max() < 2**53:
-        target = values.astype(np.int64)
-    return _encode_classes(what, target)
-
-
-def _encode_classes(what: str, labels: HostArray) -> tuple[HostArray, tuple[str, ...]]:
-    classes, y = np.unique(labels, return_inverse=True)
-    if len(classes) < 2:
-        raise DataError(f"{what} must have at least two classes, got only {classes[0]!s}")
-    return y.astype(np.int64), tuple(map(str, classes))
-
-
-def _refuse_missing(what: str, missing: HostArray) -> None:
-    if missing.any():
-        raise DataError(
-            f"{what} is missing or infinite in {missing.sum()} rows; the first is {missing.argmax() + 1}"
-        )

@@ -1,9 +1,12 @@
 """The installed command, driven as a user drives it."""
 
+import json
 import os
 import pty
 import re
 import select
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,13 +16,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlp_xp import cli
+from mlp_xp import load_model
 from mlp_xp.datasets import DATASETS
 
-pytest.importorskip("rich")
-pytest.importorskip("sklearn")
+pl = pytest.importorskip("polars")
+for module in ("rich", "sklearn", "matplotlib", "skops", "safetensors", "shtab"):
+    pytest.importorskip(module)
+cli = pytest.importorskip("mlp_xp.cli")
+sklearn_datasets = pytest.importorskip("sklearn.datasets")
 
 COMMAND = str(Path(sys.executable).with_name("mlp-xp"))
+
+
+words = shlex.split
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -37,159 +51,465 @@ def run(capsys):
     return call
 
 
-def scores(output):
-    """Loss and score by kind of rows, from the closing table."""
-    rows = re.findall(r"│ (training|validation|test) +│ +(\d+) │ +([\d.]+) │ +(-?[\d.]+)", output)
-    return {name: (int(count), float(loss), float(score)) for name, count, loss, score in rows}
+@pytest.fixture
+def ask(run):
+    """Call the command for its JSON document."""
+
+    def call(*arguments, code=0):
+        found, output, error = run(*arguments, "--json")
+        assert found == code, error
+        return json.loads(output)
+
+    return call
+
+
+def installed(*arguments):
+    """Run the installed command in a process of its own."""
+    return subprocess.run([COMMAND, *map(str, arguments)], capture_output=True, text=True)
+
+
+# Four tables that ship with scikit-learn, with text columns and holes added: from train to predictions.
+
+TABLES = {
+    "iris": ("load_iris", "species", "classification", 0.8),
+    "wine": ("load_wine", "cultivar", "classification", 0.85),
+    "breast-cancer": ("load_breast_cancer", "diagnosis", "classification", 0.9),
+    "diabetes": ("load_diabetes", "progression", "regression", 0.1),
+}
+
+
+def table(name):
+    """Make a table with text columns and holes, and say what its target is called."""
+    loader, target, task, _ = TABLES[name]
+    bunch, random = getattr(sklearn_datasets, loader)(), np.random.RandomState(0)
+    columns = dict(zip(bunch.feature_names, bunch.data.T.copy(), strict=True))
+    size = np.where(bunch.data[:, 0] > np.median(bunch.data[:, 0]), "large", "small")
+    columns |= {"size": size, "colour": random.choice(["red", "green", "dark blue"], len(size))}
+    frame = pl.DataFrame(columns)
+    holes = [
+        pl.when(pl.Series(random.rand(len(size)) > 0.04)).then(pl.col(each)).alias(each) for each in columns
+    ]
+    frame = frame.select(holes).with_columns(pl.Series("id", [f"row {index}" for index in range(len(size))]))
+    y = bunch.target if task == "regression" else np.array(bunch.target_names)[bunch.target]
+    return frame.with_columns(pl.Series(target, y))[random.permutation(len(size))]
 
 
 @pytest.mark.parametrize(
-    ("data", "rows", "score"),
-    [("xor", {"training": 4}, 100.0), ("breast-cancer", {"training": 455, "test": 114}, 94.0)],
+    ("name", "kind"),
+    [("iris", "csv"), ("wine", "parquet"), ("breast-cancer", "parquet"), ("diabetes", "csv")],
 )
-def test_the_installed_command(data, rows, score):
-    done = subprocess.run([COMMAND, "train", data], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = scores(done.stdout)
-    assert {name: count for name, (count, _, _) in found.items()} == rows
-    assert all(accuracy >= score for _, _, accuracy in found.values())
-    # No progress bar, no colours and no folded lines where no terminal is.
-    assert "━━━━ loss" not in done.stdout
-    assert "\x1b" not in done.stdout
-    assert done.stderr == ""
+def test_from_a_table_to_predictions(name, kind, ask):
+    _, target, task, good = TABLES[name]
+    frame = table(name)
+    n_new = len(frame) // 5
+    files = {"table": frame[n_new:], "new": frame[:n_new]}
+    for file, part in files.items():
+        getattr(part, f"write_{kind}")(f"{file}.{kind}")
+    settings = ["--early-stopping", "loss", "--learning-rate", "0.01", "--random-state", "3"]
+
+    done = installed("train", f"table.{kind}", "--target", target, *settings, "--out", "run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{task} (it " in done.stdout
+    assert re.search(r"missing .*size \d+, filled with '(large|small)'", done.stdout)
+    assert "id: it is text with" in done.stdout
+    written = {path.name for path in Path("run").iterdir()}
+    picture = "predicted_vs_true.png" if task == "regression" else "confusion_matrix.png"
+    assert written == {
+        "pipeline.skops",
+        "network.safetensors",
+        "run.json",
+        "metrics.json",
+        "history.json",
+    } | {
+        "command.txt",
+        "learning_curve.png",
+        picture,
+    }
+    metrics = json.loads(Path("run/metrics.json").read_text())
+    first = "r2" if task == "regression" else "accuracy"
+    assert metrics["test"][first] > max(good, metrics["baseline"][first])
+
+    # The columns in another order, one more, and no target.
+    new = files["new"].drop(target).with_columns(note=pl.lit("x"))
+    getattr(new.select(reversed(new.columns)), f"write_{kind}")(f"rows.{kind}")
+    done = installed("predict", "run", f"rows.{kind}", "--keep", "id", "--out", f"predictions.{kind}")
+    assert done.returncode == 0
+    assert "mlp-xp: not used: note" in done.stderr
+    predictions = getattr(pl, f"read_{kind}")(f"predictions.{kind}")
+    assert predictions["id"].to_list() == files["new"]["id"].to_list()
+    predicted, truth = predictions[f"predicted {target}"], files["new"][target]
+    if task == "regression":
+        residuals = (predicted - truth).to_numpy()
+        score = 1.0 - np.sum(residuals**2) / np.sum((truth.to_numpy() - truth.mean()) ** 2)
+    else:
+        score = (predicted == truth).mean()
+        shares = predictions.select(pl.col("^probability .*$")).to_numpy()
+        np.testing.assert_allclose(shares.sum(axis=1), 1.0, atol=1e-6)
+        classes = [column.removeprefix("probability ") for column in predictions.columns[2:]]
+        assert [classes[index] for index in shares.argmax(axis=1)] == predicted.to_list()
+    assert score > good - 0.1
+
+    found = ask("evaluate", "run", f"new.{kind}")
+    assert found["scores"]["network"][first] == pytest.approx(score, abs=1e-9)
 
 
-@pytest.mark.parametrize("data", DATASETS)
-def test_every_data_set_says_what_it_is(data, run):
-    code, output, error = run("train", data, "--epochs", 2, "--backend", "numpy")
-    assert (code, error) == (0, "")
-    lines = output.splitlines()
-    assert lines[0] == "Training on NumPy (CPU) in float32 (asked for)"
-    n_rows, n_features, n_classes = map(
-        int, re.match(rf"{data}: (\d+) rows, (\d+) features, (\d+) classes", lines[1]).groups()
+# train
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_data_set_trains(name, ask):
+    from mlp_xp.datasets import load
+
+    data, found = load(name), ask("train", name, "--max-iter", 2, "--backend", "numpy")
+    assert sum(found["rows"].values()) == len(data.y)
+    assert set(found["rows"]) == ({"training"} if name == "xor" else {"training", "test"})
+    sizes = found["network"]["layer_sizes"]
+    assert (sizes[0], sizes[-1]) == (
+        data.X.shape[1],
+        1 if len(data.class_names) == 2 else len(data.class_names),
     )
-    assert sum(count for count, _, _ in scores(output).values()) == n_rows
-    assert f"network {n_features}-64-{1 if n_classes == 2 else n_classes}, relu, adam, 2 epochs" in output
+    assert (found["epochs"], found["task"]) == (2, "classification")
 
 
 def test_the_default_backend_says_why(run):
     from mlp_xp.backends import backend
 
     _, output, _ = run("train", "xor", "--epochs", 1)
-    assert backend("auto").reason in output.splitlines()[0]
+    assert output.splitlines()[0].endswith(f"in float32 ({backend('auto').reason})")
 
 
-def test_every_option_reaches_the_training(run):
-    arguments = ["train", "planar", "--hidden", 8, 5, "--activation", "tanh", "--solver", "nesterov"]
-    arguments += ["--learning-rate", 0.02, "--epochs", 40, "--batch-size", 16, "--validation-fraction", 0.25]
-    arguments += ["--seed", 3, "--backend", "numpy", "--dtype", "float64", "--alpha", 0.001]
-    code, output, _ = run(*arguments)
-    assert code == 0
-    assert "in float64" in output
-    assert "network 2-8-5-1, tanh, nesterov, 40 epochs" in output
-    assert {name: count for name, (count, _, _) in scores(output).items()} == {
-        "training": 240,
-        "validation": 80,
-        "test": 80,
-    }
-    assert run(*arguments)[1] == output
-    changed = {
-        "--hidden": 4,
-        "--activation": "relu",
-        "--solver": "sgd",
-        "--learning-rate": 0.3,
-        "--epochs": 3,
-        "--batch-size": 100,
-        "--seed": 4,
-        "--alpha": 10,
-    }
-    for option, value in changed.items():
-        at = arguments.index(option)
-        width = 3 if option == "--hidden" else 2
-        other = [*arguments[:at], *arguments[at + width :], option, value]
-        assert scores(run(*other)[1]) != scores(output), option
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_it_is_the_estimator_on_scaled_columns(ask):
+    """What scikit-learn's own scaling, split and this library's estimator give in a few lines of Python."""
+    from mlp_xp import MLPClassifier
+
+    preprocessing = pytest.importorskip("sklearn.preprocessing")
+    selection = pytest.importorskip("sklearn.model_selection")
+    bunch = sklearn_datasets.load_breast_cancer()
+    X, y = bunch.data, bunch.target_names[bunch.target]
+    X, X_test, y, y_test = selection.train_test_split(X, y, test_size=114, stratify=y, random_state=5)
+    scaler = preprocessing.StandardScaler().fit(X)
+    model = MLPClassifier((7, 3), random_state=5, max_iter=30, alpha=0.1, batch_size=20)
+    model.fit(scaler.transform(X), y)
+    found = ask(
+        *words("train breast-cancer --seed 5 --hidden 7 3 --epochs 30 --alpha 0.1 --batch-size 20"),
+        *["--dtype", "float64"],
+    )
+    assert found["scores"]["test"]["accuracy"] == pytest.approx(model.score(scaler.transform(X_test), y_test))
+    probabilities = model.predict_proba(scaler.transform(X_test))[:, 1]
+    metrics = pytest.importorskip("sklearn.metrics")
+    assert found["scores"]["test"]["roc_auc"] == pytest.approx(
+        metrics.roc_auc_score(y_test == model.classes_[1], probabilities)
+    )
+    assert found["scores"]["test"]["log_loss"] == pytest.approx(
+        metrics.log_loss(y_test == model.classes_[1], probabilities)
+    )
+
+
+EACH_OPTION = {
+    "--hidden": "4",
+    "--activation": "relu",
+    "--solver": "adam",
+    "--learning-rate": "0.3",
+    "--learning-rate-schedule": "invscaling",
+    "--epochs": "3",
+    "--batch-size": "100",
+    "--seed": "4",
+    "--alpha": "10",
+    "--momentum": "0.5",
+    "--weight-decay": "0.3",
+    "--tol": "10",
+    "--dtype": "float32",
+    "--test-fraction": "0.3",
+    "--class-weight": "balanced",
+}
+
+
+def test_every_option_reaches_the_training(ask, tmp_path):
+    frame = pl.DataFrame({"x": np.linspace(-1.0, 1.0, 90), "y": np.cos(np.arange(90.0))})
+    frame = frame.with_columns(
+        label=pl.when(pl.col("x") * pl.col("y") > 0.1).then(pl.lit("a")).otherwise(pl.lit("b"))
+    )
+    frame.write_csv("table.csv")
+    base = words(
+        "train table.csv --hidden 8 5 --activation tanh --solver sgd --learning-rate 0.02 --epochs 40"
+    )
+    base += words("--batch-size 16 --seed 3 --backend numpy --dtype float64 --alpha 0.001")
+    expected = ask(*base)
+    assert expected["network"]["layer_sizes"] == [2, 8, 5, 1]
+    assert ask(*base)["scores"] == expected["scores"]
+    for option, value in EACH_OPTION.items():
+        assert ask(*base, option, value)["scores"] != expected["scores"], option
+    for flag in ("--no-shuffle", "--no-nesterovs-momentum"):
+        assert ask(*base, flag)["scores"] != expected["scores"], flag
+    adam = [*base, "--solver", "adam"]
+    for option, value in {"--beta-1": "0.5", "--beta-2": "0.9", "--epsilon": "0.1"}.items():
+        assert ask(*adam, option, value)["scores"] != ask(*adam)["scores"], option
+    stopping = [*base, "--early-stopping", "--epochs", "300", "--tol", "0.001"]
+    stopped = ask(*stopping)
+    assert stopped["epochs"] < 300
+    for options in (
+        ["--n-iter-no-change", "2"],
+        ["--validation-fraction", "0.5"],
+        ["--early-stopping", "loss"],
+    ):
+        assert ask(*stopping, *options)["epochs"] != stopped["epochs"], options
+    lbfgs = [*base, "--solver", "lbfgs", "--epochs", "50"]
+    assert ask(*lbfgs, "--max-fun", "7")["epochs"] < ask(*lbfgs)["epochs"]
 
 
 @pytest.mark.parametrize("name", ["torch", "jax"])
-def test_other_backends_reach_the_same_scores(name, run, request):
+def test_other_backends_reach_the_same_scores(name, ask, request):
     from conftest import need
 
     need(name, request)
     settings = ["train", "planar", "--epochs", 3, "--dtype", "float64", "--backend"]
-    expected = scores(run(*settings, "numpy")[1])
-    code, output, _ = run(*settings, name)
+    expected, found = ask(*settings, "numpy"), ask(*settings, name)
+    assert found["machine"]["library"] != expected["machine"]["library"]
+    for part, scores in expected["scores"].items():
+        assert found["scores"][part] == pytest.approx(scores)
+
+
+def test_a_regression_predicts_in_the_targets_units(ask):
+    X = np.linspace(-3.0, 3.0, 200)
+    pl.DataFrame({"x": X, "price": 1e6 + 1e4 * np.sin(X)}).write_csv("table.csv")
+    found = ask("train", "table.csv", "--solver", "lbfgs", "--dtype", "float64", "--out", "run")
+    assert found["task"] == "regression"
+    assert found["scores"]["test"]["r2"] > 0.99
+    assert found["scores"]["test"]["rmse"] < 1e3
+    # The bare network does so too.
+    model = load_model("run/network.safetensors")
+    centre, spread = found_mean_and_scale("run")
+    scaled = (np.array([[0.0], [1.5]]) - centre) / spread
+    with pytest.warns(UserWarning, match="feature names"):
+        values = model.predict(scaled)
+    np.testing.assert_allclose(values, 1e6 + 1e4 * np.sin([0.0, 1.5]), atol=2e3)
+
+
+def found_mean_and_scale(folder):
+    from mlp_xp.runs import load_run
+
+    scaler = load_run(folder).pipeline[0].transformers_[0][1][-1]
+    return scaler.mean_, scaler.scale_
+
+
+def test_counts_can_have_a_loss_of_their_own(ask):
+    random = np.random.RandomState(0)
+    X = random.rand(300)
+    pl.DataFrame({"x": X, "count": random.poisson(np.exp(3.0 * X))}).write_csv("table.csv")
+    settings = ["train", "table.csv", "--task", "regression", "--solver", "lbfgs", "--hidden"]
+    found = ask(*settings, "--loss", "poisson")
+    assert found["scores"]["test"]["r2"] > 0.4
+    assert found["scores"] != ask(*settings)["scores"]
+
+
+def test_a_validation_table_is_watched_and_never_trained_on(ask):
+    frame = table("iris")
+    frame[:100].write_csv("table.csv")
+    frame[100:].write_csv("val.csv")
+    settings = ["train", "table.csv", "--epochs", 20]
+    alone, watched = ask(*settings), ask(*settings, "--val", "val.csv", "--out", "run")
+    assert watched["rows"] == {"training": 80, "validation": 50, "test": 20}
+    assert watched["scores"]["test"] == alone["scores"]["test"]
+    history = json.loads(Path("run/history.json").read_text())
+    assert [record["epoch"] for record in history] == list(range(1, 21))
+    assert history[-1]["val_accuracy"] == pytest.approx(watched["scores"]["validation"]["accuracy"])
+    lbfgs = ask(*settings, "--val", "val.csv", "--solver", "lbfgs")
+    assert lbfgs["scores"]["validation"]["accuracy"] > 0.5
+    stopped = ask(*settings, "--val", "val.csv", "--early-stopping", "--learning-rate", 0.1, "--epochs", 500)
+    assert stopped["epochs"] < 500
+
+
+def test_the_rows_of_the_test_are_looked_at_and_decide_nothing(ask):
+    settings = ["train", "planar", "--epochs", 30, "--out"]
+    found = ask(*settings, "run")
+    history = json.loads(Path("run/history.json").read_text())
+    assert history[-1]["val_accuracy"] == pytest.approx(found["scores"]["test"]["accuracy"])
+    # Those that stop a training early are of the training rows.
+    ask(*settings, "other", "--early-stopping")
+    history = json.loads(Path("other/history.json").read_text())
+    shares = {round(record["val_accuracy"] * 32, 4) for record in history}  # a tenth of 320 rows
+    assert all(share == int(share) for share in shares)
+
+
+def test_sample_weights_are_no_feature_and_count(ask):
+    frame = table("iris")
+    settings = ["train", "table.csv", "--target", "species", "--sample-weight", "weight", "--epochs", 30]
+    found = []
+    for weight in (1.0, pl.when(pl.col("species") == "setosa").then(0.0).otherwise(1.0)):
+        frame.with_columns(weight=weight).write_csv("table.csv")
+        found.append(ask(*settings))
+        assert "weight" not in found[-1]["columns"]["numbers"]
+    alike, without = found
+    frame.write_csv("table.csv")
+    assert alike["scores"] == ask(*settings[:4], *settings[6:])["scores"]
+    # A row without weight is as if it were not there.
+    assert (sum(without["rows"].values()), len(without["baseline"]["counts"])) == (100, 2)
+    frame.with_columns(weight=pl.lit(-1.0)).write_csv("table.csv")
+    with pytest.raises(AssertionError, match="sample weights must hold numbers >= 0"):
+        ask(*settings)
+
+
+def test_the_command_can_be_repeated(ask, run):
+    table("iris").write_csv("table.csv")
+    first = ask("train", "table.csv", "--target", "species", "--hidden", 5, "--epochs", 10, "--out", "run")
+    repeat = words(Path("run/command.txt").read_text())
+    assert repeat[0] == "mlp-xp"
+    assert run(*repeat[1:])[0] == 2  # the folder is there
+    assert run(*repeat[1:], "--out", "again")[0] == 0
+    for name in ("metrics.json", "history.json"):
+        assert Path("again", name).read_bytes() == Path("run", name).read_bytes()
+    former, latter = (load_model(f"{folder}/network.safetensors") for folder in ("run", "again"))
+    for mine, theirs in zip(former.coefs_, latter.coefs_, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert "--target=species --task=classification --random-state=0 --backend=auto" in first["command"]
+
+
+def test_a_folder_that_is_there_is_kept(run):
+    settings = ["train", "xor", "--epochs", 2, "--out"]
+    assert run(*settings, "run")[0] == 0
+    before = {path: path.read_bytes() for path in Path("run").iterdir()}
+    code, output, error = run(*settings, "run", "--epochs", 9)
+    assert (code, output) == (2, "")
+    assert error == "mlp-xp: run: it exists already; --overwrite replaces it\n"
+    assert {path: path.read_bytes() for path in Path("run").iterdir()} == before
+    assert run(*settings, "run", "--epochs", 9, "--overwrite")[0] == 0
+    assert len(json.loads(Path("run/history.json").read_text())) == 9
+    # Nothing is left of how it was replaced, and no other folder is ever replaced.
+    assert [path.name for path in Path().iterdir()] == ["run"]
+    Path("photos").mkdir()
+    Path("photos/one.jpg").touch()
+    code, _, error = run(*settings, "photos", "--overwrite")
+    assert code == 2
+    assert "only a folder that this command wrote can be replaced" in error
+    assert Path("photos/one.jpg").exists()
+
+
+def test_a_divergence_keeps_what_was_trained(run):
+    settings = ["train", "planar", "--solver", "sgd", "--learning-rate", 1e30, "--out", "run"]
+    code, output, error = run(*settings)
+    assert code == 1
+    assert re.match(r"mlp-xp: training diverged in epoch \d: .*Try a smaller learning rate", error)
+    assert "test" in output
+    assert run("evaluate", "run", written_table("planar"))[0] == 0
+    assert json.loads(Path("run/run.json").read_text())["ended"] in error
+
+
+@pytest.mark.parametrize("name", ["iris", "diabetes"])
+def test_what_diverged_is_kept_even_if_it_cannot_be_scored(name, run):
+    table(name).write_csv("table.csv")
+    settings = "train table.csv --solver sgd --learning-rate 1e25 --hidden 50 50 50 --out run"
+    code, output, error = run(*words(settings))
+    assert code == 1
+    assert "training diverged" in error
+    assert "│ test " in output
+    assert {"network.safetensors", "pipeline.skops", "metrics.json"} <= {
+        path.name for path in Path("run").iterdir()
+    }
+    assert run("predict", "run", "table.csv")[0] == 0
+
+
+def test_the_network_is_safe_before_it_is_scored(run, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlp_xp.cli.train.score_parts", interrupt)
+    code, _, error = run("train", "xor", "--epochs", 3, "--out", "run")
+    assert (code, error) == (130, "mlp-xp: interrupted\n")
+    assert load_model("run/network.safetensors").n_iter_ == 3
+    monkeypatch.setattr("mlp_xp.cli.sweep.score_parts", interrupt)
+    code, _, error = run("sweep", "xor", "--epochs", 3, "--hidden", 2, 4)
+    assert code == 130
+    partial = Path(re.search(r"until then is in (.*)\)", error)[1])
+    assert load_model(partial / "network-2.safetensors").n_iter_ == 3
+
+
+def test_a_failing_picture_is_no_failing_run(run, monkeypatch):
+    def fail(*arguments, **settings):
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    code, output, error = run("train", "xor", "--epochs", 3, "--out", "run")
     assert code == 0
-    assert scores(output) == expected
+    assert "mlp-xp: no learning_curve.png (no font)" in error
+    assert "Saved in run: " in output
 
 
-@pytest.fixture
-def iris(tmp_path):
-    from sklearn.datasets import load_iris
-
-    bunch = load_iris()
-    lines = ["sepal length,sepal width,petal length,petal width,species"]
-    names = bunch.target_names[bunch.target]
-    lines += [",".join(map(str, row)) + f",{name}" for row, name in zip(bunch.data, names, strict=True)]
-    path = tmp_path / "iris.csv"
-    path.write_text("\n".join(lines))
-    return path
-
-
-def test_a_table_with_text_classes(iris, run):
-    code, output, _ = run("train", iris, "--target", "species", "--learning-rate", 0.01)
-    assert code == 0
-    assert "3 classes of species: setosa 50 (33%), versicolor 50 (33%), virginica 50 (33%)" in output
-    assert scores(output)["test"][2] >= 90.0
+def test_names_are_shown_as_they_are(run):
+    """A dollar starts no mathematics in pictures, and nothing steers the terminal."""
+    pl.DataFrame(
+        {"a$": np.arange(40.0), "b\x1b[2J": np.arange(40.0) ** 2, "US$\\m2 in $": ["x$", "y"] * 20}
+    ).write_csv("table.csv")
+    code, output, error = run("train", "table.csv", "--epochs", 3, "--out", "run")
+    assert (code, error) == (0, "")
+    assert "\x1b" not in output
+    assert Path("run/confusion_matrix.png").exists()
+    assert Path("run/decision_boundary.png").exists()
 
 
-def test_a_table_for_regression(tmp_path, run):
-    from sklearn.datasets import load_diabetes
-
-    bunch = load_diabetes()
-    path = tmp_path / "diabetes.npz"
-    np.savez(path, X=bunch.data, y=bunch.target)
-    code, output, _ = run("train", path, "--task", "regression", "--epochs", 30, "--hidden", 10)
-    assert code == 0
-    assert "y is a number: mean 152.1, from 25 to 346" in output
-    # scikit-learn's linear regression explains 0.45 or so of the variance.
-    assert 0.3 < scores(output)["test"][2] < 0.6
+def test_float32_is_what_is_trained_in(ask):
+    for dtype in ("float32", "float64"):
+        ask("train", "xor", "--epochs", 3, "--dtype", dtype, "--out", dtype)
+        assert load_model(f"{dtype}/network.safetensors").coefs_[0].dtype == dtype
 
 
-def write(tmp_path, name, text):
-    path = tmp_path / name
-    path.write_text(text)
-    return path
+def written_table(name):
+    from mlp_xp.datasets import load
+    from mlp_xp.tables import frame_of
+
+    frame_of(load(name)).write_csv(f"{name}.csv")
+    return f"{name}.csv"
+
+
+def written(text, name="table.csv"):
+    Path(name).write_text(text)
+    return name
 
 
 @pytest.mark.parametrize(
-    ("table", "arguments", "message"),
+    ("text", "arguments", "message"),
     [
         (None, ["nothing"], "unknown data 'nothing': it is none of xor, planar"),
         (None, ["nothing.csv"], "nothing.csv: no such file"),
-        (None, ["table.xlsx"], "table.xlsx: a table must be a .csv or .npz file, got '.xlsx'"),
+        (None, ["table.xlsx"], "table.xlsx: a table must be a .csv, .tsv, .parquet"),
         ("a,b\n1,x\n2,y\n", ["--target", "c"], "no column 'c'; the columns are a, b"),
-        ("a,b\n1,x\nten,y\n", [], "the column 'a' must hold numbers, got 'ten'"),
-        ("a,b\n1,x\nnan,y\n", [], "1 missing or infinite values; the first is in column 'a', data row 2"),
-        ("a,b\n1,x\n,y\n", [], "1 missing or infinite values; the first is in column 'a', data row 2"),
+        ("a,b\n1,x\n2,y\n", ["--drop", "a"], "'a' is left out: as asked"),
+        ("a,b\n1,x\n2,y\n", ["--drop", "q"], "--drop: no column 'q' among the features a"),
+        ("a,b\n1,x\n2,y\n", ["--categorical", "b"], "--categorical: no column 'b' among the features a"),
         ("a,b\n1,x\n2,x\n", [], "the target 'b' must have at least two classes, got only x"),
-        (None, ["xor", "--learning-rate", "-0.1"], "--learning-rate: must be a number > 0, got -0.1"),
-        (None, ["xor", "--learning-rate", "fast"], "--learning-rate: invalid number value: 'fast'"),
-        (None, ["xor", "--learning-rate", "nan"], "--learning-rate: must be a number > 0, got nan"),
+        (
+            "a,b\n1,x\n2,y\n",
+            ["--task", "regression"],
+            "the target 'b' must hold numbers for regression, got 'x'",
+        ),
+        ("a,b\n1,0.5\n2,1.5\n", ["--class-weight", "balanced"], "--class-weight is not for regression"),
+        ("a,b\n1,x\n2,y\n", ["--loss", "poisson"], "--loss is not for classification"),
+        ("a,b\n1,x\n2,y\n", ["--sample-weight", "w"], "the column w is missing; the table has a, b"),
+        ("a,b\n1,x\n2,y\n", ["--val", "val.csv"], "--val: val.csv: no such file"),
+        ("a,b\n1,x\n2,y\n", ["--test-fraction", "0.1"], "a test fraction of 0.1 of 2 rows leaves nothing"),
+        ("a,b\n1,x\n2,y\n", ["--out", "no/such/folder"], "no/such/folder: there is no folder no/such"),
+        ("a,b\n1,x\n2,y\n", ["--early-stopping", "f2"], "`early_stopping` must be one of ["),
+        (None, ["xor", "--learning-rate", "-0.1"], "must be a number > 0, got -0.1"),
+        (None, ["xor", "--learning-rate", "fast"], "invalid number value: 'fast'"),
+        (None, ["xor", "--learning-rate", "nan"], "must be a number > 0, got nan"),
+        (None, ["xor", "--momentum", "1.5"], "--momentum: must be a number >= 0 and <= 1, got 1.5"),
         (None, ["xor", "--epochs", "0"], "--epochs: must be an integer >= 1, got 0"),
         (None, ["xor", "--hidden", "8", "-2"], "--hidden: must be an integer >= 1, got -2"),
         (None, ["xor", "--batch-size", "1.5"], "--batch-size: invalid integer value: '1.5'"),
-        (None, ["xor", "--validation-fraction", "1"], "must be a number >= 0 and < 1, got 1"),
-        (None, ["xor", "--validation-fraction", "0.1"], "--validation-fraction 0.1 of 4 rows leaves nothing"),
-        (None, ["xor", "--target", "a"], "--target is for tables"),
+        (None, ["xor", "--validation-fraction", "1"], "must be a number > 0 and < 1, got 1"),
         (None, ["xor", "--activation", "sigmoid"], "invalid choice: 'sigmoid'"),
+        (None, ["xor", "--activation", "relu", "tanh"], "`activation` must be one, or one for each of the 1"),
         (None, ["xor", "--seed", "99999999999"], "--seed: must be an integer >= 0 and < 4294967296"),
+        (None, ["xor", "--max"], "unrecognized arguments: --max (did you mean --max-"),
+        (None, ["xor", "--learning-rate", "adaptive"], "'adaptive' is for --learning-rate-schedule"),
+        (None, ["xor", "--json", "--quiet"], "not allowed with argument"),
         (None, [], "the following arguments are required: DATA"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(table, arguments, message, tmp_path, run):
-    data = [] if table is None else [write(tmp_path, "table.csv", table)]
-    code, _, error = run("train", *data, *arguments)
-    assert code == 2
+def test_bad_input_is_one_line_and_exit_code_2(text, arguments, message, run):
+    data = [] if text is None else [written(text)]
+    code, output, error = run("train", *data, *arguments)
+    assert (code, output) == (2, "")
     assert message in error
     assert len(error.splitlines()) == 1
     assert error.startswith("mlp-xp")
@@ -202,21 +522,211 @@ def test_a_backend_that_is_not_there(run, monkeypatch):
 
 
 def test_missing_extras_say_what_to_install(run, monkeypatch):
-    monkeypatch.setitem(sys.modules, "rich", None)
+    monkeypatch.setitem(sys.modules, "skops", None)
     code, _, error = run("train", "xor")
-    assert (code, error) == (2, "mlp-xp: rich is not installed: pip install 'mlp_xp[cli]'\n")
+    assert (code, error) == (2, "mlp-xp: skops not installed: pip install 'mlp_xp[cli]'\n")
+    assert run("train", "--help")[0] == 0
 
 
-def test_divergence_is_one_line_and_exit_code_1(run):
-    code, _, error = run("train", "planar", "--solver", "sgd", "--learning-rate", 1e30)
-    assert code == 1
-    assert re.fullmatch(r"mlp-xp: training diverged in epoch 1: .*Try a smaller learning rate.*\n", error)
+# predict and evaluate
 
 
-def in_terminal(arguments, interrupt_after=None, columns=100):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run on a small table of every kind of column."""
+    here = tmp_path_factory.mktemp("made")
+    frame = table("iris")
+    frame = frame.with_columns(day=pl.date(2024, 1, 1) + pl.duration(days=pl.int_range(len(frame))))
+    frame.write_parquet(here / "table.parquet")
+    settings = ["--target", "species", "--epochs", "30", "--quiet", "--out", str(here / "run")]
+    assert cli.main(["train", str(here / "table.parquet"), *settings]) == 0
+    return here
+
+
+@pytest.fixture
+def trained(made):
+    """The folder `run` of a trained network, and the table it was trained on."""
+    shutil.copytree(made / "run", "run")
+    return pl.read_parquet(made / "table.parquet")
+
+
+def test_predictions_go_to_standard_output(trained, run):
+    trained[:3].write_csv("new.csv")
+    code, output, _ = run("predict", "run", "new.csv", "--backend", "numpy")
+    assert code == 0
+    predictions = pl.read_csv(output.encode())
+    assert predictions.columns == [
+        "predicted species",
+        *(f"probability {name}" for name in ("setosa", "versicolor", "virginica")),
+    ]
+    document = json.loads(run("predict", "run", "new.csv", "--json")[1])
+    assert pl.DataFrame(document["predictions"]).equals(predictions)
+
+
+def test_what_is_strange_in_new_rows_is_said(trained, run):
+    new = trained[:5].with_columns(
+        colour=pl.Series(["red", "pink", None, "pink", "teal"]), surplus=pl.lit(1.0)
+    )
+    new = new.with_columns(
+        pl.when(pl.col("id") == new["id"][0]).then(None).otherwise(pl.col("day")).alias("day")
+    )
+    new.write_csv("new.csv")
+    code, _, error = run("predict", "run", "new.csv")
+    assert code == 0
+    lines = error.splitlines()
+    assert "mlp-xp: not used: surplus" in lines
+    assert any(re.fullmatch(r"mlp-xp: day: 1 missing, filled with 19,[78]\d0", line) for line in lines)
+    assert "mlp-xp: colour: 3 rows with values unseen in training, taken as none: pink, teal" in lines
+    assert any(line.startswith("mlp-xp: colour: 1 missing, filled with '") for line in lines)
+    assert run("predict", "run", "new.csv", "--quiet")[2] == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda frame: frame.drop("size", "colour"), "the columns size, colour are missing; the table has"),
+        (
+            lambda frame: frame.with_columns(pl.lit("wide").alias("sepal width (cm)")),
+            "the column 'sepal width (cm)' must hold numbers, got 'wide'",
+        ),
+        (lambda frame: frame[:0], "there is no row to predict"),
+    ],
+)
+def test_tables_that_cannot_be_predicted(change, message, trained, run):
+    change(trained[:4]).write_csv("new.csv")
+    code, output, error = run("predict", "run", "new.csv")
+    assert (code, output) == (2, "")
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_predictions_never_replace_a_file_unasked(trained, run):
+    trained[:3].write_csv("new.csv")
+    assert run("predict", "run", "new.csv", "--out", "new.csv")[0] == 2
+    assert pl.read_csv("new.csv").columns == trained.columns
+    assert run("predict", "run", "new.csv", "--out", "p.tsv")[0] == 0
+    assert len(pl.read_csv("p.tsv", separator="\t")) == 3
+    for arguments, message in (
+        (["--out", "p.xlsx"], "p.xlsx: a table must be a .csv"),
+        (["--out", "no/p.csv"], "no/p.csv: there is no such folder"),
+        (["--keep", "nothing"], "--keep: no column nothing; the columns are"),
+    ):
+        code, _, error = run("predict", "run", "new.csv", *arguments)
+        assert code == 2
+        assert message in error
+
+
+def test_an_evaluation_knows_only_the_classes_it_was_trained_on(trained, run, ask):
+    with_a_stranger = trained[:4].with_columns(species=pl.Series(["setosa", "tulip", None, "setosa"]))
+    with_a_stranger.write_csv("new.csv")
+    code, _, error = run("evaluate", "run", "new.csv")
+    assert code == 2
+    assert "the target 'species' has classes the model does not know: tulip; it knows setosa, " in error
+    with_a_stranger.filter(pl.col("species").ne_missing("tulip")).write_csv("new.csv")
+    found = ask("evaluate", "run", "new.csv")
+    assert found["rows"] == 2
+    assert "1 rows without species left out" in found["notes"]
+    # One class alone has no ROC.
+    assert found["scores"]["network"]["roc_auc"] is None
+
+
+def test_a_folder_that_is_no_run(run, trained):
+    Path("empty").mkdir()
+    trained.write_csv("new.csv")
+    for folder in ("empty", "nowhere"):
+        code, _, error = run("predict", folder, "new.csv")
+        assert (code, error) == (2, f"mlp-xp: {folder}: not the folder of a run: it has no run.json\n")
+
+
+# sweep
+
+
+def test_a_sweep_compares_sizes(run):
+    settings = words("sweep planar --solver lbfgs --activation tanh --epochs 50 --hidden 1 4 6x3")
+    code, output, error = run(*settings)
+    assert (code, error) == (0, "")
+    rows = re.findall(r"│ (1|4|6x3) +│ +(\d+) │ +(\d+) │", output)
+    # Weights and biases: 2 + 1 + 1 + 1, 4 (2 + 1 + 1) + 1, 6 (2 + 1) + 3 (6 + 1) + 3 + 1
+    assert [(name, count) for name, count, _ in rows] == [("1", "5"), ("4", "17"), ("6x3", "43")]
+    folder = Path("sweep-planar")
+    names = {f"network-{name}.safetensors" for name in ("1", "4", "6x3")}
+    assert {path.name for path in folder.iterdir()} == {"sweep.json", "sweep.png", *names}
+    document = json.loads((folder / "sweep.json").read_text())
+    scores = [network["scores"]["test"]["accuracy"] for network in document["networks"]]
+    assert scores[0] < scores[1]
+    best = document["networks"][int(np.argmax(scores))]["hidden"]
+    assert f" --hidden {' '.join(map(str, best))} --out planar-best\n" in output
+    assert run(*settings)[0] == 2
+    assert run(*settings, "--overwrite", "--quiet") == (0, "", "")
+
+
+def test_a_sweep_is_what_train_does(ask):
+    settings = ["wine.csv", "--target", "cultivar", "--epochs", 15, "--seed", 2]
+    table("wine").write_csv("wine.csv")
+    swept = ask("sweep", *settings, "--hidden", "3", "5x2", "--out", "sizes")
+    for network, hidden in zip(swept["networks"], (["3"], ["5", "2"]), strict=True):
+        assert ask("train", *settings, "--hidden", *hidden)["scores"] == network["scores"]
+
+
+# devices
+
+
+def test_devices_say_what_is_there_and_why_not_the_rest(run, ask, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    code, output, _ = run("devices")
+    assert code == 0
+    assert re.search(rf"│ numpy +│ NumPy +│ {re.escape(np.__version__)} +│ CPU, \d+ cores", output)
+    assert re.search(r"│ cupy +│ CuPy +│ - +│ none: CuPy is not installed", output)
+    assert "--backend auto takes NumPy (no GPU: CuPy is not installed)." in output
+    document = ask("devices")
+    assert [one["name"] for one in document["libraries"]] == ["numpy", "cupy", "torch", "jax"]
+    assert document["auto"] == "numpy"
+
+
+# speech
+
+
+def test_json_is_all_there_is_on_standard_output(run):
+    code, output, error = run("train", "xor", "--epochs", 3, "--json", "--out", "run")
+    assert (code, error) == (0, "")
+    document = json.loads(output)
+    assert document["saved"] == "run"
+    assert document["scores"] == json.loads(Path("run/metrics.json").read_text())
+    assert {"mlp_xp", "numpy", "scikit-learn"} <= set(document["versions"])
+
+
+def test_quiet_is_quiet(run):
+    assert run("train", "xor", "--epochs", 3, "--quiet") == (0, "", "")
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["predict"], ["evaluate"], ["sweep"], ["devices"]])
+def test_help_fits_a_terminal(command, run):
+    code, output, _ = run(*command, "--help")
+    assert code == 0
+    assert max(map(len, output.splitlines())) <= 110
+    assert output.startswith("usage: mlp-xp")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_can_complete(shell, run):
+    code, output, _ = run("--print-completion", shell)
+    assert code == 0
+    assert "--early-stopping" in output or "early-stopping" in output
+    if shell == "bash":
+        subprocess.run(["bash", "-n"], input=output, text=True, check=True)
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    done = subprocess.run(
+        f"{shlex.quote(COMMAND)} --help | head -1", shell=True, capture_output=True, text=True
+    )
+    assert done.stderr == ""
+
+
+def in_terminal(arguments, interrupt_after=None, columns=100, **environment):
     """Run the command in a terminal of its own; return its exit code and everything on the screen."""
     main, other = pty.openpty()
-    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm"}
+    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm", **environment}
     process = subprocess.Popen(
         [COMMAND, *arguments], stdin=other, stdout=other, stderr=other, env=environment, close_fds=True
     )
@@ -232,22 +742,37 @@ def in_terminal(arguments, interrupt_after=None, columns=100):
             process.send_signal(signal.SIGINT)
             interrupt_after = None
     os.close(main)
-    return process.wait(10), re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", screen.decode())
+    return process.wait(10), screen.decode()
+
+
+def plain(screen):
+    return re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", screen)
 
 
 def test_a_terminal_shows_progress():
-    code, screen = in_terminal(["train", "digits", "--epochs", "30"])
+    code, screen = in_terminal(["train", "digits", "--epochs", "30", "--early-stopping"])
     assert code == 0
-    assert "30/30" in screen
-    assert re.search(r"loss \d\.\d{4}", screen)
-    assert re.search(r"\d:\d\d:\d\d left", screen)
+    assert "30/30" in plain(screen)
+    assert re.search(r"loss \d\.\d{4} val \d\.\d{4} accuracy \d\.\d{3} [\d,.]+ epochs/s", plain(screen))
+    assert re.search(r"\d:\d\d left", plain(screen))
 
 
-def test_an_interrupt_reports_what_was_trained():
-    code, screen = in_terminal(["train", "digits", "--epochs", "100000"], interrupt_after=b"loss")
+def test_colours_can_be_forbidden():
+    _, coloured = in_terminal(["train", "xor", "--epochs", "2"])
+    _, bare = in_terminal(["train", "xor", "--epochs", "2"], NO_COLOR="1")
+    colour = r"\x1b\[[\d;]*3[0-7][\d;]*m|\x1b\[38;"
+    assert re.search(colour, coloured)
+    assert not re.search(colour, bare)
+
+
+def test_an_interrupt_reports_and_keeps_what_was_trained():
+    code, screen = in_terminal(
+        words("train digits --batch-size 16 --epochs 100000 --n-iter-no-change inf --out run"),
+        interrupt_after=b"loss",
+    )
     assert code == 130
-    interrupted = re.search(r"mlp-xp: interrupted after (\d+) of 100000 epochs", screen)
+    interrupted = re.search(r"mlp-xp: interrupted after (\d+) of 100000 epochs", plain(screen))
     assert interrupted
-    assert int(interrupted[1]) >= 1
-    assert scores(screen)["test"][2] > 50.0
     assert "Traceback" not in screen
+    assert len(json.loads(Path("run/history.json").read_text())) == int(interrupted[1]) >= 1
+    assert json.loads(Path("run/metrics.json").read_text())["test"]["accuracy"] > 0.5

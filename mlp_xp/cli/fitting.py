@@ -1,0 +1,121 @@
+"""One training of the command: what is said of it, how it ended, how good it is, how to do it again."""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from mlp_xp.arrays import library_name
+from mlp_xp.backends import Backend
+from mlp_xp.cli.loading import Problem
+from mlp_xp.cli.options import EXIT_FAILED, EXIT_INTERRUPTED
+from mlp_xp.cli.screen import Screen
+from mlp_xp.pipelines import baseline_outputs, fit, outputs, score
+from mlp_xp.training import TrainingError, TrainingInterruptedWarning
+
+
+class Outcome(NamedTuple):
+    """How a training ended.
+
+    Attributes
+    ----------
+    said : str
+        For people.
+    code : int
+        Of the command.
+    seconds : float
+    """
+
+    said: str
+    code: int
+    seconds: float
+
+
+def machine(chosen: Backend, options: argparse.Namespace) -> str:
+    """Say where the training happens, and why there."""
+    device = "CPU" if "cpu" in str(chosen.device).lower() else str(chosen.device)
+    return f"Training on {library_name(chosen.xp)} ({device}) in {options.dtype} ({chosen.reason})"
+
+
+def describe_network(estimator: Any, problem: Problem) -> str:
+    """Say what will be trained, and for how long."""
+    hidden = estimator.hidden_layer_sizes
+    n_classes = len(np.unique(problem.target.values)) if problem.data.task == "classification" else 1
+    sizes = [problem.data.X["training"].width, *hidden, 1 if n_classes == 2 else n_classes]
+    activation = (
+        estimator.activation if isinstance(estimator.activation, str) else ", ".join(estimator.activation)
+    )
+    what = "iterations" if estimator.solver == "lbfgs" else "epochs"
+    middle = f", {activation}" if hidden else ""
+    return f"{'-'.join(map(str, sizes))}{middle}, {estimator.solver}, at most {estimator.max_iter} {what}"
+
+
+def train(estimator: Any, problem: Problem, screen: Screen, description: str = "epoch") -> Outcome:
+    """Train an estimator, and say how it ended; what was trained is kept in any case."""
+    bar = screen.progress(description)
+    if bar is not None:
+        estimator.set_callbacks(bar)
+    start, failure = time.perf_counter(), None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        for category in (TrainingInterruptedWarning, ConvergenceWarning):
+            warnings.simplefilter("always", category)
+        try:
+            fit(estimator, problem.data)
+        except TrainingError as error:
+            failure = str(error).partition("; `.params`")[0]
+    seconds = time.perf_counter() - start
+    estimator.set_callbacks()
+    what = "iterations" if estimator.solver == "lbfgs" else "epochs"
+    if failure is not None:
+        said = f"{failure}. What was trained until then is what is scored and kept."
+        return Outcome(said, EXIT_FAILED, seconds)
+    if any(issubclass(warning.category, TrainingInterruptedWarning) for warning in caught):
+        said = f"interrupted after {estimator.n_iter_} of {estimator.max_iter} {what}"
+        return Outcome(said, EXIT_INTERRUPTED, seconds)
+    return Outcome(_how_it_ended(estimator, what, [str(warning.message) for warning in caught]), 0, seconds)
+
+
+def _how_it_ended(estimator: Any, what: str, warned: list[str]) -> str:
+    if estimator.n_iter_ >= estimator.max_iter:
+        return f"Trained for all {estimator.n_iter_} {what}, and might go on; --epochs sets how many."
+    if warned:  # by lbfgs, whose reasons are many
+        return " ".join(warned[0].split()).partition(" Features of mean")[0]
+    if estimator.solver == "lbfgs":
+        return f"Stopped after {estimator.n_iter_} {what}: at a minimum."
+    watched = "the rows held back" if estimator.early_stopping else "the loss"
+    return f"Stopped after {estimator.n_iter_} {what}: {watched} showed no more progress."
+
+
+def score_parts(estimator: Any, problem: Problem) -> dict[str, dict[str, Any]]:
+    """Score each part, and a trivial model on the part that tells most."""
+    data, drawn = problem.data, problem.data.parts[problem.drawn]
+    classes = np.asarray(estimator.classes_) if data.task == "classification" else None
+    scores = {
+        use: score(data.task, part.y, outputs(estimator, data.X[use]), classes)
+        for use, part in data.parts.items()
+    }
+    trivial = baseline_outputs(problem.baseline, len(drawn.y))
+    scores["baseline"] = score(data.task, drawn.y, trivial, classes)
+    return scores
+
+
+def repeatable(options: argparse.Namespace, given: Sequence[str], problem: Problem) -> list[str]:
+    """Return the words of the command that does the same again, with what it found out for itself.
+
+    What was asked for comes later, and goes before.
+    """
+    found = {
+        "target": problem.target_name,
+        "task": problem.data.task,
+        "random-state": options.random_state,
+        "backend": options.backend,
+    }
+    place = given.index(options.command) + 1
+    return ["mlp-xp", *given[:place], *(f"--{name}={value}" for name, value in found.items()), *given[place:]]
