@@ -409,6 +409,12 @@ def test_what_diverged_is_kept_even_if_it_cannot_be_scored(name, run):
     assert run("predict", "run", "table.csv")[0] == 0
 
 
+def test_how_lbfgs_ended_is_said_as_it_was(ask):
+    settings = ["train", "planar", "--solver", "lbfgs", "--hidden", 3]
+    assert ask(*settings, "--max-fun", 5)["ended"].startswith("lbfgs failed to converge")
+    assert ask(*settings, "--tol", 0.1)["ended"].endswith("iterations: at a minimum.")
+
+
 def test_the_network_is_safe_before_it_is_scored(run, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
@@ -658,6 +664,20 @@ def test_a_sweep_compares_sizes(run):
     assert f" --hidden {' '.join(map(str, best))} --out planar-best\n" in output
     assert run(*settings)[0] == 2
     assert run(*settings, "--overwrite", "--quiet") == (0, "", "")
+
+
+def test_a_sweep_chooses_by_validation_rows_where_there_are_some(run, ask):
+    frame = table("wine")
+    frame[:120].write_csv("table.csv")
+    frame[120:].write_csv("val.csv")
+    settings = ["sweep", "table.csv", "--epochs", 25, "--hidden", 1, 3, 9, "--val", "val.csv"]
+    code, output, _ = run(*settings)
+    assert code == 0
+    trials = json.loads(Path("sweep-table/sweep.json").read_text())["networks"]
+    best = max(trials, key=lambda trial: trial["scores"]["validation"]["accuracy"])
+    assert f"Best by accuracy on the validation rows: {best['hidden'][0]}.\n" in output
+    assert run(*settings[:-2], "--overwrite")[1].count("as it was chosen by them") == 1
+    assert run("sweep", "xor", "--hidden", 2, 2)[0] == 2
 
 
 def test_a_sweep_is_what_train_does(ask):
