@@ -98,10 +98,14 @@ class Run(NamedTuple):
         DataError
             If a column is missing, or holds what it did not in training.
         """
-        frame, target, classes = as_frame(table), self.description["target"], self.classes
-        if not len(frame):
+        return self.predictions(typed(self.pipeline, as_frame(table)))
+
+    def predictions(self, features: pl.DataFrame) -> pl.DataFrame:
+        """Predict checked and typed rows."""
+        target, classes = self.description["target"], self.classes
+        if not len(features):
             raise DataError("there is no row to predict")
-        found = outputs(self.pipeline, typed(self.pipeline, frame))
+        found = outputs(self.pipeline, features)
         if classes is None:
             return pl.DataFrame({f"predicted {target}": found})
         columns = {f"probability {name}": found[:, place] for place, name in enumerate(classes.tolist())}
@@ -148,8 +152,8 @@ class Run(NamedTuple):
         found = baseline_outputs(self.description["baseline"], len(part.y))
         return score(task_of(self.pipeline), part.y, found, self.classes)
 
-    def notes(self, frame: pl.DataFrame) -> list[str]:
-        """Say what a user should know of a table before he believes the predictions for it."""
+    def notes(self, frame: pl.DataFrame, features: pl.DataFrame) -> list[str]:
+        """Say what a user should know of a table, and its typed rows, before he believes the predictions."""
         numbers, categories = columns_of(self.pipeline)
         surplus = [
             name for name in frame.columns if name not in {*numbers, *categories, self.description["target"]}
@@ -157,7 +161,6 @@ class Run(NamedTuple):
         known = {*self.description["columns"]["left_out"], self.description.get("sample_weight")}
         surplus = [name for name in surplus if name not in known]
         notes = [f"not used: {listed(surplus)}"] if surplus else []
-        features = typed(self.pipeline, frame)
         filled = fillings(self.pipeline)
         missing = {column.name: column.null_count() for column in features if column.null_count()}
         notes += [f"{name}: {n} missing, filled with {shown(filled[name])}" for name, n in missing.items()]

@@ -569,6 +569,19 @@ def test_predictions_go_to_standard_output(trained, run):
     assert pl.DataFrame(document["predictions"]).equals(predictions)
 
 
+def test_text_is_read_once(run):
+    """Codes of a file with semicolons are none of numbers with a decimal point."""
+    text = "code;x;y\n" + "".join(
+        f"{code};{row};{code}\n" for row, code in enumerate(["1,234,567", "7,654,321"] * 30)
+    )
+    Path("table.csv").write_text(text)
+    settings = words("train table.csv --solver lbfgs --quiet --out run")
+    assert run(*settings)[0] == 0
+    code, output, error = run("predict", "run", "table.csv")
+    assert (code, error) == (0, "")
+    assert pl.read_csv(output.encode())["predicted y"].to_list() == ["1,234,567", "7,654,321"] * 30
+
+
 def test_what_is_strange_in_new_rows_is_said(trained, run):
     new = trained[:5].with_columns(
         colour=pl.Series(["red", "pink", None, "pink", "teal"]), surplus=pl.lit(1.0)

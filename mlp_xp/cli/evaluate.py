@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mlp_xp.cli.predict import load
 from mlp_xp.cli.screen import Screen, figure
-from mlp_xp.pipelines import SCORES, baseline_name, task_of
+from mlp_xp.pipelines import SCORES, baseline_name, task_of, typed
 from mlp_xp.tables import read_frame
 
 
@@ -17,7 +17,8 @@ def run(options: argparse.Namespace, given: Sequence[str]) -> int:
     screen = Screen(options)
     trained = load(options)
     frame = read_frame(options.table)
-    part, notes = trained.part(frame), trained.notes(frame)
+    part = trained.part(frame)
+    notes = trained.notes(frame, typed(trained.pipeline, frame))
     if left_out := len(frame) - len(part.y):
         notes.append(f"{left_out} rows without {trained.description['target']} left out")
     scores = {"network": trained.scores(part), "baseline": trained.baseline(part)}

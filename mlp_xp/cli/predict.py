@@ -11,7 +11,7 @@ import polars as pl
 
 from mlp_xp.backends import backend
 from mlp_xp.cli.screen import Screen
-from mlp_xp.pipelines import network_of
+from mlp_xp.pipelines import network_of, typed
 from mlp_xp.runs import Run, load_run
 from mlp_xp.tables import DataError, check_writable, listed, read_frame, write_frame
 
@@ -26,8 +26,8 @@ def run(options: argparse.Namespace, given: Sequence[str]) -> int:
     unknown = [name for name in options.keep if name not in frame.columns]
     if unknown:
         raise DataError(f"--keep: no column {listed(unknown)}; the columns are {listed(frame.columns)}")
-    notes = trained.notes(frame)
-    predicted = trained.predict(frame)
+    features = typed(trained.pipeline, frame)
+    notes, predicted = trained.notes(frame, features), trained.predictions(features)
     both = sorted(set(options.keep) & set(predicted.columns))
     if both:
         raise DataError(f"--keep: the predictions have a column {listed(both)} too")
