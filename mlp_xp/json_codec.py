@@ -9,15 +9,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mlp_xp.activations import ACTIVATIONS, Activation, make_activation, name_activation
+from mlp_xp.datasets import HostArray
 from mlp_xp.losses import LOSSES, Loss
 from mlp_xp.validation import check_integer, lookup
-
-HostArray: TypeAlias = "np.ndarray[Any, Any]"
 
 DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from mlp_xp.arrays import check_finite, to_host
 from mlp_xp.backends import backend as find_backend
+from mlp_xp.datasets import HostArray
 from mlp_xp.network import Network
 from mlp_xp.parameters import Parameters, flatten, named
 from mlp_xp.validation import lookup
@@ -23,8 +24,6 @@ from mlp_xp.validation import lookup
 if TYPE_CHECKING:  # what only files need is imported when there is one
     import os
     from pathlib import Path
-
-HostArray: TypeAlias = "np.ndarray[Any, Any]"
 
 FORMAT = "mlp_xp"
 VERSION = 1

@@ -280,8 +280,8 @@ def make_baseline(task: str, y: HostArray) -> dict[str, Any]:
     """Return what a trivial model knows of the training rows: the mean, or the classes and their counts."""
     if task == "regression":
         return {"mean": float(y.mean())}
-    classes, counts = np.unique(y, return_counts=True)
-    return {"commonest": str(classes[np.argmax(counts)]), "counts": counts.tolist()}
+    counts = class_counts(y)
+    return {"commonest": str(max(counts, key=lambda name: counts[name])), "counts": list(counts.values())}
 
 
 def baseline_outputs(baseline: dict[str, Any], n_rows: int) -> HostArray:

@@ -50,10 +50,15 @@ def pictures(run: Run, part: Part, of: str) -> dict[str, Callable[[Any], None]]:
         chosen["predicted_vs_true.png"] = lambda axes: _draw_predictions(run, part, of, axes)
     elif len(classes) <= MOST_CLASSES_IN_PICTURE:
         chosen["confusion_matrix.png"] = lambda axes: _draw_confusion(run, part, of, axes)
-    numbers, categories = columns_of(run.pipeline)
-    if len(numbers) == 2 and not categories:
+    if has_boundary(run.pipeline):
         chosen["decision_boundary.png"] = lambda axes: _draw_boundary(run, part, of, axes)
     return chosen
+
+
+def has_boundary(pipeline: Pipeline) -> bool:
+    """Whether a pipeline takes two columns of numbers, around which what it predicts can be drawn."""
+    numbers, categories = columns_of(pipeline)
+    return len(numbers) == 2 and not categories
 
 
 def _said_of_curves(run: Run) -> str:
@@ -76,9 +81,16 @@ def _titled(axes: Any, title: str) -> None:
     axes.set_title(literal(title))
 
 
+def _compare(run: Run, of: str, axes: Any) -> None:
+    """Say that what was predicted stands against what is true."""
+    axes.set_xlabel(literal(f"predicted {run.description['target']}"))
+    axes.set_ylabel(literal(f"true {run.description['target']}"))
+    _titled(axes, of)
+
+
 def _draw_boundary(run: Run, part: Part, of: str, axes: Any) -> None:
     draw_boundary(run.pipeline, part, axes)
-    axes.set_title(literal(of))
+    _titled(axes, of)
 
 
 def _draw_confusion(run: Run, part: Part, of: str, axes: Any) -> None:
@@ -96,9 +108,7 @@ def _draw_confusion(run: Run, part: Part, of: str, axes: Any) -> None:
         include_values=few,
         xticks_rotation="horizontal" if sum(len(str(name)) for name in classes) < 40 else "vertical",
     )
-    axes.set_xlabel(literal(f"predicted {run.description['target']}"))
-    axes.set_ylabel(literal(f"true {run.description['target']}"))
-    axes.set_title(literal(of))
+    _compare(run, of, axes)
 
 
 def _draw_predictions(run: Run, part: Part, of: str, axes: Any) -> None:
@@ -116,6 +126,4 @@ def _draw_predictions(run: Run, part: Part, of: str, axes: Any) -> None:
     for axis in (axes.xaxis, axes.yaxis):  # the display's ticks are at five odd numbers
         axis.set_major_locator(AutoLocator())
         axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-    axes.set_xlabel(literal(f"predicted {run.description['target']}"))
-    axes.set_ylabel(literal(f"true {run.description['target']}"))
-    axes.set_title(literal(of))
+    _compare(run, of, axes)

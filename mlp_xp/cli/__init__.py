@@ -10,7 +10,6 @@ from importlib.util import find_spec
 
 from mlp_xp.backends import BackendUnavailableError
 from mlp_xp.cli.options import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, parse
-from mlp_xp.training import TrainingError
 
 NEEDED = {"rich": "rich", "sklearn": "scikit-learn", "polars": "polars", "matplotlib": "matplotlib"}
 NEEDED |= {"skops": "skops", "safetensors": "safetensors"}
@@ -35,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return code
     except (ImportError, ValueError, BackendUnavailableError, OSError) as error:
         return _fail(error, EXIT_BAD_INPUT)
-    except (TrainingError, MemoryError) as error:
+    except MemoryError as error:
         return _fail(error, EXIT_FAILED)
     except KeyboardInterrupt as error:
         error.args = ("interrupted",)
@@ -49,8 +48,6 @@ def _fail(error: BaseException, code: int) -> int:
         sys.stdout = None
         return EXIT_FAILED
     message = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, TrainingError):
-        message = message.partition("; `.params`")[0]
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
     print(f"mlp-xp: {message}{notes}", file=sys.stderr)
     return code

@@ -6,20 +6,20 @@ import argparse
 from collections.abc import Sequence
 
 from mlp_xp.backends import backend, find_libraries
+from mlp_xp.cli.screen import Screen
 
 
 def run(options: argparse.Namespace, given: Sequence[str]) -> int:
     """List them, and say what is taken where nothing is asked for."""
-    from mlp_xp.cli.screen import Screen
-
     screen = Screen(options)
     found, taken = find_libraries(), backend("auto")
-    screen.plain_table(
+    screen.table(
         ["backend", "library", "version", "devices"],
         [
             [one.name, one.library, one.version or "-", "\n".join(one.devices) or f"none: {one.problem}"]
             for one in found
         ],
+        justify="left",
     )
     default = next(one for one in found if one.name == taken.xp.__name__.rpartition(".")[2])
     screen.say(f"--backend auto takes {default.library} ({taken.reason}).")

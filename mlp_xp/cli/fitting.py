@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,9 +52,22 @@ def describe_network(estimator: Any, problem: Problem) -> str:
     activation = (
         estimator.activation if isinstance(estimator.activation, str) else ", ".join(estimator.activation)
     )
-    what = "iterations" if estimator.solver == "lbfgs" else "epochs"
     middle = f", {activation}" if hidden else ""
-    return f"{'-'.join(map(str, sizes))}{middle}, {estimator.solver}, at most {estimator.max_iter} {what}"
+    most = f"at most {estimator.max_iter} {_unit(estimator)}"
+    return f"{'-'.join(map(str, sizes))}{middle}, {estimator.solver}, {most}"
+
+
+def _unit(estimator: Any) -> str:
+    return "iterations" if estimator.solver == "lbfgs" else "epochs"
+
+
+@contextmanager
+def portable(estimator: Any) -> Iterator[None]:
+    """Let an estimator be saved without where it computes: whoever loads it may have another machine."""
+    asked = estimator.backend
+    estimator.set_params(backend=None)
+    yield
+    estimator.set_params(backend=asked)
 
 
 def train(estimator: Any, problem: Problem, screen: Screen, description: str = "epoch") -> Outcome:
@@ -72,17 +86,17 @@ def train(estimator: Any, problem: Problem, screen: Screen, description: str = "
             failure = str(error).partition("; `.params`")[0]
     seconds = time.perf_counter() - start
     estimator.set_callbacks()
-    what = "iterations" if estimator.solver == "lbfgs" else "epochs"
     if failure is not None:
         said = f"{failure}. What was trained until then is what is scored and kept."
         return Outcome(said, EXIT_FAILED, seconds)
     if any(issubclass(warning.category, TrainingInterruptedWarning) for warning in caught):
-        said = f"interrupted after {estimator.n_iter_} of {estimator.max_iter} {what}"
+        said = f"interrupted after {estimator.n_iter_} of {estimator.max_iter} {_unit(estimator)}"
         return Outcome(said, EXIT_INTERRUPTED, seconds)
-    return Outcome(_how_it_ended(estimator, what, [str(warning.message) for warning in caught]), 0, seconds)
+    return Outcome(_how_it_ended(estimator, [str(warning.message) for warning in caught]), 0, seconds)
 
 
-def _how_it_ended(estimator: Any, what: str, warned: list[str]) -> str:
+def _how_it_ended(estimator: Any, warned: list[str]) -> str:
+    what = _unit(estimator)
     if estimator.n_iter_ >= estimator.max_iter:
         return f"Trained for all {estimator.n_iter_} {what}, and might go on; --epochs sets how many."
     if warned:  # by lbfgs, whose reasons are many

@@ -65,7 +65,7 @@ def _complete_paths(parser: argparse.ArgumentParser, by: dict[str, Any]) -> None
             for command in action.choices.values():
                 _complete_paths(command, by)
         elif action.metavar in paths:
-            action.complete = by[paths[str(action.metavar)]]  # type: ignore[attr-defined]
+            vars(action)["complete"] = by[paths[str(action.metavar)]]
 
 
 def integer(minimum: int, below: int | None = None) -> Any:

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -57,22 +57,20 @@ class Screen:
             if self.speaks:
                 self.out.print(grid)
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Print a table; all columns but the first hold numbers."""
-        self._print(columns, rows, "right")
-
-    def _print(self, columns: Sequence[str], rows: Iterable[Sequence[str]], others: Any) -> None:
+    def table(
+        self,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[str]],
+        justify: Literal["left", "right"] = "right",
+    ) -> None:
+        """Print a table; `justify` is for all columns but the first, which hold numbers as a rule."""
         table = Table()
         for place, name in enumerate(columns):
-            table.add_column(name, justify=others if place else "left")
+            table.add_column(name, justify=justify if place else "left")
         for row in rows:
             table.add_row(*(Text(printable(cell)) for cell in row))
         if self.speaks:
             self.out.print(table)
-
-    def plain_table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Print a table of text."""
-        self._print(columns, rows, "left")
 
     def note(self, line: str) -> None:
         """Print what a user should know of the answer."""

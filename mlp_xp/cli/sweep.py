@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from mlp_xp.arrays import to_host
 from mlp_xp.backends import backend
-from mlp_xp.cli.fitting import Outcome, machine, repeatable, score_parts, train
+from mlp_xp.cli.fitting import Outcome, machine, portable, repeatable, score_parts, train
 from mlp_xp.cli.loading import Problem, describe, load_problem, make_estimator
 from mlp_xp.cli.options import EXIT_INTERRUPTED
 from mlp_xp.cli.screen import Screen, figure
@@ -25,7 +25,7 @@ from mlp_xp.model_files import save_model
 from mlp_xp.pipelines import SCORES, Part, baseline_name
 from mlp_xp.plotting import plot_learning_curve
 from mlp_xp.plotting.common import literal
-from mlp_xp.run_pictures import draw_boundary
+from mlp_xp.run_pictures import draw_boundary, has_boundary
 from mlp_xp.tables import DataError, first_line
 
 SWEEP = "sweep.json"
@@ -87,10 +87,8 @@ def _train_all(
         for place, (name, estimator) in enumerate(untrained.items(), 1):
             title = f"{place}/{len(untrained)} hidden {name:<{width}} epoch"
             outcome = train(estimator, problem, screen, title)
-            with holding_interrupts():
-                backend_asked, estimator.backend = estimator.backend, None
+            with holding_interrupts(), portable(estimator):
                 save_model(folder / f"network-{name}.safetensors", estimator)
-                estimator.backend = backend_asked
             trials.append(Trial(name, estimator, outcome, score_parts(estimator, problem)))
             code = max(code, outcome.code)
             if outcome.code:
@@ -110,7 +108,7 @@ def best_of(trials: list[Trial], problem: Problem) -> tuple[Trial, str]:
 
     Validation rows are there to choose by. Where there are none the test's must do.
     """
-    name = next(iter(SCORES[problem.data.task]))
+    name, _ = _leading_score(problem)
     part = next(use for use in ("validation", "test", "training") if use in problem.data.parts)
 
     def rank(trial: Trial) -> tuple[float, int]:
@@ -120,12 +118,17 @@ def best_of(trials: list[Trial], problem: Problem) -> tuple[Trial, str]:
     return max(trials, key=rank), part
 
 
+def _leading_score(problem: Problem) -> tuple[str, str]:
+    """Return the score that networks are compared by, and how people call it."""
+    return next(iter(SCORES[problem.data.task].items()))
+
+
 def _say_best(
     trials: list[Trial], problem: Problem, options: argparse.Namespace, given: Sequence[str], screen: Screen
 ) -> None:
     """Say which network is best, and the command that trains it alone."""
     best, part = best_of(trials, problem)
-    score = SCORES[problem.data.task][next(iter(SCORES[problem.data.task]))]
+    _, score = _leading_score(problem)
     caution = ": as it was chosen by them, expect a little less elsewhere" if part == "test" else ""
     screen.say(f"Best by {score} on the {part} rows: {best.name}{caution}.")
     words = repeatable(options, _without_sizes(given), problem)
@@ -146,7 +149,7 @@ def _without_sizes(given: Sequence[str]) -> list[str]:
 
 def _report(trials: list[Trial], problem: Problem, screen: Screen) -> None:
     names = {name: title for name, title in SCORES[problem.data.task].items() if name != "balanced_accuracy"}
-    first = next(iter(names))
+    first, _ = _leading_score(problem)
     others = [use for use in problem.data.parts if use != problem.drawn]
     columns = ["hidden", "parameters", "epochs"]
     columns += [f"{use}\n{names[first]}" for use in others]
@@ -200,7 +203,7 @@ def draw(trials: list[Trial], problem: Problem) -> Figure:
     n_rows = math.ceil(len(trials) / n_columns)
     size = (3.2 * n_columns, 2.9 * n_rows + 0.4)
     drawing = Figure(figsize=size if len(trials) > 1 else (6.4, 4.8), layout="constrained")
-    flat = len(problem.columns.numbers) == 2 and not problem.columns.categories
+    flat = has_boundary(problem.data.pipeline(None))
     panels = drawing.subplots(n_rows, n_columns, squeeze=False, sharex=flat, sharey=flat).ravel()
     show = partial(_draw_boundary, problem) if flat else _draw_curve
     for panel, trial in zip(panels, trials):
@@ -252,7 +255,7 @@ def _level(panels: Sequence[Any]) -> None:
 
 
 def _title(trial: Trial, problem: Problem) -> str:
-    name = next(iter(SCORES[problem.data.task]))
+    name, title = _leading_score(problem)
     value = figure(name, trial.scores[problem.drawn][name])
     units = f"{trial.name} units" if trial.name != "1" else "1 unit"
-    return f"{units}: {SCORES[problem.data.task][name]} {value}"
+    return f"{units}: {title} {value}"

@@ -14,7 +14,7 @@ from typing import Any
 from mlp_xp import __version__
 from mlp_xp.arrays import library_name
 from mlp_xp.backends import Backend, backend
-from mlp_xp.cli.fitting import Outcome, describe_network, machine, repeatable, score_parts, train
+from mlp_xp.cli.fitting import Outcome, describe_network, machine, portable, repeatable, score_parts, train
 from mlp_xp.cli.loading import Problem, describe, digest, load_problem, make_estimator
 from mlp_xp.cli.screen import Screen, figure
 from mlp_xp.files import NewFolder, holding_interrupts, write_json
@@ -41,12 +41,11 @@ def run(options: argparse.Namespace, given: Sequence[str]) -> int:
         outcome = train(estimator, problem, screen)
         with holding_interrupts():
             description |= _said_of(estimator, outcome)
-            estimator.set_params(backend=None)  # whoever loads it may have another machine
             trained = Run(Path(options.out or ""), problem.data.pipeline(estimator), description)
             if folder is not None:
-                write_run(folder.partial, trained)
+                with portable(estimator):
+                    write_run(folder.partial, trained)
                 folder.finish()
-    estimator.set_params(backend=options.backend)
     scores = score_parts(estimator, problem)
     report(problem, scores, screen)
     (screen.say if outcome.code == 0 else screen.complain)(outcome.said)
@@ -56,7 +55,6 @@ def run(options: argparse.Namespace, given: Sequence[str]) -> int:
     else:
         write_json(folder.path / METRICS, scores)
         answer["saved"] = str(folder.path)
-        estimator.set_params(backend=None)
         _draw(trained, problem, screen)
         _say_saved(folder.path, screen)
     screen.answer(answer)

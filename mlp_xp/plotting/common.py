@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
 from mlp_xp.arrays import Placement, is_elsewhere, placement, to_host
+from mlp_xp.datasets import HostArray
 from mlp_xp.network import Network
 from mlp_xp.parameters import leaves
-
-HostArray: TypeAlias = "np.ndarray[Any, Any]"
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442")
 

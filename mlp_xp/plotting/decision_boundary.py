@@ -12,10 +12,10 @@ from matplotlib.colors import Normalize, to_rgb
 from matplotlib.ticker import MaxNLocator
 
 from mlp_xp.arrays import is_elsewhere, placement, to_host
+from mlp_xp.datasets import HostArray
 from mlp_xp.network import Network
 from mlp_xp.plotting.common import (
     COLOURS,
-    HostArray,
     add_legend,
     axes_of,
     checked_names,

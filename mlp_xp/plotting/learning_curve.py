@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from mlp_xp.plotting.common import COLOURS, HostArray, add_legend, axes_of, darker, innermost
+from mlp_xp.datasets import HostArray
+from mlp_xp.plotting.common import COLOURS, add_legend, axes_of, darker, innermost
 
 HUGE = 1e200
 """matplotlib's axes fail next to the largest number, where trainings that diverge go."""

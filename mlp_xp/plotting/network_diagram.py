@@ -11,10 +11,10 @@ from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 
 from mlp_xp.activations import Activation
+from mlp_xp.datasets import HostArray
 from mlp_xp.losses import LOSS_OF_OUTPUT
 from mlp_xp.plotting.common import (
     COLOURS,
-    HostArray,
     axes_of,
     checked_names,
     innermost,
