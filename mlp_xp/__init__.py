@@ -7,7 +7,7 @@ scikit-learn's estimators: `MLPClassifier`, `MLPRegressor` (need scikit-learn).
 The network: `Network`, `Layer`; its parts: `Activation`, `leaky_relu`, `elu`, `Loss`, `normal`,
 `glorot_uniform`.
 Training: `train`, `evaluate`, `History`, `EarlyStopping`, `TrainingError`, `DivergenceError`,
-`TrainingInterruptedWarning`, `ProgressBar`.
+`OutOfMemoryError`, `TrainingInterruptedWarning`, `EagerFallbackWarning`, `ProgressBar`.
 Optimizers: `Optimizer`, `gradient_descent`, `momentum`, `adam`, `decoupled_weight_decay`.
 Learning rates: a number, `inverse_scaling`, `step_decay`, `cosine`.
 Files: `save_model`, `load_model`, `ModelFileError` (need safetensors).
@@ -23,6 +23,7 @@ from mlp_xp.activations import Activation, elu, leaky_relu
 from mlp_xp.arrays import to_host
 from mlp_xp.datasets import one_hot
 from mlp_xp.early_stopping import EarlyStopping
+from mlp_xp.engines import EagerFallbackWarning
 from mlp_xp.initializers import glorot_uniform, normal
 from mlp_xp.losses import Loss
 from mlp_xp.model_files import ModelFileError, load_model, save_model
@@ -34,6 +35,7 @@ from mlp_xp.schedules import cosine, inverse_scaling, step_decay
 from mlp_xp.training import (
     DivergenceError,
     History,
+    OutOfMemoryError,
     TrainingError,
     TrainingInterruptedWarning,
     evaluate,
@@ -50,6 +52,7 @@ _ESTIMATORS = ("MLPClassifier", "MLPRegressor")
 __all__ = [
     "Activation",
     "DivergenceError",
+    "EagerFallbackWarning",
     "EarlyStopping",
     "History",
     "Layer",
@@ -57,6 +60,7 @@ __all__ = [
     "ModelFileError",
     "Network",
     "Optimizer",
+    "OutOfMemoryError",
     "ProgressBar",
     "TrainingError",
     "TrainingInterruptedWarning",

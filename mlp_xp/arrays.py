@@ -10,6 +10,7 @@ import operator
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import array_api_compat
@@ -265,14 +266,68 @@ class _SparseNumPy:
 _SPARSE_NUMPY = _SparseNumPy()
 
 
+_ARITHMETIC = ("maximum", "minimum", "logaddexp", "atan2", "hypot", "copysign", "nextafter")
+_COMPARISONS = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal")
+_OF_TENSORS_ALONE = frozenset((*_ARITHMETIC, *_COMPARISONS))
+"""Functions of two operands, either of which may be a number in the standard, and not in PyTorch."""
+
+
+class _TorchOnDevice:
+    """PyTorch's namespace, with functions of a tensor and a Python number that stay on the device.
+
+    Elsewhere the number becomes a tensor on the host that is copied to the device; the host waits for
+    that, and no CUDA graph can capture it.
+    """
+
+    def __init__(self, xp: Namespace) -> None:
+        self._xp = xp
+        self._torch = sys.modules["torch"]
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._xp, name)
+        if name not in _OF_TENSORS_ALONE:
+            return function
+        return lambda *operands: function(*self._tensors(operands))
+
+    def maximum(self, x1: Any, x2: Any) -> Array:
+        return self._torch.clamp(x1, min=x2) if _is_number(x2) else self._xp.maximum(*self._tensors((x1, x2)))
+
+    def minimum(self, x1: Any, x2: Any) -> Array:
+        return self._torch.clamp(x1, max=x2) if _is_number(x2) else self._xp.minimum(*self._tensors((x1, x2)))
+
+    def _tensors(self, operands: tuple[Any, ...]) -> list[Array]:
+        """Return the operands as tensors; the device itself writes the numbers."""
+        like = next(one for one in operands if not _is_number(one))
+        return [
+            self._torch.full((), one, dtype=self._torch.result_type(like, one), device=like.device)
+            if _is_number(one)
+            else one
+            for one in operands
+        ]
+
+
+def _is_number(operand: Any) -> bool:
+    return isinstance(operand, (int, float))
+
+
+@lru_cache
+def _torch_on_device(xp: Namespace) -> Namespace:
+    return _TorchOnDevice(xp)
+
+
 def is_sparse(array: Any) -> bool:
     """Whether this is a sparse matrix or array of SciPy's."""
     return "scipy.sparse" in sys.modules and bool(sys.modules["scipy.sparse"].issparse(array))
 
 
-def matmul_namespace(xp: Namespace, X: Array) -> Namespace:
-    """Return the namespace to compute in with these samples: `xp`, or one whose products take sparse ones."""
-    return _SPARSE_NUMPY if is_sparse(X) else xp
+def computing_namespace(xp: Namespace, X: Array) -> Namespace:
+    """Return the namespace to compute in with these samples: `xp`, or one that can what `xp` cannot.
+
+    Its products take SciPy's sparse matrices, or its functions leave PyTorch's tensors on their device.
+    """
+    if is_sparse(X):
+        return _SPARSE_NUMPY
+    return _torch_on_device(xp) if array_api_compat.is_torch_namespace(xp) else xp
 
 
 def is_elsewhere(array: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -106,16 +107,30 @@ def _numpy() -> Backend:
 def _cupy() -> Backend:
     cupy = _import_library("cupy", "CuPy")
     try:
-        # Counting devices is not enough: an unusable one fails at the first computation.
-        if float(cupy.ones(2).sum()) != 2.0:
-            raise RuntimeError("it returned a wrong sum")
+        _check_that_it_computes(cupy)
         device = cupy.cuda.Device()
-        name = cupy.cuda.runtime.getDeviceProperties(device.id)["name"].decode()
+        name = _name_of_cupy_device(cupy, device.id)
     except Exception as error:
         raise BackendUnavailableError(
             f"CuPy is installed, but no CUDA device answers ({_first_line(error)})"
         ) from error
     return Backend(import_module("array_api_compat.cupy"), device, f"asked for; it runs on {name}")
+
+
+# Each `predict` of an estimator with ``backend="auto"`` asks for the backend; the device is asked once.
+
+
+@lru_cache
+def _check_that_it_computes(cupy: Any) -> None:
+    """Raise what an unusable device raises at the first computation: to count devices is not enough."""
+    if float(cupy.ones(2).sum()) != 2.0:
+        raise RuntimeError("it returned a wrong sum")
+
+
+@lru_cache
+def _name_of_cupy_device(cupy: Any, number: int) -> str:
+    name: str = cupy.cuda.runtime.getDeviceProperties(number)["name"].decode()
+    return name
 
 
 def _torch() -> Backend:

@@ -21,6 +21,8 @@ from mlp_xp.arrays import (
     to_host,
 )
 from mlp_xp.backends import backend
+from mlp_xp.devices import Shortage, free_bytes
+from mlp_xp.training import History, OutOfMemoryError
 
 DTYPES = [np.float64, np.float32, np.float16, *(np.dtype(code) for code in "?bBhHiIlLqQ")]
 """What an X on NumPy may hold as it is; anything else becomes the first of them."""
@@ -112,9 +114,21 @@ def on_host(y: Any, n_samples: int, estimator: Any, *, numeric: bool) -> Any:
     return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
 
+def _check_room(place: Placement, X: Any) -> None:
+    """Raise an OutOfMemoryError if the device cannot take the samples."""
+    here = placement(X=X)
+    n_bytes = X.shape[0] * X.shape[1] * here.xp.finfo(here.dtype).bits // 8
+    free = None if here.same_as(place) else free_bytes(place)
+    if free is not None and n_bytes > free:
+        shortage = Shortage(n_bytes, free, None)
+        message = f"the memory of {place} does not hold `X`: {shortage}"
+        raise OutOfMemoryError(message, 1, (), History(), *shortage)
+
+
 def rows_at(place: Placement, X: Any) -> Any:
     """Return samples where to compute."""
     if not is_sparse(X):
+        _check_room(place, X)
         return place.bring(X)
     if place.xp is not np:
         raise TypeError(f"a sparse `X` can be computed with on NumPy only, and `backend` is {place}")

@@ -26,6 +26,7 @@ from mlp_xp.arrays import (
     quiet_floating_point,
     to_host,
 )
+from mlp_xp.devices import current_device
 from mlp_xp.estimator_input import on_host
 from mlp_xp.network import Network
 from mlp_xp.parameters import Layer, Parameters
@@ -134,6 +135,9 @@ PARAMETERS = """
         Where to compute. None: where X lives. "auto": on a CUDA GPU with CuPy if there is one, for an X
         on the host. X is copied there; weights and predictions come back to where X lives. "jax" with
         float64 data switches `jax_enable_x64` on for the whole process.
+    matmul_precision : {"highest", "tf32"}, default="highest"
+        How float32 matrix products are computed on a CUDA GPU: "tf32" rounds their factors to 11
+        significant bits, which is several times as fast; see `mlp_xp.Network`.
 """
 
 ATTRIBUTES = """
@@ -251,7 +255,8 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):
         array of shape (n_samples, n_classes)
             In the order of `classes_`, where X lives.
         """
-        return self._probabilities(X, "predict_proba")[0]
+        with current_device(X):
+            return self._probabilities(X, "predict_proba")[0]
 
     def predict_log_proba(self, X: Any) -> Array:
         """Predict the logarithm of each class's probability.
@@ -264,8 +269,8 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):
         -------
         array of shape (n_samples, n_classes)
         """
-        probabilities, home = self._probabilities(X, "predict_log_proba")
-        with quiet_floating_point():
+        with current_device(X), quiet_floating_point():
+            probabilities, home = self._probabilities(X, "predict_log_proba")
             return home.xp.log(probabilities)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
@@ -281,7 +286,8 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):
         -------
         float
         """
-        return _score(accuracy_score, y, self._decode(*self._outputs(X, "score")), sample_weight)
+        with current_device(X):
+            return _score(accuracy_score, y, self._decode(*self._outputs(X, "score")), sample_weight)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -470,7 +476,8 @@ class MLPRegressor(RegressorMixin, BasePerceptron):
         -------
         float
         """
-        return _score(r2_score, y, self._decode(*self._outputs(X, "score")), sample_weight)
+        with current_device(X):
+            return _score(r2_score, y, self._decode(*self._outputs(X, "score")), sample_weight)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -14,6 +14,7 @@ from sklearn.utils import check_random_state
 
 from mlp_xp.activations import ACTIVATIONS, Activation
 from mlp_xp.backends import BACKENDS
+from mlp_xp.devices import MATMUL_PRECISIONS
 from mlp_xp.optimizers import Optimizer, adam, decoupled_weight_decay, momentum
 from mlp_xp.schedules import Schedule, inverse_scaling
 from mlp_xp.validation import check_integer, check_real, lookup
@@ -47,6 +48,7 @@ class Hyperparameters(BaseEstimator):
     max_fun: int = 15000
     weight_decay: float = 0.0
     backend: str | None = None
+    matmul_precision: str = "highest"
 
     def _random(self) -> Any:
         try:
@@ -92,6 +94,7 @@ class Hyperparameters(BaseEstimator):
             lookup("early_stopping", self.early_stopping, dict.fromkeys(names))
         if self.backend is not None:
             lookup("backend", self.backend, BACKENDS)
+        lookup("matmul_precision", self.matmul_precision, dict.fromkeys(MATMUL_PRECISIONS))
         if self.solver == "lbfgs" and self.weight_decay:
             raise ValueError(
                 "`weight_decay` must be 0 with `solver` 'lbfgs', which takes no such steps, got "

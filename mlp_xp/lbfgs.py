@@ -15,11 +15,11 @@ from mlp_xp.arrays import (
     Placement,
     block_length,
     placement,
-    quiet_floating_point,
     row_slices,
     to_host,
     without_autodiff,
 )
+from mlp_xp.devices import computing, is_out_of_memory
 from mlp_xp.network import Network
 from mlp_xp.parameters import Layer, Pair, Parameters, named, plain
 from mlp_xp.samples import Samples
@@ -30,6 +30,7 @@ from mlp_xp.training import (
     Listener,
     TrainingError,
     TrainingInterruptedWarning,
+    out_of_memory,
 )
 
 KEPT = "`.params` and `.history` of this error hold what was trained"
@@ -125,7 +126,7 @@ def minimise(
         return len(history) + 1, _from_flat(latest, params, samples.place), history
 
     problem = ""
-    with quiet_floating_point(), without_autodiff(samples.place.xp):
+    with computing(samples.place, network.matmul_precision), without_autodiff(samples.place.xp):
         try:
             options = {"maxfun": max_fun, "maxiter": max_iter, "gtol": tol}
             found = minimize(
@@ -148,6 +149,8 @@ def minimise(
             )
             raise DivergenceError(message, *reached(), float(found.fun)) from None
         except Exception as error:
+            if is_out_of_memory(error):
+                raise out_of_memory(error, samples.place, *reached()) from error
             message = (
                 f"training failed in iteration {len(history) + 1} ({type(error).__name__}: {error}); {KEPT}"
             )

@@ -233,6 +233,8 @@ def _describe(model: Any) -> tuple[_Description, Network, Parameters]:
         "loss": encode("loss", network.loss),
         "alpha": network.alpha,
     }
+    if network.matmul_precision != "highest":  # as files have it that say nothing of it
+        architecture["matmul_precision"] = network.matmul_precision
     described = _Description(kind, __version__, place.dtype_name, architecture, parameters, learned)
     return described, network, params
 
@@ -250,7 +252,7 @@ def _parse(text: str) -> tuple[_Description, Network]:
     description = _Description(**document)
     lookup("kind", description.kind, dict.fromkeys(("Network", *ESTIMATORS)))
     lookup("dtype", description.dtype, DTYPES)
-    if description.network.keys() != {"layer_sizes", "hidden", "loss", "alpha"}:
+    if description.network.keys() - {"matmul_precision"} != {"layer_sizes", "hidden", "loss", "alpha"}:
         raise ValueError(
             f"`network` must have layer_sizes, hidden, loss, alpha, got {list(description.network)}"
         )

@@ -7,19 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from mlp_xp.activations import Activation, resolve_activation
-from mlp_xp.arrays import (
-    Array,
-    Namespace,
-    Placement,
-    placement,
-    quiet_floating_point,
-)
+from mlp_xp.arrays import Array, Namespace, Placement, placement
+from mlp_xp.devices import MATMUL_PRECISIONS, computing
 from mlp_xp.functions import With
 from mlp_xp.initializers import Initializer, resolve_initializer
 from mlp_xp.losses import Loss, resolve_loss
 from mlp_xp.parameters import Layer, Pair, Parameters, layers_like
 from mlp_xp.samples import Samples
-from mlp_xp.validation import Seed, check_integer, check_real, random_source
+from mlp_xp.validation import Seed, check_integer, check_real, lookup, random_source
 
 Trace: TypeAlias = list[tuple[Array, Callable[[Namespace, Array, Any], Array], Any]]
 """For each hidden layer: its input, its activation's backward function, and what the activation kept."""
@@ -44,6 +39,12 @@ class Network:
         "squared_error" or "poisson". The loss brings the output's link with it.
     alpha : float, default=0.0
         Strength of the L2 penalty on the weights.
+    matmul_precision : {"highest", "tf32"}, default="highest"
+        How float32 matrix products are computed on a CUDA GPU, whatever the library's own settings are:
+        in float32, or by tensor cores on factors rounded to TensorFloat-32, several times as fast. A
+        factor keeps 11 significant bits of 24: a relative error of at most 2**-10, about 1e-3 (6e-8 in
+        float32), and twice that in a product, relative to the sum of its terms' absolute values. Sums
+        stay in float32. Other dtypes and devices, which have no such arithmetic, compute as ever.
 
     Notes
     -----
@@ -69,6 +70,7 @@ class Network:
     hidden: str | Activation | tuple[str | Activation, ...] = "relu"
     loss: str | Loss = field(kw_only=True)
     alpha: float = field(default=0.0, kw_only=True)
+    matmul_precision: str = field(default="highest", kw_only=True)
     _activations: tuple[Activation, ...] = field(init=False, repr=False, compare=False)
     _loss: Loss = field(init=False, repr=False, compare=False)
 
@@ -94,6 +96,7 @@ class Network:
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
+        lookup("matmul_precision", self.matmul_precision, dict.fromkeys(MATMUL_PRECISIONS))
 
     # What users call: arguments are checked, the namespace is found.
 
@@ -178,7 +181,7 @@ class Network:
         (0.5, array([[3.]]), array([1.]))
         """
         samples = self.check(params, X, y, sample_weight)
-        with quiet_floating_point():
+        with computing(samples.place, self.matmul_precision):
             loss, gradients = self.make_objective(samples.xp)(params, *samples.whole())
         return loss, layers_like(params, gradients)
 
@@ -196,7 +199,7 @@ class Network:
         """
         place = self.check_params(params)
         self._check_rows(params, X)
-        with quiet_floating_point():
+        with computing(place, self.matmul_precision):
             return self.blockwise(Samples(place, X), params, logits_themselves)
 
     def predict(self, params: Parameters, X: Array) -> Array:
@@ -223,7 +226,7 @@ class Network:
         """
         place = self.check_params(params)
         self._check_rows(params, X)
-        with quiet_floating_point():
+        with computing(place, self.matmul_precision):
             return self.blockwise(Samples(place, X), params, self._loss.link)
 
     # What training and engines call: `xp` is known and arguments are checked.

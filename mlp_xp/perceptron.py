@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import NoneType
 from typing import Any, NamedTuple, TypeVar
 from warnings import warn
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from sklearn.base import ClassifierMixin
@@ -25,11 +26,11 @@ from mlp_xp.arrays import (
     Namespace,
     Placement,
     placement,
-    quiet_floating_point,
     to_host,
     without_autodiff,
 )
 from mlp_xp.backends import destination
+from mlp_xp.devices import computing, current_device
 from mlp_xp.early_stopping import EarlyStopping
 from mlp_xp.estimator_input import HOST, InputChecks, check_weight, rows_at
 from mlp_xp.fit_report import FitReport, shown
@@ -44,6 +45,7 @@ from mlp_xp.parameters import Layer, Parameters, copy_tree, flatten
 from mlp_xp.samples import Samples
 from mlp_xp.training import (
     History,
+    OutOfMemoryError,
     Progress,
     TrainingError,
     check_targets,
@@ -81,6 +83,8 @@ class _Memory(NamedTuple):
     """State of the random generator that the validation part was drawn with; None if none was."""
     metric: str
     """Which score `validation_scores_` holds."""
+    engine: str
+    """How its epochs ran."""
 
 
 class _Task(NamedTuple):
@@ -149,22 +153,28 @@ class BasePerceptron(Hyperparameters, CallbackSupportMixin, InputChecks, ABC):
         DivergenceError
             At the epoch in which the loss or a weight stops being finite. The estimator keeps the
             last finite weights.
+        OutOfMemoryError
+            If the device's memory does not hold the training: before it begins, where that can be known.
+            Unless an epoch was finished the model stays as it was.
 
         Warns
         -----
         ConvergenceWarning
             If `max_iter` ends the training.
+        EagerFallbackWarning
+            If it cannot run as captured CUDA graphs where it should; it says why.
         TrainingInterruptedWarning
             If Ctrl-C does; what was trained is kept.
         """
-        with self._unchanged_on_error():
-            task = self._prepare(X, y, sample_weight, (X_val, y_val, sample_weight_val))
-            metadata = None if sample_weight is None else {"sample_weight": sample_weight}
-            context = self._init_callback_context(max_subtasks=self.max_iter)
-            report = FitReport(self, task.home, context, {"X": X, "y": y, "metadata": metadata})
-            report.begin()
-        self._run(task, report)
-        report.end()
+        with current_device(X):
+            with self._unchanged_on_error():
+                task = self._prepare(X, y, sample_weight, (X_val, y_val, sample_weight_val))
+                metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+                context = self._init_callback_context(max_subtasks=self.max_iter)
+                report = FitReport(self, task.home, context, {"X": X, "y": y, "metadata": metadata})
+                report.begin()
+            self._run(task, report)
+            report.end()
         return self
 
     def predict(self, X: Any) -> Array:
@@ -185,7 +195,8 @@ class BasePerceptron(Hyperparameters, CallbackSupportMixin, InputChecks, ABC):
         ValueError
             If X lives elsewhere; `to` moves the model.
         """
-        return self._decode(*self._outputs(X, "predict"))
+        with current_device(X):
+            return self._decode(*self._outputs(X, "predict"))
 
     def to(self: Self, target: Any) -> Self:
         """Move the fitted model to another array library or device, and return it.
@@ -213,6 +224,7 @@ class BasePerceptron(Hyperparameters, CallbackSupportMixin, InputChecks, ABC):
         if memory is not None:
             memory = memory._replace(progress=memory.progress.moved(place))
         self._show(self._fitted_params(place), place)
+        _COPIED.pop(self, None)  # its arrays are the model's own now
         self._memory = memory
         self._move_labels(place)
         return self
@@ -226,6 +238,7 @@ class BasePerceptron(Hyperparameters, CallbackSupportMixin, InputChecks, ABC):
         """What was measured after each epoch, or iteration: `loss_curve_` and its companions as one table."""
         check_is_fitted(self)
         history = History({"epoch": epoch, "loss": loss} for epoch, loss in enumerate(self.loss_curve_, 1))
+        history.engine = "" if self._memory is None else self._memory.engine
         columns = {
             "val_loss": self.val_loss_curve_,
             f"val_{self._score_name}": self.validation_scores_,
@@ -243,14 +256,15 @@ class BasePerceptron(Hyperparameters, CallbackSupportMixin, InputChecks, ABC):
         return tags
 
     def _partial_fit(self: Self, X: Any, y: Any, sample_weight: Any, classes: Any = None) -> Self:
-        with self._unchanged_on_error():
+        with current_device(X), self._unchanged_on_error():
             if self.early_stopping:
                 raise ValueError(
                     f"partial_fit does not support early_stopping=True: `early_stopping` must be False, got "
                     f"{self.early_stopping!r}"
                 )
             task = self._prepare(X, y, sample_weight, incremental=True, classes=classes)
-        self._run(task, FitReport(self, task.home), incremental=True)
+        with current_device(X):
+            self._run(task, FitReport(self, task.home), incremental=True)
         return self
 
     # What each of the two says for itself.
@@ -283,12 +297,14 @@ class BasePerceptron(Hyperparameters, CallbackSupportMixin, InputChecks, ABC):
     # From the user's input to a task.
 
     @contextmanager
-    def _unchanged_on_error(self) -> Iterator[None]:
-        """Leave the model as it was, if what is done fails."""
+    def _unchanged_on_error(self, unless: Callable[[BaseException], bool] | None = None) -> Iterator[None]:
+        """Leave the model as it was, if what is done fails, but for errors after which it is to stay."""
         before = dict(self.__dict__)
         try:
             yield
-        except BaseException:
+        except BaseException as error:
+            if unless is not None and unless(error):
+                raise
             callbacks = {
                 key: value for key, value in self.__dict__.items() if key.startswith(("_callback", "_skl"))
             }
@@ -322,6 +338,7 @@ class BasePerceptron(Hyperparameters, CallbackSupportMixin, InputChecks, ABC):
             hidden=self._activation(len(hidden_layer_sizes)),
             loss=LOSS_OF_OUTPUT[self.out_activation_],
             alpha=self.alpha,
+            matmul_precision=self.matmul_precision,
         )
         if known:
             self._check_unchanged(network)
@@ -357,7 +374,8 @@ class BasePerceptron(Hyperparameters, CallbackSupportMixin, InputChecks, ABC):
         _, metric = self._early_stopping()
         if isinstance(metric.compute, _Scorer):
             try:
-                with quiet_floating_point(), without_autodiff(validation.place.xp):
+                place = validation.place
+                with computing(place, self.matmul_precision), without_autodiff(place.xp):
                     measure(network, params, validation, [metric])
             except Exception as error:
                 raise ValueError(
@@ -453,10 +471,11 @@ class BasePerceptron(Hyperparameters, CallbackSupportMixin, InputChecks, ABC):
     # From a task to a fitted model.
 
     def _run(self, task: _Task, report: FitReport, *, incremental: bool = False) -> None:
-        if self.solver == "lbfgs":
-            self._minimise(task, report)
-        else:
-            self._train(task, report, incremental)
+        with self._unchanged_on_error(unless=_something_was_trained):
+            if self.solver == "lbfgs":
+                self._minimise(task, report)
+            else:
+                self._train(task, report, incremental)
 
     def _minimise(self, task: _Task, report: FitReport) -> None:
         params, history, loss, problem = task.params, History(), np.nan, ""
@@ -541,7 +560,7 @@ class BasePerceptron(Hyperparameters, CallbackSupportMixin, InputChecks, ABC):
         if not self.warm_start:
             progress.order = None  # as long as the samples, and never asked for
         # What is pickled with the model should need no library but the one the model is in.
-        self._memory = _Memory(progress.moved(task.home), task.split, metric.name)
+        self._memory = _Memory(progress.moved(task.home), task.split, metric.name, history.engine)
 
     def _show_training(
         self, task: _Task, params: Parameters, history: History, metric: Metric | None = None
@@ -613,17 +632,25 @@ class BasePerceptron(Hyperparameters, CallbackSupportMixin, InputChecks, ABC):
     def _network(self) -> Network:
         """Return the network that the fitted weights make."""
         sizes = (self.coefs_[0].shape[0], *(coef.shape[1] for coef in self.coefs_))
-        settings = sizes, self._activation(len(sizes) - 2), LOSS_OF_OUTPUT[self.out_activation_]
+        activation, loss = self._activation(len(sizes) - 2), LOSS_OF_OUTPUT[self.out_activation_]
+        settings = sizes, activation, loss, self.matmul_precision
         try:
             return _network(*settings)
         except TypeError:  # an activation of the user's own that has no hash
             return _network.__wrapped__(*settings)
 
     def _fitted_params(self, there: Placement) -> tuple[Layer, ...]:
-        return tuple(
-            Layer(there.bring(coef), there.bring(intercept))
-            for coef, intercept in zip(self.coefs_, self.intercepts_)
-        )
+        """Return the fitted weights where to compute; from the host they are copied there once."""
+        here = placement(coefs_=self.coefs_[0])
+        arrays = [*self.coefs_, *self.intercepts_]
+        if here.xp is np and not here.same_as(there):
+            copied = _COPIED.get(self)
+            if copied is None or not copied.is_of(arrays, there):
+                copied = _COPIED[self] = _Copied([array.copy() for array in arrays], there)
+            arrays = copied.arrays
+        elif not here.same_as(there):
+            arrays = list(map(there.bring, arrays))
+        return tuple(map(Layer, arrays[: len(self.coefs_)], arrays[len(self.coefs_) :]))
 
     def _outputs(self, X: Any, method: str) -> tuple[Array, Placement]:
         """Return the network's outputs for X, where X lives."""
@@ -634,7 +661,7 @@ class BasePerceptron(Hyperparameters, CallbackSupportMixin, InputChecks, ABC):
         network = self._network()
         samples = Samples(there, rows_at(there, X))
         params = self._fitted_params(there)
-        with quiet_floating_point(), without_autodiff(there.xp):
+        with computing(there, self.matmul_precision), without_autodiff(there.xp):
             outputs = network.blockwise(samples, params, network.loss_entry.link)
         return fitted.bring(outputs), fitted
 
@@ -671,9 +698,35 @@ class BasePerceptron(Hyperparameters, CallbackSupportMixin, InputChecks, ABC):
         return self
 
 
+def _something_was_trained(error: BaseException) -> bool:
+    """Whether there may be something in the model that was not there before, however a training ended."""
+    return not isinstance(error, OutOfMemoryError) or bool(error.history)
+
+
+class _Copied:
+    """Weights on the host, and what they are where to compute."""
+
+    def __init__(self, host: list[Array], there: Placement) -> None:
+        self.host = host
+        self.there = there
+        self.arrays = list(map(there.bring, host))
+
+    def is_of(self, host: list[Array], there: Placement) -> bool:
+        """Whether these weights, which users may write in, are the ones that were copied, and to there."""
+        return self.there == there and len(host) == len(self.host) and all(map(_equal, host, self.host))
+
+
+def _equal(one: Array, other: Array) -> bool:
+    return one.dtype == other.dtype and np.array_equal(one, other)
+
+
+_COPIED: WeakKeyDictionary[BasePerceptron, _Copied] = WeakKeyDictionary()
+"""By the estimator, and not in it: what is pickled with it needs no library but the one it is in."""
+
+
 @lru_cache
-def _network(layer_sizes: tuple[int, ...], hidden: Any, loss: str) -> Network:
-    return Network(layer_sizes, hidden=hidden, loss=loss)
+def _network(layer_sizes: tuple[int, ...], hidden: Any, loss: str, matmul_precision: str) -> Network:
+    return Network(layer_sizes, hidden=hidden, loss=loss, matmul_precision=matmul_precision)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,15 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from mlp_xp.arrays import Array, Namespace, Placement, block_length, is_sparse, matmul_namespace, row_slices
+from mlp_xp.arrays import (
+    Array,
+    Namespace,
+    Placement,
+    block_length,
+    computing_namespace,
+    is_sparse,
+    row_slices,
+)
 
 Rows: TypeAlias = "np.ndarray[Any, Any]"
 """Indices of rows, on the host."""
@@ -53,7 +61,7 @@ class Samples:
     @property
     def xp(self) -> Namespace:
         """The namespace to compute in."""
-        return matmul_namespace(self.place.xp, self.X)
+        return computing_namespace(self.place.xp, self.X)
 
     @property
     def arrays(self) -> Batch:

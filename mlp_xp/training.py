@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice, repeat
-from typing import Any, NamedTuple, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
 
@@ -18,9 +19,17 @@ from mlp_xp.arrays import (
     Placement,
     check_finite,
     placement,
-    quiet_floating_point,
     to_look_at,
     without_autodiff,
+)
+from mlp_xp.devices import (
+    Shortage,
+    computing,
+    current_device,
+    free_bytes,
+    is_out_of_memory,
+    release_memory,
+    to_floats,
 )
 from mlp_xp.early_stopping import EarlyStopping, Watch, make_watch
 from mlp_xp.engines import Engine, Epoch, State, make_engine
@@ -31,6 +40,9 @@ from mlp_xp.parameters import Parameters, all_finite, copy_tree, map_tree, named
 from mlp_xp.samples import Rows, Samples
 from mlp_xp.schedules import check_learning_rate, rates
 from mlp_xp.validation import RandomSource, Seed, check_integer, random_source
+
+if TYPE_CHECKING:
+    from mlp_xp.footprint import Footprint
 
 SECONDS_PER_RUN = 0.1
 """Epochs that nobody looks at run together, about so long at a time, before their losses are read."""
@@ -51,7 +63,15 @@ class History(list[dict[str, Any]]):
     {'epoch': 2, 'loss': 0.4}
     >>> history["loss"]
     [0.7, 0.4]
+
+    Attributes
+    ----------
+    engine : {"", "eager", "compiled", "xla", "cuda_graph"}
+        How the epochs ran: call by call, as a program of NumPy's calls, as loops compiled by JAX's XLA, or
+        as captured CUDA graphs.
     """
+
+    engine = ""
 
     @overload  # type: ignore[override]
     def __getitem__(self, key: str) -> list[Any]: ...
@@ -114,6 +134,50 @@ class DivergenceError(TrainingError, ArithmeticError):
 
     def __reduce__(self) -> Any:
         return type(self), (*self.args, self.epoch, self.params, self.history, self.loss)
+
+
+class OutOfMemoryError(TrainingError, MemoryError):
+    """The memory of the device does not hold the training; what it took is given back.
+
+    Attributes
+    ----------
+    needed : int or None
+        Bytes that the training takes beside what is there already; None where that cannot be known.
+    free : int or None
+        Bytes that were free; None where nobody can tell.
+    batch_size : int or None
+        The largest that fits; 0 if none does, None where it is not known.
+
+    Examples
+    --------
+    >>> from mlp_xp import OutOfMemoryError
+    >>> def fit(model, X, y):
+    ...     try:
+    ...         return model.fit(X, y)
+    ...     except OutOfMemoryError as error:
+    ...         if not error.batch_size:
+    ...             raise
+    ...         return model.set_params(batch_size=error.batch_size).fit(X, y)
+    """
+
+    def __init__(
+        self,
+        message: str,
+        epoch: int,
+        params: Parameters,
+        history: History,
+        needed: int | None = None,
+        free: int | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        super().__init__(message, epoch, params, history)
+        self.needed = needed
+        self.free = free
+        self.batch_size = batch_size
+
+    def __reduce__(self) -> Any:
+        shortage = self.needed, self.free, self.batch_size
+        return type(self), (*self.args, self.epoch, self.params, self.history, *shortage)
 
 
 class TrainingInterruptedWarning(UserWarning):
@@ -200,12 +264,16 @@ def train(
     DivergenceError
         If the loss or a parameter is not finite after an epoch. It carries the last finite
         parameters and the history.
+    OutOfMemoryError
+        If the device's memory does not hold the training: before it begins, where that can be known.
     TrainingError
-        If anything else fails on the way, a callback or the device's memory: raised from that
-        error, it carries what was trained.
+        If anything else fails on the way, such as a callback: raised from that error, it carries what
+        was trained.
 
     Warns
     -----
+    EagerFallbackWarning
+        If the training cannot run as captured CUDA graphs where it should; it says why.
     TrainingInterruptedWarning
         If Ctrl-C interrupts the training; what was trained until then is returned.
 
@@ -222,50 +290,54 @@ def train(
     >>> history[-1]["accuracy"] > 0.85
     True
     """
-    epochs = check_integer("epochs", epochs, minimum=0)
-    if not isinstance(network, Network):
-        raise TypeError(f"`network` must be a Network, got {network!r}")
-    samples = _check_samples(network, params, X, y, sample_weight)
-    validation = None
-    if validation_data is not None:
-        if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
-            raise TypeError("`validation_data` must be a tuple (X, y) or (X, y, sample_weight)")
-        placement(X=X, **{"validation_data[0]": validation_data[0]})
-        try:
-            validation = _check_samples(network, params, *validation_data)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"in `validation_data`: {error}") from None
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"`optimizer` must be an Optimizer, as `adam()` makes one, got {optimizer!r}")
-    check_learning_rate(optimizer.learning_rate)
-    if callback is not None and not callable(callback):
-        raise TypeError(f"`callback` must be a function of the history and the parameters, got {callback!r}")
-    if on_progress is not None and not callable(on_progress):
-        raise TypeError(f"`on_progress` must be a function of the history, got {on_progress!r}")
-    measured = resolve_metrics(metrics, network.loss_entry)
-    if early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
-        raise TypeError(f"`early_stopping` must be an EarlyStopping, got {early_stopping!r}")
-    xp = samples.place.xp
-    if not all_finite(xp, params):
-        raise ValueError("`params` must hold finite numbers, got NaN or infinity")
-    progress = start_training(xp, params, optimizer, random_source(seed))
-    history = continue_training(
-        network,
-        progress,
-        samples,
-        optimizer=optimizer,
-        epochs=epochs,
-        batch_size=len(samples) if batch_size is None else check_integer("batch_size", batch_size, minimum=1),
-        shuffle=shuffle,
-        validation=validation,
-        metrics=measured,
-        validation_metrics=measured,
-        early_stopping=early_stopping,
-        callback=callback,
-        on_progress=on_progress,
-    )
-    trained = named(progress.best_params)
-    return Trained(trained if history else copy_tree(xp, trained), history)
+    with current_device(X):
+        epochs = check_integer("epochs", epochs, minimum=0)
+        if not isinstance(network, Network):
+            raise TypeError(f"`network` must be a Network, got {network!r}")
+        samples = _check_samples(network, params, X, y, sample_weight)
+        validation = None
+        if validation_data is not None:
+            if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
+                raise TypeError("`validation_data` must be a tuple (X, y) or (X, y, sample_weight)")
+            placement(X=X, **{"validation_data[0]": validation_data[0]})
+            try:
+                validation = _check_samples(network, params, *validation_data)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"in `validation_data`: {error}") from None
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"`optimizer` must be an Optimizer, as `adam()` makes one, got {optimizer!r}")
+        check_learning_rate(optimizer.learning_rate)
+        if callback is not None and not callable(callback):
+            raise TypeError(
+                f"`callback` must be a function of the history and the parameters, got {callback!r}"
+            )
+        if on_progress is not None and not callable(on_progress):
+            raise TypeError(f"`on_progress` must be a function of the history, got {on_progress!r}")
+        measured = resolve_metrics(metrics, network.loss_entry)
+        if early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
+            raise TypeError(f"`early_stopping` must be an EarlyStopping, got {early_stopping!r}")
+        xp = samples.place.xp
+        if not all_finite(xp, params):
+            raise ValueError("`params` must hold finite numbers, got NaN or infinity")
+        progress = start_training(xp, params, optimizer, random_source(seed))
+        n_each = len(samples) if batch_size is None else check_integer("batch_size", batch_size, minimum=1)
+        history = continue_training(
+            network,
+            progress,
+            samples,
+            optimizer=optimizer,
+            epochs=epochs,
+            batch_size=n_each,
+            shuffle=shuffle,
+            validation=validation,
+            metrics=measured,
+            validation_metrics=measured,
+            early_stopping=early_stopping,
+            callback=callback,
+            on_progress=on_progress,
+        )
+        trained = named(progress.best_params)
+        return Trained(trained if history else copy_tree(xp, trained), history)
 
 
 @dataclass
@@ -356,22 +428,66 @@ def continue_training(
         planned = map(watch.rate, planned)
     shuffled = shuffle and batch_size < len(samples)
 
-    samples = (samples.by_rows() if batch_size < len(samples) else samples).small_ones_cast()
+    samples = samples.by_rows() if batch_size < len(samples) else samples
     state = progress.params, progress.optimizer_state
-    loop = _Loop(
-        network=network,
-        progress=progress,
-        samples=samples,
-        validation=validation,
-        metrics=metrics,
-        validation_metrics=validation_metrics,
-        callback=callback,
-        on_progress=on_progress,
-        engine=make_engine(network, optimizer, samples, batch_size, state),
-        observed=observed,
-    )
-    with quiet_floating_point(), without_autodiff(samples.place.xp):
+    from mlp_xp.footprint import Footprint  # not before there is a training: imports stay quick
+
+    with computing(samples.place, network.matmul_precision), without_autodiff(samples.place.xp):
+        memory = Footprint(network, optimizer, samples, state, epochs)
+        shortage = memory.shortage_of(batch_size)
+        if shortage is not None:
+            raise _not_enough_memory(1, named(progress.params), History(), shortage)
+        try:
+            samples = samples.small_ones_cast()
+            engine = make_engine(network, optimizer, samples, batch_size, state, epochs)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            nothing = 1, named(progress.params), History()
+            raise out_of_memory(error, samples.place, *nothing, memory, batch_size) from error
+        loop = _Loop(
+            network=network,
+            progress=progress,
+            samples=samples,
+            validation=validation,
+            metrics=metrics,
+            validation_metrics=validation_metrics,
+            callback=callback,
+            on_progress=on_progress,
+            engine=engine,
+            observed=observed,
+            memory=memory,
+            batch_size=batch_size,
+        )
+        del engine
         return loop.run(zip(planned, _orders(progress, len(samples)) if shuffled else repeat(None)))
+
+
+def out_of_memory(
+    error: BaseException,
+    place: Placement,
+    epoch: int,
+    params: Parameters,
+    history: History,
+    memory: Footprint | None = None,
+    batch_size: int = 0,
+) -> OutOfMemoryError:
+    """Give back what the calls that failed still hold, and what libraries keep; return the error to raise."""
+    cause: BaseException | None = error
+    while cause is not None:
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__cause__ or cause.__context__
+    release_memory(place)
+    shortage = None if memory is None else memory.shortage_of(batch_size, happened=True)
+    return _not_enough_memory(epoch, params, history, shortage or Shortage(None, free_bytes(place), None))
+
+
+def _not_enough_memory(
+    epoch: int, params: Parameters, history: History, shortage: Shortage
+) -> OutOfMemoryError:
+    found = f"in epoch {epoch}" if history else "before its first epoch"
+    message = f"the device's memory does not hold the training ({found}): {shortage}"
+    return OutOfMemoryError(message, epoch, params, history, *shortage)
 
 
 def evaluate(
@@ -414,24 +530,25 @@ def evaluate(
     >>> evaluate(network, params, np.array([[1.0], [2.0]]), np.array([[2.0], [5.0]]), metrics=["r2"])
     {'loss': 0.25, 'r2': 0.777...}
     """
-    measured = resolve_metrics(metrics, network.loss_entry)
-    samples = _check_samples(network, params, X, y, sample_weight)
-    with quiet_floating_point(), without_autodiff(samples.place.xp):
-        return measure(network, params, samples, measured)
+    with current_device(X):
+        measured = resolve_metrics(metrics, network.loss_entry)
+        samples = _check_samples(network, params, X, y, sample_weight)
+        with computing(samples.place, network.matmul_precision), without_autodiff(samples.place.xp):
+            return measure(network, params, samples, measured)
 
 
 def measure(
     network: Network, params: Parameters, samples: Samples, metrics: Sequence[Metric]
 ) -> dict[str, float]:
     """Do what `evaluate` does, on checked arguments."""
-    xp, loss = samples.place.xp, network.loss_entry
+    xp, loss = samples.xp, network.loss_entry
     logits = network.blockwise(samples, params, logits_themselves)
     y, sample_weight = samples.targets()
     values: dict[str, Any] = {"loss": network.data_loss(xp, logits, y, sample_weight)}
     predictions = loss.link(xp, logits)
     for metric in metrics:
         values[metric.name] = metric.compute(xp, loss, y, predictions, sample_weight)
-    return {name: float(value) for name, value in values.items()}
+    return dict(zip(values, to_floats(samples.place, list(values.values()))))
 
 
 def _check_samples(
@@ -496,6 +613,8 @@ class _Loop:
         on_progress: Listener | None,
         engine: Engine,
         observed: bool,
+        memory: Footprint,
+        batch_size: int,
     ) -> None:
         self.network = network
         self.progress = progress
@@ -513,6 +632,8 @@ class _Loop:
         self.n_before_run = 0
         self.under_way: list[Epoch] = []
         self.observed = observed
+        self.memory = memory
+        self.batch_size = batch_size
 
     def run(self, plan: Iterator[Epoch]) -> History:
         """Run the planned epochs, or fewer; keep what is trained whatever happens."""
@@ -533,6 +654,8 @@ class _Loop:
             raise
         except Exception as error:
             epoch = self.n_before_run + (1 if self.observed else len(self.engine.losses) + 1)
+            if is_out_of_memory(error):
+                raise self._out_of_memory(error, epoch) from error
             self._keep(self._salvage())
             raise self._error(
                 f"training failed in epoch {epoch} ({type(error).__name__}: {error}); "
@@ -540,6 +663,16 @@ class _Loop:
                 epoch,
             ) from error
         return self.history
+
+    def _out_of_memory(self, error: Exception, epoch: int) -> OutOfMemoryError:
+        """Keep what was trained, and nothing else; return the error to raise."""
+        self._keep(self._salvage())
+        self.safe = self.progress.params, self.progress.optimizer_state
+        del self.engine
+        params = named(self.progress.params)
+        return out_of_memory(
+            error, self.samples.place, epoch, params, self.history, self.memory, self.batch_size
+        )
 
     def _keep(self, state: State) -> None:
         self.progress.params, self.progress.optimizer_state = state
@@ -584,8 +717,11 @@ class _Loop:
         """Run epochs; return their losses, or None if something is not finite after them."""
         if self.safe_until_next_run:
             self._copy_safe()
-        self.engine.run(epochs)
-        losses = list(map(float, self.engine.losses))
+        try:
+            self.engine.run(epochs)
+        finally:
+            self.history.engine = self.engine.name
+        losses = self._losses()
         if not (all(map(math.isfinite, losses)) and self.engine.is_finite()):
             return None
         # The last copy goes before the next comes. That of the last run's state is never made.
@@ -594,6 +730,10 @@ class _Loop:
         if self.observed:  # by somebody who may keep what he is shown
             self._copy_safe()
         return losses
+
+    def _losses(self) -> list[float]:
+        """Return the losses of the epochs of the current run that are finished."""
+        return to_floats(self.samples.place, self.engine.losses)
 
     def _copy_safe(self) -> None:
         self.safe, self.safe_until_next_run = self.engine.copied_state(), False
@@ -663,9 +803,9 @@ class _Loop:
 
     def _salvage(self) -> State:
         """Return what was trained when the run under way broke off, and bring the history up to it."""
-        losses = list(map(float, self.engine.losses))
+        losses = self._losses()
         if not (all(map(math.isfinite, losses)) and self.engine.is_finite()):
             return self.safe
         if not self.observed:
             self._record(losses[len(self.history) - self.n_before_run :])
-        return self.engine.copied_state()
+        return self.engine.state  # which nobody writes in any more

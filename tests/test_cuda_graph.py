@@ -2,7 +2,7 @@
 
 import gc
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import product
 
 import numpy as np
@@ -10,9 +10,18 @@ import pytest
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.lib.stride_tricks import as_strided
 
-from mlp_xp import Activation, Network, Optimizer, adam, decoupled_weight_decay, gradient_descent, momentum
+from mlp_xp import (
+    Activation,
+    EagerFallbackWarning,
+    Network,
+    Optimizer,
+    adam,
+    decoupled_weight_decay,
+    gradient_descent,
+    momentum,
+)
 from mlp_xp.activations import ACTIVATIONS
-from mlp_xp.arrays import Placement, placement, quiet_floating_point
+from mlp_xp.arrays import Placement, computing_namespace, placement, quiet_floating_point
 from mlp_xp.engines import cuda_graph, make_step
 from mlp_xp.engines.cuda_graph import CudaGraphEngine, NotCapturableError, Number, Row
 from mlp_xp.engines.eager import EagerEngine
@@ -209,8 +218,16 @@ class StandIn:
 
     def __init__(self, device):
         self.device, self.pool = device, Pool()
-        self.xp = Functions(device, capturable=True)
         self.kept = []
+
+    def namespace(self, matmul_precision):
+        return Functions(self.device, capturable=True)
+
+    def scratch(self):
+        return nullcontext()
+
+    def release(self):
+        pass
 
     @contextmanager
     def session(self):
@@ -321,7 +338,7 @@ def run_both(both, epochs):
 @pytest.mark.parametrize("batch_size", [23, 5, 8, 1])
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_captured_epochs_are_those_run_call_by_call(optimizer, batch_size, shuffled, device, monkeypatch):
-    monkeypatch.setattr(cuda_graph, "STEPS_PER_GRAPH", 4)
+    monkeypatch.setattr(cuda_graph, "MAX_STEPS_PER_GRAPH", 4)
     network = Network((3, 4, 2), hidden="tanh", loss="categorical_cross_entropy", alpha=0.1)
     both = engine, other = engines(device, network, OPTIMIZERS[optimizer], batch_size)
     shuffled = shuffled and batch_size < 23
@@ -383,7 +400,7 @@ def test_a_state_of_another_structure_runs_call_by_call(device):
     growing = Optimizer(lambda xp, params: (), _growing, 0.1)
     both = engine, other = engines(device, network, growing, 8)
     start = engine.copied_state(), other.copied_state()
-    with pytest.warns(RuntimeWarning, match="call by call.*structure") as caught:
+    with pytest.warns(EagerFallbackWarning, match="call by call.*structure") as caught:
         run_both(both, epochs_of(5, 23, shuffled=True))
     assert len(caught) == 1
     assert_equal(engine, other)
@@ -507,7 +524,7 @@ def test_what_is_refused_runs_call_by_call(case, batch_size, device):
     hidden, optimizer, why = REFUSED[case]
     network = Network((3, 4, 1), hidden=hidden, loss="binary_cross_entropy")
     both = engine, other = engines(device, network, optimizer, batch_size)
-    with pytest.warns(RuntimeWarning, match=f"call by call.*{why}") as caught:
+    with pytest.warns(EagerFallbackWarning, match=f"call by call.*{why}") as caught:
         run_both(both, epochs_of(70, 23, shuffled=batch_size < 23))
     run_both(both, epochs_of(3, 23, shuffled=batch_size < 23, seed=1))
     assert len(caught) == 1
@@ -523,9 +540,9 @@ def test_a_missing_library_is_one_warning(monkeypatch):
     X, y, _ = data("squared_error")
     network = Network((3, 4, 2), loss="squared_error")
     params = plain(network.init(0, like=X))
-    with pytest.warns(RuntimeWarning, match="call by call.*pip install nvmath") as caught:
+    with pytest.warns(EagerFallbackWarning, match="call by call.*pip install nvmath") as caught:
         engine = cuda_graph.make_cuda_engine(
-            network, gradient_descent(0.1), Samples(placement(X=X), X, y), 23, (params, ())
+            network, gradient_descent(0.1), Samples(placement(X=X), X, y), 23, (params, ()), 100
         )
     assert type(engine) is EagerEngine
     assert len(caught) == 1
@@ -535,7 +552,7 @@ def test_the_stand_in_refuses_what_cuda_does(device):
     stand_in, array = StandIn(device), device.upload([1.0, 2.0])
     refused = [
         lambda: float(array[0]),
-        lambda: stand_in.xp.asarray(1.0),
+        lambda: stand_in.namespace("highest").asarray(1.0),
         lambda: Functions(device).matmul(array, array),
         lambda: np.asarray(array),
     ]
@@ -590,7 +607,6 @@ def test_numbers_are_arrays_where_they_meet_arrays(operation, module):
 @pytest.mark.parametrize(("hidden", "loss"), list(product(ACTIVATIONS, LOSSES)))
 def test_steps_of_pytorch_copy_nothing_from_the_host(hidden, loss, monkeypatch):
     torch = pytest.importorskip("torch")
-    graphs = pytest.importorskip("mlp_xp.engines.torch_graphs")
     tensors = [torch.asarray(array) for array in data(loss, weighted=True)]
     network = Network((3, 4, 2), hidden=hidden, loss=loss, alpha=0.1)
     xp = placement(X=tensors[0]).xp
@@ -600,7 +616,7 @@ def test_steps_of_pytorch_copy_nothing_from_the_host(hidden, loss, monkeypatch):
         state = adam().init(xp, params)
         return lambda: make_step(network, adam(), of)(params, state, *tensors, 0.1)
 
-    expected, step = after_a_step(xp)(), after_a_step(graphs.Capturable(xp))
+    expected, step = after_a_step(xp)(), after_a_step(computing_namespace(xp, tensors[0]))
 
     def refused(*_, **__):
         raise CudaError("a copy from the host")

@@ -17,6 +17,7 @@ from mlp_xp.backends import Backend
 from mlp_xp.cli.loading import Problem
 from mlp_xp.cli.options import EXIT_FAILED, EXIT_INTERRUPTED
 from mlp_xp.cli.screen import Screen
+from mlp_xp.engines import EagerFallbackWarning
 from mlp_xp.pipelines import baseline_outputs, fit, outputs, score
 from mlp_xp.training import TrainingError, TrainingInterruptedWarning
 
@@ -41,7 +42,8 @@ class Outcome(NamedTuple):
 def machine(chosen: Backend, options: argparse.Namespace) -> str:
     """Say where the training happens, and why there."""
     device = "CPU" if "cpu" in str(chosen.device).lower() else str(chosen.device)
-    return f"Training on {library_name(chosen.xp)} ({device}) in {options.dtype} ({chosen.reason})"
+    products = ", TF32 in products" if options.matmul_precision == "tf32" else ""
+    return f"Training on {library_name(chosen.xp)} ({device}) in {options.dtype}{products} ({chosen.reason})"
 
 
 def describe_network(estimator: Any, problem: Problem) -> str:
@@ -78,21 +80,27 @@ def train(estimator: Any, problem: Problem, screen: Screen, description: str = "
     start, failure = time.perf_counter(), None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
-        for category in (TrainingInterruptedWarning, ConvergenceWarning):
+        for category in (TrainingInterruptedWarning, ConvergenceWarning, EagerFallbackWarning):
             warnings.simplefilter("always", category)
         try:
             fit(estimator, problem.data)
         except TrainingError as error:
+            if not hasattr(estimator, "coefs_"):  # memory ran out before anything was trained
+                raise
             failure = str(error).partition("; `.params`")[0]
     seconds = time.perf_counter() - start
     estimator.set_callbacks()
+    for warning in caught:
+        if issubclass(warning.category, EagerFallbackWarning):
+            screen.note(str(warning.message))
     if failure is not None:
         said = f"{failure}. What was trained until then is what is scored and kept."
         return Outcome(said, EXIT_FAILED, seconds)
     if any(issubclass(warning.category, TrainingInterruptedWarning) for warning in caught):
         said = f"interrupted after {estimator.n_iter_} of {estimator.max_iter} {_unit(estimator)}"
         return Outcome(said, EXIT_INTERRUPTED, seconds)
-    return Outcome(_how_it_ended(estimator, [str(warning.message) for warning in caught]), 0, seconds)
+    warned = [str(one.message) for one in caught if issubclass(one.category, ConvergenceWarning)]
+    return Outcome(_how_it_ended(estimator, warned), 0, seconds)
 
 
 def _how_it_ended(estimator: Any, warned: list[str]) -> str:

@@ -134,6 +134,7 @@ def _said_of(estimator: Any, outcome: Outcome) -> dict[str, Any]:
             "activation": estimator.activation,
             "solver": estimator.solver,
         },
+        "engine": estimator.history_.engine,
         "epochs": estimator.n_iter_,
         "seconds": round(outcome.seconds, 3),
         "ended": outcome.said,

@@ -114,6 +114,10 @@ class Graph:
             self.values.append(self.known[key])
         return self.known[key]
 
+    def trace(self, value: Value) -> Tracer:
+        """Return what stands for a new array while a function is recorded."""
+        return Tracer(self, value)
+
     def map(self, function: np.ufunc, operands: tuple[Operand, ...]) -> Value:
         """Return `function` of each element."""
         function, operands = _simplified(function, operands)
@@ -239,7 +243,7 @@ class Tracer(NDArrayOperatorsMixin):
         graph = self._graph
         value = graph.matmul(*operands) if ufunc is np.matmul else graph.map(ufunc, operands)
         if target is None:
-            return Tracer(graph, value)
+            return graph.trace(value)
         if not isinstance(target, Tracer) or target._viewed is not None:
             raise NotRecordableError("writing through a view")
         if (target.shape, target.dtype) != (value.shape, value.dtype):
@@ -268,13 +272,13 @@ def _reduction(function: np.ufunc) -> Callable[..., Tracer]:
         value = _operand(a)
         if value.shape == ():
             raise NotRecordableError("a reduction of a number")
-        return Tracer(graph, graph.reduce(function, value, axis, keepdims))
+        return graph.trace(graph.reduce(function, value, axis, keepdims))
 
     return reduce
 
 
 def _where(graph: Graph, condition: Any, x: Any, y: Any) -> Tracer:
-    return Tracer(graph, graph.where(*map(_operand, (condition, x, y))))
+    return graph.trace(graph.where(*map(_operand, (condition, x, y))))
 
 
 def _reshape(graph: Graph, a: Tracer, shape: Any) -> Tracer:
@@ -285,7 +289,7 @@ def _reshape(graph: Graph, a: Tracer, shape: Any) -> Tracer:
 def _zeros_like(graph: Graph, a: Tracer) -> Tracer:
     if a.shape == () or a.dtype.kind != "f":
         raise NotRecordableError("zeros other than an array of floats")
-    return Tracer(graph, graph.add("zeros", a.shape, a.dtype))
+    return graph.trace(graph.add("zeros", a.shape, a.dtype))
 
 
 _FUNCTIONS: dict[Any, Callable[..., Tracer]] = {

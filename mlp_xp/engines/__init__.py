@@ -7,6 +7,7 @@ anything from that is the training's business.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
@@ -32,6 +33,21 @@ Step: TypeAlias = Callable[
 ]
 
 
+class EagerFallbackWarning(RuntimeWarning):
+    """A training runs call by call, which is slower, where it should run as captured CUDA graphs.
+
+    Examples
+    --------
+    A script that measures had better stop than measure the wrong thing:
+
+    >>> import warnings
+    >>> from mlp_xp import EagerFallbackWarning
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("error", EagerFallbackWarning)
+    ...     # train here
+    """
+
+
 class Engine(Protocol):
     """What the training asks of a way to run epochs.
 
@@ -47,6 +63,10 @@ class Engine(Protocol):
 
     state: State
     losses: list[Array]
+
+    @property
+    def name(self) -> str:
+        """How the epochs so far ran: "eager", "compiled", "xla" or "cuda_graph"."""
 
     def run(self, epochs: Sequence[Epoch]) -> None:
         """Run these epochs, the whole batch or mini-batches in each."""
@@ -82,9 +102,17 @@ def make_step(network: Network, optimizer: Optimizer, xp: Namespace) -> Step:
 
 
 def make_engine(
-    network: Network, optimizer: Optimizer, samples: Samples, batch_size: int, state: State
+    network: Network,
+    optimizer: Optimizer,
+    samples: Samples,
+    batch_size: int,
+    state: State,
+    epochs: int = sys.maxsize,
 ) -> Engine:
-    """Make the engine for the samples' namespace. It copies `state`, and never writes in the samples."""
+    """Make the engine for the samples' namespace. It copies `state`, and never writes in the samples.
+
+    `epochs` is how many there will be at most: what only pays in a long training is left out of a short one.
+    """
     from mlp_xp.engines.eager import EagerEngine
 
     if is_jax(samples.xp):
@@ -94,7 +122,7 @@ def make_engine(
     if is_on_cuda(samples.place):
         from mlp_xp.engines.cuda_graph import make_cuda_engine
 
-        return make_cuda_engine(network, optimizer, samples, batch_size, state)
+        return make_cuda_engine(network, optimizer, samples, batch_size, state, epochs)
     if samples.xp is np:
         from mlp_xp.compiler import NotRecordableError
         from mlp_xp.engines.compiled import CompiledEngine

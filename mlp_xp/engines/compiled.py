@@ -44,6 +44,8 @@ class Part(NamedTuple):
 class CompiledEngine:
     """Runs steps as straight lines of NumPy calls; see `mlp_xp.engines.Engine` and `mlp_xp.compiler`."""
 
+    name = "compiled"
+
     def __init__(
         self, network: Network, optimizer: Optimizer, samples: Samples, batch_size: int, state: State
     ) -> None:

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import gc
+import math
 import operator
+import sys
+import threading
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 import numpy as np
 
 from mlp_xp.arrays import Array, Namespace, copy_array, is_cupy, row_slices
-from mlp_xp.engines import Engine, Epoch, State, make_step
+from mlp_xp.devices import free_bytes
+from mlp_xp.engines import EagerFallbackWarning, Engine, Epoch, State, make_step
 from mlp_xp.engines.eager import EagerEngine
 from mlp_xp.network import Network
 from mlp_xp.optimizers import Optimizer
 from mlp_xp.parameters import all_finite, copy_tree, is_array, leaves, map_tree, with_leaves
 from mlp_xp.samples import Batch, Samples
 
-STEPS_PER_GRAPH = 64
-"""At most. Longer graphs save nothing, and each step takes its time to capture."""
+MAX_STEPS_PER_GRAPH = 64
+"""Longer graphs save nothing, and each step takes its time to capture."""
+
+LAUNCHES_PER_CAPTURED_STEP = 6
+"""How many launches of a graph take the host as long as the capture of one step: about 600 microseconds of
+calls against 100 of filling a table and launching (CuPy's overhead of a call, 10 microseconds, times 60)."""
+
+MIN_REPLAYS = 3
+"""A graph that is launched fewer times takes longer to capture and instantiate than it saves."""
 
 ROOM_BYTES = 2**28
 """At most, unless one batch takes more: for the samples of a graph's steps, in the order of the epoch."""
@@ -29,24 +42,28 @@ NUMBERS_PER_STEP = 64
 
 
 class Cuda(Protocol):
-    """What the engine asks of a library whose arrays live on a CUDA device.
+    """What the engine asks of a library whose arrays live on a CUDA device."""
 
-    Attributes
-    ----------
-    xp : namespace
-        Functions that can be captured.
-    """
-
-    xp: Namespace
+    def namespace(self, matmul_precision: str) -> Namespace:
+        """Return functions that can be captured."""
 
     def session(self) -> AbstractContextManager[None]:
         """Work on a stream of our own, after what the caller's stream does and before what it will do."""
 
+    def scratch(self) -> AbstractContextManager[None]:
+        """Take memory from where captures take theirs, so that it serves both."""
+
     def capture(self, function: Callable[[], None]) -> Callable[[], None]:
-        """Record what a function launches, on memory that nothing else gets; return what launches it all."""
+        """Record what a function launches, on memory that nothing else gets; return what launches it all.
+
+        If that fails, the capture is over all the same, and the stream as usable as before.
+        """
 
     def upload(self, values: np.ndarray[Any, Any], out: Array) -> None:
         """Copy numbers from the host into an array, without waiting for what is under way."""
+
+    def release(self) -> None:
+        """Give memory back that no graph needs any more: an engine is gone."""
 
 
 class NotCapturableError(Exception):
@@ -140,43 +157,64 @@ class _Graph(NamedTuple):
 
 
 def make_cuda_engine(
-    network: Network, optimizer: Optimizer, samples: Samples, batch_size: int, state: State
+    network: Network, optimizer: Optimizer, samples: Samples, batch_size: int, state: State, epochs: int
 ) -> Engine:
     """Make the engine for arrays on a CUDA device: with a warning the eager one, if a library is missing."""
     settings = network, optimizer, samples, batch_size, state
+    if epochs * math.ceil(len(samples) / batch_size) <= MIN_REPLAYS:
+        return EagerEngine(*settings)  # and no library is imported for it
     try:
         cuda = _cuda(samples)
     except ImportError as error:
         _warn(f"{error}", stacklevel=5)
         return EagerEngine(*settings)
-    return CudaGraphEngine(cuda, *settings)
+    return CudaGraphEngine(cuda, *settings, epochs)
 
 
 def _cuda(samples: Samples) -> Cuda:
     if is_cupy(samples.place.xp):
         from mlp_xp.engines.cupy_graphs import CupyGraphs
 
-        return CupyGraphs(samples.place.device)
+        return CupyGraphs.of_this_thread(samples.place.device)
     from mlp_xp.engines.torch_graphs import TorchGraphs
 
-    return TorchGraphs(samples.place)
+    return TorchGraphs(samples.place, samples.xp)
 
 
 def _warn(why: str, stacklevel: int) -> None:
     warnings.warn(
         f"training runs call by call, which is slower, and not as a captured CUDA graph: {why}",
-        RuntimeWarning,
+        EagerFallbackWarning,
         stacklevel=stacklevel + 1,
     )
+
+
+CAPTURES = threading.Lock()
+"""Held by the one thread of the process that captures, whatever it captures with, and by those that do what
+waits for the device, which no capture on it survives."""
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let nobody else capture, and keep the garbage collector from freeing what a capture does not allow."""
+    with CAPTURES:
+        enabled = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if enabled:
+                gc.enable()
 
 
 class CudaGraphEngine:
     """Replays captured steps; see `mlp_xp.engines.Engine`.
 
     Batches of each length run call by call once: libraries compile and choose their kernels then, which
-    they could not during a capture. Then up to `STEPS_PER_GRAPH` steps are captured together. They read
-    their samples from a room that these are put in beforehand, in the order of the epoch, and their
-    numbers from a table; they write in the state, whose arrays stay where they are.
+    they could not during a capture. Then up to `MAX_STEPS_PER_GRAPH` steps are captured together, fewer
+    where fewer are planned. They read their samples from a room that these are put in beforehand, in the
+    order of the epoch, and their numbers from a table; they write in the state, whose arrays stay where
+    they are.
     """
 
     def __init__(
@@ -187,28 +225,42 @@ class CudaGraphEngine:
         samples: Samples,
         batch_size: int,
         state: State,
+        epochs: int = sys.maxsize,
     ) -> None:
         self.cuda = cuda
         self.samples = samples
         self.losses: list[Array] = []
-        self.step = make_step(network, optimizer, cuda.xp)
+        self.step = make_step(network, optimizer, cuda.namespace(network.matmul_precision))
         self.batch_size = min(batch_size, len(samples))
         self.in_whole = self.batch_size == len(samples)
         self.graphs: dict[tuple[int, ...], _Graph] = {}
         self.lengths_seen: set[int] = set()
         self.refused = False
+        self.n_replays = 0
+        self.epochs_left = epochs
         self.n_steps = self._steps_per_graph()
+        weakref.finalize(self, cuda.release)
         with cuda.session():
             self._state: State = copy_tree(samples.place.xp, state)
             self.room = samples.whole() if self.in_whole else self._make_room()
             self.table = self._zeros(self.n_steps, NUMBERS_PER_STEP)
             self.step_losses = self._zeros(self.n_steps)
 
+    @property
+    def name(self) -> str:
+        """How the epochs ran."""
+        return "cuda_graph" if self.n_replays else "eager"
+
     def _steps_per_graph(self) -> int:
-        if self.in_whole:
-            return STEPS_PER_GRAPH
-        n_steps = min(STEPS_PER_GRAPH, -(-len(self.samples) // self.batch_size))
-        return max(1, min(n_steps, ROOM_BYTES // (self.batch_size * self.samples.row_bytes)))
+        """Return the number of steps that makes captures and launches together take the least time."""
+        steps_per_epoch = math.ceil(len(self.samples) / self.batch_size)
+        total = self.epochs_left * steps_per_epoch
+        best = min(MAX_STEPS_PER_GRAPH, math.isqrt(total // LAUNCHES_PER_CAPTURED_STEP))
+        if not self.in_whole:
+            free = free_bytes(self.samples.place)
+            room = ROOM_BYTES if free is None else min(ROOM_BYTES, free // 4)
+            best = min(best, steps_per_epoch, room // (self.batch_size * self.samples.row_bytes))
+        return max(1, best)
 
     def _zeros(self, *shape: int) -> Array:
         place = self.samples.place
@@ -256,7 +308,7 @@ class CudaGraphEngine:
 
     def run(self, epochs: Sequence[Epoch]) -> None:
         """Run these epochs."""
-        with self.cuda.session():
+        with self.cuda.session(), self.cuda.scratch():
             if self.in_whole:
                 self._run_whole([rate for rate, _ in epochs])
             else:
@@ -268,23 +320,30 @@ class CudaGraphEngine:
             # Of either many steps or one: a graph for each number of them would be too many graphs.
             now = rates[: self.n_steps] if len(rates) >= self.n_steps else rates[:1]
             rates = rates[len(now) :]
-            losses = self._run_steps((len(self.samples),) * len(now), now)
+            losses = self._run_steps((len(self.samples),) * len(now), now, self.epochs_left // len(now))
             self.losses += [losses[index] for index in range(len(now))]
+            self.epochs_left -= len(now)
 
     def _run_in_batches(self, rate: float, order: Any) -> None:
-        mean = 0.0
+        mean, n_samples = 0.0, len(self.samples)
         for some in self.samples.batches(self.n_steps * self.batch_size, order):
             n_rows = some.X.shape[0]
             for place, rows in zip(self.room, some):
                 if rows is not None:
                     place[:n_rows, ...] = rows
             lengths = tuple(part.stop - part.start for part in row_slices(n_rows, self.batch_size))
-            mean = mean + self.samples.place.xp.sum(self._run_steps(lengths, [rate] * len(lengths)))
+            n_uses = self.epochs_left * max(1, n_samples // n_rows)
+            losses = self._run_steps(lengths, [rate] * len(lengths), n_uses)
+            mean = mean + self.samples.place.xp.sum(losses)
         self.losses.append(mean)
+        self.epochs_left -= 1
 
-    def _run_steps(self, lengths: tuple[int, ...], rates: Sequence[float]) -> Array:
-        """Run a step for each batch of the room; return their losses, each times its part of an epoch."""
-        graph = self._graph(lengths)
+    def _run_steps(self, lengths: tuple[int, ...], rates: Sequence[float], n_uses: int) -> Array:
+        """Run a step for each batch of the room; return their losses, each times its part of an epoch.
+
+        `n_uses` is how many times such steps are planned from now on.
+        """
+        graph = self._graph(lengths, n_uses)
         if graph is None:
             return self._run_call_by_call(lengths, rates)
         numbers = _numbers(self._state)
@@ -296,6 +355,7 @@ class CudaGraphEngine:
         self.cuda.upload(table, self.table[: len(rates), ...])
         try:
             graph.replay()
+            self.n_replays += 1
         finally:
             # Also when interrupted: what is launched will be done.
             self._set_numbers(numbers)
@@ -344,11 +404,13 @@ class CudaGraphEngine:
 
     # Capture.
 
-    def _graph(self, lengths: tuple[int, ...]) -> _Graph | None:
+    def _graph(self, lengths: tuple[int, ...], n_uses: int) -> _Graph | None:
         """Return the graph of steps on batches of these lengths; None where they run call by call."""
         if self.refused or not self.lengths_seen.issuperset(lengths):
             return None
         if lengths not in self.graphs:
+            if n_uses < MIN_REPLAYS:
+                return None
             try:
                 self.graphs[lengths] = self._captured(lengths)
             except NotCapturableError as error:
@@ -386,7 +448,8 @@ class CudaGraphEngine:
                     if isinstance(leaf, (Number, int, float))
                 ]
 
-        replay = self.cuda.capture(steps)
+        with undisturbed():
+            replay = self.cuda.capture(steps)
         return _Graph(replay, [number.compute for number in rows[0].numbers], after)
 
     def _state_of_numbers(self, row: Row) -> State:

@@ -15,6 +15,8 @@ from mlp_xp.samples import Samples
 class EagerEngine:
     """Runs each array call as it comes; see `mlp_xp.engines.Engine`."""
 
+    name = "eager"
+
     def __init__(
         self, network: Network, optimizer: Optimizer, samples: Samples, batch_size: int, state: State
     ) -> None:

@@ -59,6 +59,8 @@ class JaxEngine:
     numbers for whoever asks for the state.
     """
 
+    name = "xla"
+
     def __init__(
         self, network: Network, optimizer: Optimizer, samples: Samples, batch_size: int, state: State
     ) -> None:

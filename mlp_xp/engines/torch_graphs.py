@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -12,18 +12,22 @@ import torch
 
 from mlp_xp.arrays import Array, Namespace, Placement
 
-_CAPTURES = threading.Lock()
-"""PyTorch can do one at a time."""
+_KEPT = threading.local()
+"""A thread's streams, by device: for each stream PyTorch keeps a workspace of cuBLAS for good."""
 
 
 class TorchGraphs:
     """See `mlp_xp.engines.cuda_graph.Cuda`."""
 
-    def __init__(self, place: Placement) -> None:
-        self.xp = Capturable(place.xp)
+    def __init__(self, place: Placement, xp: Namespace) -> None:
+        self._xp = xp
         self.device = place.device
-        self.stream = torch.cuda.Stream(self.device)
+        self.stream = _stream(place.device)
         self.pool = torch.cuda.graph_pool_handle()
+
+    def namespace(self, matmul_precision: str) -> Namespace:
+        """Return functions that can be captured; their precision is the process's while they are."""
+        return self._xp
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -36,41 +40,52 @@ class TorchGraphs:
         finally:
             caller.wait_stream(self.stream)
 
+    def scratch(self) -> AbstractContextManager[None]:
+        """Do nothing: before a capture PyTorch gives back what it has kept."""
+        return nullcontext()
+
     def capture(self, function: Callable[[], None]) -> Callable[[], None]:
         """Record what a function launches; return what launches it all."""
         graph = torch.cuda.CUDAGraph()
         # Other threads may go on, whatever they do.
         mode = "thread_local"
-        with (
-            _CAPTURES,
-            torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode=mode),
-        ):
-            function()
+        failure: list[BaseException] = []
+
+        def recorded() -> None:
+            try:
+                function()
+            except BaseException as error:
+                failure.append(error)
+                raise
+
+        try:
+            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode=mode):
+                recorded()
+        except BaseException as error:
+            self._forget_capture()
+            # What ends a capture that is invalid says no more than that it is.
+            raise (failure[0] if failure else error) from None
         replay: Callable[[], None] = graph.replay
         return replay
 
+    def _forget_capture(self) -> None:
+        """Let the allocator know that the capture is over, which an invalid one's end does not tell it."""
+        for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+            with suppress(Exception):
+                getattr(torch._C, name)(self.device.index, self.pool)
+        self.pool = torch.cuda.graph_pool_handle()
+
     def upload(self, values: np.ndarray[Any, Any], out: Array) -> None:
         """Copy numbers from the host into a tensor."""
-        out.copy_(torch.from_numpy(values), non_blocking=True)
+        # From pageable memory, or from another dtype, the copy would wait for the stream.
+        out.copy_(torch.from_numpy(values).to(out.dtype).pin_memory(), non_blocking=True)
+
+    def release(self) -> None:
+        """Do nothing: a graph's memory goes with it."""
 
 
-class Capturable:
-    """PyTorch's namespace, but for functions that would copy a number to the device."""
-
-    def __init__(self, xp: Namespace) -> None:
-        self._xp = xp
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._xp, name)
-
-    def maximum(self, x1: Any, x2: Any) -> Array:
-        """Return the larger ones, element by element."""
-        if isinstance(x2, (int, float)):
-            return torch.clamp(x1, min=x2)
-        return torch.clamp(x2, min=x1) if isinstance(x1, (int, float)) else self._xp.maximum(x1, x2)
-
-    def minimum(self, x1: Any, x2: Any) -> Array:
-        """Return the smaller ones, element by element."""
-        if isinstance(x2, (int, float)):
-            return torch.clamp(x1, max=x2)
-        return torch.clamp(x2, max=x1) if isinstance(x1, (int, float)) else self._xp.minimum(x1, x2)
+def _stream(device: Any) -> Any:
+    streams = vars(_KEPT).setdefault("streams", {})
+    if device not in streams:
+        streams[device] = torch.cuda.Stream(device)
+    return streams[device]

@@ -1,0 +1,399 @@
+"""What devices are told and asked: precision of products, memory, and numbers that stay on the device."""
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import need
+
+import mlp_xp.footprint
+from mlp_xp import (
+    Activation,
+    DivergenceError,
+    Network,
+    OutOfMemoryError,
+    adam,
+    evaluate,
+    gradient_descent,
+    train,
+)
+from mlp_xp.arrays import computing_namespace, placement, to_host
+from mlp_xp.devices import Shortage, _torch_precision, computing, free_bytes, is_out_of_memory, to_floats
+from mlp_xp.engines import make_engine
+from mlp_xp.footprint import Footprint
+from mlp_xp.parameters import plain
+from mlp_xp.samples import Samples
+
+
+def problem(library, n_samples=64, dtype="float32"):
+    source = np.random.RandomState(0)
+    X = library.array(source.standard_normal((n_samples, 5)), dtype)
+    y = library.array(source.uniform(size=(n_samples, 1)) < 0.5, dtype)
+    return X, y
+
+
+NETWORK = Network((5, 32, 1), hidden="tanh", loss="binary_cross_entropy")
+
+# Precision.
+
+
+def test_a_bad_precision_is_refused():
+    with pytest.raises(
+        ValueError, match=r"`matmul_precision` must be one of \['highest', 'tf32'\], got 'tf16'"
+    ):
+        Network((2, 1), loss="squared_error", matmul_precision="tf16")
+
+
+@pytest.mark.parametrize("precision", ["highest", "tf32"])
+def test_precision_changes_nothing_on_a_cpu(precision, library):
+    X, y = problem(library, dtype="float32")
+    network = replace(NETWORK, matmul_precision=precision)
+    params = network.init(0, like=X)
+    trained = train(network, params, X, y, optimizer=adam(), epochs=5, batch_size=16, seed=0)
+    expected = train(NETWORK, params, X, y, optimizer=adam(), epochs=5, batch_size=16, seed=0)
+    if library.name in ("numpy", "numpy_read_only", "strict", "torch", "jax"):
+        assert trained.history == expected.history
+    else:
+        np.testing.assert_allclose(trained.history["loss"], expected.history["loss"], rtol=3e-3)
+
+
+IN_JAX = {"highest": "HIGHEST", "tf32": "HIGH"}
+
+
+@pytest.mark.parametrize("precision", IN_JAX)
+@pytest.mark.parametrize("asked_by_the_process", [None, "bfloat16", "highest"])
+def test_jax_computes_with_the_precision_asked_for(precision, asked_by_the_process, request):
+    jax = need("jax", request)
+    X, y = jax.numpy.ones((8, 5), "float32"), jax.numpy.ones((8, 1), "float32")
+    network = replace(NETWORK, matmul_precision=precision)
+    params = network.init(0, like=X)
+    with jax.default_matmul_precision(asked_by_the_process):
+        programs = [
+            jax.jit(network.predict).lower(params, X),
+            jax.jit(network.loss_and_gradients).lower(params, X, y),
+        ]
+        place = placement(X=X)
+        samples = Samples(place, X, y)
+        state = plain(params), adam().init(place.xp, plain(params))
+        with computing(place, precision):
+            engine = make_engine(network, adam(), samples, 4, state)
+            programs.append(engine.compiled.lower(*engine._arguments([(0.1, np.arange(8))])))
+    for program in programs:
+        products = [line for line in program.as_text().splitlines() if "dot_general" in line]
+        assert len(products) >= 2
+        assert all(f"precision = [{IN_JAX[precision]}, {IN_JAX[precision]}]" in line for line in products)
+
+
+def test_a_training_pins_the_precision_while_it_traces(request):
+    jax = need("jax", request)
+    seen = []
+
+    def forward(xp, z):
+        seen.append(jax.config.jax_default_matmul_precision)
+        return z * 1.0, None
+
+    network = Network((5, 3, 1), hidden=Activation(forward, lambda xp, delta, _: delta), loss="squared_error")
+    X, y = jax.numpy.ones((8, 5)), jax.numpy.ones((8, 1))
+    train(network, network.init(0, like=X), X, y, optimizer=adam(), epochs=2, validation_data=(X, y))
+    evaluate(network, network.init(0, like=X), X, y)
+    assert set(seen) == {"highest"}
+    assert len(seen) >= 3
+
+
+SETUPS = {
+    "untouched": lambda torch: None,
+    "legacy high": lambda torch: torch.set_float32_matmul_precision("high"),
+    "legacy highest": lambda torch: torch.set_float32_matmul_precision("highest"),
+    "allowed": lambda torch: setattr(torch.backends.cuda.matmul, "allow_tf32", True),
+    "tf32": lambda torch: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+    "ieee": lambda torch: setattr(torch.backends.cuda.matmul, "fp32_precision", "ieee"),
+    "all tf32": lambda torch: setattr(torch.backends, "fp32_precision", "tf32"),
+}
+
+
+def said(read):
+    try:
+        return read()
+    except RuntimeError as error:
+        return str(error)[:60]
+
+
+def precision_state(torch):
+    backends = torch.backends
+    readers = (
+        lambda: backends.cuda.matmul.fp32_precision,
+        lambda: backends.fp32_precision,
+        torch.get_float32_matmul_precision,
+        lambda: backends.cuda.matmul.allow_tf32,
+    )
+    return [said(read) for read in readers]
+
+
+@pytest.mark.parametrize("wanted", ["highest", "tf32"])
+@pytest.mark.parametrize("setup", SETUPS)
+def test_pytorch_has_its_own_precision_back(wanted, setup, request):
+    torch = need("torch", request)
+    products = torch.backends.cuda.matmul
+    if not hasattr(products, "fp32_precision"):
+        pytest.skip("this PyTorch has the older interface alone")
+    try:
+        SETUPS[setup](torch)
+        before = precision_state(torch)
+        with _torch_precision(wanted):
+            assert (products.fp32_precision == "tf32") == (wanted == "tf32")
+        assert precision_state(torch) == before
+        with pytest.raises(ZeroDivisionError), _torch_precision(wanted):
+            raise ZeroDivisionError
+        assert precision_state(torch) == before
+        # What was inherited still is.
+        torch.backends.fp32_precision = "ieee"
+        assert (products.fp32_precision == "ieee") == (
+            setup in ("untouched", "all tf32", "ieee", "legacy highest")
+        )
+    finally:
+        torch.backends.fp32_precision = "none"
+        torch.set_float32_matmul_precision("highest")
+        products.fp32_precision = "none"
+
+
+# Numbers beside tensors.
+
+
+CALLS = {
+    "maximum": lambda xp, x: (xp.maximum(x, 0.5), xp.maximum(0.5, x), xp.maximum(x, x * 2)),
+    "minimum": lambda xp, x: (xp.minimum(x, 0.5), xp.minimum(0.5, x), xp.minimum(x, x * 2)),
+    "where": lambda xp, x: (xp.where(x > 0, x, 0.0), xp.where(x > 0, 1.0, x), xp.where(x > 0, x, x * 2)),
+    "logaddexp": lambda xp, x: (xp.logaddexp(x, 0.0), xp.logaddexp(0.0, x), xp.logaddexp(x, x)),
+    "hypot": lambda xp, x: (xp.hypot(x, 2.0), xp.hypot(2.0, x)),
+    "copysign": lambda xp, x: (xp.copysign(x, -1.0), xp.copysign(1.0, x)),
+    "atan2": lambda xp, x: (xp.atan2(x, 2.0), xp.atan2(2.0, x)),
+    "less": lambda xp, x: (xp.less(x, 0.5), xp.less(0.5, x), xp.greater_equal(0.5, x)),
+    "equal": lambda xp, x: (xp.equal(x, -1.0), xp.not_equal(-1.0, x)),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", CALLS)
+def test_numbers_beside_tensors_stay_on_the_device(name, dtype, request, monkeypatch):
+    torch = need("torch", request)
+    values = [-1.0, -0.0, 0.5, 3.0, float("nan"), float("inf")]
+    x = torch.asarray(values, dtype=getattr(torch, dtype))
+    place = placement(x=x)
+    xp = computing_namespace(place.xp, x)
+    with np.errstate(invalid="ignore"):
+        expected = CALLS[name](np, np.asarray(values, dtype))
+
+    def refused(*_, **__):
+        raise AssertionError("a number that is made into a tensor on the host")
+
+    for maker in ("asarray", "tensor", "as_tensor", "from_numpy"):
+        monkeypatch.setattr(torch, maker, refused)
+        monkeypatch.setattr(place.xp, maker, refused, raising=False)
+    for found, wanted in zip(CALLS[name](xp, x), expected):
+        assert str(found.dtype).removeprefix("torch.") == str(wanted.dtype)
+        np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-6)
+
+
+def test_numbers_beside_whole_numbers_are_promoted(request):
+    torch = need("torch", request)
+    x = torch.asarray([1, 2])
+    xp = computing_namespace(placement(x=x).xp, x)
+    np.testing.assert_array_equal(xp.maximum(x, 1.5), [1.5, 2.0])
+    np.testing.assert_array_equal(xp.where(x > 1, x, 0.5), [0.5, 2.0])
+    np.testing.assert_array_equal(xp.where(x > 1, 1.0, 0.0), [0.0, 1.0])
+
+
+def test_one_namespace_for_all_tensors(request):
+    torch = need("torch", request)
+    xp = placement(x=torch.ones(1)).xp
+    one, other = (computing_namespace(xp, torch.ones(n)) for n in (1, 2))
+    assert one is other
+    assert computing_namespace(np, np.ones(1)) is np
+
+
+def test_floats_of_arrays_and_numbers(library):
+    values = [1.5, library.array([2.5], "float32")[0], np.float64(3.5), library.array([4.5], "float32")[0]]
+    numbers = to_floats(library.place("float32"), values)
+    assert numbers == [1.5, 2.5, 3.5, 4.5]
+    assert {type(number) for number in numbers} == {float}
+    assert to_floats(library.place(), []) == []
+
+
+# Memory.
+
+
+def test_what_runs_out_of_memory_says_so(request):
+    def raised(call):
+        with pytest.raises(Exception) as caught:  # noqa: PT011 - which, depends on the library
+            call()
+        return caught.value
+
+    assert is_out_of_memory(raised(lambda: np.empty(2**50)))
+    wrapped = raised(lambda: (_ for _ in ()).throw(RuntimeError("in a step"))).with_traceback(None)
+    assert not is_out_of_memory(wrapped)
+    wrapped.__cause__ = MemoryError()
+    assert is_out_of_memory(wrapped)
+    assert not is_out_of_memory(ValueError("RESOURCE_EXHAUSTED"))
+    assert not is_out_of_memory(None)
+
+
+def test_jax_and_pytorch_running_out_of_memory(request):
+    jax, torch = need("jax", request), need("torch", request)
+    with pytest.raises(Exception, match="RESOURCE_EXHAUSTED|[Oo]ut of memory") as caught:
+        jax.block_until_ready(jax.numpy.zeros((2**45,), "float32"))
+    assert is_out_of_memory(caught.value)
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not is_out_of_memory(RuntimeError("some other trouble"))
+
+
+def test_nobody_tells_how_much_memory_a_cpu_has(library):
+    if library.name in ("cupy", "torch_cuda", "jax_cuda"):
+        assert 0 < free_bytes(library.place()) < 2**42
+    else:
+        assert free_bytes(library.place()) is None
+
+
+@pytest.fixture
+def room(monkeypatch):
+    """Let devices say how much memory they have."""
+
+    def has(n_bytes):
+        monkeypatch.setattr(mlp_xp.footprint, "free_bytes", lambda place: n_bytes)
+
+    return has
+
+
+def test_what_does_not_fit_is_refused_before_it_begins(library, room):
+    if library.name.startswith("jax"):
+        pytest.skip("XLA joins calls: what they take by themselves says nothing")
+    X, y = problem(library, n_samples=4096)
+    params = NETWORK.init(0, like=X)
+    began = []
+    settings = {"optimizer": adam(), "epochs": 3, "on_progress": began.append}
+    room(300_000)
+    with pytest.raises(
+        OutOfMemoryError, match="does not hold the training.*before its first epoch"
+    ) as caught:
+        train(NETWORK, params, X, y, **settings)
+    error = caught.value
+    assert not began
+    assert error.needed > 300_000 == error.free
+    assert f"the largest `batch_size` that fits is {error.batch_size}" in str(error)
+    assert error.params[0].weight is params[0].weight
+    assert (error.epoch, error.history) == (1, [])
+    # That one fits, and no larger one.
+    assert len(train(NETWORK, params, X, y, batch_size=error.batch_size, **settings).history) == 3
+    with pytest.raises(OutOfMemoryError) as larger:
+        train(NETWORK, params, X, y, batch_size=error.batch_size + 1, **settings)
+    assert larger.value.batch_size == error.batch_size
+    room(1_000)
+    with pytest.raises(OutOfMemoryError, match="no `batch_size` fits") as hopeless:
+        train(NETWORK, params, X, y, **settings)
+    assert hopeless.value.batch_size == 0
+
+
+def test_memory_errors_are_memory_errors_and_can_be_pickled():
+    error = OutOfMemoryError("none left", 3, (), [], 10, 5, 2)
+    for one in (error, pickle.loads(pickle.dumps(error))):
+        assert isinstance(one, MemoryError)
+        assert (str(one), one.epoch, one.needed, one.free, one.batch_size) == ("none left", 3, 10, 5, 2)
+    assert not issubclass(DivergenceError, MemoryError)
+
+
+def test_a_shortage_in_words():
+    words = {
+        Shortage(3_210_000_000, 1_100_000, 256): "3.21 GB needed, 1.1 MB free; the largest `batch_size` that "
+        "fits is 256",
+        Shortage(999_900, 5, 0): "1000 kB needed, 5 bytes free; no `batch_size` fits",
+        Shortage(None, None, None): "an amount not known beforehand needed, an unknown amount free",
+    }
+    assert {str(shortage): text for shortage, text in words.items()} == {
+        text: text for text in words.values()
+    }
+
+
+def greedy(limit):
+    """Return an activation that finds no memory in its `limit`-th pass forward."""
+    calls = []
+
+    def forward(xp, z):
+        calls.append(1)
+        if len(calls) >= limit:
+            raise MemoryError("no more")
+        # Looking at a value keeps it from being compiled: it is called in each step.
+        return (z * 1.0 if float(z[0, 0]) == float(z[0, 0]) else z), None
+
+    return Activation(forward, lambda xp, delta, _: delta)
+
+
+@pytest.mark.parametrize("observed", [False, True])
+def test_running_out_on_the_way_keeps_what_was_trained(library, observed, room):
+    X, y = problem(library, n_samples=40, dtype="float64")
+    more = {"callback": lambda history, params: None} if observed else {}
+    network = replace(NETWORK, hidden=greedy(8))
+    params = network.init(0, like=X)
+    with pytest.raises(OutOfMemoryError, match="in epoch") as caught:
+        train(network, params, X, y, optimizer=gradient_descent(0.1), epochs=50, **more)
+    error, n_epochs = caught.value, len(caught.value.history)
+    assert 2 <= n_epochs <= 7
+    assert error.epoch == n_epochs + 1
+    assert isinstance(error.__cause__, MemoryError)
+    fine = replace(NETWORK, hidden="identity")
+    expected = train(fine, params, X, y, optimizer=gradient_descent(0.1), epochs=n_epochs)
+    np.testing.assert_allclose(error.history["loss"], expected.history["loss"], rtol=1e-12)
+    for one, other in zip(error.params, expected.params):
+        np.testing.assert_allclose(to_host(one.weight), to_host(other.weight), rtol=1e-10)
+
+
+def test_what_ran_out_is_let_go(library):
+    """Nobody who keeps the error keeps the arrays that the failed step had made."""
+    import gc
+    import weakref
+
+    held = []
+
+    class Marked:
+        pass
+
+    def forward(xp, z):
+        mark = Marked()
+        held.append(weakref.ref(mark))
+        raise MemoryError("no more")
+
+    X, y = problem(library, n_samples=40)
+    network = replace(NETWORK, hidden=Activation(forward, lambda xp, delta, _: delta))
+    with pytest.raises(OutOfMemoryError) as caught:
+        train(network, network.init(0, like=X), X, y, optimizer=adam(), epochs=2)
+    gc.collect()
+    assert held
+    # Attempts to record or to trace the step fail first, and their frames go with their errors.
+    assert all(mark() is None for mark in held)
+    assert caught.value.history == []
+
+
+@pytest.mark.parametrize("optimizer", [gradient_descent(0.1), adam()])
+def test_a_footprint_grows_with_the_batch_by_what_a_row_takes(optimizer):
+    X = np.ones((1000, 20))
+    network = Network((20, 50, 30, 3), hidden="relu", loss="squared_error")
+    params = plain(network.init(0, like=X))
+    samples = Samples(placement(X=X), X, np.ones((1000, 3)))
+    footprint = Footprint(network, optimizer, samples, (params, optimizer.init(np, params)), epochs=2)
+    few, more = footprint.bytes_needed(100), footprint.bytes_needed(600)
+    per_row = (more - few) / 500 / 8
+    # Two times the batch; at least the activations of both hidden layers, at most ten times the widest.
+    assert 2 * 23 + 80 <= per_row <= 2 * 23 + 500
+    once = Footprint(network, optimizer, samples, (params, optimizer.init(np, params)), epochs=1)
+    n_parameters = sum(array.size for layer in params for array in layer)
+    n_state = n_parameters * (3 if len(optimizer.init(np, params)) else 1)
+    assert few - once.bytes_needed(100) == 8 * n_state
+
+
+def test_what_cannot_be_recorded_has_no_footprint():
+    network = replace(NETWORK, hidden=greedy(100))
+    X = np.ones((10, 5))
+    params = plain(network.init(0, like=X))
+    samples = Samples(placement(X=X), X, np.ones((10, 1)))
+    footprint = Footprint(network, gradient_descent(0.1), samples, (params, ()), epochs=2)
+    assert footprint.bytes_needed(5) is None
+    assert footprint.shortage_of(5) is None
