@@ -254,7 +254,8 @@ def test_network_is_frozen_hashable_and_picklable():
     assert network != Network((3, 4, 2), hidden=("relu",), loss="poisson", alpha=0.1)
     assert pickle.loads(pickle.dumps(network)) == network
     assert repr(network) == (
-        "Network(layer_sizes=(3, 4, 2), hidden=('tanh',), loss='poisson', alpha=0.1, matmul_precision='highest')"
+        "Network(layer_sizes=(3, 4, 2), hidden=('tanh',), loss='poisson', alpha=0.1, "
+        "matmul_precision='highest')"
     )
     with pytest.raises(AttributeError, match="cannot assign"):
         network.alpha = 2.0
