@@ -34,7 +34,9 @@ def draw(comparisons: Sequence[Comparison], title: str, path: Path) -> bool:
     for panel in panels[len(shown) :]:
         panel.set_axis_off()
     legend = "blue: mlp_xp, orange: its peers; dashed: the matrix products alone"
-    figure.suptitle(f"Time relative to that of mlp_xp's estimator ({legend})\n{title}", fontsize=11)
+    base = shown[0].base
+    whose = "mlp_xp's estimator" if base == OURS else base
+    figure.suptitle(f"Time relative to that of {whose} ({legend})\n{title}", fontsize=11)
     figure.savefig(path, dpi=130)
     return True
 
@@ -55,13 +57,15 @@ def _x_limits(comparisons: Sequence[Comparison]) -> tuple[float, float]:
 
 
 def _draw_panel(panel: Any, comparison: Comparison, limits: tuple[float, float], most: int) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     rows, limit = _bars(comparison), _limit(comparison)
     left = limits[0]
     for place, row in enumerate(rows, start=most - len(rows)):
         ratio = row.ratio or math.nan
         colour = OWN if PARTICIPANTS[row.name].ours else OTHERS
         panel.barh(place, ratio - left, left=left, height=0.72, color=colour)
-        text = f"{ratio:.2f}" if row.name != OURS else f"1  ({_time(row, comparison)})"
+        text = f"{ratio:.2f}" if row.name != comparison.base else f"1  ({_time(row, comparison)})"
         panel.text(1.02, place, text, transform=panel.get_yaxis_transform(), va="center", fontsize=8)
     panel.axvline(1.0, color="black", linewidth=0.8)
     if limit is not None:
@@ -73,14 +77,16 @@ def _draw_panel(panel: Any, comparison: Comparison, limits: tuple[float, float],
     panel.set_xlim(limits)
     panel.set_ylim(most - len(rows) - 0.6, most - 0.4)
     panel.set_yticks(range(most - len(rows), most), [row.label for row in rows], fontsize=9)
+    panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    panel.xaxis.set_minor_formatter(NullFormatter())
     panel.tick_params(axis="x", labelsize=8)
     panel.tick_params(axis="y", length=0)
     panel.grid(axis="x", color="0.9", linewidth=0.6)
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
     panel.set_title(_wrapped(comparison), fontsize=9, loc="left", pad=16)
-    panel.set_xlabel("time relative to mlp_xp (logarithmic; left is faster)", fontsize=8)
+    panel.set_xlabel(f"time relative to {comparison.base} (logarithmic; left is faster)", fontsize=8)
 
 
 def _time(row: Row, comparison: Comparison) -> str:
