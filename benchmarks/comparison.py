@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from benchmarks.evaluation import loss_of, odd_ones
-from benchmarks.participants import OURS, PARTICIPANTS
+from benchmarks.evaluation import odd_ones
+from benchmarks.memory import DeviceMemory, device_memory
+from benchmarks.participants import PARTICIPANTS, Ran, base
 from benchmarks.timing import Timings
 from benchmarks.workers import Worker, WorkerError
 from benchmarks.workloads import Workload, make_data
@@ -26,6 +29,10 @@ class Outcome:
     peak_bytes: list[int] = field(default_factory=list)
     loss: float | None = None
     error: str = ""
+    engine: str = ""
+    """That its training ran on, as the library says."""
+    why: str = ""
+    """What the library warned of about that."""
 
 
 class Row(NamedTuple):
@@ -43,6 +50,7 @@ class Row(NamedTuple):
     loss: float | None
     problem: str
     """Why there is no ratio."""
+    engine: str = ""
 
 
 @dataclass
@@ -51,6 +59,22 @@ class Comparison:
 
     workload: Workload
     outcomes: dict[str, Outcome]
+    device: str = "cpu"
+    memory: str = ""
+    """What `Outcome.peak_bytes` are the peaks of."""
+
+    @property
+    def base(self) -> str:
+        """The name of what ratios refer to."""
+        return base(self.device)
+
+    def refused(self, name: str) -> str:
+        """Return why a participant's figures are not those of what it claims to be; "" if they are."""
+        outcome, claimed = self.outcomes[name], PARTICIPANTS[name].engine(self.device)
+        if not claimed or (outcome.engine in ("", claimed) and not outcome.why):
+            return ""
+        ran = f"on the engine {outcome.engine!r}" if outcome.engine not in ("", claimed) else "call by call"
+        return f"ran {ran}, not on {claimed!r}: {outcome.why or 'no warning says why'}"
 
     def rows(self) -> list[Row]:
         """Return a row for each participant."""
@@ -67,66 +91,96 @@ class Comparison:
             "units_per_repeat": self.workload.units,
             "unit": self.workload.unit,
             "bytes_needed": self.workload.bytes_needed(),
+            "ratios_refer_to": self.base,
+            "memory": self.memory,
             "outcomes": [asdict(outcome) for outcome in self.outcomes.values()],
             "rows": [row._asdict() for row in self.rows()],
         }
 
     def _row(self, outcome: Outcome, timings: Timings, odd: set[str]) -> Row:
         workload, name = self.workload, outcome.name
-        problem = outcome.error
-        if name in odd:
+        problem, refused = outcome.error, self.refused(name)
+        if refused:
+            problem = refused
+        elif name in odd:
             problem = f"different loss ({outcome.loss:.10g})"
         elif not outcome.seconds:
             problem = problem or "not measured"
-        base = self.outcomes.get(OURS)
-        comparable = not problem and base is not None and base.seconds and OURS not in odd
-        measured = bool(outcome.seconds)
+        measured = bool(outcome.seconds) and not refused
         return Row(
             name,
             PARTICIPANTS[name].label(workload),
             timings.median(name) / workload.units if measured else float("nan"),
             timings.spread(name) / workload.units if measured else float("nan"),
-            timings.ratio(name, OURS) if comparable else None,
-            max(outcome.peak_bytes, default=None),
+            timings.ratio(name, self.base) if not problem and self._base_stands(odd) else None,
+            max(outcome.peak_bytes, default=None) if not refused else None,
             outcome.loss,
             problem,
+            outcome.engine,
+        )
+
+    def _base_stands(self, odd: set[str]) -> bool:
+        """Whether there is something to compare with."""
+        base = self.outcomes.get(self.base)
+        return (
+            base is not None and bool(base.seconds) and self.base not in odd and not self.refused(self.base)
         )
 
 
-def new_comparison(workload: Workload, names: Iterable[str]) -> Comparison:
+def new_comparison(workload: Workload, names: Iterable[str], device: str = "cpu") -> Comparison:
     """Return a comparison in which nothing is measured yet."""
-    return Comparison(workload, {name: Outcome(name) for name in names})
+    return Comparison(workload, {name: Outcome(name) for name in names}, device)
 
 
 def measure(
     comparison: Comparison,
     *,
-    device: str,
     threads: int,
     repeats: int,
+    seconds: float = math.inf,
     say: Callable[[str], None] = lambda message: None,
 ) -> None:
-    """Measure a comparison. What is measured is kept in it as it comes, also when Ctrl-C ends it."""
+    """Measure a comparison. What is measured is kept in it as it comes, also when Ctrl-C ends it.
+
+    Who has taken so many seconds in its repeats has no further ones.
+    """
     workload, workers = comparison.workload, dict[str, Worker]()
+    watch = device_memory() if comparison.device == "cuda" else None
+    comparison.memory = (
+        watch.about if watch else "of the process" if comparison.device == "cpu" else "unknown"
+    )
 
     def check(worker: Worker, outcome: Outcome) -> None:
-        outcome.loss = loss_of(workload, data, worker.outcome())
+        outcome.loss = worker.loss(data)
+
+    def prepare(worker: Worker, outcome: Outcome) -> None:
+        with _turn(watch, worker):
+            worker.prepare(data)
 
     def warm_up(worker: Worker, outcome: Outcome) -> None:
-        worker.repeat()
+        with _turn(watch, worker) as peak:
+            ran = worker.repeat().ran
+        outcome.peak_bytes += peak
+        outcome.engine, outcome.why = ran or Ran("", "")
         check(worker, outcome)  # and again after the last repeat, unless Ctrl-C comes first
+
+    def repeat(worker: Worker, outcome: Outcome) -> None:
+        if sum(outcome.seconds) < seconds:
+            _repeat(worker, outcome)
 
     try:
         for name in comparison.outcomes:
-            workers[name] = Worker(name, workload, device, threads)
+            workers[name] = Worker(name, workload, comparison.device, threads)
         say("starting")
         data = make_data(workload)
-        _all(workers, comparison, lambda worker, outcome: worker.prepare(data))
+        # All of them first: then what a turn takes of a GPU's memory is what one of them takes.
+        _all(workers, comparison, lambda worker, outcome: worker.wait())
+        _all(workers, comparison, prepare)
         say("warming up")
         _all(workers, comparison, warm_up)
         for number in range(repeats):
             say(f"repeat {number + 1} of {repeats}")
-            _all(workers, comparison, _repeat)
+            _all(workers, comparison, repeat)
         say("checking")
         _all(workers, comparison, check)
     except ImportError as error:
@@ -149,9 +203,16 @@ def _all(workers: dict[str, Worker], comparison: Comparison, act: Callable[[Work
             workers.pop(name).end()
 
 
+def _turn(watch: DeviceMemory | None, worker: Worker) -> AbstractContextManager[list[int]]:
+    """Watch the GPU's memory during a turn, if there is one."""
+    return nullcontext([]) if watch is None else watch.turn(worker.pid)
+
+
 def _repeat(worker: Worker, outcome: Outcome) -> None:
     time.sleep(PAUSE_SECONDS)
     repeat = worker.repeat()
     outcome.seconds.append(repeat.seconds)
+    if repeat.ran and repeat.ran.why:
+        outcome.engine, outcome.why = repeat.ran
     if repeat.peak_bytes is not None:
         outcome.peak_bytes.append(repeat.peak_bytes)

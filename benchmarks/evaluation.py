@@ -12,6 +12,8 @@ import numpy as np
 from benchmarks.workloads import Data, HostArray, Layers, Workload
 
 ROWS_AT_A_TIME = 10_000
+MOST_PRODUCTS = 5e10
+"""Of a weight with a row's number: of more, some rows tell as well where a network is."""
 
 _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "relu": lambda z: np.maximum(z, 0.0),
@@ -35,11 +37,18 @@ def loss_of_parameters(workload: Workload, data: Data, layers: Layers) -> float:
     shapes = [weight.shape for weight, _ in layers]
     if shapes != list(zip(workload.sizes, workload.sizes[1:])):
         raise ValueError(f"the parameters must have the shapes of {workload.sizes}, got {shapes}")
-    total = 0.0
-    for at in range(0, len(data.X), ROWS_AT_A_TIME):
+    total, (X, _, y) = 0.0, rows_to_check(workload, data)
+    for at in range(0, len(X), ROWS_AT_A_TIME):
         some = slice(at, at + ROWS_AT_A_TIME)
-        total += _sum_of_losses(_logits(workload.hidden, layers, data.X[some]), data.y[some])
-    return total / len(data.X)
+        total += _sum_of_losses(_logits(workload.hidden, layers, X[some]), y[some])
+    return total / len(X)
+
+
+def rows_to_check(workload: Workload, data: Data) -> Data:
+    """Return the data, or so many of their first rows as are soon evaluated."""
+    weights = sum(n_in * n_out for n_in, n_out in zip(workload.sizes, workload.sizes[1:]))
+    n_rows = max(1, int(MOST_PRODUCTS / weights))
+    return data if n_rows >= len(data.X) else Data(*(array[:n_rows] for array in data))
 
 
 def loss_of_predictions(data: Data, probabilities: HostArray) -> float:

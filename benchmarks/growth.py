@@ -104,7 +104,7 @@ def _measure_axis(name: str, points: list[Point], options: argparse.Namespace, t
     for value in axis.values:
         comparison = new_comparison(axis.at(value), PARTICIPANTS)
         with console.status(f"{name} {value:,}"):
-            measure(comparison, device="cpu", threads=threads, repeats=options.repeats)
+            measure(comparison, threads=threads, repeats=options.repeats)
         found = points_of(comparison, value)
         points += found
         for point in found:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 LIBRARIES = (
     "mlp_xp",
@@ -21,8 +21,17 @@ LIBRARIES = (
     "torch",
     "jax",
     "jaxlib",
+    "jax-cuda12-plugin",
+    "jax-cuda13-plugin",
     "cupy-cuda12x",
     "cupy-cuda13x",
+    "nvmath-python",
+    "nvidia-ml-py",
+    "nvidia-cuda-runtime",
+    "nvidia-cuda-runtime-cu12",
+    "nvidia-cublas",
+    "nvidia-cublas-cu12",
+    "triton",
 )
 
 
@@ -76,16 +85,53 @@ def blas() -> str:
     )
 
 
-def gpu_name() -> str | None:
-    """Return the name of the first CUDA GPU, asked of the driver; None if there is none."""
-    for library in ("libcuda.so.1", "nvcuda.dll"):
+class Gpu(NamedTuple):
+    """A GPU, as its driver describes it."""
+
+    name: str
+    memory_bytes: int
+    driver: str
+    """Its version; "" if unknown."""
+    driver_cuda: str
+    """The newest version of CUDA that the driver runs."""
+
+    @property
+    def title(self) -> str:
+        """All of that in one line."""
+        memory = f"{self.memory_bytes / 2**30:.0f} GiB"
+        return f"{self.name}, {memory}; driver {self.driver or 'unknown'}, CUDA up to {self.driver_cuda}"
+
+
+def gpu() -> Gpu | None:
+    """Return the first CUDA GPU, asked of the driver; None if there is none."""
+    driver = _load("libcuda.so.1", "nvcuda.dll")
+    count = ctypes.c_int()
+    if driver is None or driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+        return None
+    name, memory, cuda = ctypes.create_string_buffer(100), ctypes.c_size_t(), ctypes.c_int()
+    driver.cuDeviceGetName(name, len(name), 0)
+    driver.cuDeviceTotalMem_v2(ctypes.byref(memory), 0)
+    driver.cuDriverGetVersion(ctypes.byref(cuda))
+    # 13000 is 13.0.
+    return Gpu(
+        name.value.decode(), memory.value, driver_version(), f"{cuda.value // 1000}.{cuda.value % 1000 // 10}"
+    )
+
+
+def driver_version() -> str:
+    """Return the version of NVIDIA's driver, asked of NVML; "" if there is none."""
+    nvml = _load("libnvidia-ml.so.1", "nvml.dll")
+    version = ctypes.create_string_buffer(100)
+    if nvml is None or nvml.nvmlInit_v2() or nvml.nvmlSystemGetDriverVersion(version, len(version)):
+        return ""
+    return version.value.decode()
+
+
+def _load(*names: str) -> Any:
+    """Return the first of these libraries that there is; None if there is none."""
+    for name in names:
         try:
-            driver = ctypes.CDLL(library)
+            return ctypes.CDLL(name)
         except OSError:
             continue
-        count, name = ctypes.c_int(), ctypes.create_string_buffer(100)
-        if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
-            return None
-        driver.cuDeviceGetName(name, len(name), 0)
-        return name.value.decode()
     return None

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -30,25 +37,108 @@ class HostMemory:
         return None if now is None or self.before is None else max(0, now - self.before)
 
 
+SECONDS_BETWEEN_LOOKS = 1e-3
+
+
 class DeviceMemory:
-    """Watches what the libraries that are loaded hold on a GPU."""
+    """Watches from outside how much of a GPU's memory the driver says is taken.
 
-    def reset(self) -> bool:
-        """Forget the peak so far, where the library can."""
-        if torch := sys.modules.get("torch"):
-            torch.cuda.reset_peak_memory_stats()
-        return True
+    Pools of libraries come and go within a repeat, and only one process has its turn while it is watched:
+    so it is the difference from what was taken before the turn, and the most of many looks. No process
+    looks at its own: its captures might not bear the calls.
+    """
 
-    def peak(self) -> int | None:
-        """Return the peak in bytes. CuPy's is what its pool holds, JAX's that of all time."""
-        peak = 0
-        if cupy := sys.modules.get("cupy"):
-            peak += int(cupy.get_default_memory_pool().total_bytes())
-        if torch := sys.modules.get("torch"):
-            peak += int(torch.cuda.max_memory_allocated())
-        if jax := sys.modules.get("jax"):
-            peak += int((jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0))
-        return peak
+    def __init__(self) -> None:
+        self.nvml = _nvml()
+        self._device = None if self.nvml else _taken_on_the_device()
+        self.about = (
+            f"as {'NVML' if self.nvml else 'cudaMemGetInfo'} says, looked at each ms of a warm-up repeat"
+        )
+        self.held: dict[int, int] = {}
+
+    def taken(self, pid: int) -> int:
+        """Return the bytes that a process has taken, or if that is not known, that all have."""
+        return self._device() if self._device else _taken_by_nvml(self.nvml, pid)
+
+    @contextmanager
+    def turn(self, pid: int) -> Iterator[list[int]]:
+        """Watch the turn of a process; the list gets its peak, above what it had before its first turn."""
+        before, peak = self.taken(pid), list[int]()
+        most, done = [before], threading.Event()
+
+        def look() -> None:
+            while not done.is_set():
+                most[0] = max(most[0], self.taken(pid))
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+
+        watch = threading.Thread(target=look, daemon=True)
+        watch.start()
+        try:
+            yield peak
+        finally:
+            done.set()
+            watch.join()
+            held = self.held.get(pid, 0)
+            after = self.taken(pid)
+            peak.append(max(0, held + max(most[0], after) - before))
+            self.held[pid] = held + after - before
+
+
+def device_memory() -> DeviceMemory | None:
+    """Return what watches the GPU's memory; None if no library here can ask: times do not need it."""
+    try:
+        watch = DeviceMemory()
+        watch.taken(os.getpid())
+    except Exception:
+        return None
+    return watch
+
+
+def empty_pools() -> None:
+    """Let libraries that can give back what they do not use."""
+    if cupy := sys.modules.get("cupy"):
+        cupy.get_default_memory_pool().free_all_blocks()
+    if (torch := sys.modules.get("torch")) and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def _nvml() -> Any:
+    """Return NVIDIA's binding of NVML, started; None where that cannot be."""
+    try:
+        nvml = import_module("pynvml")  # of nvidia-ml-py
+        nvml.nvmlInit()
+    except Exception:
+        return None
+    return nvml
+
+
+def _taken_by_nvml(nvml: Any, pid: int) -> int:
+    """Return what a process has, or all if NVML does not know it: containers may number it otherwise."""
+    devices = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+    of_process = [
+        process.usedGpuMemory
+        for device in devices
+        for process in nvml.nvmlDeviceGetComputeRunningProcesses(device)
+        if process.pid == pid
+    ]
+    if of_process and None not in of_process:
+        return int(sum(of_process))
+    return int(sum(nvml.nvmlDeviceGetMemoryInfo(device).used for device in devices))
+
+
+def _taken_on_the_device() -> Callable[[], int]:
+    """Return what asks the CUDA runtime, by the library that is installed."""
+    info: Callable[[], tuple[int, int]]
+    try:
+        info = import_module("cupy").cuda.runtime.memGetInfo
+    except ImportError:
+        info = import_module("torch").cuda.mem_get_info
+
+    def taken() -> int:
+        free, total = info()
+        return int(total - free)
+
+    return taken
 
 
 def _status(field: str) -> int:

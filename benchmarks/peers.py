@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import re
 import time
 from functools import partial
 from pathlib import Path
@@ -10,16 +12,21 @@ from typing import Any
 
 from benchmarks.command_line import Parser, add_where_to_write, folder, need, whole_number, write_json
 from benchmarks.comparison import Comparison, measure, new_comparison
-from benchmarks.machine import describe, gpu_name
-from benchmarks.participants import OURS, PARTICIPANTS
+from benchmarks.machine import Gpu, describe, gpu
+from benchmarks.participants import COMPILED, PARTICIPANTS, base
+from benchmarks.precision import TF32
 from benchmarks.workers import available_cores, limit_threads
-from benchmarks.workloads import WORKLOADS, Workload, quick_ones
+from benchmarks.workloads import WORKLOADS, Workload, all_of, default_ones, quick_ones
 
 DESCRIPTION = """Train and predict with mlp_xp, its peers, and the matrix products alone: the same work from
 the same start, in one run, by turns. `python -m benchmarks costs` measures the library's own costs,
 `python -m benchmarks growth` how cost grows with the size of the work."""
 QUICK_REPEATS = 3
-SLOW_TO_START = "torch.compile"
+COMPILES_IN_QUICK_RUNS = {"cpu": (), "cuda": ("adam-f32",)}
+"""Workloads that torch.compile takes part in."""
+MOST_SECONDS = {"full": 6.0, "quick": 1.5}
+"""On a GPU, of one participant's repeats: some are a hundred times as fast as others."""
+PRECISION = "float32 products in full float32 for all, in TF32 where a workload's title says so"
 
 
 def main(arguments: list[str]) -> None:
@@ -31,24 +38,34 @@ def main(arguments: list[str]) -> None:
         _list()
         return
     names = _participants(parser, options)
-    workloads = _workloads(options)
-    gpu = gpu_name() if options.device == "cuda" else None
-    if options.device == "cuda" and gpu is None:
-        parser.error("--device cuda: the CUDA driver finds no GPU on this machine")
+    workloads = _workloads(parser, options)
+    found = _gpu(parser, options)
     path = folder(parser, options)
     repeats = options.repeats or (QUICK_REPEATS if options.quick else 7)
     threads = options.threads or available_cores()
     limit_threads(threads)
-    about = describe(device=options.device, gpu=gpu, threads=threads, repeats=repeats, quick=options.quick)
+    about = describe(
+        device=options.device,
+        gpu=found and found.name,
+        cuda=found and found._asdict(),
+        threads=threads,
+        repeats=repeats,
+        seconds_of_repeats=_most_seconds(options),
+        quick=options.quick,
+    )
 
     from rich.console import Console
 
     console = Console()
     console.print(_heading(about), highlight=False)
     if options.quick:
-        console.print(_left_out(options))
+        console.print(_left_out(options), highlight=False)
     start = time.perf_counter()
-    comparisons = _measure_all(console, workloads, names, options.device, threads, repeats)
+    comparisons = [
+        new_comparison(workload, _names_in(workload, names, options), options.device)
+        for workload in workloads
+    ]
+    comparisons = _measure_all(console, comparisons, threads, repeats, about["seconds_of_repeats"])
     console.print(f"\ntook {time.perf_counter() - start:.0f} s")
     if path is not None and comparisons:
         _write(path, about, comparisons)
@@ -58,14 +75,20 @@ def _parser() -> Parser:
     parser = Parser(prog="python -m benchmarks", description=DESCRIPTION)
     parser.add_argument("--only", choices=list(WORKLOADS), nargs="+", metavar="NAME", help="these workloads")
     parser.add_argument(
-        "--peers", choices=list(PARTICIPANTS), nargs="+", metavar="NAME", help=f"these, and {OURS}"
+        "--peers",
+        choices=list(PARTICIPANTS),
+        nargs="+",
+        metavar="NAME",
+        help=f"these, and {base('cpu')} (on a GPU {base('cuda')})",
     )
     parser.add_argument("--repeats", type=whole_number(1), help=f"of each (7; {QUICK_REPEATS} with --quick)")
     parser.add_argument(
         "--threads", type=whole_number(1, available_cores()), help="the same for all (as many as cores)"
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(cpu)")
-    parser.add_argument("--quick", action="store_true", help="less training, fewer workloads: about a minute")
+    parser.add_argument(
+        "--quick", action="store_true", help="less training, on a CPU fewer workloads: a minute or two"
+    )
     parser.add_argument("--list", action="store_true", help="list workloads and participants, and exit")
     add_where_to_write(parser)
     return parser
@@ -73,38 +96,72 @@ def _parser() -> Parser:
 
 def _participants(parser: Parser, options: argparse.Namespace) -> list[str]:
     if options.peers is None:
-        names = [name for name, one in PARTICIPANTS.items() if one.takes_part(options.device)]
-        return [name for name in names if not (options.quick and name == SLOW_TO_START)]
+        return [name for name, one in PARTICIPANTS.items() if one.takes_part(options.device)]
     for name in options.peers:
         if options.device not in PARTICIPANTS[name].devices:
             parser.error(f"--peers: {name} does not run on {options.device}")
-    return [name for name in PARTICIPANTS if name == OURS or name in options.peers]
+    wanted = {base(options.device), *options.peers}
+    return [name for name in PARTICIPANTS if name in wanted]
 
 
-def _workloads(options: argparse.Namespace) -> list[Workload]:
-    known = {**WORKLOADS, **quick_ones()} if options.quick else WORKLOADS
-    if options.only is not None:
-        return [known[name] for name in dict.fromkeys(options.only)]
-    return list(quick_ones().values() if options.quick else known.values())
+def _workloads(parser: Parser, options: argparse.Namespace) -> list[Workload]:
+    device = options.device
+    quick = quick_ones(device) if options.quick else {}
+    if options.only is None:
+        return list((quick or default_ones(device)).values())
+    known = {**all_of(device), **quick}
+    chosen = [known[name] for name in dict.fromkeys(options.only)]
+    for workload in chosen:
+        if device == "cpu" and workload.matmul_precision == TF32:
+            parser.error(f"--only: {workload.name} does not run on cpu: TF32 is a precision of GPUs")
+    return chosen
+
+
+def _names_in(workload: Workload, names: list[str], options: argparse.Namespace) -> list[str]:
+    """Return who takes part in a workload: in a quick run only who was asked for compiles at length."""
+    compiles = options.peers or not options.quick or workload.name in COMPILES_IN_QUICK_RUNS[options.device]
+    return [name for name in names if compiles or name != COMPILED]
+
+
+def _gpu(parser: Parser, options: argparse.Namespace) -> Gpu | None:
+    if options.device == "cpu":
+        return None
+    found = gpu()
+    if found is None:
+        parser.error("--device cuda: the CUDA driver finds no GPU on this machine")
+    return found
+
+
+def _most_seconds(options: argparse.Namespace) -> float:
+    if options.device == "cpu":
+        return math.inf
+    return MOST_SECONDS["quick" if options.quick else "full"]
 
 
 def _left_out(options: argparse.Namespace) -> str:
     parts = ["--quick: less training in each workload"]
-    if options.only is None:
-        parts.append(f"without {', '.join(name for name in WORKLOADS if name not in quick_ones())}")
+    quick = quick_ones(options.device)
+    left_out = [name for name in default_ones(options.device) if name not in quick]
+    if options.only is None and left_out:
+        parts.append(f"without {', '.join(left_out)}")
     if options.peers is None:
-        parts.append(f"without {SLOW_TO_START}")
+        compiles = COMPILES_IN_QUICK_RUNS[options.device]
+        parts.append(f"without {COMPILED}{' except in ' if compiles else ''}{', '.join(compiles)}")
     return "; ".join(parts)
 
 
 def _heading(about: dict[str, Any]) -> str:
-    where = about["gpu"] or about["machine"]
+    where = about["machine"] if about["cuda"] is None else Gpu(**about["cuda"]).title
     libraries = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    return (
-        f"{where}; {about['threads']} threads each; {about['blas']}\n"
-        f"Python {about['python']}, {libraries}\n"
-        f"{about['repeats']} interleaved repeats after a warm-up; medians; spread is the interquartile range"
-    )
+    repeats = f"{about['repeats']} interleaved repeats after a warm-up; medians"
+    if about["seconds_of_repeats"] < math.inf:
+        repeats += f"; fewer for who takes more than {about['seconds_of_repeats']:g} s"
+    lines = [
+        f"{where}; {about['threads']} threads each; {about['blas']}",
+        f"Python {about['python']}, {libraries}",
+        f"{repeats}; spread is the interquartile range",
+    ]
+    return "\n".join([*lines, f"{PRECISION}"] if about["cuda"] else lines)
 
 
 def _list() -> None:
@@ -113,7 +170,7 @@ def _list() -> None:
 
     console = Console()
     for title, rows in (
-        ("workloads", [(name, workload.title) for name, workload in WORKLOADS.items()]),
+        ("workloads", [(name, f"{it.title} [{', '.join(it.devices)}]") for name, it in WORKLOADS.items()]),
         (
             "participants",
             [(f"{name}", f"{one.about} [{', '.join(one.devices)}]") for name, one in PARTICIPANTS.items()],
@@ -126,23 +183,23 @@ def _list() -> None:
 
 
 def _measure_all(
-    console: Any, workloads: list[Workload], names: list[str], device: str, threads: int, repeats: int
+    console: Any, planned: list[Comparison], threads: int, repeats: int, seconds: float
 ) -> list[Comparison]:
     """Measure and print one workload after the other; Ctrl-C ends it with what there is."""
     from benchmarks.report import print_comparison, print_summary
 
     comparisons: list[Comparison] = []
     try:
-        for workload in workloads:
-            comparison = new_comparison(workload, names)
+        for comparison in planned:
             comparisons.append(comparison)
-            with console.status(workload.name) as status:
+            name = comparison.workload.name
+            with console.status(name) as status:
                 measure(
                     comparison,
-                    device=device,
                     threads=threads,
                     repeats=repeats,
-                    say=partial(_say, status, workload.name),
+                    seconds=seconds,
+                    say=partial(_say, status, name),
                 )
             print_comparison(console, comparison)
     except KeyboardInterrupt:
@@ -159,16 +216,25 @@ def _say(status: Any, workload: str, what: str) -> None:
     status.update(f"{workload}: {what}")
 
 
+def _slug(name: str) -> str:
+    """Return a name as a part of a file's: "NVIDIA H100 80GB HBM3" is "nvidia-h100-80gb-hbm3"."""
+    return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
 def _write(path: Path, about: dict[str, Any], comparisons: list[Comparison]) -> None:
     from benchmarks.summary import as_json
 
-    stem = f"{about['date'][:10]}-{about['device']}{'-quick' if about['quick'] else ''}"
+    stem = (
+        f"{about['date'][:10]}-{_slug(about['gpu'] or about['device'])}{'-quick' if about['quick'] else ''}"
+    )
     results = [comparison.as_json() for comparison in comparisons]
     write_json(path / f"{stem}.json", {**about, "summary": as_json(comparisons), "results": results})
     try:
         from benchmarks.picture import draw
 
         title = f"{about['gpu'] or about['machine']}, {about['threads']} threads"
+        if about["gpu"]:
+            title += f"; {PRECISION}"
         if draw(comparisons, title, path / f"{stem}.png"):
             print(f"written: {path / f'{stem}.png'}")
     except ImportError:

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.comparison import Comparison, Row
-from benchmarks.participants import LIMIT, OURS, PARTICIPANTS, REFERENCE_PEER
+from benchmarks.participants import LIMIT, PARTICIPANTS, REFERENCE_PEER, base
 from benchmarks.summary import speedup_over, summarise
 
 WORTH_A_RATIO = 10_000_000
@@ -22,6 +22,8 @@ def comparison_table(comparison: Comparison) -> Table:
     workload, rows = comparison.workload, comparison.rows()
     losses = [row.loss for row in rows if row.loss is not None and row.ratio is not None]
     needed = f"{workload.bytes_needed() / 1e6:,.1f} MB needed"
+    if comparison.device != "cpu":
+        needed += f"; peak {comparison.memory}"
     caption = f"{needed}; loss {losses[0]:.6g}" if losses else needed
     table = Table(
         title=f"[bold]{workload.name}[/bold]: {workload.title}", caption=caption, title_justify="left"
@@ -29,13 +31,13 @@ def comparison_table(comparison: Comparison) -> Table:
     table.add_column("")
     table.add_column(f"a {workload.unit}", justify="right")
     table.add_column("spread", justify="right")
-    table.add_column("/ mlp_xp", justify="right")
+    table.add_column(f"/ {comparison.base}", justify="right")
     table.add_column("peak MB", justify="right")
     table.add_column("/ needed", justify="right")
     table.add_column("loss")
     for row in rows:
         if not math.isnan(row.per_unit):
-            table.add_row(*_cells(row, workload.bytes_needed()), style=_style(row.name))
+            table.add_row(*_cells(row, workload.bytes_needed()), style=_style(row.name, comparison.base))
     return table
 
 
@@ -57,8 +59,9 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
 
 def summary_table(comparisons: Sequence[Comparison]) -> Table:
     """Return the table of what ours is like in each workload."""
-    table = Table(title="[bold]mlp_xp's time divided by[/bold]", title_justify="left")
-    for heading in ("", "mlp_xp", "the fastest peer's", "which is", "the limit"):
+    ours = base(comparisons[0].device if comparisons else "cpu")
+    table = Table(title=f"[bold]{ours}'s time divided by[/bold]", title_justify="left")
+    for heading in ("", ours, "the fastest peer's", "which is", "the limit"):
         table.add_column(heading, justify="left" if heading in ("", "which is") else "right")
     for comparison in comparisons:
         summary = summarise(comparison)
@@ -117,10 +120,10 @@ def _cells(row: Row, needed: int) -> list[str]:
     ]
 
 
-def _style(name: str) -> str:
+def _style(name: str, base: str) -> str:
     if name == LIMIT:
         return "dim"
-    return "bold" if name == OURS else ""
+    return "bold" if name == base else ""
 
 
 def _ratio(ratio: float | None) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from benchmarks.comparison import Comparison, Row
-from benchmarks.participants import LIMIT, OURS, PARTICIPANTS, REFERENCE_PEER
+from benchmarks.participants import LIMIT, PARTICIPANTS, REFERENCE_PEER
 
 
 class Summary(NamedTuple):
@@ -25,9 +25,9 @@ class Summary(NamedTuple):
 def summarise(comparison: Comparison) -> Summary | None:
     """Return the summary of a workload; None where ours cannot be compared."""
     rows = {row.name: row for row in comparison.rows() if row.ratio is not None}
-    if OURS not in rows:
+    if comparison.base not in rows:
         return None
-    ours = rows[OURS].per_unit
+    ours = rows[comparison.base].per_unit
     peers = [row for name, row in rows.items() if name != LIMIT and not PARTICIPANTS[name].ours]
     fastest = min(peers, key=lambda row: row.per_unit, default=None)
     return Summary(

@@ -15,9 +15,11 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-from benchmarks.memory import DeviceMemory, HostMemory
-from benchmarks.participants import PARTICIPANTS, Prepared, Task
-from benchmarks.workloads import Data, Workload, make_data, make_start
+from benchmarks.evaluation import loss_of, rows_to_check
+from benchmarks.memory import HostMemory, empty_pools
+from benchmarks.participants import COMPILED, PARTICIPANTS, Prepared, Ran, Task
+from benchmarks.precision import pin_after_import, pin_before_import
+from benchmarks.workloads import Data, Start, Workload, make_data, make_start
 
 PATIENCE_SECONDS = 900.0
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
@@ -28,6 +30,8 @@ class Repeat(NamedTuple):
 
     seconds: float
     peak_bytes: int | None
+    """Of the host's memory, above what there was before the data were made; None on a GPU."""
+    ran: Ran | None
 
 
 class WorkerError(RuntimeError):
@@ -54,6 +58,7 @@ class Worker:
 
     def __init__(self, name: str, workload: Workload, device: str, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
+        self.workload, self.device = workload, device
         self.connection, theirs = context.Pipe()
         arguments = (theirs, name, workload, device, threads)
         self.process = context.Process(target=_serve, args=arguments, daemon=True)
@@ -65,9 +70,17 @@ class Worker:
             signal.signal(signal.SIGINT, handler)
         theirs.close()
 
-    def prepare(self, data: Data) -> None:
-        """Wait until its library is imported, and give it its data."""
+    def wait(self) -> None:
+        """Wait until its library is imported and warm."""
         self._answer()
+
+    @property
+    def pid(self) -> int:
+        """The number of its process."""
+        return self.process.pid or 0
+
+    def prepare(self, data: Data) -> None:
+        """Give it its data."""
         self._ask(data)
 
     def repeat(self) -> Repeat:
@@ -77,6 +90,15 @@ class Worker:
     def outcome(self) -> Any:
         """Return what its last repeat came to: see `Prepared.outcome`."""
         return self._ask("outcome")
+
+    def loss(self, data: Data) -> float | None:
+        """Return the loss that its last repeat came to."""
+        if self.device == "cpu" or self.workload.predicts:
+            return loss_of(self.workload, data, self.outcome())
+        # It computes that itself, from a part of the data: large weights take a while to be sent. On the
+        # CPU that would change how much memory it has.
+        loss: float | None = self._ask(rows_to_check(self.workload, data))
+        return loss
 
     def end(self) -> None:
         """End its process."""
@@ -115,8 +137,7 @@ def _serve(connection: Connection, name: str, workload: Workload, device: str, t
         served.prepare(connection.recv())
         connection.send((None, ""))
         while True:
-            command = connection.recv()
-            connection.send((served.repeat() if command == "repeat" else served.outcome(), ""))
+            connection.send((served.do(connection.recv()), ""))
     except EOFError:
         return
     except ModuleNotFoundError as error:
@@ -132,39 +153,72 @@ class Served:
     def __init__(self, name: str, workload: Workload, device: str, threads: int) -> None:
         os.environ["JAX_PLATFORMS"] = device
         os.environ["JAX_ENABLE_X64"] = "1" if workload.dtype == "float64" else "0"
+        # All participants are there at once: none may take most of the GPU's memory for itself.
+        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+        pin_before_import(workload.matmul_precision)
         self._prepare = PARTICIPANTS[name].load()
         _limit_torch(threads)
+        pin_after_import(workload.matmul_precision)
         self.workload, self.device = workload, device
-        if name != "torch.compile":  # it would go on to compile for any number of rows
-            self._warm_up()
-        self.memory = DeviceMemory() if device == "cuda" else HostMemory()
+        self._warm_up(name)
+        self.memory, self.start = HostMemory() if device == "cpu" else None, self._start_on_gpu()
+        empty_pools()
         self.prepared: Prepared
         self.result: Any = None
 
-    def _warm_up(self) -> None:
+    def _start_on_gpu(self) -> Start | None:
+        """Draw the weights while others do; on the CPU they are memory that is needed, and come later."""
+        return None if self.device == "cpu" else make_start(self.workload)
+
+    def _warm_up(self, name: str) -> None:
         """Do a little of the same, so that what libraries load and keep is there before memory is watched."""
-        w = self.workload
-        little = replace(
-            w, rows=min(w.rows, 64), batch_size=w.batch_size and 32, epochs=1, calls=min(w.calls, 1)
-        )
-        self._prepare(Task(little, make_data(little), make_start(little), self.device)).repeat()
+        prepare = self._prepare
+        if name == COMPILED:  # it would go on to compile for any number of rows
+            if self.device == "cpu":
+                return
+            prepare = PARTICIPANTS["PyTorch"].load()
+        little = a_little(self.workload, self.device)
+        prepare(Task(little, make_data(little), make_start(little), self.device)).repeat()
+
+    def do(self, what: Any) -> Any:
+        """Do what the parent says."""
+        if what == "repeat":
+            return self.repeat()
+        return self.outcome() if what == "outcome" else self.loss(what)
 
     def prepare(self, data: Data) -> None:
         """Bring the data where they are needed; beyond this nobody here keeps them."""
-        self.prepared = self._prepare(Task(self.workload, data, make_start(self.workload), self.device))
+        start, self.start = self.start or make_start(self.workload), None
+        self.prepared = self._prepare(Task(self.workload, data, start, self.device))
 
     def repeat(self) -> Repeat:
         """Run one repeat."""
         self.result = None
-        self.memory.reset()
+        if self.memory:
+            self.memory.reset()
         start = time.perf_counter()
         self.result = self.prepared.repeat()
         seconds = time.perf_counter() - start
-        return Repeat(seconds, self.memory.peak())
+        peak, ran = self.memory.peak() if self.memory else None, self.prepared.ran
+        return Repeat(seconds, peak, ran and ran(self.result))
 
     def outcome(self) -> Any:
         """Return what the last repeat came to, on the host."""
         return self.prepared.outcome and self.prepared.outcome(self.result)
+
+    def loss(self, data: Data) -> float | None:
+        """Return the loss that the last repeat came to, on some of the data."""
+        return loss_of(self.workload, data, self.outcome())
+
+
+def a_little(workload: Workload, device: str) -> Workload:
+    """Return a workload of the same kind that is done at once."""
+    rows, batch_size = min(workload.rows, 64), workload.batch_size and 32
+    little = replace(workload, rows=rows, batch_size=batch_size, epochs=1, calls=min(workload.calls, 1))
+    if device == "cpu":
+        return little
+    # A pool that never gives memory back, as JAX's, must not have grown before memory is watched.
+    return replace(little, sizes=tuple(min(size, 64) for size in workload.sizes))
 
 
 def _limit_torch(threads: int) -> None:

@@ -17,8 +17,10 @@ Layers: TypeAlias = "list[tuple[HostArray, HostArray]]"
 """A weight of shape (n_in, n_out) and a bias of shape (n_out,) for each layer, on the host."""
 
 SEED = 0
-ADAM_EPSILON = 1e-30
-"""So small that it does not matter where it is added: PyTorch adds it elsewhere than scikit-learn."""
+ADAM_EPSILON = {"float64": 1e-30, "float32": 1e-12}
+"""So small that it does not matter where it is added: PyTorch adds it elsewhere than scikit-learn. In float32
+the square of a gradient of 1e-20 is 0 while the gradient is not: nothing may be divided by 1e-30 then.
+"""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,10 @@ class Workload:
         Predictions of all rows in one repeat; 0 for a training.
     block : int
         Rows that a participant without blocks of its own predicts at a time.
+    matmul_precision : {"highest", "tf32"}
+        Of float32 matrix products: in full, or with factors of 10 bits where a GPU has such units.
+    devices : tuple of str
+        Where it is measured without being asked for.
     """
 
     name: str
@@ -53,6 +59,8 @@ class Workload:
     solver: str = "sgd"
     calls: int = 0
     block: int = 1_000_000
+    matmul_precision: str = "highest"
+    devices: tuple[str, ...] = ("cpu",)
 
     @property
     def predicts(self) -> bool:
@@ -86,19 +94,32 @@ class Workload:
 
     @property
     def tolerance(self) -> float:
-        """How far, relatively, the losses of two that did the same work may lie apart."""
+        """How far, relatively, the losses of two that did the same work may lie apart.
+
+        TF32 keeps 11 significant bits of each factor: an error of 5e-4 if the others are rounded, of twice
+        that, all in one direction, if they are cut. Libraries differ in that and in which factors are
+        scaled before: losses of a network of 1024 units then differed by up to 2e-4 after 60 steps.
+        """
+        if self.matmul_precision == "tf32":
+            return 1e-2
         return 1e-8 if self.dtype == "float64" else 1e-4
+
+    @property
+    def epsilon(self) -> float:
+        """Adam's."""
+        return ADAM_EPSILON[self.dtype]
 
     @property
     def title(self) -> str:
         """What is done, in one line."""
         network = f"{'-'.join(map(str, self.sizes))} {self.hidden}"
+        dtype = f"{self.dtype} as TF32" if self.matmul_precision == "tf32" else self.dtype
         if self.predicts:
-            return f"predict {count(self.rows, 'row')} through {network}, {self.dtype}"
+            return f"predict {count(self.rows, 'row')} through {network}, {dtype}"
         steps = "full batch" if self.full_batch else f"batch {self.batch}"
         solver = "Adam" if self.solver == "adam" else "SGD"
         amount = f"{count(self.epochs, 'epoch')} of {count(self.rows, 'row')}"
-        return f"{network}, {steps}, {self.dtype}, {solver}; {amount}"
+        return f"{network}, {steps}, {dtype}, {solver}; {amount}"
 
     def bytes_needed(self) -> int:
         """Return what must be in memory: data, parameters, optimizer state, a batch's activations."""
@@ -116,6 +137,18 @@ def count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
+_BOTH = ("cpu", "cuda")
+_HUGE = Workload(
+    "huge",
+    (4096, 4096, 4096, 4096, 1),
+    "relu",
+    16_384,
+    batch_size=8192,
+    epochs=12,
+    rate=3e-6,
+    solver="adam",
+    devices=("cuda",),
+)
 WORKLOADS = {
     workload.name: workload
     for workload in (
@@ -135,22 +168,82 @@ WORKLOADS = {
             rate=1e-3,
             solver="adam",
         ),
-        Workload("deep", (28, 300, 300, 300, 1), "relu", 100_000, batch_size=1000, rate=0.05),
+        Workload(
+            "planar-f32",
+            (2, 4, 1),
+            "tanh",
+            400,
+            data="planar",
+            epochs=10_000,
+            rate=0.5,
+            devices=("cuda",),
+        ),
+        Workload(
+            "adam-f32",
+            (784, 256, 10),
+            "relu",
+            51_200,
+            batch_size=128,
+            epochs=10,
+            rate=1e-4,
+            solver="adam",
+            devices=("cuda",),
+        ),
+        _HUGE,
+        replace(_HUGE, name="huge-tf32", epochs=30, matmul_precision="tf32"),
+        Workload("deep", (28, 300, 300, 300, 1), "relu", 100_000, batch_size=1000, rate=0.05, devices=_BOTH),
         Workload("large", (1024, 2048, 2048, 1), "relu", 7_000, batch_size=4096, rate=0.01),
         Workload("predict-one", (30, 128, 1), "relu", 1, "float64", calls=1000),
-        Workload("predict-million", (28, 300, 300, 300, 1), "relu", 1_000_000, calls=1, block=8192),
+        Workload(
+            "predict-million",
+            (28, 300, 300, 300, 1),
+            "relu",
+            1_000_000,
+            calls=1,
+            block=8192,
+            devices=_BOTH,
+        ),
     )
 }
 
 
-def quick_ones() -> dict[str, Workload]:
-    """Return the workloads of a quick run, cut to less training."""
-    cuts: dict[str, dict[str, Any]] = {
+_CUTS: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
+    # On a GPU more of the same: a repeat must take long enough for what is done once to matter little.
+    ("cuda", "full"): {"deep": {"epochs": 20}, "predict-million": {"calls": 20}},
+    ("cpu", "quick"): {
         "xor": {"epochs": 300},
         "cancer-f32": {"epochs": 5},
         "wide": {"rows": 3_000, "epochs": 1},
         "predict-one": {"calls": 200},
-    }
+    },
+    ("cuda", "quick"): {
+        "planar-f32": {"epochs": 1_000},
+        "adam-f32": {"rows": 12_800, "epochs": 5},
+        "huge": {"epochs": 2},
+        "huge-tf32": {"epochs": 3},
+        "deep": {"epochs": 3},
+        "predict-million": {"calls": 5},
+    },
+}
+
+
+def all_of(device: str) -> dict[str, Workload]:
+    """Return all workloads, with as much work as a device takes."""
+    return {**WORKLOADS, **_cut(device, "full")}
+
+
+def default_ones(device: str) -> dict[str, Workload]:
+    """Return the workloads that are measured on a device without being asked for."""
+    return {name: workload for name, workload in all_of(device).items() if device in workload.devices}
+
+
+def quick_ones(device: str) -> dict[str, Workload]:
+    """Return the workloads of a quick run, cut to less training."""
+    return _cut(device, "quick")
+
+
+def _cut(device: str, how: str) -> dict[str, Workload]:
+    cuts = _CUTS.get((device, how), {})
     return {name: replace(WORKLOADS[name], **cut) for name, cut in cuts.items()}
 
 

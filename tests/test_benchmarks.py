@@ -2,9 +2,15 @@
 
 import json
 import math
+import os
 import re
+import sys
+import time
+import warnings
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,10 +23,31 @@ from rich.console import Console
 
 from benchmarks import __main__ as command
 from benchmarks import comparison as comparing
-from benchmarks import evaluation, growth, memory, participants, peers, report, summary, workers
+from benchmarks import (
+    evaluation,
+    growth,
+    machine,
+    memory,
+    participants,
+    peers,
+    precision,
+    report,
+    summary,
+    workers,
+)
 from benchmarks.comparison import Comparison, Outcome, new_comparison
+from benchmarks.participants import engines
 from benchmarks.timing import Timings
-from benchmarks.workloads import SEED, WORKLOADS, Workload, make_data, make_start, quick_ones
+from benchmarks.workloads import (
+    SEED,
+    WORKLOADS,
+    Workload,
+    all_of,
+    default_ones,
+    make_data,
+    make_start,
+    quick_ones,
+)
 
 # Each kind of workload; 67 rows are no whole number of batches.
 TINY = {
@@ -33,15 +60,29 @@ TINY = {
     "predict_one": replace(WORKLOADS["predict-one"], calls=2),
     "predict_many": replace(WORKLOADS["predict-million"], sizes=(8, 9, 9, 1), rows=67, block=20),
 }
-FEW = {"mlp_xp on JAX": ["float64"], "JAX": ["tanh", "float32", "adam", "predict_one"]}
+FEW = {
+    "mlp_xp on JAX": ["float64"],
+    "JAX": ["tanh", "float32", "adam", "predict_one"],
+    "JAX, scanned": ["tanh", "adam", "predict_one"],
+}
 """Kinds for those who compile each of them."""
-WITH_OUTCOME = [name for name in participants.PARTICIPANTS if name != participants.LIMIT]
-NEEDS = {"mlp_xp on JAX": "jax", "JAX": "jax", "mlp_xp on PyTorch": "torch", "PyTorch": "torch"}
+WITH_OUTCOME = [
+    name
+    for name, participant in participants.PARTICIPANTS.items()
+    if name != participants.LIMIT and "cpu" in participant.devices
+]
+NEEDS = {
+    "mlp_xp on JAX": "jax",
+    "JAX": "jax",
+    "JAX, scanned": "jax",
+    "mlp_xp on PyTorch": "torch",
+    "PyTorch": "torch",
+}
 
 
-def loss(name, workload):
-    prepare = participants.PARTICIPANTS[name].load()
-    task = participants.Task(workload, make_data(workload), make_start(workload), "cpu")
+def loss(name, workload, prepare=None, device="cpu"):
+    prepare = prepare or participants.PARTICIPANTS[name].load()
+    task = participants.Task(workload, make_data(workload), make_start(workload), device)
     prepared = prepare(task)
     first = evaluation.loss_of(workload, task.data, prepared.outcome(prepared.repeat()))
     # The second repeat starts where the first one did, not where it ended.
@@ -73,6 +114,117 @@ def test_compiled_differs_from_eager_in_the_compiler_alone(request, monkeypatch)
     assert len(compiled) == 1
 
 
+def test_compiled_has_cuda_graphs_on_a_gpu_alone(request):
+    need("torch", request)
+    from benchmarks.participants import pytorch
+
+    assert (pytorch.compile_mode("cpu"), pytorch.compile_mode("cuda")) == (None, "reduce-overhead")
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_a_step_captured_by_hand_is_the_step(kind, request, monkeypatch):
+    need("torch", request)
+    from benchmarks.participants import pytorch
+
+    def capture(step, clear=lambda: None):
+        def replay():  # what a graph does: gradients are written, not added to
+            clear()
+            step()
+
+        for _ in range(pytorch.WARM_UPS):
+            replay()
+        return replay
+
+    monkeypatch.setattr(pytorch, "capture", capture)
+    workload = TINY[kind]
+    found = loss("PyTorch, captured", workload)
+    assert found == pytest.approx(loss("PyTorch", workload), rel=workload.tolerance)
+
+
+def test_a_capture_warms_up_on_a_side_stream(request, monkeypatch):
+    torch = need("torch", request)
+    from benchmarks.participants import pytorch
+
+    done = []
+
+    class Stream:
+        def __init__(self, name="side"):
+            self.name = name
+
+        def wait_stream(self, other):
+            done.append(f"{self.name} waits for {other.name}")
+
+    class Graph:
+        def replay(self):
+            done.append("replay")
+
+    @contextmanager
+    def within(what):
+        done.append(f"begin {getattr(what, 'name', 'capture')}")
+        yield
+        done.append("end")
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream("main"))
+    monkeypatch.setattr(torch.cuda, "stream", within)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", within)
+    pytorch.capture(lambda: done.append("step"), lambda: done.append("clear"))()
+    warm_up = ["begin side", *["clear", "step"] * pytorch.WARM_UPS, "end"]
+    assert done == [
+        "side waits for main",
+        *warm_up,
+        "main waits for side",
+        "clear",
+        *("begin capture", "step", "end"),
+        "replay",
+    ]
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_the_textbook_on_cupy_is_the_textbook(kind):
+    from benchmarks.participants import textbook
+
+    class StandIn:
+        """NumPy under another name: what asks for a function of `np` itself is not found out by NumPy."""
+
+        def __getattr__(self, name):
+            used.add(name)
+            return getattr(np, name)
+
+    used, waited = set(), []
+    found = loss(
+        "",
+        TINY[kind],
+        lambda task: textbook.prepare_with(StandIn(), task, lambda: waited.append(1), np.asarray),
+    )
+    assert found == loss("textbook", TINY[kind])
+    assert {"dot", "asarray"} <= used
+    assert len(waited) == 2 * (TINY[kind].calls or 1)
+
+
+@pytest.mark.parametrize("kind", ["tanh", "adam", "predict_many"])
+def test_jax_on_a_gpu_does_the_same_work(kind, request):
+    need("jax", request)
+    workload = TINY[kind]
+    # JAX's arrays live wherever JAX is told that they do: here on the CPU all the same.
+    found = loss("JAX", workload, device="cuda")
+    assert found == pytest.approx(loss("scikit-learn", workload), rel=workload.tolerance)
+
+
+def test_a_gathering_step_is_the_step_on_gathered_rows(request):
+    need("jax", request)
+    import jax
+
+    from benchmarks.participants import jax_steps
+
+    gathered = jax.jit(jax_steps._gathering(lambda state, total, X, y: (X, y)), static_argnums=6)
+    X, y, order = np.arange(20.0).reshape(10, 2), np.arange(10.0)[:, None], np.arange(10)[::-1].copy()
+    some, targets = gathered(None, 0.0, X, y, order, 4, 3)
+    np.testing.assert_array_equal(some, X[order[4:7]])
+    np.testing.assert_array_equal(targets, y[order[4:7]])
+
+
 @pytest.mark.parametrize("kind", TINY)
 def test_the_limit_makes_the_products_of_each_step(kind, monkeypatch):
     workload = TINY[kind]
@@ -89,6 +241,137 @@ def test_the_limit_makes_the_products_of_each_step(kind, monkeypatch):
     rows = sum(b[0] for a, b, _ in shapes if a[0] == workload.sizes[0] and b[1] == workload.sizes[1])
     if not workload.predicts and workload.sizes[0] not in workload.sizes[1:]:
         assert rows == workload.rows * workload.epochs
+
+
+@pytest.mark.parametrize("kind", ["float64", "adam", "predict_many"])
+def test_the_products_that_cublas_is_asked_for(kind):
+    from benchmarks.participants import limit
+
+    workload = TINY[kind]
+    task = participants.Task(workload, make_data(workload), make_start(workload), "cpu")
+    numbers = np.array([1.0, 0.0])
+    for left, right, out in limit._all_products(np, task):
+        a, b, c = (SimpleNamespace(**_flat(array)) for array in (left, right, out))
+        args = limit._gemm_arguments((a, b, c), 1, 68, -1, numbers)
+        turned_a, turned_b, m, n, k, _, at_a, _, lda, at_b, _, ldb, _, at_c, _, ldc, _, _ = args
+        assert (at_a, at_b, at_c, ldc) == (right.ctypes.data, left.ctypes.data, out.ctypes.data, m)
+        # What BLAS reads, column by column.
+        first = _columns(right, *((k, m) if turned_a else (m, k)), lda)
+        second = _columns(left, *((n, k) if turned_b else (k, n)), ldb)
+        product = (first.T if turned_a else first) @ (second.T if turned_b else second)
+        np.testing.assert_allclose(product.T, left @ right, rtol=1e-5, atol=1e-5)
+
+
+def _flat(array):
+    flags = SimpleNamespace(c_contiguous=array.flags.c_contiguous)
+    return {"flags": flags, "shape": array.shape, "data": SimpleNamespace(ptr=array.ctypes.data)}
+
+
+def _columns(array, n_rows, n_columns, leading):
+    memory = array.ravel(order="K")
+    assert leading >= n_rows
+    return np.lib.stride_tricks.as_strided(
+        memory, (n_rows, n_columns), (array.itemsize, leading * array.itemsize)
+    )
+
+
+class OnDevice(np.ndarray):
+    """An array with an address as CuPy's have it."""
+
+    @property
+    def data(self):
+        return SimpleNamespace(ptr=self.ctypes.data)
+
+
+class FakeStream:
+    """A stream that keeps what is launched during a capture."""
+
+    ptr, capturing = 5, None
+
+    def __init__(self, non_blocking):
+        assert non_blocking
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def begin_capture(self):
+        self.capturing = []
+
+    def end_capture(self):
+        calls, self.capturing = self.capturing, None
+        return SimpleNamespace(launch=lambda stream: [call() for call in calls])
+
+    def synchronize(self):
+        assert self.capturing is None
+
+
+def fake_cuda(monkeypatch):
+    """Let NumPy stand in for CuPy and cuBLAS; return how often each product was computed, by its output."""
+    streams, count = [], {}
+
+    def new_stream(non_blocking):
+        streams.append(FakeStream(non_blocking))
+        return streams[-1]
+
+    def on_device(array):
+        return np.array(array).view(OnDevice)
+
+    def gemm_ex(handle, *args):
+        def launch():
+            count[args[13]] = count.get(args[13], 0) + 1
+
+        kept = streams[-1].capturing
+        launch() if kept is None else kept.append(launch)
+
+    cuda = SimpleNamespace(Stream=new_stream, Device=lambda: SimpleNamespace(synchronize=lambda: None))
+    cupy = SimpleNamespace(
+        cuda=cuda,
+        asarray=on_device,
+        empty=lambda shape, dtype: on_device(np.empty(shape, dtype)),
+        uint8=np.uint8,
+        get_default_memory_pool=lambda: SimpleNamespace(free_all_blocks=lambda: None),
+    )
+    cublas = SimpleNamespace(
+        create=lambda: 1,
+        set_stream=lambda handle, stream: None,
+        set_workspace=lambda handle, pointer, size: None,
+        ComputeType=SimpleNamespace(COMPUTE_32F=68, COMPUTE_64F=70, COMPUTE_32F_FAST_TF32=77),
+        GemmAlgo=SimpleNamespace(DEFAULT=-1),
+        gemm_ex=gemm_ex,
+    )
+    nvmath = SimpleNamespace(CudaDataType=SimpleNamespace(CUDA_R_32F=0, CUDA_R_64F=1))
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setitem(sys.modules, "nvmath", nvmath)
+    monkeypatch.setitem(sys.modules, "nvmath.bindings", SimpleNamespace(cublas=cublas))
+    return count
+
+
+@pytest.mark.parametrize("kind", ["tanh", "adam", "predict_many"])
+def test_the_limit_on_a_gpu(kind, monkeypatch):
+    for name in ("JAX_PLATFORMS", "JAX_ENABLE_X64", "XLA_PYTHON_CLIENT_PREALLOCATE", "CUPY_TF32"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("JAX_DEFAULT_MATMUL_PRECISION", "highest")
+    count, workload = fake_cuda(monkeypatch), TINY[kind]
+    served = workers.Served(participants.LIMIT, workload, "cuda", 1)
+    count.clear()
+    served.prepare(make_data(workload))
+    warm = sum(count.values())
+    repeat = served.do("repeat")
+    assert (repeat.peak_bytes, repeat.ran, served.do("outcome")) == (None, None, None)
+    n_layers = len(workload.sizes) - 1
+    each = n_layers if workload.predicts else 3 * n_layers - 1
+    n_steps = workload.calls if workload.predicts else workload.units
+    assert sum(count.values()) - warm == each * n_steps
+    assert warm == each * (1 if workload.predicts else len(workload.batches))
+
+
+def test_a_graph_of_products_is_a_part_of_all_epochs():
+    from benchmarks.participants import limit
+
+    assert [limit.epochs_per_graph(number) for number in (1, 7, 1_000, 10_000, 202)] == [1, 7, 100, 100, 2]
 
 
 def test_the_start_is_the_estimators():
@@ -172,6 +455,53 @@ def test_spread():
     assert Timings({"one": [1.0]}).spread("one") == 0.0
 
 
+def test_what_ran_on_another_engine_has_no_figure():
+    comparison = given(ours=([1.0], [5], 0.5), sklearn=([2.0], [], 0.5))
+    ours = comparison.outcomes["mlp_xp"]
+    ours.engine = "compiled"
+    assert comparison.rows()[0].ratio == 1.0
+    ours.engine, ours.why = "eager", "no compiler"
+    row, sklearn = comparison.rows()
+    assert row.problem == "ran on the engine 'eager', not on 'compiled': no compiler"
+    assert (row.ratio, row.peak_bytes, row.engine, sklearn.ratio) == (None, None, "eager", None)
+    assert math.isnan(row.per_unit)
+    ours.engine = ""  # a history that does not say
+    assert comparison.rows()[0].problem == "ran call by call, not on 'compiled': no compiler"
+    ours.why = ""
+    assert comparison.rows()[0].ratio == 1.0
+    console = Console(width=200)
+    ours.engine = "eager"
+    with console.capture() as capture:
+        report.print_comparison(console, comparison)
+    assert "mlp_xp: ran on the engine 'eager', not on 'compiled': no warning says why" in capture.get()
+
+
+def test_only_expected_warnings_are_swallowed():
+    def train():
+        warnings.warn("Maximum iterations (3) reached", UserWarning, stacklevel=1)
+        warnings.warn("training runs call by call, because of this", RuntimeWarning, stacklevel=1)
+        return 3
+
+    assert engines.watched(train) == (3, "training runs call by call, because of this")
+    fallback = type("EagerFallbackWarning", (UserWarning,), {})
+    assert engines.watched(lambda: warnings.warn(fallback("slow"), stacklevel=1)).why == "slow"
+    with pytest.warns(RuntimeWarning, match="overflow"):
+        assert engines.watched(lambda: warnings.warn("overflow", RuntimeWarning, stacklevel=1)).why == ""
+    assert engines.engine_of(None) == engines.engine_of([]) == ""
+    assert engines.engine_of(SimpleNamespace(engine="jax")) == "jax"
+
+
+def test_ratios_on_a_gpu_refer_to_train():
+    comparison = given(ours=([2.0], [], 0.5), torch=([1.0], [], 0.5))
+    comparison.device = "cuda"
+    assert [row.ratio for row in comparison.rows()] == [None, None]
+    comparison.outcomes["mlp_xp.train"] = Outcome("mlp_xp.train", [4.0], [], 0.5)
+    assert [row.ratio for row in comparison.rows()] == [0.5, 0.25, 1.0]
+    assert "/ mlp_xp.train" in shown(report.comparison_table(comparison))
+    assert summary.summarise(comparison).ours == 0.4
+    assert "mlp_xp.train's time" in shown(report.summary_table([comparison]))
+
+
 # Workers.
 
 
@@ -182,7 +512,7 @@ def test_missing_and_failing_participants_are_one_line_each(monkeypatch):
     monkeypatch.setitem(participants.PARTICIPANTS, "failing", failing)
     monkeypatch.setattr(comparing, "Worker", InProcess)
     comparison = new_comparison(TINY["logistic"], ["mlp_xp", "missing", "failing"])
-    comparing.measure(comparison, device="cpu", threads=1, repeats=2)
+    comparing.measure(comparison, threads=1, repeats=2)
     ours, missing, failing = comparison.rows()
     assert len(comparison.outcomes["mlp_xp"].seconds) == 2
     assert ours.ratio == 1.0
@@ -199,7 +529,7 @@ class InProcess(workers.Worker):
     """A worker without a process, which answers before it is asked."""
 
     def __init__(self, name, workload, device, threads):
-        self.answers = []
+        self.answers, self.workload, self.device = [], workload, device
         commands = iter([make_data(workload), "repeat", "outcome", "repeat", "repeat", "outcome"])
         self.connection = self
         self.commands = commands
@@ -229,6 +559,7 @@ def test_a_worker_in_a_process():
     worker = workers.Worker("textbook", TINY["logistic"], "cpu", 1)
     try:
         data = make_data(TINY["logistic"])
+        worker.wait()
         worker.prepare(data)
         assert worker.repeat().seconds > 0
         found = evaluation.loss_of(TINY["logistic"], data, worker.outcome())
@@ -250,6 +581,144 @@ def test_peak_memory_is_that_of_a_repeat():
     assert watch.peak() < 30e6
 
 
+def test_peak_gpu_memory_is_that_of_a_processs_turns(monkeypatch):
+    taken = {"bytes": 100}
+    pynvml = SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlDeviceGetCount=lambda: 1,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetComputeRunningProcesses=lambda device: [
+            SimpleNamespace(pid=7, usedGpuMemory=5),
+            SimpleNamespace(pid=8, usedGpuMemory=None),
+        ],
+        nvmlDeviceGetMemoryInfo=lambda device: SimpleNamespace(used=taken["bytes"]),
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", pynvml)
+    watch = memory.device_memory()
+    assert (watch.taken(7), watch.taken(8), watch.taken(9)) == (5, 100, 100)
+    with watch.turn(9) as peak:
+        taken["bytes"] = 130  # it keeps 30
+    assert peak == [30]
+    taken["bytes"] = 500  # another's turn
+    with watch.turn(9) as peak:
+        taken["bytes"] = 570
+        while not wait_for_a_look(watch, 570):
+            pass
+        taken["bytes"] = 510
+    assert peak == [100]
+    assert watch.held == {9: 40}
+
+
+def wait_for_a_look(watch, value):
+    seen, taken = [], watch.taken
+    watch.taken = lambda pid: seen.append(taken(pid)) or seen[-1]
+    time.sleep(0.005)
+    watch.taken = taken
+    return value in seen
+
+
+def test_no_way_to_ask_for_gpu_memory_is_no_error(monkeypatch):
+    for name in ("pynvml", "cupy", "torch"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert memory.device_memory() is None
+
+
+def test_memory_by_the_runtime_where_nvml_is_missing(monkeypatch):
+    runtime = SimpleNamespace(memGetInfo=lambda: (60, 100))
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=SimpleNamespace(runtime=runtime)))
+    watch = memory.device_memory()
+    assert (watch.taken(1), "cudaMemGetInfo" in watch.about) == (40, True)
+
+
+def test_a_slow_participant_has_fewer_repeats(monkeypatch):
+    class Instant(workers.Worker):
+        def __init__(self, name, workload, device, threads):
+            self.name = name
+
+        def wait(self):
+            pass
+
+        def prepare(self, data):
+            pass
+
+        def repeat(self):
+            return workers.Repeat(2.0 if self.name == "PyTorch" else 0.5, None, None)
+
+        def loss(self, data):
+            return 0.5
+
+        def end(self):
+            pass
+
+    monkeypatch.setattr(comparing, "Worker", Instant)
+    monkeypatch.setattr(comparing, "PAUSE_SECONDS", 0.0)
+    comparison = new_comparison(TINY["logistic"], ["mlp_xp", "PyTorch"])
+    comparing.measure(comparison, threads=1, repeats=5, seconds=3.0)
+    assert [len(one.seconds) for one in comparison.outcomes.values()] == [5, 2]
+    assert comparison.rows()[1].ratio == 4.0
+
+
+@pytest.mark.parametrize(
+    ("asked", "cupy", "jax_", "torch_"),
+    [
+        ("highest", "0", "highest", "highest"),
+        ("tf32", "1", "tensorfloat32", "high"),
+    ],
+)
+def test_precision_is_set_for_all_libraries(asked, cupy, jax_, torch_, monkeypatch):
+    calls = []
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(set_float32_matmul_precision=calls.append))
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    for name in ("CUPY_TF32", "JAX_DEFAULT_MATMUL_PRECISION"):
+        monkeypatch.setenv(name, "")
+    precision.pin_before_import(asked)
+    precision.pin_after_import(asked)
+    environment = {name: os.environ.get(name) for name in ("CUPY_TF32", "JAX_DEFAULT_MATMUL_PRECISION")}
+    assert list(environment.values()) == [cupy, jax_]
+    assert "NVIDIA_TF32_OVERRIDE" not in os.environ
+    assert calls == [torch_]
+
+
+def test_pytorchs_two_settings_of_precision_agree(request):
+    torch = need("torch", request)
+    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        pytest.skip("one setting")
+    try:
+        for asked, new in (("tf32", "tf32"), ("highest", "ieee")):
+            precision.pin_after_import(asked)
+            assert torch.backends.cuda.matmul.fp32_precision == new
+            assert torch.backends.cuda.matmul.allow_tf32 == (asked == "tf32")
+    finally:
+        precision.pin_after_import("highest")
+
+
+def test_tf32_is_said_and_asked_for():
+    from benchmarks.participants import ours
+
+    workload = WORKLOADS["huge-tf32"]
+    assert "float32 as TF32" in workload.title
+    assert workload.tolerance == 1e-2
+    assert ours._precision(workload) == {"matmul_precision": "tf32"}
+    assert ours._precision(WORKLOADS["huge"]) == {}
+    assert given(ours=([1.0], [], 0.5)).as_json()["workload"]["matmul_precision"] == "highest"
+
+
+def test_of_large_networks_some_rows_are_evaluated():
+    workload = TINY["float64"]
+    data = make_data(workload)
+    assert evaluation.rows_to_check(workload, data) is data
+    some = evaluation.rows_to_check(replace(WORKLOADS["huge"], rows=67), data._replace(X=data.X[:, :1]))
+    assert len(some.X) == 67
+    assert WORKLOADS["huge"].rows > evaluation.MOST_PRODUCTS / 5e7
+
+
+def test_a_warm_up_on_a_gpu_is_small():
+    little = workers.a_little(WORKLOADS["huge"], "cuda")
+    assert (little.sizes, little.rows, little.batch) == ((64, 64, 64, 64, 1), 64, 32)
+    assert workers.a_little(WORKLOADS["huge"], "cpu").sizes == WORKLOADS["huge"].sizes
+
+
 # The command.
 
 
@@ -261,6 +730,7 @@ def test_peak_memory_is_that_of_a_repeat():
         (["--repeats", "0"], "argument --repeats: must be a whole number >= 1, got '0'"),
         (["--threads", "0"], "argument --threads: must be 1 to"),
         (["--device", "cuda", "--peers", "textbook"], "--peers: textbook does not run on cuda"),
+        (["--only", "huge-tf32"], "--only: huge-tf32 does not run on cpu: TF32 is a precision of GPUs"),
         (["--out", __file__], "--out: cannot write to"),
         (["costs", "--repeats", "few"], "argument --repeats: must be a whole number >= 1, got 'few'"),
         (["growth", "--only", "sideways"], "argument --only: invalid choice: 'sideways'"),
@@ -277,7 +747,7 @@ def test_bad_arguments_are_one_line(arguments, message, monkeypatch, capsys):
 
 
 def test_no_gpu_is_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(peers, "gpu_name", lambda: None)
+    monkeypatch.setattr(peers, "gpu", lambda: None)
     with pytest.raises(SystemExit):
         peers.main(["--device", "cuda"])
     (line,) = capsys.readouterr().err.splitlines()
@@ -312,7 +782,45 @@ def test_the_list_names_all(capsys):
     peers.main(["--list"])
     printed = capsys.readouterr().out
     assert all(name in printed for name in [*WORKLOADS, *participants.PARTICIPANTS])
-    assert quick_ones().keys() < WORKLOADS.keys()
+    assert quick_ones("cpu").keys() < WORKLOADS.keys()
+
+
+def test_a_quick_run_on_a_gpu_has_all_workloads_and_participants(monkeypatch, capsys, tmp_path):
+    found = machine.Gpu("NVIDIA H100 80GB HBM3", 80 * 2**30, "580.1", "13.0")
+    took_part = {}
+
+    def measure(comparison, *, repeats, seconds, **_):
+        assert (repeats, seconds, comparison.device) == (3, peers.MOST_SECONDS["quick"], "cuda")
+        took_part[comparison.workload.name] = list(comparison.outcomes)
+        for number, outcome in enumerate(comparison.outcomes.values(), start=1):
+            outcome.seconds, outcome.loss, outcome.engine = [float(number)] * 3, 0.5, ""
+
+    monkeypatch.setattr(peers, "gpu", lambda: found)
+    monkeypatch.setattr(peers, "measure", measure)
+    monkeypatch.setattr(peers, "limit_threads", lambda threads: None)
+    peers.main(["--device", "cuda", "--quick", "--out", str(tmp_path)])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert took_part.keys() == default_ones("cuda").keys() == quick_ones("cuda").keys()
+    everyone = [name for name, one in participants.PARTICIPANTS.items() if one.takes_part("cuda")]
+    for name, names in took_part.items():
+        left_out = set() if name == "adam-f32" else {participants.COMPILED}
+        assert set(names) == set(everyone) - left_out
+    assert "without torch.compile except in adam-f32" in printed
+    assert "80 GiB; driver 580.1, CUDA up to 13.0" in printed
+    assert peers.PRECISION in printed
+    (written,) = tmp_path.glob("*.json")
+    assert written.name.endswith("-nvidia-h100-80gb-hbm3-quick.json")
+    content = json.loads(written.read_text())
+    assert content["cuda"]["driver"] == "580.1"
+    assert {one["workload"]["matmul_precision"] for one in content["results"]} == {"highest", "tf32"}
+    assert {one["ratios_refer_to"] for one in content["results"]} == {"mlp_xp.train"}
+
+
+def test_a_gpu_has_more_of_the_same_work():
+    assert all_of("cuda")["deep"].epochs > all_of("cpu")["deep"].epochs
+    assert all("cpu" in workload.devices for workload in default_ones("cpu").values())
+    for workload in default_ones("cuda").values():
+        assert workload.predicts or workload.rows % workload.batch == 0, "two sizes compile twice"
 
 
 def test_a_picture_of_growth(tmp_path):

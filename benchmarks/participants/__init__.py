@@ -13,9 +13,20 @@ from typing import Any, NamedTuple
 from benchmarks.workloads import Data, Start, Workload
 
 OURS = "mlp_xp"
-"""What ratios refer to."""
+_TRAIN = "mlp_xp.train"
 LIMIT = "limit"
 REFERENCE_PEER = "scikit-learn"
+COMPILED = "torch.compile"
+"""Slow to start: it takes 10 to 20 s to compile a workload."""
+
+
+def base(device: str) -> str:
+    """Return the name of what ratios refer to.
+
+    On a CPU both libraries' estimators draw their weights in `fit`. On a GPU all peers begin with theirs
+    there, as `train` does, and what the estimator does on the host would be compared with nothing.
+    """
+    return OURS if device == "cpu" else _TRAIN
 
 
 class Task(NamedTuple):
@@ -28,6 +39,15 @@ class Task(NamedTuple):
     """"cpu" or "cuda"."""
 
 
+class Ran(NamedTuple):
+    """How a training of ours ran."""
+
+    engine: str
+    """As its history says; "" if that does not say."""
+    why: str
+    """What a warning said of a slower engine; "" if nothing warned."""
+
+
 class Prepared(NamedTuple):
     """What is timed, and how to see what came of it."""
 
@@ -36,6 +56,8 @@ class Prepared(NamedTuple):
     outcome: Callable[[Any], Any] | None
     """Turn what `repeat` returned into layers, or into probabilities of shape (n_samples, 1), on the
     host; None where there is nothing to check."""
+    ran: Callable[[Any], Ran] | None = None
+    """Say of what `repeat` returned which engine ran; None where there are no engines."""
 
 
 class Participant(NamedTuple):
@@ -53,10 +75,16 @@ class Participant(NamedTuple):
     """Its name where it predicts, if that is another."""
     libraries: tuple[str, ...] = ()
     """Modules that are imported when they are needed, and are no part of the memory a repeat takes."""
+    engines: tuple[tuple[str, str], ...] = ()
+    """(device, engine) that its figures are those of: a training by another engine has none."""
 
     def takes_part(self, device: str) -> bool:
         """Whether it takes part on a device without being asked."""
         return device in (self.devices if self.default is None else self.default)
+
+    def engine(self, device: str) -> str:
+        """Return the engine that it claims; "" if any will do."""
+        return dict(self.engines).get(device, "")
 
     def label(self, workload: Workload) -> str:
         """Return what it is called in a workload."""
@@ -71,6 +99,7 @@ class Participant(NamedTuple):
 
 
 _BOTH = ("cpu", "cuda")
+_COMPILED_OR_CAPTURED = (("cpu", "compiled"), ("cuda", "cuda_graph"))
 _HERE = "benchmarks.participants"
 PARTICIPANTS = {
     participant.name: participant
@@ -80,17 +109,19 @@ PARTICIPANTS = {
             f"{_HERE}.ours",
             "fit",
             _BOTH,
-            "the estimator's whole fit (CuPy on a GPU)",
+            "the estimator's whole fit (on a GPU: of CuPy's X; the weights are drawn on the host)",
             ours=True,
+            engines=_COMPILED_OR_CAPTURED,
             libraries=("mlp_xp.estimators",),
         ),
         Participant(
-            "mlp_xp.train",
+            _TRAIN,
             f"{_HERE}.ours",
             "train_arrays",
             _BOTH,
             "the function train (CuPy on a GPU)",
             ours=True,
+            engines=_COMPILED_OR_CAPTURED,
             predicting="Network.predict",
         ),
         Participant(
@@ -100,6 +131,7 @@ PARTICIPANTS = {
             _BOTH,
             "train, on JAX arrays",
             ours=True,
+            engines=(("cpu", "jax"), ("cuda", "jax")),
             libraries=("jax.numpy",),
         ),
         Participant(
@@ -109,22 +141,63 @@ PARTICIPANTS = {
             _BOTH,
             "train, on PyTorch tensors",
             ours=True,
+            engines=(("cuda", "cuda_graph"),),
             libraries=("torch",),
             default=("cuda",),
         ),
         Participant(
             REFERENCE_PEER, f"{_HERE}.scikit_learn", "fit", ("cpu",), "its MLPClassifier's whole fit"
         ),
-        Participant("PyTorch", f"{_HERE}.pytorch", "eager", _BOTH, "eager, nn.Sequential and torch.optim"),
         Participant(
-            "torch.compile",
+            "PyTorch",
+            f"{_HERE}.pytorch",
+            "eager",
+            _BOTH,
+            "eager, nn.Sequential and torch.optim (Adam fused); reads the loss after each epoch",
+        ),
+        Participant(
+            COMPILED,
             f"{_HERE}.pytorch",
             "compiled",
             _BOTH,
-            "the same with the network and its loss compiled",
+            'the same with the network and its loss compiled (mode="reduce-overhead" on a GPU), untimed',
         ),
-        Participant("JAX", f"{_HERE}.jax_steps", "prepare", _BOTH, "one jitted step, parameters donated"),
+        Participant(
+            "PyTorch, captured",
+            f"{_HERE}.pytorch",
+            "captured",
+            ("cuda",),
+            "a whole step (Adam fused) captured by hand with torch.cuda.graph, untimed, and replayed",
+        ),
+        Participant(
+            "JAX",
+            f"{_HERE}.jax_steps",
+            "prepare",
+            _BOTH,
+            "one jitted step, parameters donated; jitted untimed",
+        ),
+        Participant(
+            "JAX, scanned",
+            f"{_HERE}.jax_steps",
+            "prepare_scanned",
+            _BOTH,
+            "whole epochs in one jitted call by lax.scan, parameters donated; jitted untimed",
+            default=("cuda",),
+        ),
         Participant("textbook", f"{_HERE}.textbook", "prepare", ("cpu",), "NumPy as a course writes it"),
-        Participant(LIMIT, f"{_HERE}.limit", "prepare", _BOTH, "the matrix products alone, by np.matmul"),
+        Participant(
+            "CuPy",
+            f"{_HERE}.textbook",
+            "prepare_on_cupy",
+            ("cuda",),
+            "the textbook with CuPy in NumPy's place; reads the cost after each step",
+        ),
+        Participant(
+            LIMIT,
+            f"{_HERE}.limit",
+            "prepare",
+            _BOTH,
+            "the matrix products alone, by np.matmul; on a GPU by cuBLAS in a captured CUDA graph",
+        ),
     )
 }

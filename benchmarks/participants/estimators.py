@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from benchmarks.participants import Prepared, Task
-from benchmarks.workloads import ADAM_EPSILON, SEED, Workload
+from benchmarks.participants import Prepared, Ran, Task
+from benchmarks.participants.engines import Done, engine_of, watched
+from benchmarks.workloads import SEED, Workload
 
 TOO_SMALL_TO_TRAIN = 1e-300
 """A learning rate that leaves every weight as it is: what is fitted with it predicts with the start's."""
@@ -20,17 +20,18 @@ def from_estimator(
     task: Task,
     finish: Callable[[Any], Any] = lambda result: result,
     to_host: Callable[[Any], Any] = np.asarray,
+    more: dict[str, Any] | None = None,
 ) -> Prepared:
     """Prepare the whole `fit` of an estimator, or its `predict_proba`.
 
-    `finish` waits for a GPU.
+    `finish` waits for a GPU; `more` are parameters that only one library knows.
     """
     workload, (X, labels, _) = task.workload, task.data
-    settings = _settings(workload)
+    settings = {**_settings(workload), **(more or {})}
 
     if workload.predicts:
         some, both = np.r_[0:2] % len(X), np.array([0, 1])
-        fitted = _fit(estimator(**settings), X[some], both)
+        fitted = watched(lambda: estimator(**settings).fit(X[some], both)).result
 
         def predict() -> Any:
             for _ in range(workload.calls):
@@ -39,13 +40,17 @@ def from_estimator(
 
         return Prepared(predict, lambda probability: to_host(probability)[:, 1:])
 
-    def repeat() -> Any:
-        return finish(_fit(estimator(**settings), X, labels))
+    def repeat() -> Done:
+        return watched(lambda: finish(estimator(**settings).fit(X, labels)))
 
-    def outcome(fitted: Any) -> Any:
+    def outcome(done: Done) -> Any:
+        fitted = done.result
         return [(to_host(weight), to_host(bias)) for weight, bias in zip(fitted.coefs_, fitted.intercepts_)]
 
-    return Prepared(repeat, outcome)
+    def ran(done: Done) -> Ran:
+        return Ran(engine_of(getattr(done.result, "history_", None)), done.why)
+
+    return Prepared(repeat, outcome, ran)
 
 
 def _settings(workload: Workload) -> dict[str, Any]:
@@ -64,11 +69,5 @@ def _settings(workload: Workload) -> dict[str, Any]:
         "n_iter_no_change": workload.epochs + 1,
         "momentum": 0.0,
         "nesterovs_momentum": False,
-        "epsilon": ADAM_EPSILON,
+        "epsilon": workload.epsilon,
     }
-
-
-def _fit(estimator: Any, X: Any, labels: Any) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that `max_iter` ended the training
-        return estimator.fit(X, labels)

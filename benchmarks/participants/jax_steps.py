@@ -1,4 +1,4 @@
-"""JAX as its users write it: one jitted step with automatic differentiation, parameters donated."""
+"""JAX as its users write it: automatic differentiation, parameters donated, a step or whole epochs jitted."""
 
 from __future__ import annotations
 
@@ -11,46 +11,119 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.participants import Prepared, Task
-from benchmarks.workloads import ADAM_EPSILON, Workload, new_order
+from benchmarks.workloads import Layers, Workload, new_order
 
 _ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "logistic": jax.nn.sigmoid}
 
 
 def prepare(task: Task) -> Prepared:
-    """Prepare all epochs, or all predictions."""
+    """Prepare all epochs by a jitted step, or all predictions."""
     workload, start = task.workload, task.start
     logits = partial(_logits, _ACTIVATIONS[workload.hidden])
+    initial = [(jnp.asarray(weight), jnp.asarray(bias)) for weight, bias in start.layers]
     if workload.predicts:
-        params = [(jnp.asarray(weight), jnp.asarray(bias)) for weight, bias in start.layers]
-        return Prepared(_predictor(task, logits, params), np.asarray)
+        return Prepared(_predictor(task, logits, initial), np.asarray)
 
+    on_gpu = task.device == "cuda"
     step = _make_step(workload, logits)
+    whole = jax.jit(step, donate_argnums=(0, 1))
+    gathered = jax.jit(_gathering(step), donate_argnums=(0, 1), static_argnums=6)
     # On the host a gather by NumPy is faster than one by JAX; on a GPU the data must be there.
     X, y = task.data.X, task.data.y
-    if task.device == "cuda" or workload.full_batch:
+    if on_gpu or workload.full_batch:
         X, y = jnp.asarray(X), jnp.asarray(y)
 
     def repeat() -> Any:
-        params = [(jnp.array(weight), jnp.array(bias)) for weight, bias in start.layers]
-        zeros = jax.tree.map(jnp.zeros_like, params) if workload.solver == "adam" else None
-        state = (params, zeros, jax.tree.map(jnp.copy, zeros), jnp.zeros((), jnp.int32))
+        state = _new_state(workload, initial)
         random, order, totals = start.random(), new_order(workload), []
         for _ in range(workload.epochs):
             total = np.zeros((), workload.dtype)
             if workload.full_batch:
-                state, total = step(state, total, X, y)
+                state, total = whole(state, total, X, y)
             else:
                 random.shuffle(order)
-                rows = jnp.asarray(order) if task.device == "cuda" else order
+                # A copy: the next shuffle may come before the transfer is done.
+                rows = jnp.asarray(order.copy()) if on_gpu else order
                 for some in workload.batches:
-                    state, total = step(state, total, X[rows[some]], y[rows[some]])
+                    if on_gpu:
+                        state, total = gathered(state, total, X, y, rows, some.start, some.stop - some.start)
+                    else:
+                        state, total = whole(state, total, X[rows[some]], y[rows[some]])
             totals.append(total)
         jax.device_get(totals)
         return jax.block_until_ready(state[0])
 
-    return Prepared(
-        repeat, lambda layers: [(np.asarray(weight), np.asarray(bias)) for weight, bias in layers]
-    )
+    return Prepared(repeat, _layers)
+
+
+def prepare_scanned(task: Task) -> Prepared:
+    """Prepare the same by `lax.scan` over the batches of an epoch, or over all epochs of the whole batch."""
+    workload, start = task.workload, task.start
+    if workload.predicts:
+        return prepare(task)
+    step = _make_step(workload, partial(_logits, _ACTIVATIONS[workload.hidden]))
+    initial = [(jnp.asarray(weight), jnp.asarray(bias)) for weight, bias in start.layers]
+    X, y = jnp.asarray(task.data.X), jnp.asarray(task.data.y)
+    all_epochs = jax.jit(partial(_all_epochs, step, workload.epochs), donate_argnums=0)
+    epoch = jax.jit(partial(_epoch, step, workload.batch), donate_argnums=0)
+
+    def repeat() -> Any:
+        state = _new_state(workload, initial)
+        if workload.full_batch:
+            state, losses = all_epochs(state, X, y)
+        else:
+            random, order, losses = start.random(), new_order(workload), []
+            for _ in range(workload.epochs):
+                random.shuffle(order)
+                # A copy: the next shuffle may come before the transfer is done.
+                state, total = epoch(state, X, y, jnp.asarray(order.copy()))
+                losses.append(total)
+        jax.device_get(losses)
+        return jax.block_until_ready(state[0])
+
+    return Prepared(repeat, _layers)
+
+
+def _all_epochs(step: Callable[..., Any], epochs: int, state: Any, X: Any, y: Any) -> Any:
+    """Take the whole batch again and again; return the last state and all losses."""
+    zero = jnp.zeros((), X.dtype)
+    return jax.lax.scan(lambda state, _: step(state, zero, X, y), state, length=epochs)
+
+
+def _epoch(step: Callable[..., Any], batch: int, state: Any, X: Any, y: Any, order: Any) -> Any:
+    """Take the batches of an epoch; the last one may be shorter."""
+    n_whole = len(order) // batch
+    total = jnp.zeros((), X.dtype)
+
+    def on_rows(carried: Any, rows: Any) -> Any:
+        return step(*carried, X[rows], y[rows]), None
+
+    carried = (state, total)
+    carried, _ = jax.lax.scan(on_rows, carried, order[: n_whole * batch].reshape(n_whole, batch))
+    if len(order) % batch:
+        carried, _ = on_rows(carried, order[n_whole * batch :])
+    return carried
+
+
+def _gathering(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a step that gathers its batch itself: some rows of the order, from a place on."""
+
+    def gathered(state: Any, total: Any, X: Any, y: Any, order: Any, at: Any, length: int) -> Any:
+        rows = jax.lax.dynamic_slice_in_dim(order, at, length)
+        return step(state, total, X[rows], y[rows])
+
+    return gathered
+
+
+def _new_state(workload: Workload, initial: Any) -> Any:
+    """Return parameters that may be donated, and the state of the optimizer."""
+    params = jax.tree.map(jnp.copy, initial)
+    zeros = jax.tree.map(jnp.zeros_like, params) if workload.solver == "adam" else None
+    return (params, zeros, jax.tree.map(jnp.copy, zeros), jnp.zeros((), jnp.int32))
+
+
+def _layers(params: Any) -> Layers:
+    return [(np.asarray(weight), np.asarray(bias)) for weight, bias in params]
 
 
 def _predictor(task: Task, logits: Callable[..., Any], params: Any) -> Callable[[], Any]:
@@ -98,9 +171,8 @@ def _make_step(workload: Workload, logits: Callable[..., Any]) -> Callable[..., 
         square = jax.tree.map(lambda v, g: 0.999 * v + (1 - 0.999) * g * g, square, gradients)
         rate = workload.rate * jnp.sqrt(1 - 0.999**steps) / (1 - 0.9**steps)
         params = jax.tree.map(
-            lambda p, m, v: p - rate * m / (jnp.sqrt(v) + ADAM_EPSILON), params, mean, square
+            lambda p, m, v: p - rate * m / (jnp.sqrt(v) + workload.epsilon), params, mean, square
         )
         return (params, mean, square, steps), total
 
-    compiled: Callable[..., Any] = jax.jit(step, donate_argnums=(0, 1))
-    return compiled
+    return step

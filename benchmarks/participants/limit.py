@@ -1,50 +1,170 @@
 """What no implementation on the same BLAS can undercut: the matrix products alone.
 
 The shapes and transposes are those of forward and backward, the outputs are allocated once, and the
-products for the derivative by the data are left out, as everyone leaves them out.
+products for the derivative by the data are left out, as everyone leaves them out. On a GPU the products
+are captured as a CUDA graph: launched one by one, those of a small network take longer than a training
+that is captured.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.participants import Prepared, Task
 from benchmarks.workloads import HostArray, Workload
 
+Products = list[tuple[Any, Any, Any]]
+"""(left, right, out) of each."""
+WORKSPACE_BYTES = 2**25
+"""What NVIDIA advises for Hopper; cuBLAS must not allocate its own during a capture."""
+MOST_EPOCHS_PER_GRAPH = 100
+
 
 def prepare(task: Task) -> Prepared:
     """Prepare the products of all steps, or of all blocks of the predictions."""
-    workload = task.workload
-    if task.device == "cuda":
-        import cupy
+    return _prepare_on_cupy(task) if task.device == "cuda" else _prepare_on_numpy(task)
 
-        xp, finish = cupy, cupy.cuda.Device().synchronize
-    else:
-        xp, finish = np, _nothing
-    weights = [xp.asarray(weight) for weight, _ in task.start.layers]
-    lengths = [some.stop - some.start for some in workload.batches]
-    random = np.random.default_rng(0)
-    products_of = {
-        length: _products(xp, workload, weights, random.standard_normal((length, max(workload.sizes))))
-        for length in set(lengths)
-    }
-    steps = [product for length in lengths for product in products_of[length]]
-    matmul = xp.matmul
+
+def _prepare_on_numpy(task: Task) -> Prepared:
+    times, products, matmul = task.workload.calls or task.workload.epochs, _all_products(np, task), np.matmul
 
     def repeat() -> None:
-        for _ in range(workload.calls or workload.epochs):
-            for left, right, out in steps:
+        for _ in range(times):
+            for left, right, out in products:
                 matmul(left, right, out=out)
-        finish()
 
     return Prepared(repeat, None)
 
 
-def _products(
-    xp: Any, workload: Workload, weights: list[Any], numbers: HostArray
-) -> list[tuple[Any, Any, Any]]:
+def _prepare_on_cupy(task: Task) -> Prepared:
+    import cupy
+
+    workload = task.workload
+    products = _all_products(cupy, task)
+    stream = cupy.cuda.Stream(non_blocking=True)
+    multiply, kept = cublas_products(cupy, products, workload, stream)
+    times = workload.calls or workload.epochs
+    at_once = 1 if workload.predicts or not workload.full_batch else epochs_per_graph(times)
+    cupy.cuda.Device().synchronize()
+    with stream:
+        multiply()  # cuBLAS chooses its kernels now
+        stream.begin_capture()
+        for _ in range(at_once):
+            multiply()
+        graph = stream.end_capture()
+
+    def repeat() -> None:
+        for _ in range(times // at_once):
+            graph.launch(stream)
+            if workload.predicts:
+                stream.synchronize()  # as for all who predict
+        stream.synchronize()
+
+    # A graph keeps nothing alive that it works on.
+    repeat.kept = (products, kept)  # type: ignore[attr-defined]
+    return Prepared(repeat, None)
+
+
+def epochs_per_graph(epochs: int) -> int:
+    """Return the largest divisor of a number of epochs that makes no graph too long."""
+    return max(number for number in range(1, MOST_EPOCHS_PER_GRAPH + 1) if epochs % number == 0)
+
+
+class Factor(NamedTuple):
+    """How cuBLAS is told of a matrix that lies in memory row by row, or column by column."""
+
+    transposed: bool
+    leading: int
+
+
+def factor(array: Any) -> Factor:
+    """Return how cuBLAS, which reads column by column, is told of an array."""
+    if array.flags.c_contiguous:
+        return Factor(False, array.shape[1])
+    return Factor(True, array.shape[0])
+
+
+def cublas_products(
+    cupy: Any, products: Products, workload: Workload, stream: Any
+) -> tuple[Callable[[], None], Any]:
+    """Return what launches all products on a stream, and what must be kept alive as long.
+
+    CuPy's own handle refuses to launch during a capture; nvmath-python is NVIDIA's binding.
+    """
+    import nvmath
+    from nvmath.bindings import cublas
+
+    handle = cublas.create()
+    workspace = cupy.empty(WORKSPACE_BYTES, dtype=cupy.uint8)
+    cublas.set_stream(handle, stream.ptr)
+    # After the stream: setting that takes the workspace away.
+    cublas.set_workspace(handle, workspace.data.ptr, WORKSPACE_BYTES)
+    types, compute = nvmath.CudaDataType, cublas.ComputeType
+    data_type, compute_type = {
+        ("float64", "highest"): (types.CUDA_R_64F, compute.COMPUTE_64F),
+        ("float32", "highest"): (types.CUDA_R_32F, compute.COMPUTE_32F),
+        ("float32", "tf32"): (types.CUDA_R_32F, compute.COMPUTE_32F_FAST_TF32),
+    }[workload.dtype, workload.matmul_precision]
+    numbers = np.array([1.0, 0.0], dtype=workload.dtype)
+    calls = [
+        _gemm_arguments(product, int(data_type), int(compute_type), int(cublas.GemmAlgo.DEFAULT), numbers)
+        for product in products
+    ]
+
+    def multiply() -> None:
+        for arguments in calls:
+            cublas.gemm_ex(handle, *arguments)
+
+    return multiply, (workspace, numbers)
+
+
+def _gemm_arguments(
+    product: tuple[Any, Any, Any], data_type: int, compute_type: int, algorithm: int, numbers: HostArray
+) -> tuple[int, ...]:
+    """Return cublasGemmEx's arguments. Row by row, C = A B is what column by column C' = B' A' is."""
+    left, right, out = product
+    a, b = factor(left), factor(right)
+    return (
+        int(b.transposed),
+        int(a.transposed),
+        out.shape[1],
+        out.shape[0],
+        left.shape[1],
+        numbers.ctypes.data,
+        right.data.ptr,
+        data_type,
+        b.leading,
+        left.data.ptr,
+        data_type,
+        a.leading,
+        numbers.ctypes.data + numbers.itemsize,
+        out.data.ptr,
+        data_type,
+        out.shape[1],
+        compute_type,
+        algorithm,
+    )
+
+
+def _all_products(xp: Any, task: Task) -> Products:
+    """Return the products of an epoch, or of one prediction of all rows."""
+    workload = task.workload
+    weights = [xp.asarray(weight) for weight, _ in task.start.layers]
+    lengths = [workload.rows]
+    if not (workload.predicts and task.device == "cuda"):  # a GPU takes all rows at once
+        lengths = [some.stop - some.start for some in workload.batches]
+    random, dtype = np.random.default_rng(0), np.float64 if workload.dtype == "float64" else np.float32
+    products_of = {
+        length: _products(xp, workload, weights, random.standard_normal((length, max(workload.sizes)), dtype))
+        for length in set(lengths)
+    }
+    return [product for length in lengths for product in products_of[length]]
+
+
+def _products(xp: Any, workload: Workload, weights: list[Any], numbers: HostArray) -> Products:
     """Return (left, right, out) of each product of a step."""
     sizes, length = workload.sizes, len(numbers)
 
@@ -67,7 +187,3 @@ def _products(
         if layer:
             products.append((delta, weight.T, empty(length, weight.shape[0])))
     return products
-
-
-def _nothing() -> None:
-    return

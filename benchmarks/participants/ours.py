@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.participants import Prepared, Task
+from benchmarks.participants import Prepared, Ran, Task
+from benchmarks.participants.engines import Done, engine_of, watched
 from benchmarks.participants.estimators import from_estimator
-from benchmarks.workloads import ADAM_EPSILON, Workload
+from benchmarks.workloads import Workload
 from mlp_xp import Layer, Network, adam, gradient_descent, to_host, train
 
 
@@ -16,10 +17,11 @@ def fit(task: Task) -> Prepared:
     """Prepare the estimator's whole `fit`, or its `predict_proba`."""
     from mlp_xp import MLPClassifier
 
+    more = _precision(task.workload)
     if task.device == "cpu":
-        return from_estimator(MLPClassifier, task)
+        return from_estimator(MLPClassifier, task, more=more)
     task = task._replace(data=task.data._replace(X=_cupy_array(task.data.X)))
-    return from_estimator(MLPClassifier, task, finish=_wait_for_cupy, to_host=to_host)
+    return from_estimator(MLPClassifier, task, finish=_wait_for_cupy, to_host=to_host, more=more)
 
 
 def train_arrays(task: Task) -> Prepared:
@@ -50,7 +52,7 @@ def train_on_torch(task: Task) -> Prepared:
 
 def _train(task: Task, array: Any, finish: Any) -> Prepared:
     workload, start = task.workload, task.start
-    network = Network(workload.sizes, hidden=workload.hidden, loss=_loss(workload))
+    network = Network(workload.sizes, hidden=workload.hidden, loss=_loss(workload), **_precision(workload))
     params = tuple(Layer(array(weight), array(bias)) for weight, bias in start.layers)
     X = array(task.data.X)
 
@@ -65,13 +67,13 @@ def _train(task: Task, array: Any, finish: Any) -> Prepared:
 
     y = array(task.data.y)
     optimizer = (
-        adam(workload.rate, epsilon=ADAM_EPSILON)
+        adam(workload.rate, epsilon=workload.epsilon)
         if workload.solver == "adam"
         else gradient_descent(workload.rate)
     )
 
-    def repeat() -> Any:
-        result = train(
+    def all_epochs() -> Any:
+        trained = train(
             network,
             params,
             X,
@@ -81,9 +83,23 @@ def _train(task: Task, array: Any, finish: Any) -> Prepared:
             batch_size=workload.batch_size,
             seed=start.random(),
         )
-        return finish(result.params)
+        finish(trained.params)
+        return trained
 
-    return Prepared(repeat, lambda layers: [(to_host(weight), to_host(bias)) for weight, bias in layers])
+    def outcome(done: Done) -> Any:
+        return [(to_host(weight), to_host(bias)) for weight, bias in done.result.params]
+
+    def ran(done: Done) -> Ran:
+        return Ran(engine_of(done.result.history), done.why)
+
+    return Prepared(lambda: watched(all_epochs), outcome, ran)
+
+
+def _precision(workload: Workload) -> dict[str, Any]:
+    """Return the argument that asks for another precision than the default."""
+    if workload.matmul_precision == "highest":
+        return {}
+    return {"matmul_precision": workload.matmul_precision}
 
 
 def _loss(workload: Workload) -> str:

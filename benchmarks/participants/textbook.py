@@ -1,43 +1,66 @@
-"""The loop of a course: samples in columns, dictionaries of parameters and caches, new arrays throughout."""
+"""The loop of a course: samples in columns, dictionaries of parameters and caches, new arrays throughout.
+
+On a GPU it is what its readers do next: CuPy in NumPy's place. It reads the cost after each step there too.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from benchmarks.participants import Prepared, Task
-from benchmarks.workloads import ADAM_EPSILON, HostArray, Layers, Workload, new_order
+from benchmarks.workloads import HostArray, Layers, Workload, new_order
 
 Arrays = dict[str, HostArray]
 
 
 def prepare(task: Task) -> Prepared:
-    """Prepare all epochs, or all predictions."""
+    """Prepare all epochs, or all predictions, with NumPy."""
+    return prepare_with(np, task, _nothing, np.asarray)
+
+
+def prepare_on_cupy(task: Task) -> Prepared:
+    """Prepare the same with CuPy."""
+    import cupy
+
+    return prepare_with(cupy, task, cupy.cuda.Device().synchronize, cupy.asnumpy)
+
+
+def prepare_with(xp: Any, task: Task, wait: Callable[[], None], to_host: Callable[[Any], Any]) -> Prepared:
+    """Prepare all epochs, or all predictions, with a namespace of functions."""
     workload, start = task.workload, task.start
-    X = np.ascontiguousarray(task.data.X.T)
+    X = xp.asarray(np.ascontiguousarray(task.data.X.T))
+    initial = [(xp.asarray(weight), xp.asarray(bias)) for weight, bias in start.layers]
 
     if workload.predicts:
-        fixed = initialize(start.layers)
+        fixed = initialize(initial)
 
         def predict_all() -> HostArray:
             for _ in range(workload.calls):
-                probability, _ = forward(X, fixed, workload.hidden)
+                probability, _ = forward(xp, X, fixed, workload.hidden)
+                wait()
             return probability
 
-        return Prepared(predict_all, lambda probability: probability.T)
+        return Prepared(predict_all, lambda probability: to_host(probability).T)
 
-    Y = np.ascontiguousarray(task.data.y.T)
+    Y = xp.asarray(np.ascontiguousarray(task.data.y.T))
 
     def repeat() -> Arrays:
         with np.errstate(all="ignore"):
-            return train(X, Y, initialize(start.layers), workload, start.random())
+            parameters = train(xp, X, Y, initialize(initial), workload, start.random())
+        wait()
+        return parameters
 
-    return Prepared(repeat, layers_of)
+    return Prepared(
+        repeat,
+        lambda parameters: [(to_host(weight), to_host(bias)) for weight, bias in layers_of(parameters)],
+    )
 
 
 def train(
-    X: HostArray, Y: HostArray, parameters: Arrays, workload: Workload, random: np.random.RandomState
+    xp: Any, X: HostArray, Y: HostArray, parameters: Arrays, workload: Workload, random: np.random.RandomState
 ) -> Arrays:
     """Train by mini-batches, or by the whole batch."""
     m = X.shape[1]
@@ -48,15 +71,16 @@ def train(
             shuffled_X, shuffled_Y = X, Y
         else:
             random.shuffle(order)
-            shuffled_X, shuffled_Y = X[:, order], Y[:, order]
+            rows = xp.asarray(order)
+            shuffled_X, shuffled_Y = X[:, rows], Y[:, rows]
         cost = 0.0
         for some in workload.batches:
             batch_X, batch_Y = shuffled_X[:, some], shuffled_Y[:, some]
-            output, caches = forward(batch_X, parameters, workload.hidden)
-            cost += compute_cost(output, batch_Y) * batch_X.shape[1] / m
-            gradients = backward(output, batch_Y, caches, parameters, workload.hidden)
+            output, caches = forward(xp, batch_X, parameters, workload.hidden)
+            cost += compute_cost(xp, output, batch_Y) * batch_X.shape[1] / m
+            gradients = backward(xp, output, batch_Y, caches, parameters, workload.hidden)
             if workload.solver == "adam":
-                parameters = update_with_adam(parameters, gradients, state, workload.rate)
+                parameters = update_with_adam(xp, parameters, gradients, state, workload)
             else:
                 parameters = update(parameters, gradients, workload.rate)
         costs.append(cost)
@@ -78,59 +102,61 @@ def layers_of(parameters: Arrays) -> Layers:
     return [(parameters[f"W{number}"].T, parameters[f"b{number}"][:, 0]) for number in numbers]
 
 
-def activation(z: Any, name: str) -> Any:
+def activation(xp: Any, z: Any, name: str) -> Any:
     """Compute an activation."""
     if name == "logistic":
-        result = 1 / (1 + np.exp(-z))
+        result = 1 / (1 + xp.exp(-z))
     elif name == "softmax":
-        exponentials = np.exp(z - np.max(z, axis=0, keepdims=True))
-        result = exponentials / np.sum(exponentials, axis=0, keepdims=True)
+        exponentials = xp.exp(z - xp.max(z, axis=0, keepdims=True))
+        result = exponentials / xp.sum(exponentials, axis=0, keepdims=True)
     elif name == "tanh":
-        result = np.tanh(z)
+        result = xp.tanh(z)
     else:
-        result = np.maximum(0, z)
+        result = xp.maximum(0, z)
     return result
 
 
-def derivative(a: Any, name: str) -> Any:
+def derivative(xp: Any, a: Any, name: str) -> Any:
     """Compute an activation's derivative, from its value."""
     if name == "logistic":
         return a * (1 - a)
     if name == "tanh":
-        return 1 - np.power(a, 2)
+        return 1 - xp.power(a, 2)
     return (a > 0).astype(a.dtype)
 
 
-def forward(X: HostArray, parameters: Arrays, hidden: str) -> tuple[HostArray, Arrays]:
+def forward(xp: Any, X: HostArray, parameters: Arrays, hidden: str) -> tuple[HostArray, Arrays]:
     """Return the output and the caches."""
     n_layers = len(parameters) // 2
     output_name = "logistic" if parameters[f"b{n_layers}"].shape[0] == 1 else "softmax"
     caches = {"A0": X}
     for number in range(1, n_layers + 1):
-        Z = np.dot(parameters[f"W{number}"], caches[f"A{number - 1}"]) + parameters[f"b{number}"]
+        Z = xp.dot(parameters[f"W{number}"], caches[f"A{number - 1}"]) + parameters[f"b{number}"]
         caches[f"Z{number}"] = Z
-        caches[f"A{number}"] = activation(Z, hidden if number < n_layers else output_name)
+        caches[f"A{number}"] = activation(xp, Z, hidden if number < n_layers else output_name)
     return caches[f"A{n_layers}"], caches
 
 
-def compute_cost(A: HostArray, Y: HostArray) -> float:
+def compute_cost(xp: Any, A: HostArray, Y: HostArray) -> float:
     """Return the cross-entropy."""
     if A.shape[0] == 1:
-        return float(-np.mean(Y * np.log(A) + (1 - Y) * np.log(1 - A)))
-    return float(-np.sum(Y * np.log(A)) / Y.shape[1])
+        return float(-xp.mean(Y * xp.log(A) + (1 - Y) * xp.log(1 - A)))
+    return float(-xp.sum(Y * xp.log(A)) / Y.shape[1])
 
 
-def backward(output: HostArray, Y: HostArray, caches: Arrays, parameters: Arrays, hidden: str) -> Arrays:
+def backward(
+    xp: Any, output: HostArray, Y: HostArray, caches: Arrays, parameters: Arrays, hidden: str
+) -> Arrays:
     """Return the gradients."""
     m = Y.shape[1]
     gradients = {}
     dZ = output - Y
     for number in range(len(parameters) // 2, 0, -1):
-        gradients[f"W{number}"] = 1 / m * np.dot(dZ, caches[f"A{number - 1}"].T)
-        gradients[f"b{number}"] = 1 / m * np.sum(dZ, axis=1, keepdims=True)
+        gradients[f"W{number}"] = 1 / m * xp.dot(dZ, caches[f"A{number - 1}"].T)
+        gradients[f"b{number}"] = 1 / m * xp.sum(dZ, axis=1, keepdims=True)
         if number > 1:
-            dA = np.dot(parameters[f"W{number}"].T, dZ)
-            dZ = dA * derivative(caches[f"A{number - 1}"], hidden)
+            dA = xp.dot(parameters[f"W{number}"].T, dZ)
+            dZ = dA * derivative(xp, caches[f"A{number - 1}"], hidden)
     return gradients
 
 
@@ -139,15 +165,22 @@ def update(parameters: Arrays, gradients: Arrays, rate: float) -> Arrays:
     return {name: parameters[name] - rate * gradients[name] for name in parameters}
 
 
-def update_with_adam(parameters: Arrays, gradients: Arrays, state: dict[str, Any], rate: float) -> Arrays:
+def update_with_adam(
+    xp: Any, parameters: Arrays, gradients: Arrays, state: dict[str, Any], workload: Workload
+) -> Arrays:
     """Return the parameters after a step of Adam."""
     state["t"] += 1
     t, mean, square = state["t"], state["m"], state["v"]
     updated = {}
     for name, gradient in gradients.items():
-        mean[name] = 0.9 * mean.get(name, np.zeros_like(gradient)) + (1 - 0.9) * gradient
-        square[name] = 0.999 * square.get(name, np.zeros_like(gradient)) + (1 - 0.999) * np.power(gradient, 2)
+        mean[name] = 0.9 * mean.get(name, xp.zeros_like(gradient)) + (1 - 0.9) * gradient
+        square[name] = 0.999 * square.get(name, xp.zeros_like(gradient)) + (1 - 0.999) * xp.power(gradient, 2)
         corrected_mean = mean[name] / (1 - 0.9**t)
         corrected_square = square[name] / (1 - 0.999**t)
-        updated[name] = parameters[name] - rate * corrected_mean / (np.sqrt(corrected_square) + ADAM_EPSILON)
+        scale = corrected_mean / (xp.sqrt(corrected_square) + workload.epsilon)
+        updated[name] = parameters[name] - workload.rate * scale
     return updated
+
+
+def _nothing() -> None:
+    return
