@@ -48,6 +48,7 @@ from benchmarks.workloads import (
     make_start,
     quick_ones,
 )
+from mlp_xp import EagerFallbackWarning
 
 # Each kind of workload; 67 rows are no whole number of batches.
 TINY = {
@@ -479,16 +480,14 @@ def test_what_ran_on_another_engine_has_no_figure():
 def test_only_expected_warnings_are_swallowed():
     def train():
         warnings.warn("Maximum iterations (3) reached", UserWarning, stacklevel=1)
-        warnings.warn("training runs call by call, because of this", RuntimeWarning, stacklevel=1)
+        warnings.warn("training runs call by call, because of this", EagerFallbackWarning, stacklevel=1)
         return 3
 
     assert engines.watched(train) == (3, "training runs call by call, because of this")
-    fallback = type("EagerFallbackWarning", (UserWarning,), {})
-    assert engines.watched(lambda: warnings.warn(fallback("slow"), stacklevel=1)).why == "slow"
     with pytest.warns(RuntimeWarning, match="overflow"):
         assert engines.watched(lambda: warnings.warn("overflow", RuntimeWarning, stacklevel=1)).why == ""
     assert engines.engine_of(None) == engines.engine_of([]) == ""
-    assert engines.engine_of(SimpleNamespace(engine="jax")) == "jax"
+    assert engines.engine_of(SimpleNamespace(engine="xla")) == "xla"
 
 
 def test_ratios_on_a_gpu_refer_to_train():
@@ -693,14 +692,17 @@ def test_pytorchs_two_settings_of_precision_agree(request):
         precision.pin_after_import("highest")
 
 
-def test_tf32_is_said_and_asked_for():
+def test_tf32_is_said_and_asked_for(monkeypatch):
     from benchmarks.participants import ours
 
     workload = WORKLOADS["huge-tf32"]
     assert "float32 as TF32" in workload.title
     assert workload.tolerance == 1e-2
-    assert ours._precision(workload) == {"matmul_precision": "tf32"}
-    assert ours._precision(WORKLOADS["huge"]) == {}
+    asked = []
+    monkeypatch.setattr(ours, "Network", lambda *_, **settings: asked.append(settings["matmul_precision"]))
+    for one in (TINY["float32"], replace(TINY["float32"], matmul_precision="tf32")):
+        ours.train_arrays(participants.Task(one, make_data(one), make_start(one), "cpu"))
+    assert asked == ["highest", "tf32"]
     assert given(ours=([1.0], [], 0.5)).as_json()["workload"]["matmul_precision"] == "highest"
 
 

@@ -131,7 +131,7 @@ PARTICIPANTS = {
             _BOTH,
             "train, on JAX arrays",
             ours=True,
-            engines=(("cpu", "jax"), ("cuda", "jax")),
+            engines=(("cpu", "xla"), ("cuda", "xla")),
             libraries=("jax.numpy",),
         ),
         Participant(

@@ -6,10 +6,10 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from mlp_xp import EagerFallbackWarning
+
 EXPECTED = "Maximum iterations"
 """How the warning begins that `max_iter` ended a training, as it is to."""
-SLOWER = "call by call"
-"""What the warning says that an engine could not do its work, and the eager one does."""
 
 
 class Done(NamedTuple):
@@ -27,18 +27,11 @@ def watched(function: Callable[[], Any]) -> Done:
     why = ""
     for warning in caught:
         message = str(warning.message)
-        if is_slower(warning.category, message):
+        if issubclass(warning.category, EagerFallbackWarning):
             why = why or message
         elif EXPECTED not in message:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     return Done(result, why)
-
-
-def is_slower(category: type[Warning], message: str) -> bool:
-    """Whether a warning says that training runs on the eager engine."""
-    if category.__name__ == "EagerFallbackWarning":
-        return True
-    return issubclass(category, RuntimeWarning) and SLOWER in message
 
 
 def engine_of(history: Any) -> str:

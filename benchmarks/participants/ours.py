@@ -17,7 +17,7 @@ def fit(task: Task) -> Prepared:
     """Prepare the estimator's whole `fit`, or its `predict_proba`."""
     from mlp_xp import MLPClassifier
 
-    more = _precision(task.workload)
+    more = {"matmul_precision": task.workload.matmul_precision}
     if task.device == "cpu":
         return from_estimator(MLPClassifier, task, more=more)
     task = task._replace(data=task.data._replace(X=_cupy_array(task.data.X)))
@@ -52,7 +52,12 @@ def train_on_torch(task: Task) -> Prepared:
 
 def _train(task: Task, array: Any, finish: Any) -> Prepared:
     workload, start = task.workload, task.start
-    network = Network(workload.sizes, hidden=workload.hidden, loss=_loss(workload), **_precision(workload))
+    network = Network(
+        workload.sizes,
+        hidden=workload.hidden,
+        loss=_loss(workload),
+        matmul_precision=workload.matmul_precision,
+    )
     params = tuple(Layer(array(weight), array(bias)) for weight, bias in start.layers)
     X = array(task.data.X)
 
@@ -93,13 +98,6 @@ def _train(task: Task, array: Any, finish: Any) -> Prepared:
         return Ran(engine_of(done.result.history), done.why)
 
     return Prepared(lambda: watched(all_epochs), outcome, ran)
-
-
-def _precision(workload: Workload) -> dict[str, Any]:
-    """Return the argument that asks for another precision than the default."""
-    if workload.matmul_precision == "highest":
-        return {}
-    return {"matmul_precision": workload.matmul_precision}
 
 
 def _loss(workload: Workload) -> str:
