@@ -1,7 +1,9 @@
 """The namespaces that every test of the math runs in.
 
 ``--require torch,jax`` makes missing libraries an error instead of a skip, so that a matrix run cannot
-pass by leaving them out. ``--mutations 20000`` damages that many model files instead of a few.
+pass by leaving them out. ``--libraries cupy,torch_cuda,jax_cuda`` runs in these alone what runs in
+namespaces, and what is marked with `cuda`. ``--mutations 20000`` damages that many model files instead of
+a few.
 """
 
 from __future__ import annotations
@@ -67,6 +69,15 @@ def _jax() -> Library:
     return Library("jax", jax.numpy, jax.devices("cpu")[0])
 
 
+def _jax_cuda() -> Library:
+    jax = import_module("jax")
+    try:
+        return Library("jax_cuda", jax.numpy, jax.devices("cuda")[0])
+    except RuntimeError as error:
+        first_line = str(error).splitlines()[0]
+        raise ModuleNotFoundError(f"JAX finds no CUDA GPU: {first_line}; JAX_PLATFORMS=cuda,cpu?") from None
+
+
 def _cupy() -> Library:
     from mlp_xp.backends import BackendUnavailableError, backend
 
@@ -85,6 +96,7 @@ LIBRARIES = {
     "jax": _jax,
     "cupy": _cupy,
     "torch_cuda": _torch_cuda,
+    "jax_cuda": _jax_cuda,
 }
 
 
@@ -94,16 +106,28 @@ _missing: dict[str, str] = {}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require", default="", help="libraries whose absence is an error, by commas")
+    parser.addoption("--libraries", default="", help="the only libraries to test in, by commas")
     parser.addoption("--mutations", default=800, type=int, help="how many damaged model files to load")
 
 
 def required(config: pytest.Config) -> list[str]:
-    names: str = config.getoption("--require")
+    return _names(config, "--require")
+
+
+def _names(config: pytest.Config, option: str) -> list[str]:
+    names: str = config.getoption(option)
     return names.split(",") if names else []
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "cuda: says whether what is assumed of a GPU is true of this one")
+    chosen = _names(config, "--libraries")
+    unknown = [name for name in (*chosen, *required(config)) if name not in LIBRARIES]
+    if unknown:
+        raise pytest.UsageError(f"unknown library {unknown[0]!r}; there are {', '.join(LIBRARIES)}")
     for name, make in LIBRARIES.items():
+        if chosen and name not in chosen:
+            continue
         try:
             _made[name] = make()
         except ModuleNotFoundError as error:
@@ -111,6 +135,18 @@ def pytest_configure(config: pytest.Config) -> None:
     absent = [name for name in required(config) if name in _missing]
     if absent:
         raise pytest.UsageError(f"required, but {'; '.join(_missing[name] for name in absent)}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not _names(config, "--libraries"):
+        return
+    kept = [item for item in items if "library" in getattr(item, "fixturenames", ()) or _is_of_cuda(item)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
+
+
+def _is_of_cuda(item: pytest.Item) -> bool:
+    return item.get_closest_marker("cuda") is not None
 
 
 def pytest_report_header() -> list[str]:
