@@ -51,7 +51,10 @@ class Cuda(Protocol):
         """Work on a stream of our own, after what the caller's stream does and before what it will do."""
 
     def scratch(self) -> AbstractContextManager[None]:
-        """Take memory from where captures take theirs, so that it serves both."""
+        """Take memory from where captures take theirs, so that it serves both.
+
+        Nothing in it outlives the next replay of any graph of this thread.
+        """
 
     def capture(self, function: Callable[[], None]) -> Callable[[], None]:
         """Record what a function launches, on memory that nothing else gets; return what launches it all.
@@ -308,7 +311,7 @@ class CudaGraphEngine:
 
     def run(self, epochs: Sequence[Epoch]) -> None:
         """Run these epochs."""
-        with self.cuda.session(), self.cuda.scratch():
+        with self.cuda.session():
             if self.in_whole:
                 self._run_whole([rate for rate, _ in epochs])
             else:
@@ -366,7 +369,10 @@ class CudaGraphEngine:
         params, optimizer_state = self._state
         try:
             for (X, y, sample_weight), rate in zip(self._batches(lengths), rates):
-                params, optimizer_state, loss = self.step(params, optimizer_state, X, y, sample_weight, rate)
+                with self.cuda.scratch():
+                    params, optimizer_state, loss = self.step(
+                        params, optimizer_state, X, y, sample_weight, rate
+                    )
                 losses.append(loss * (X.shape[0] / len(self.samples)))
         finally:
             self._adopt((params, optimizer_state))
@@ -383,7 +389,7 @@ class CudaGraphEngine:
         if _alike(self._state, state):
             self._state = self._in_place(state)
             return
-        self._state = state
+        self._state = copy_tree(self.samples.place.xp, state)
         self._refuse("the optimizer's state changes its structure")
 
     def _in_place(self, state: State) -> State:

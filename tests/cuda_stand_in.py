@@ -1,0 +1,895 @@
+"""CuPy, array_api_compat's CuPy and nvmath's cuBLAS on memory of the host, that refuse what CUDA refuses.
+
+The library runs on it unchanged: `installed` puts the modules where Python looks for them. What is launched
+on a stream that captures is recorded and not done; memory that is freed is poisoned and given to the next
+one; what runs on one stream and reads what another one is still to write is an error, as is an array of a
+device that is not current. Modelled on the sources of CuPy 14 and the manuals of CUDA and cuBLAS.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+import weakref
+from collections import Counter
+from contextlib import contextmanager
+from types import ModuleType, SimpleNamespace
+
+import array_api_compat
+import numpy as np
+from array_api_compat.common import _helpers
+from numpy.lib.mixins import NDArrayOperatorsMixin
+from numpy.lib.stride_tricks import as_strided
+
+OUT_OF_MEMORY, ILLEGAL_STATE, UNSUPPORTED, INVALIDATED, ISOLATION = 2, 401, 900, 901, 905
+NAMES = {
+    2: "cudaErrorMemoryAllocation: out of memory",
+    401: "cudaErrorIllegalState: the operation cannot be performed in the present state",
+    900: "cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing",
+    901: "cudaErrorStreamCaptureInvalidated: operation failed due to a previous error during capture",
+    905: "cudaErrorStreamCaptureIsolation: dependency created on uncaptured work in another stream",
+}
+ROUNDING = 512
+"""Bytes that CuPy's pool rounds sizes up to."""
+
+
+class CUDARuntimeError(RuntimeError):
+    def __init__(self, status):
+        self.status = status
+        super().__init__(NAMES[status])
+
+
+CUDARuntimeError.__module__ = "cupy_backends.cuda.api.runtime"
+
+
+class OutOfMemoryError(MemoryError):
+    """CuPy's own."""
+
+
+class RaceError(AssertionError):
+    """What a stream reads or writes, another one may still be writing."""
+
+
+class Machine:
+    """The devices, and what was asked of them."""
+
+    def __init__(self, n_devices=2, n_bytes=2**28):
+        self.counts = Counter()
+        self.total = [n_bytes] * n_devices
+        self.used, self.peak = [0] * n_devices, [0] * n_devices
+        self.recycled = {}
+        self.local = threading.local()
+        self.memories = weakref.WeakSet()
+        self.streams = weakref.WeakSet()
+        self.host_knows = {}
+        self.null = [Stream(device=number, null=True, machine=self) for number in range(n_devices)]
+        self.handles = {}
+        self.pinned = weakref.WeakSet()
+        self.compute_type = {"float32": 1}
+        self.default_pool = MemoryPool(machine=self)
+
+    @property
+    def device(self):
+        return getattr(self.local, "device", 0)
+
+    @property
+    def stream(self):
+        streams = getattr(self.local, "streams", {})
+        return streams.get(self.device, self.null[self.device])
+
+    def memory_at(self, pointer):
+        for memory in self.memories:
+            start = memory.bytes.ctypes.data
+            if start <= pointer < start + memory.bytes.size:
+                return memory
+        raise AssertionError("a pointer to nobody's memory")
+
+    def refuse_where_captured(self, device):
+        """Wait for a device, which ends every capture on it."""
+        capturing = [one for one in self.streams if one.device == device and one.work is not None]
+        for stream in capturing:
+            stream.invalid = True
+        if capturing:
+            raise CUDARuntimeError(UNSUPPORTED)
+
+    def synchronize(self, stream=None):
+        self.counts["synchronisations"] += 1
+        if stream is not None and stream.work is not None:
+            stream.invalid = True
+            raise CUDARuntimeError(INVALIDATED if stream.invalid and not stream.work else UNSUPPORTED)
+        if stream is None:
+            self.refuse_where_captured(self.device)
+        for one in [stream] if stream is not None else list(self.streams):
+            if one.device == self.device or stream is not None:
+                _join(self.host_knows, one.known)
+
+
+MACHINE: Machine
+
+
+def _join(known, more):
+    for key, count in more.items():
+        known[key] = max(known.get(key, 0), count)
+
+
+# Devices, streams, events, graphs.
+
+
+class Device:
+    def __init__(self, device=None):
+        if isinstance(device, Device):
+            device = device.id
+        self.id = MACHINE.device if device is None else device
+
+    def __int__(self):
+        return self.id
+
+    def __eq__(self, other):
+        return isinstance(other, Device) and other.id == self.id
+
+    __hash__ = None  # as CuPy's
+
+    def __repr__(self):
+        return f"<CUDA Device {self.id}>"
+
+    def __enter__(self):
+        self._stack().append(MACHINE.device)
+        MACHINE.local.device = self.id
+        return self
+
+    def __exit__(self, *_):
+        MACHINE.local.device = self._stack().pop()
+
+    def _stack(self):
+        return vars(MACHINE.local).setdefault("stack", [])
+
+    def synchronize(self):
+        with self:
+            MACHINE.synchronize()
+
+    @property
+    def mem_info(self):
+        return MACHINE.total[self.id] - MACHINE.used[self.id], MACHINE.total[self.id]
+
+    compute_capability = "90"
+
+
+class Stream:
+    def __init__(self, null=False, non_blocking=False, *, device=None, machine=None):
+        machine = machine or MACHINE
+        self.machine = machine
+        self.device = machine.device if device is None else device
+        self.known = {}
+        self.work = None
+        self.invalid = False
+        self.is_null = null
+        self.non_blocking = non_blocking
+        self.ptr = 0 if null else id(self)
+        machine.streams.add(self)
+        machine.counts["streams"] += not null
+
+    def __enter__(self):
+        if self.device != MACHINE.device:
+            raise RuntimeError("a stream of another device than the current one")
+        streams = vars(MACHINE.local).setdefault("streams", {})
+        vars(MACHINE.local).setdefault("outer", []).append(streams.get(self.device))
+        streams[self.device] = self
+        return self
+
+    def __exit__(self, *_):
+        before = MACHINE.local.outer.pop()
+        if before is None:
+            del MACHINE.local.streams[self.device]
+        else:
+            MACHINE.local.streams[self.device] = before
+
+    def launch(self, function):
+        """Do something, or record it."""
+        if self.device != MACHINE.device:
+            raise CUDARuntimeError(ILLEGAL_STATE)
+        if self.invalid:
+            raise CUDARuntimeError(INVALIDATED)
+        if self.work is not None:
+            self.work.append(function)
+            return
+        function(self)
+
+    def step(self):
+        """Count one more piece of work, which follows what the host has waited for."""
+        _join(self.known, self.machine.host_knows)
+        self.known[self.ptr] = self.known.get(self.ptr, 0) + 1
+        return self.known[self.ptr]
+
+    def record(self, event=None):
+        event = Event() if event is None else event
+        event.record(self)
+        return event
+
+    def wait_event(self, event):
+        if self.work is not None and not event.captured:
+            self.invalid = True
+            raise CUDARuntimeError(ISOLATION)
+        _join(self.known, event.known)
+
+    def synchronize(self):
+        self.machine.synchronize(self)
+
+    def begin_capture(self, mode=None):
+        if self.is_null:
+            raise RuntimeError("cannot capture on the default (legacy) stream")
+        if self.work is not None:
+            raise CUDARuntimeError(ILLEGAL_STATE)
+        self.work, self.invalid = [], False
+        self.machine.counts["captures"] += 1
+
+    def is_capturing(self):
+        if self.invalid:
+            raise RuntimeError("the stream was capturing, but an error has invalidated the capture sequence")
+        return self.work is not None
+
+    def end_capture(self):
+        work, self.work = self.work, None
+        invalid, self.invalid = self.invalid, False
+        if work is None:
+            raise CUDARuntimeError(ILLEGAL_STATE)
+        if invalid:
+            raise CUDARuntimeError(INVALIDATED)
+        return Graph(work)
+
+
+class Event:
+    def __init__(self, *_, **__):
+        self.known, self.captured = {}, False
+
+    def record(self, stream=None):
+        stream = MACHINE.stream if stream is None else stream
+        if stream.invalid:
+            raise CUDARuntimeError(INVALIDATED)
+        self.captured = stream.work is not None
+        self.known = dict(stream.known)
+
+    def synchronize(self):
+        if self.captured:
+            raise CUDARuntimeError(UNSUPPORTED)
+        _join(MACHINE.host_knows, self.known)
+
+
+class Graph:
+    def __init__(self, work):
+        self.work = work
+
+    def launch(self, stream=None):
+        stream = MACHINE.stream if stream is None else stream
+        MACHINE.counts["replays"] += 1
+        for function in self.work:
+            stream.launch(function)
+
+
+def get_current_stream():
+    return MACHINE.stream
+
+
+# Memory.
+
+
+class Memory:
+    """What cudaMalloc gives; freed, it is poisoned, and the next one's of that size."""
+
+    def __init__(self, size):
+        machine = self.machine = MACHINE
+        self.device = machine.device
+        if machine.used[self.device] + size > machine.total[self.device]:
+            raise CUDARuntimeError(OUT_OF_MEMORY)
+        machine.counts["allocations"] += 1
+        machine.used[self.device] += size
+        machine.peak[self.device] = max(machine.peak[self.device], machine.used[self.device])
+        free = machine.recycled.get((self.device, size), [])
+        self.bytes = free.pop() if free else np.empty(size, np.uint8)
+        self.bytes[:] = 255  # NaN, as floats: what was there is nobody's
+        self.size = size
+        self.writers = {}
+        machine.memories.add(self)
+
+    def __del__(self):
+        if hasattr(self, "bytes"):
+            self.bytes[:] = 255
+            self.machine.used[self.device] -= self.size
+            self.machine.recycled.setdefault((self.device, self.size), []).append(self.bytes)
+
+
+class MemoryPointer:
+    def __init__(self, mem, offset):
+        self.mem, self.offset = mem, offset
+        self.ptr = mem.bytes.ctypes.data + offset
+
+    def view(self, shape, dtype):
+        n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return self.mem.bytes[self.offset : self.offset + n_bytes].view(dtype).reshape(shape)
+
+
+class Chunk:
+    """A part of a pool's memory: free or in use, between its neighbours."""
+
+    def __init__(self, mem, offset, size):
+        self.mem, self.offset, self.size = mem, offset, size
+        self.free, self.before, self.after = False, None, None
+
+
+class PooledMemory:
+    """A chunk in use, as arrays hold it."""
+
+    def __init__(self, pool, arena, chunk):
+        self.pool, self.arena, self.chunk = pool, arena, chunk
+        self.bytes = chunk.mem.bytes[chunk.offset : chunk.offset + chunk.size]
+        self.bytes[:] = 255
+        self.writers = {}
+        MACHINE.memories.add(self)
+
+    def __del__(self):
+        self.bytes[:] = 255
+        self.pool.take_back(self.arena, self.chunk)
+
+
+class MemoryPool:
+    """Best fit, split and merged; memory is kept by device and stream."""
+
+    def __init__(self, allocator=None, *, machine=None):
+        self.machine = machine or MACHINE
+        self.allocator = allocator or (lambda size: MemoryPointer(Memory(size), 0))
+        self.arenas = {}
+        self.limit = {}
+        self.in_use = Counter()
+        self.total = Counter()
+        self.peak = 0
+        self.lock = threading.RLock()
+
+    def malloc(self, size):
+        with self.lock:
+            return self._malloc(size)
+
+    def _malloc(self, size):
+        size = max(1, -(-size // ROUNDING)) * ROUNDING
+        device = self.machine.device
+        key = device, self.machine.stream.ptr
+        arena = self.arenas.setdefault(key, [])
+        fitting = [chunk for chunk in arena if chunk.size >= size]
+        if fitting:
+            chunk = min(fitting, key=lambda one: one.size)
+            arena.remove(chunk)
+            if chunk.size > size:
+                self._split(arena, chunk, size)
+        else:
+            chunk = Chunk(self._allocate(size).mem, 0, size)
+            self.total[device] += size
+        chunk.free = False
+        self.in_use[device] += size
+        self.peak = max(self.peak, self.in_use[device])
+        return MemoryPointer(PooledMemory(self, key, chunk), 0)
+
+    def _split(self, arena, chunk, size):
+        rest = Chunk(chunk.mem, chunk.offset + size, chunk.size - size)
+        rest.free, rest.before, rest.after = True, chunk, chunk.after
+        if chunk.after is not None:
+            chunk.after.before = rest
+        chunk.after, chunk.size = rest, size
+        arena.append(rest)
+
+    def _allocate(self, size):
+        device = self.machine.device
+        limit = self.limit.get(device, DEFAULT_LIMIT[0])
+        if limit and self.total[device] + size > limit:
+            self.free_all_blocks()
+            if self.total[device] + size > limit:
+                raise OutOfMemoryError(f"Out of memory allocating {size:,} bytes (limit {limit:,})")
+        for _ in range(3):
+            try:
+                return self.allocator(size)
+            except CUDARuntimeError as error:
+                if error.status != OUT_OF_MEMORY:
+                    raise
+            self.free_all_blocks()
+            gc.collect()
+        raise OutOfMemoryError(f"Out of memory allocating {size:,} bytes")
+
+    def take_back(self, key, chunk):
+        with self.lock:
+            self._take_back(key, chunk)
+
+    def _take_back(self, key, chunk):
+        self.in_use[key[0]] -= chunk.size
+        arena = self.arenas.setdefault(key, [])
+        if chunk.after is not None and chunk.after.free:
+            arena.remove(chunk.after)
+            chunk = self._merged(chunk, chunk.after)
+        if chunk.before is not None and chunk.before.free:
+            arena.remove(chunk.before)
+            chunk = self._merged(chunk.before, chunk)
+        chunk.free = True
+        arena.append(chunk)
+
+    def _merged(self, one, next_one):
+        one.size += next_one.size
+        one.after = next_one.after
+        if one.after is not None:
+            one.after.before = one
+        return one
+
+    def free_all_blocks(self, stream=None):
+        with self.lock:
+            self._free_all_blocks()
+
+    def _free_all_blocks(self):
+        for (device, _), arena in self.arenas.items():
+            if device == self.machine.device:
+                self.total[device] -= sum(chunk.size for chunk in arena if chunk.size == chunk.mem.size)
+                arena[:] = [chunk for chunk in arena if chunk.size != chunk.mem.size]
+
+    def set_limit(self, size=None, fraction=None):
+        self.limit[self.machine.device] = size
+
+    def get_limit(self):
+        return self.limit.get(self.machine.device, DEFAULT_LIMIT[0])
+
+    def used_bytes(self):
+        return self.in_use[self.machine.device]
+
+    def total_bytes(self):
+        return self.total[self.machine.device]
+
+    def free_bytes(self):
+        return self.total_bytes() - self.used_bytes()
+
+
+DEFAULT_LIMIT = [0]
+"""What CUPY_GPU_MEMORY_LIMIT says."""
+
+
+class PinnedMemoryPointer(bytearray):
+    def size(self):
+        return len(self)
+
+
+def alloc_pinned_memory(size):
+    memory = PinnedMemoryPointer(size)
+    MACHINE.counts["pinned"] += 1
+    return memory
+
+
+@contextmanager
+def using_allocator(allocator=None):
+    before = getattr(MACHINE.local, "allocator", None)
+    MACHINE.local.allocator = allocator
+    try:
+        yield
+    finally:
+        MACHINE.local.allocator = before
+
+
+# Arrays.
+
+
+class ndarray(NDArrayOperatorsMixin):  # noqa: N801 - CuPy's name
+    """NumPy's rules for shapes and dtypes, and no way to the host but `get`."""
+
+    def __init__(self, data, view, device):
+        self.data, self.view, self.device = data, view, Device(device)
+
+    shape = property(lambda self: self.view.shape)
+    ndim = property(lambda self: self.view.ndim)
+    dtype = property(lambda self: self.view.dtype)
+    size = property(lambda self: self.view.size)
+    nbytes = property(lambda self: self.view.nbytes)
+    itemsize = property(lambda self: self.view.itemsize)
+    strides = property(lambda self: self.view.strides)
+    flags = property(lambda self: self.view.flags)
+    T = property(lambda self: self._of(self.view.T))
+
+    def __len__(self):
+        return len(self.view)
+
+    def _of(self, view):
+        data = SimpleNamespace(mem=self.data.mem, ptr=view.ctypes.data)
+        return ndarray(data, view, self.device)
+
+    def get(self, stream=None):
+        machine, stream = MACHINE, MACHINE.stream
+        if stream.work is not None:
+            stream.invalid = True
+            raise CUDARuntimeError(UNSUPPORTED)
+        machine.counts["reads"] += 1
+        with self.device:
+            result = []
+            MACHINE.stream.launch(
+                lambda on: (_check_reading(on, [self.data.mem.writers]), result.append(self.view.copy()))
+            )
+            _join(machine.host_knows, MACHINE.stream.known)
+        return result[0]
+
+    def set(self, array, stream=None):
+        stream = MACHINE.stream if stream is None else stream
+        assert (array.dtype, array.shape) == (self.dtype, self.shape)
+        if stream.work is not None:
+            stream.invalid = True
+            raise CUDARuntimeError(UNSUPPORTED)
+        base = array
+        while isinstance(base, np.ndarray) and base.base is not None:
+            base = base.base
+        pinned = isinstance(base, PinnedMemoryPointer) or isinstance(
+            getattr(base, "obj", None), PinnedMemoryPointer
+        )
+        MACHINE.counts["uploads" if pinned else "pageable uploads"] += 1
+        self._write(stream, lambda out: np.copyto(out, array))
+
+    def _write(self, stream, function):
+        view, writers = self.view, self.data.mem.writers
+
+        def work(on):
+            _check_writing(on, writers, [])
+            function(view)
+
+        stream.launch(work)
+
+    def reshape(self, *shape):
+        return self._of(self.view.reshape(*shape))
+
+    def astype(self, dtype, copy=True):
+        return run(lambda x: x.astype(dtype), self)
+
+    def copy(self):
+        return run(np.positive, self)
+
+    def _read(self):
+        return self.get()[()]
+
+    def __float__(self):
+        return float(self._read())
+
+    def __int__(self):
+        return int(self._read())
+
+    def __bool__(self):
+        return bool(self._read())
+
+    def __array__(self, *_, **__):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
+
+    def _part(self, key):
+        return self.view[key if isinstance(key, tuple) or key is Ellipsis else (key, ...)]
+
+    def __getitem__(self, key):
+        view = self._part(key)
+        assert np.shares_memory(view, self.view) or not view.size, "an index that copies"
+        return self._of(view)
+
+    def __setitem__(self, key, value):
+        place = self._of(self._part(key))
+        if isinstance(value, ndarray):
+            run(np.positive, value, out=place)
+        else:
+            _check_devices([self])
+            place._write(MACHINE.stream, lambda out: np.copyto(out, value))
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=(None,), **options):
+        assert (method, options) == ("__call__", {})
+        if ufunc is np.matmul:
+            return matmul(*inputs)
+        return run(ufunc, *inputs, out=out[0])
+
+
+ndarray.__module__ = "cupy"
+
+
+def _in_place(ufunc):
+    return lambda self, other: run(ufunc, self, other, out=self)
+
+
+for _name, _ufunc in {"add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.divide}.items():
+    setattr(ndarray, f"__i{_name}__", _in_place(_ufunc))
+
+
+def _new(shape, dtype):
+    allocate = getattr(MACHINE.local, "allocator", None) or MACHINE.default_pool.malloc
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    data = allocate(int(np.prod(shape)) * np.dtype(dtype).itemsize)
+    return ndarray(data, data.view(shape, dtype) if hasattr(data, "view") else None, MACHINE.device)
+
+
+def _check_devices(arrays):
+    for array in arrays:
+        if array.device.id != MACHINE.device:
+            raise ValueError(
+                f"The device where the array resides ({array.device.id}) is different from the current one "
+                f"({MACHINE.device}). Peer access is unavailable between these devices."
+            )
+
+
+def _check_reading(stream, writers):
+    number = stream.step()
+    for of_memory in writers:
+        for other, count in of_memory.items():
+            if other != stream.ptr and stream.known.get(other, 0) < count:
+                raise RaceError("a stream reads what another one may still be writing")
+    return number
+
+
+def _check_writing(stream, writers, read):
+    # Closures hold these, and not the memory: a graph keeps no array alive.
+    writers[stream.ptr] = _check_reading(stream, [writers, *read])
+
+
+def run(function, *inputs, out=None, **options):
+    """Launch a function of NumPy on arrays of the stand-in."""
+    inputs = [x.__cupy_get_ndarray__() if hasattr(x, "__cupy_get_ndarray__") else x for x in inputs]
+    if not all(isinstance(x, (ndarray, int, float, np.generic)) for x in inputs):
+        return NotImplemented
+    arrays = [x for x in inputs if isinstance(x, ndarray)]
+    _check_devices(arrays if out is None else [*arrays, out])
+    samples = [np.ones(x.shape, x.dtype) if isinstance(x, ndarray) else x for x in inputs]
+    with np.errstate(all="ignore"):
+        like = np.asarray(function(*samples, **options))
+    if out is None:
+        out = _new(like.shape, like.dtype)
+    assert np.can_cast(like.dtype, out.dtype, "same_kind")
+    assert like.shape == out.shape or out.shape == np.broadcast_shapes(like.shape, out.shape)
+    views = [x.view if isinstance(x, ndarray) else x for x in inputs]
+    read, place, writers = [x.data.mem.writers for x in arrays], out.view, out.data.mem.writers
+
+    def work(on):
+        _check_writing(on, writers, read)
+        with np.errstate(all="ignore"):
+            np.copyto(place, function(*views, **options))
+
+    MACHINE.counts["launches"] += 1
+    MACHINE.stream.launch(work)
+    return out
+
+
+def _rounded_to_tf32(x):
+    bits = np.ascontiguousarray(x).view(np.uint32)
+    bits = (bits + np.uint32(0x0FFF) + ((bits >> np.uint32(13)) & np.uint32(1))) & np.uint32(0xFFFFE000)
+    return bits.view(np.float32)
+
+
+def _product(a, b, tf32):
+    return np.matmul(_rounded_to_tf32(a), _rounded_to_tf32(b)) if tf32 else np.matmul(a, b)
+
+
+def matmul(a, b):
+    if MACHINE.stream.work is not None:
+        raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
+    tf32 = a.dtype == np.float32 and MACHINE.compute_type["float32"] == 7
+    return run(lambda x, y: _product(x, y, tf32), a, b)
+
+
+class Functions(ModuleType):
+    """The namespace of array_api_compat's CuPy: `device` is used where that uses it, and nowhere else."""
+
+    isdtype, finfo = staticmethod(np.isdtype), staticmethod(np.finfo)
+    float16, float32, float64, bool, uint8 = np.float16, np.float32, np.float64, np.bool_, np.uint8
+    int32, int64 = np.int32, np.int64
+    matmul = staticmethod(matmul)
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *inputs, **options: run(getattr(np, name), *inputs, **options)
+
+    def asarray(self, values, dtype=None, device=None, copy=None):
+        if isinstance(values, ndarray):
+            return run(np.positive if dtype is None else lambda x: x.astype(dtype), values)
+        with Device(device):
+            host = np.asarray(values)
+            host = host.astype(dtype or host.dtype)
+            array = _new(host.shape, host.dtype)
+            if MACHINE.stream.work is not None:
+                MACHINE.stream.invalid = True
+                raise CUDARuntimeError(UNSUPPORTED)
+            MACHINE.counts["arrays from the host"] += 1
+            array._write(MACHINE.stream, lambda out: np.copyto(out, host))
+            return array
+
+    def empty(self, shape, dtype=np.float64, device=None):
+        return _new(shape, dtype or np.float64)
+
+    def full(self, shape, value, dtype=None, device=None):
+        array = _new(shape, dtype or np.asarray(value).dtype)
+        array[...] = value
+        return array
+
+    def zeros(self, shape, dtype=None, device=None):
+        return self.full(shape, 0, dtype or np.float64)
+
+    def ones(self, shape, dtype=None, device=None):
+        return self.full(shape, 1, dtype or np.float64)
+
+    def zeros_like(self, array):
+        return self.zeros(array.shape, array.dtype)
+
+    def arange(self, *bounds, dtype=None, device=None):
+        host = np.arange(*bounds, dtype=dtype)
+        array = _new(host.shape, host.dtype)
+        array._write(MACHINE.stream, lambda out: np.copyto(out, host))
+        return array
+
+    def astype(self, array, dtype, copy=True):
+        return array.astype(dtype)
+
+    def ascontiguousarray(self, array):
+        return run(np.positive, array)
+
+    def stack(self, arrays):
+        return run(lambda *each: np.stack(each), *arrays)
+
+    def concat(self, arrays, axis=0):
+        return run(lambda *each: np.concatenate(each, axis=axis), *arrays)
+
+    def take(self, array, indices, axis):
+        return run(lambda x, rows: np.take(x, rows, axis=axis), array, indices)
+
+    def reshape(self, array, shape):
+        return array.reshape(shape)
+
+    def all(self, array, axis=None):
+        return run(lambda x: np.all(x, axis=axis), array)
+
+
+# cuBLAS.
+
+
+class Cublas(ModuleType):
+    """nvmath.bindings.cublas: products by raw pointers, counted by columns."""
+
+    ComputeType = SimpleNamespace(COMPUTE_32F=68, COMPUTE_64F=70, COMPUTE_32F_FAST_TF32=77)
+    GemmAlgo = SimpleNamespace(DEFAULT=-1)
+
+    def create(self):
+        MACHINE.refuse_where_captured(MACHINE.device)
+        MACHINE.counts["handles"] += 1
+        handle = len(MACHINE.handles) + 1
+        MACHINE.handles[handle] = SimpleNamespace(device=MACHINE.device, stream=None, workspace=0)
+        return handle
+
+    def destroy(self, handle):
+        MACHINE.refuse_where_captured(MACHINE.handles.pop(handle).device)
+        MACHINE.counts["handles destroyed"] += 1
+
+    def set_stream(self, handle, pointer):
+        MACHINE.handles[handle].stream = next(one for one in MACHINE.streams if one.ptr == pointer)
+        MACHINE.handles[handle].workspace = 0
+
+    def set_workspace(self, handle, pointer, size):
+        MACHINE.memory_at(pointer)
+        MACHINE.handles[handle].workspace = size
+
+    def gemm_ex(self, handle, transa, transb, m, n, k, alpha, a, atype, lda, *rest):
+        b, btype, ldb, beta, c, ctype, ldc, kind, _ = rest
+        settings = MACHINE.handles[handle]
+        assert settings.device == MACHINE.device
+        if settings.stream.work is not None and not settings.workspace:
+            settings.stream.invalid = True
+            raise CUDARuntimeError(UNSUPPORTED)
+        dtype = np.dtype({2: np.float16, 0: np.float32, 1: np.float64}[atype])
+        assert atype == btype == ctype
+        scalar = np.float64 if kind == 70 else np.float32
+        one, zero = (
+            float(np.ctypeslib.as_array((_ctype(scalar) * 1).from_address(at))[0]) for at in (alpha, beta)
+        )
+        left = _by_columns(a, dtype, (k, m) if transa else (m, k), lda)
+        right = _by_columns(b, dtype, (n, k) if transb else (k, n), ldb)
+        out = _by_columns(c, dtype, (m, n), ldc)
+        read, writers = [MACHINE.memory_at(at).writers for at in (a, b)], MACHINE.memory_at(c).writers
+
+        def work(on):
+            _check_writing(on, writers, read)
+            x, y = left.T if transa else left, right.T if transb else right
+            with np.errstate(all="ignore"):
+                result = one * _product(x, y, kind == 77)
+                out[...] = result if zero == 0.0 else result + zero * out
+
+        MACHINE.counts["products"] += 1
+        settings.stream.launch(work)
+
+
+def _ctype(dtype):
+    return np.ctypeslib.as_ctypes_type(dtype)
+
+
+def _by_columns(pointer, dtype, shape, leading):
+    n_rows, n_columns = shape
+    assert leading >= max(1, n_rows)
+    length = leading * (n_columns - 1) + n_rows
+    raw = _ctype(np.uint8) * (length * dtype.itemsize)
+    flat = np.ctypeslib.as_array(raw.from_address(pointer)).view(dtype)
+    return as_strided(flat, shape, (dtype.itemsize, leading * dtype.itemsize))
+
+
+# Modules.
+
+
+def _modules():
+    functions = Functions("array_api_compat.cupy")
+    cuda = ModuleType("cupy.cuda")
+    runtime = SimpleNamespace(
+        CUDARuntimeError=CUDARuntimeError,
+        getDeviceCount=lambda: len(MACHINE.total),
+        getDeviceProperties=_properties,
+        memGetInfo=lambda: Device().mem_info,
+        deviceSynchronize=lambda: MACHINE.synchronize(),
+        driverGetVersion=lambda: 13000,
+        runtimeGetVersion=lambda: 13000,
+    )
+    for name, value in {
+        "Device": Device, "Stream": Stream, "Event": Event, "Memory": Memory, "MemoryPointer": MemoryPointer,
+        "MemoryPool": MemoryPool, "using_allocator": using_allocator, "runtime": runtime,
+        "get_current_stream": get_current_stream, "alloc_pinned_memory": alloc_pinned_memory,
+    }.items():  # fmt: skip
+        setattr(cuda, name, value)
+    linalg = ModuleType("cupy._core._routines_linalg")
+    linalg.COMPUTE_TYPE_DEFAULT, linalg.COMPUTE_TYPE_TF32 = 1, 7
+    linalg.get_compute_type = lambda dtype: MACHINE.compute_type[str(np.dtype(dtype))]
+    linalg.set_compute_type = lambda dtype, kind: MACHINE.compute_type.update({str(np.dtype(dtype)): kind})
+    core = ModuleType("cupy._core")
+    core._routines_linalg = linalg
+    cupy = Functions("cupy")
+    for name, value in {
+        "ndarray": ndarray, "cuda": cuda, "_core": core, "__version__": "14.2.0",
+        "get_default_memory_pool": lambda: MACHINE.default_pool,
+    }.items():  # fmt: skip
+        setattr(cupy, name, value)
+    cublas = Cublas("nvmath.bindings.cublas")
+    bindings, nvmath = ModuleType("nvmath.bindings"), ModuleType("nvmath")
+    bindings.cublas, nvmath.bindings, nvmath.__version__ = cublas, bindings, "1.0.0"
+    nvmath.CudaDataType = SimpleNamespace(CUDA_R_16F=2, CUDA_R_32F=0, CUDA_R_64F=1)
+    return {
+        "cupy": cupy,
+        "cupy.cuda": cuda,
+        "cupy._core": core,
+        "cupy._core._routines_linalg": linalg,
+        "array_api_compat.cupy": functions,
+        "nvmath": nvmath,
+        "nvmath.bindings": bindings,
+        "nvmath.bindings.cublas": cublas,
+    }
+
+
+def _properties(number):
+    MACHINE.counts["properties"] += 1
+    return {"name": b"a stand-in", "totalGlobalMem": MACHINE.total[number]}
+
+
+RELOADED = "mlp_xp.engines.cupy_graphs"
+
+
+@contextmanager
+def installed(n_devices=2, n_bytes=2**28):
+    """Let Python find the stand-in where it looks for CuPy; yield its machine."""
+    import mlp_xp.engines
+
+    global MACHINE
+    MACHINE = Machine(n_devices, n_bytes)
+    modules = _modules()
+    replaced = {name: sys.modules.get(name) for name in (*modules, RELOADED)}
+    compat_before = vars(array_api_compat).get("cupy")
+    sys.modules.update(modules)
+    sys.modules.pop(RELOADED, None)
+    array_api_compat.cupy = modules["array_api_compat.cupy"]
+    _clear_caches()
+    try:
+        yield MACHINE
+    finally:
+        for name, module in replaced.items():
+            sys.modules.pop(name, None)
+            if module is not None:
+                sys.modules[name] = module
+        vars(array_api_compat).pop("cupy")
+        if compat_before is not None:
+            array_api_compat.cupy = compat_before
+        vars(mlp_xp.engines).pop("cupy_graphs", None)
+        _clear_caches()
+
+
+def _clear_caches():
+    for function in vars(_helpers).values():
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()
