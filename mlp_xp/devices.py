@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, NamedTuple
 
@@ -174,10 +174,16 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
+RELEASERS: list[Callable[[], None]] = []
+"""What engines that keep memory for the next training add, to give it back."""
+
+
 def release_memory(place: Placement) -> None:
-    """Give memory that a library keeps for later back to the device."""
+    """Give memory that a library, or an engine, keeps for later back to the device."""
     gc.collect()
     with suppress(Exception):  # on the way to an error that matters more
+        for release in RELEASERS:
+            release()
         if is_cupy(place.xp):
             with place.device:
                 sys.modules["cupy"].get_default_memory_pool().free_all_blocks()

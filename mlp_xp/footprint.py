@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,10 @@ from mlp_xp.network import Network
 from mlp_xp.optimizers import Optimizer
 from mlp_xp.parameters import is_array, leaves, map_tree
 from mlp_xp.samples import Samples
+
+MARGIN = 4
+"""The batch size that is advised leaves a quarter of the memory free: pools split blocks, and what is left of
+one, beside a mask of a byte an element, holds no other array (a fifth, measured on a best-fit pool)."""
 
 
 class Footprint:
@@ -36,7 +41,8 @@ class Footprint:
         self.network = network
         self.optimizer = optimizer
         self.samples = samples
-        self.state = state
+        # Shapes alone: whoever keeps an error keeps this, and should keep no memory of the device.
+        self.state = map_tree(lambda array: _Shape(tuple(array.shape)), state)
         self.epochs = epochs
 
     def shortage_of(self, batch_size: int, *, happened: bool = False) -> Shortage | None:
@@ -56,7 +62,7 @@ class Footprint:
             return Shortage(None, free, None) if happened else None
         # What runs out where it should fit was not all to be had: fragments, or another process's.
         below = batch_size // 2 if fits else batch_size - 1
-        return Shortage(needed, free, None if free is None else self._largest(below, free))
+        return Shortage(needed, free, None if free is None else self._largest(below, free - free // MARGIN))
 
     def bytes_needed(self, batch_size: int) -> int | None:
         """Return the bytes that a training allocates at most at a time; None if that is not known."""
@@ -89,7 +95,7 @@ class Footprint:
     def _step_bytes(self, n_rows: int) -> int:
         """Return the most bytes that a step on so many rows holds at a time."""
         graph, dtype = _MeteredGraph(), np.dtype(self.samples.place.dtype_name)
-        state = map_tree(lambda array: graph.given(tuple(array.shape), dtype), self.state)
+        state = map_tree(lambda array: graph.given(array.shape, dtype), self.state)
         X, y, sample_weight = map_tree(
             lambda array: graph.given((n_rows, *array.shape[1:]), dtype), self.samples.arrays
         )
@@ -101,6 +107,13 @@ class Footprint:
     def _bytes(self, tree: Any) -> int:
         n_elements = sum(int(np.prod(leaf.shape)) for leaf in leaves(tree) if is_array(leaf))
         return n_elements * np.dtype(self.samples.place.dtype_name).itemsize
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What is left of an array."""
+
+    shape: tuple[int, ...]
 
 
 class _MeteredGraph(Graph):

@@ -83,8 +83,6 @@ class _Memory(NamedTuple):
     """State of the random generator that the validation part was drawn with; None if none was."""
     metric: str
     """Which score `validation_scores_` holds."""
-    engine: str
-    """How its epochs ran."""
 
 
 class _Task(NamedTuple):
@@ -238,7 +236,7 @@ class BasePerceptron(Hyperparameters, CallbackSupportMixin, InputChecks, ABC):
         """What was measured after each epoch, or iteration: `loss_curve_` and its companions as one table."""
         check_is_fitted(self)
         history = History({"epoch": epoch, "loss": loss} for epoch, loss in enumerate(self.loss_curve_, 1))
-        history.engine = "" if self._memory is None else self._memory.engine
+        history.engine = _ENGINES.get(self, "")
         columns = {
             "val_loss": self.val_loss_curve_,
             f"val_{self._score_name}": self.validation_scores_,
@@ -560,13 +558,14 @@ class BasePerceptron(Hyperparameters, CallbackSupportMixin, InputChecks, ABC):
         if not self.warm_start:
             progress.order = None  # as long as the samples, and never asked for
         # What is pickled with the model should need no library but the one the model is in.
-        self._memory = _Memory(progress.moved(task.home), task.split, metric.name, history.engine)
+        self._memory = _Memory(progress.moved(task.home), task.split, metric.name)
 
     def _show_training(
         self, task: _Task, params: Parameters, history: History, metric: Metric | None = None
     ) -> None:
         """Set the attributes that tell of a training."""
         self._show(params, task.home)
+        _ENGINES[self] = history.engine
         self.n_iter_ = len(history)
         self.loss_curve_: list[float] = (vars(self)["loss_curve_"] if task.known else []) + history["loss"]
         self.loss_ = self.loss_curve_[-1] if self.loss_curve_ else np.nan
@@ -722,6 +721,9 @@ def _equal(one: Array, other: Array) -> bool:
 
 _COPIED: WeakKeyDictionary[BasePerceptron, _Copied] = WeakKeyDictionary()
 """By the estimator, and not in it: what is pickled with it needs no library but the one it is in."""
+
+_ENGINES: WeakKeyDictionary[BasePerceptron, str] = WeakKeyDictionary()
+"""How a model that was trained in this process was trained. It is no part of what the model is."""
 
 
 @lru_cache

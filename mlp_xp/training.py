@@ -321,21 +321,26 @@ def train(
             raise ValueError("`params` must hold finite numbers, got NaN or infinity")
         progress = start_training(xp, params, optimizer, random_source(seed))
         n_each = len(samples) if batch_size is None else check_integer("batch_size", batch_size, minimum=1)
-        history = continue_training(
-            network,
-            progress,
-            samples,
-            optimizer=optimizer,
-            epochs=epochs,
-            batch_size=n_each,
-            shuffle=shuffle,
-            validation=validation,
-            metrics=measured,
-            validation_metrics=measured,
-            early_stopping=early_stopping,
-            callback=callback,
-            on_progress=on_progress,
-        )
+        try:
+            history = continue_training(
+                network,
+                progress,
+                samples,
+                optimizer=optimizer,
+                epochs=epochs,
+                batch_size=n_each,
+                shuffle=shuffle,
+                validation=validation,
+                metrics=measured,
+                validation_metrics=measured,
+                early_stopping=early_stopping,
+                callback=callback,
+                on_progress=on_progress,
+            )
+        except OutOfMemoryError:
+            # Whoever keeps the error keeps this frame, and should not keep what it holds on the device.
+            progress.optimizer_state = None
+            raise
         trained = named(progress.best_params)
         return Trained(trained if history else copy_tree(xp, trained), history)
 
@@ -362,6 +367,11 @@ class Progress:
     random: RandomSource
     order: Rows | None = None
     watch: Watch | None = None
+
+    @property
+    def state(self) -> State:
+        """What the next step begins with."""
+        return self.params, self.optimizer_state
 
     @property
     def best_params(self) -> Parameters:
@@ -429,17 +439,16 @@ def continue_training(
     shuffled = shuffle and batch_size < len(samples)
 
     samples = samples.by_rows() if batch_size < len(samples) else samples
-    state = progress.params, progress.optimizer_state
     from mlp_xp.footprint import Footprint  # not before there is a training: imports stay quick
 
     with computing(samples.place, network.matmul_precision), without_autodiff(samples.place.xp):
-        memory = Footprint(network, optimizer, samples, state, epochs)
+        memory = Footprint(network, optimizer, samples, progress.state, epochs)
         shortage = memory.shortage_of(batch_size)
         if shortage is not None:
             raise _not_enough_memory(1, named(progress.params), History(), shortage)
         try:
             samples = samples.small_ones_cast()
-            engine = make_engine(network, optimizer, samples, batch_size, state, epochs)
+            engine = make_engine(network, optimizer, samples, batch_size, progress.state, epochs)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -626,7 +635,7 @@ class _Loop:
         self.on_progress = on_progress
         self.engine = engine
         self.xp = samples.place.xp
-        self.safe: State = (progress.params, progress.optimizer_state)
+        self.safe: State = progress.state
         self.safe_until_next_run = False
         self.history = History()
         self.n_before_run = 0
@@ -667,7 +676,7 @@ class _Loop:
     def _out_of_memory(self, error: Exception, epoch: int) -> OutOfMemoryError:
         """Keep what was trained, and nothing else; return the error to raise."""
         self._keep(self._salvage())
-        self.safe = self.progress.params, self.progress.optimizer_state
+        self.safe = self.progress.params, None
         del self.engine
         params = named(self.progress.params)
         return out_of_memory(

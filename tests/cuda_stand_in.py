@@ -79,10 +79,11 @@ class Machine:
         return streams.get(self.device, self.null[self.device])
 
     def memory_at(self, pointer):
-        for memory in self.memories:
-            start = memory.bytes.ctypes.data
-            if start <= pointer < start + memory.bytes.size:
-                return memory
+        with self.default_pool.lock:
+            for memory in list(self.memories):
+                start = memory.bytes.ctypes.data
+                if start <= pointer < start + memory.bytes.size:
+                    return memory
         raise AssertionError("a pointer to nobody's memory")
 
     def refuse_where_captured(self, device):
@@ -289,7 +290,6 @@ class Memory:
         self.bytes[:] = 255  # NaN, as floats: what was there is nobody's
         self.size = size
         self.writers = {}
-        machine.memories.add(self)
 
     def __del__(self):
         if hasattr(self, "bytes"):
@@ -324,7 +324,8 @@ class PooledMemory:
         self.bytes = chunk.mem.bytes[chunk.offset : chunk.offset + chunk.size]
         self.bytes[:] = 255
         self.writers = {}
-        MACHINE.memories.add(self)
+        with MACHINE.default_pool.lock:
+            MACHINE.memories.add(self)
 
     def __del__(self):
         self.bytes[:] = 255
@@ -539,6 +540,9 @@ class ndarray(NDArrayOperatorsMixin):  # noqa: N801 - CuPy's name
     def copy(self):
         return run(np.positive, self)
 
+    def sum(self, axis=None):
+        return run(lambda x: np.sum(x, axis=axis), self)
+
     def _read(self):
         return self.get()[()]
 
@@ -555,7 +559,8 @@ class ndarray(NDArrayOperatorsMixin):  # noqa: N801 - CuPy's name
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
 
     def _part(self, key):
-        return self.view[key if isinstance(key, tuple) or key is Ellipsis else (key, ...)]
+        key = key if isinstance(key, tuple) else (key,)
+        return self.view[key if Ellipsis in key else (*key, ...)]
 
     def __getitem__(self, key):
         view = self._part(key)
@@ -717,6 +722,9 @@ class Functions(ModuleType):
 
     def ascontiguousarray(self, array):
         return run(np.positive, array)
+
+    def broadcast_to(self, array, shape):
+        return array._of(np.broadcast_to(array.view, shape))
 
     def stack(self, arrays):
         return run(lambda *each: np.stack(each), *arrays)

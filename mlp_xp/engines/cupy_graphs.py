@@ -20,6 +20,7 @@ import cupy
 import numpy as np
 
 from mlp_xp.arrays import Array, Namespace
+from mlp_xp.devices import RELEASERS
 from mlp_xp.engines.cuda_graph import CAPTURES
 from mlp_xp.engines.gemm import factor
 
@@ -123,6 +124,10 @@ class CupyGraphs:
     def release(self) -> None:
         """Give memory back when there is no engine any more, and so no graph."""
         self.n_engines -= 1
+        self.free()
+
+    def free(self) -> None:
+        """Give memory back, unless there is an engine, and so a graph that works on it."""
         # Where something captures, what is kept stays for the next training.
         if not self.n_engines and CAPTURES.acquire(blocking=False):
             try:
@@ -130,6 +135,12 @@ class CupyGraphs:
                     self.pool.free_all_blocks()
             finally:
                 CAPTURES.release()
+
+
+@RELEASERS.append
+def _free_all_of_this_thread() -> None:
+    for kept in vars(_KEPT).get("by_device", {}).values():
+        kept.free()
 
 
 class _Upload:
@@ -149,12 +160,17 @@ class _Upload:
 
 def _allocate(size: int) -> Any:
     """Allocate memory, with an error that is no reason for a pool to give back what graphs work on."""
-    try:
-        return cupy.cuda.MemoryPointer(cupy.cuda.Memory(size), 0)
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        if error.status != OUT_OF_MEMORY:
-            raise
-        raise MemoryError(f"{error}") from error
+    for last in (False, True):
+        try:
+            return cupy.cuda.MemoryPointer(cupy.cuda.Memory(size), 0)
+        except cupy.cuda.runtime.CUDARuntimeError as error:
+            if error.status != OUT_OF_MEMORY:
+                raise
+            if last:
+                raise MemoryError(f"{error}") from error
+            # What others have let go of is kept there.
+            cupy.get_default_memory_pool().free_all_blocks()
+    return None
 
 
 class _Capturable:

@@ -1,0 +1,715 @@
+"""Whether what the library assumes of a CUDA GPU is true of this one: on the stand-in, and on real ones.
+
+``pytest -m cuda tests/test_cuda.py`` runs what needs a GPU.
+"""
+
+import os
+import sys
+import threading
+import time
+import warnings
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import conftest
+import cuda_stand_in
+import numpy as np
+import pytest
+from test_cuda_graph import LAYOUTS, graphs
+
+from mlp_xp import (
+    Activation,
+    EagerFallbackWarning,
+    Network,
+    OutOfMemoryError,
+    TrainingInterruptedWarning,
+    adam,
+    evaluate,
+    gradient_descent,
+    to_host,
+    train,
+)
+from mlp_xp.arrays import placement
+from mlp_xp.datasets import load, planar
+from mlp_xp.devices import computing, free_bytes
+from mlp_xp.engines import make_engine
+from mlp_xp.footprint import Footprint
+from mlp_xp.parameters import plain
+from mlp_xp.samples import Samples
+
+
+class Gpu(NamedTuple):
+    """Where arrays are made, and for the stand-in its machine."""
+
+    name: str
+    library: Any
+    machine: Any = None
+
+    def array(self, values, dtype="float64"):
+        if self.machine is not None:
+            return sys.modules["cupy"].asarray(np.asarray(values, dtype))
+        return self.library.array(values, dtype)
+
+    @property
+    def module(self):
+        return sys.modules[
+            {"stand-in": "cupy", "torch_cuda": "torch", "jax_cuda": "jax"}.get(self.name, "cupy")
+        ]
+
+    def wait(self):
+        if self.name == "torch_cuda":
+            self.module.cuda.synchronize()
+        elif self.name == "jax_cuda":
+            self.module.effects_barrier()
+        else:
+            self.module.cuda.Device().synchronize()
+
+
+def on(*names):
+    """Run a test on these GPUs; real ones carry the marker."""
+    marks = {"stand-in": ()}
+    params = [pytest.param(name, marks=marks.get(name, (pytest.mark.cuda,))) for name in names]
+    return pytest.mark.parametrize("gpu", params, indirect=True)
+
+
+CUPY = ("stand-in", "cupy")
+CAPTURING = (*CUPY, "torch_cuda")
+ALL = (*CAPTURING, "jax_cuda")
+
+
+@pytest.fixture
+def gpu(request):
+    if request.param == "stand-in":
+        with cuda_stand_in.installed() as machine:
+            yield Gpu("stand-in", None, machine)
+        return
+    try:
+        library = conftest.LIBRARIES[request.param]()
+    except ModuleNotFoundError as error:
+        if request.param in conftest.required(request.config):
+            raise
+        pytest.skip(str(error))
+    if request.param == "cupy" and "cupy" not in conftest.required(request.config):
+        pytest.importorskip("nvmath")
+    yield Gpu(request.param, library)
+
+
+def cancer(dtype="float64"):
+    data = load("breast-cancer")
+    X = (data.X - data.X.mean(axis=0)) / data.X.std(axis=0)
+    return X.astype(dtype), data.y[:, None].astype(dtype)
+
+
+def classifier(network, gpu, data=cancer, dtype="float64", **settings):
+    """Train on the GPU; return what `train` does."""
+    X, y = data(dtype) if callable(data) else data
+    settings = {"optimizer": adam(0.01), "epochs": 20, "batch_size": 64, "seed": 0, **settings}
+    X, y = (X, y) if gpu is None else (gpu.array(X, dtype), gpu.array(y, dtype))
+    return train(network, network.init(0, like=X), X, y, **settings)
+
+
+def assert_same(trained, expected, rtol):
+    np.testing.assert_allclose(trained.history["loss"], expected.history["loss"], rtol=rtol, atol=rtol)
+    for one, other in zip(trained.params, expected.params, strict=True):
+        for array, wanted in zip(one, other, strict=True):
+            np.testing.assert_allclose(to_host(array), to_host(wanted), rtol=rtol, atol=rtol)
+
+
+NETWORK = Network((30, 16, 1), hidden="relu", loss="binary_cross_entropy", alpha=1e-3)
+
+
+@on(*ALL)
+def test_it_answers(gpu, record_property):
+    X = gpu.array(np.eye(3))
+    place = placement(X=X)
+    free = free_bytes(place)
+    record_property("free_bytes", free)
+    record_property("version", getattr(gpu.module, "__version__", ""))
+    assert free > 2**20
+    np.testing.assert_array_equal(to_host(place.xp.matmul(X, X)), np.eye(3))
+
+
+# Products.
+
+
+@on(*CUPY)
+@pytest.mark.parametrize("captured", [False, True])
+@pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-4), ("float64", 1e-12)])
+def test_products_of_all_layouts_are_cupys(gpu, dtype, rtol, captured):
+    cupy, cuda = gpu.module, graphs()
+    product = cuda.namespace("highest").matmul
+    sizes = [(3, 4, 5), (1, 4, 5), (3, 1, 5), (3, 4, 1), (1, 1, 1)]
+    for m, k, n in sizes if gpu.machine else [*sizes, (33, 64, 17), (128, 784, 256)]:
+        for left in LAYOUTS:
+            for right in LAYOUTS:
+                a, b = laid_out(gpu, m, k, left, 0, dtype), laid_out(gpu, k, n, right, 1, dtype)
+                expected, results = cupy.matmul(a, b), []
+                with cuda.session():
+                    if captured:
+                        cuda.capture(lambda: results.append(product(a, b)))()  # noqa: B023
+                    else:
+                        results.append(product(a, b))
+                    found = results[0].get()
+                error = np.abs(found - expected.get()).max()
+                assert error <= rtol * max(1.0, np.abs(expected.get()).max()), (m, k, n, left, right)
+
+
+def laid_out(gpu, n_rows, n_columns, layout, seed, dtype):
+    """Return a matrix on the device in one of `LAYOUTS`."""
+    copy = gpu.module.ascontiguousarray
+    values = gpu.array(
+        np.random.RandomState(seed).standard_normal((2 * n_rows + 1, 2 * n_columns + 3)), dtype
+    )
+    return {
+        "rows": lambda: copy(values[:n_rows, :n_columns]),
+        "columns": lambda: copy(values[:n_rows, :n_columns].T).T,
+        "part_of_rows": lambda: values[:n_rows, 1 : n_columns + 1],
+        "part_of_columns": lambda: copy(values.T).T[1 : n_rows + 1, :n_columns],
+        "each_other": lambda: values[: 2 * n_rows : 2, :n_columns],
+        "with_gaps": lambda: values[:n_rows, : 2 * n_columns : 2],
+        "backwards": lambda: values[:n_rows, :n_columns][::-1],
+        "repeated": lambda: gpu.module.broadcast_to(values[:1, :n_columns], (n_rows, n_columns)),
+    }[layout]()
+
+
+@on(*ALL)
+@pytest.mark.parametrize("asked_by_the_process", ["highest", "tf32"])
+def test_the_precision_is_the_one_asked_for(gpu, asked_by_the_process):
+    source = np.random.RandomState(0)
+    X, weight = source.standard_normal((64, 512)), source.standard_normal((512, 32))
+    exact, scale = X @ weight, np.abs(X) @ np.abs(weight)
+    errors = {}
+    with process_setting(gpu, asked_by_the_process):
+        for precision in ("highest", "tf32"):
+            network = Network((512, 32), loss="squared_error", matmul_precision=precision)
+            params = network.init(0, like=gpu.array(X, "float32"))
+            params = (params[0]._replace(weight=gpu.array(weight, "float32")),)
+            found = to_host(network.predict(params, gpu.array(X, "float32")))
+            errors[precision] = np.max(np.abs(found - exact) / scale)
+            # Captured steps see the same factors: one step of gradient descent on targets of 0.
+            y = gpu.array(np.zeros(exact.shape), "float32")
+            stepped = train(
+                network, params, gpu.array(X, "float32"), y, optimizer=gradient_descent(1e-9), epochs=40
+            )
+            loss = float(np.mean(exact**2) / 2)
+            assert abs(stepped.history["loss"][-1] / loss - 1) < 1e-2
+            errors[f"{precision} loss"] = abs(stepped.history["loss"][-1] / loss - 1)
+    assert errors["highest"] < 1e-6
+    assert 3e-6 < errors["tf32"] < 2e-3
+    assert errors["highest loss"] < 1e-6 < errors["tf32 loss"]
+
+
+@contextmanager
+def process_setting(gpu, precision):
+    """Let the process ask for a precision, as a user may have for work of their own."""
+    if gpu.name == "torch_cuda":
+        gpu.module.set_float32_matmul_precision({"highest": "highest", "tf32": "high"}[precision])
+        yield
+        gpu.module.set_float32_matmul_precision("highest")
+    elif gpu.name == "jax_cuda":
+        with gpu.module.default_matmul_precision({"highest": "highest", "tf32": "tensorfloat32"}[precision]):
+            yield
+    else:
+        linalg = gpu.module._core._routines_linalg
+        linalg.set_compute_type("float32", {"highest": 1, "tf32": 7}[precision])
+        yield
+        assert linalg.get_compute_type("float32") == {"highest": 1, "tf32": 7}[precision]
+        linalg.set_compute_type("float32", 1)
+
+
+# Captured trainings.
+
+
+@on(*ALL)
+@pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-6), ("float32", 1e-3)])
+@pytest.mark.parametrize("optimizer", [adam(0.001), gradient_descent(0.05)], ids=["adam", "sgd"])
+def test_two_hundred_epochs_end_where_they_do_on_the_cpu(gpu, dtype, rtol, optimizer):
+    epochs = 200 if gpu.machine is None else 40
+    trained = classifier(NETWORK, gpu, dtype=dtype, optimizer=optimizer, epochs=epochs)
+    assert trained.history.engine == ("xla" if gpu.name == "jax_cuda" else "cuda_graph")
+    assert_same(trained, classifier(NETWORK, None, dtype=dtype, optimizer=optimizer, epochs=epochs), rtol)
+
+
+@on(*CAPTURING)
+def test_a_thousand_replays_under_pressure_are_a_thousand_steps(gpu):
+    """Between steps other code takes and gives back memory of all sizes, full of NaN."""
+    source, held = np.random.RandomState(0), []
+    xp = placement(X=gpu.array([1.0])).xp
+
+    def press(history, params):
+        held.append(xp.full((int(source.randint(1, 20_000)),), float("nan"), **where))
+        if len(held) > 5:
+            held.pop(int(source.randint(5)))
+
+    where = {} if gpu.name != "torch_cuda" else {"device": gpu.library.device}
+    data = planar().X, planar().y[:, None]
+    network = Network((2, 4, 1), hidden="tanh", loss="binary_cross_entropy")
+    settings = {"data": data, "optimizer": gradient_descent(0.5), "epochs": 1000, "batch_size": None}
+    trained = classifier(network, gpu, callback=press, **settings)
+    assert trained.history.engine == "cuda_graph"
+    assert_same(trained, classifier(network, None, **settings), 1e-6)
+
+
+@on(*CAPTURING)
+def test_streams_of_the_callers_are_waited_for(gpu):
+    expected = classifier(NETWORK, None)
+    for _ in range(2):
+        with a_stream(gpu):
+            # Data that this stream is still making, and results that it reads.
+            assert_same(classifier(NETWORK, gpu), expected, 1e-6)
+
+
+def a_stream(gpu):
+    if gpu.name == "torch_cuda":
+        return gpu.module.cuda.stream(gpu.module.cuda.Stream())
+    return gpu.module.cuda.Stream(non_blocking=True)
+
+
+@on(*CAPTURING)
+def test_threads_train_at_the_same_time(gpu):
+    networks = [Network((30, width, 1), hidden="tanh", loss="binary_cross_entropy") for width in (8, 12, 16)]
+    expected = [classifier(network, None) for network in networks]
+    results, failures = {}, []
+
+    def work(index):
+        try:
+            for _ in range(3):
+                results[index] = classifier(networks[index], gpu)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(networks))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    for index, wanted in enumerate(expected):
+        assert results[index].history.engine == "cuda_graph"
+        assert_same(results[index], wanted, 1e-6)
+
+
+@on(*CUPY)
+def test_the_device_of_the_arrays_counts_and_not_the_current_one(gpu):
+    cupy = gpu.module
+    if cupy.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("there is one GPU")
+    X, y = cancer()
+    with cupy.cuda.Device(1):
+        Xc, yc = gpu.array(X), gpu.array(y)
+    assert cupy.cuda.Device().id == 0
+    params = NETWORK.init(0, like=Xc)
+    settings = {"optimizer": adam(0.01), "epochs": 10, "batch_size": 64, "seed": 0, "metrics": ["accuracy"]}
+    more = {"validation_data": (Xc, yc), **settings}
+    trained = train(NETWORK, params, Xc, yc, **more)
+    assert trained.params[0].weight.device.id == 1
+    host = train(NETWORK, NETWORK.init(0, like=X), X, y, validation_data=(X, y), **settings)
+    assert_same(trained, host, 1e-6)
+    loss, gradients = NETWORK.loss_and_gradients(params, Xc, yc)
+    expected, wanted = NETWORK.loss_and_gradients(NETWORK.init(0, like=X), X, y)
+    np.testing.assert_allclose(to_host(loss), expected, rtol=1e-9)
+    np.testing.assert_allclose(to_host(gradients[0].weight), wanted[0].weight, rtol=1e-6, atol=1e-9)
+    assert NETWORK.predict(params, Xc).device.id == NETWORK.logits(params, Xc).device.id == 1
+    assert evaluate(NETWORK, trained.params, Xc, yc, metrics=["accuracy"])["accuracy"] > 0.9
+    assert cupy.cuda.Device().id == 0
+
+
+@on("stand-in", "cupy")
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_estimators_compute_where_the_arrays_are(gpu, solver):
+    pytest.importorskip("sklearn", minversion="1.9")
+    from mlp_xp import MLPClassifier
+
+    cupy = gpu.module
+    number = cupy.cuda.runtime.getDeviceCount() - 1
+    X, y = cancer()
+    settings = {"solver": solver, "max_iter": 10, "random_state": 0, "early_stopping": solver == "adam"}
+    with cupy.cuda.Device(number):
+        Xc = gpu.array(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        model = MLPClassifier((8,), **settings).fit(Xc, y[:, 0])
+        host = MLPClassifier((8,), **settings).fit(X, y[:, 0])
+    assert model.coefs_[0].device.id == number
+    np.testing.assert_allclose(to_host(model.coefs_[0]), host.coefs_[0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(to_host(model.predict(Xc)), host.predict(X))
+    np.testing.assert_allclose(to_host(model.predict_proba(Xc)), host.predict_proba(X), atol=1e-5)
+    np.testing.assert_allclose(to_host(model.predict_log_proba(Xc)), host.predict_log_proba(X), atol=1e-4)
+    assert model.score(Xc, y[:, 0]) == pytest.approx(host.score(X, y[:, 0]))
+    if solver == "adam":
+        assert model.set_params(early_stopping=False).partial_fit(Xc, y[:, 0]).coefs_[0].device.id == number
+    np.testing.assert_array_equal(model.to("numpy").predict(X), to_host(model.to("numpy").predict(X)))
+    assert cupy.cuda.Device().id == 0
+
+
+# What the host does meanwhile.
+
+
+def an_engine(gpu, network, n_rows, batch_size, dtype="float32"):
+    source = np.random.RandomState(0)
+    X = gpu.array(source.standard_normal((n_rows, network.layer_sizes[0])), dtype)
+    y = gpu.array(source.uniform(size=(n_rows, 1)) < 0.5, dtype)
+    params = plain(network.init(0, like=X))
+    optimizer = adam()
+    samples = Samples(placement(X=X), X, y)
+    state = params, optimizer.init(samples.place.xp, params)
+    return samples.place, make_engine(network, optimizer, samples, batch_size, state, 100)
+
+
+@on(*CAPTURING)
+@pytest.mark.parametrize("batch_size", [32, 256])
+def test_epochs_read_nothing(gpu, batch_size, monkeypatch):
+    place, engine = an_engine(gpu, NETWORK, 256, batch_size)
+    order = np.random.RandomState(0).permutation(256) if batch_size < 256 else None
+    with computing(place):
+        engine.run([(0.01, order)] * 4)
+        before = gpu.machine and gpu.machine.counts.copy()
+
+        def refused(*_, **__):
+            raise AssertionError("the host reads")
+
+        if gpu.name == "torch_cuda":
+            for name in ("item", "cpu", "numpy", "tolist", "__float__", "__bool__"):
+                monkeypatch.setattr(gpu.module.Tensor, name, refused)
+        elif gpu.name == "cupy":
+            monkeypatch.setattr(gpu.module.ndarray, "get", refused)
+        engine.run([(0.01, order)] * 20)
+    monkeypatch.undo()
+    assert engine.name == "cuda_graph"
+    if gpu.machine is not None:
+        done = gpu.machine.counts - before
+        assert done["replays"] > 0
+        assert not done["reads"]
+        assert not done["synchronisations"]
+        assert not done["pageable uploads"]
+    with computing(place):
+        assert engine.is_finite()
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("gpu", CAPTURING[1:], indirect=True)
+def test_the_host_is_done_long_before_the_device(gpu):
+    network = Network((1024, 4096, 4096, 1), hidden="relu", loss="binary_cross_entropy")
+    place, engine = an_engine(gpu, network, 8192, 2048)
+    order = np.random.RandomState(0).permutation(8192)
+    with computing(place):
+        engine.run([(1e-4, order)] * 3)
+        gpu.wait()
+        start = time.perf_counter()
+        engine.run([(1e-4, order)])
+        returned = time.perf_counter() - start
+        gpu.wait()
+        finished = time.perf_counter() - start
+    assert engine.name == "cuda_graph"
+    assert returned < 0.5 * finished
+
+
+@on("stand-in")
+def test_losses_are_fetched_once_a_run_and_things_are_made_once(gpu):
+    counts = gpu.machine.counts
+    classifier(NETWORK, gpu, epochs=100, batch_size=None)
+    first = counts.copy()
+    assert first["reads"] < 30
+    for _ in range(5):
+        classifier(NETWORK, gpu, epochs=100)
+    assert (counts["streams"], counts["handles"], counts["handles destroyed"]) == (1, 1, 0)
+    thread_results = []
+    for _ in range(3):
+        thread = threading.Thread(target=lambda: thread_results.append(classifier(NETWORK, gpu, epochs=50)))
+        thread.start()
+        thread.join()
+        del thread
+    assert len(thread_results) == 3
+    # A thread that has ended leaves its own to the next.
+    assert counts["streams"] == counts["handles"] == 2
+
+
+@on("stand-in")
+def test_nothing_is_captured_that_does_not_pay(gpu):
+    counts = gpu.machine.counts
+    classifier(NETWORK, gpu, epochs=3, batch_size=None)
+    classifier(NETWORK, gpu, epochs=1, batch_size=300)
+    assert counts["captures"] == counts["streams"] == 0
+    trained = classifier(NETWORK, gpu, epochs=12, batch_size=None)
+    assert (counts["captures"], counts["replays"], trained.history.engine) == (1, 11, "cuda_graph")
+    # Few steps make short graphs, many long ones.
+    for epochs, most in ((200, 60), (5000, 450)):
+        before = counts.copy()
+        classifier(Network((30, 1), loss="binary_cross_entropy"), gpu, epochs=epochs, batch_size=None)
+        assert (counts - before)["replays"] < most
+
+
+# When something goes wrong.
+
+
+def _reads(xp, z):
+    return (z * 0.5 if float(xp.sum(z)) > 0.0 else z), z
+
+
+def _reads_backward(xp, delta, z):
+    return delta * 0.5 if float(xp.sum(z)) > 0.0 else delta
+
+
+@on(*CAPTURING)
+def test_an_activation_that_reads_runs_call_by_call_and_spoils_nothing(gpu):
+    network = Network((30, 8, 1), hidden=Activation(_reads, _reads_backward), loss="binary_cross_entropy")
+    with pytest.warns(EagerFallbackWarning, match="call by call") as caught:
+        trained = classifier(network, gpu)
+    assert [warning.category for warning in caught] == [EagerFallbackWarning]
+    assert trained.history.engine == "eager"
+    assert_same(trained, classifier(network, None), 1e-6)
+    again = classifier(NETWORK, gpu)
+    assert again.history.engine == "cuda_graph"
+    assert_same(again, classifier(NETWORK, None), 1e-6)
+
+
+@on(*CUPY)
+def test_a_limit_on_memory_does_not_reach_graphs(gpu, monkeypatch):
+    cupy = gpu.module
+    monkeypatch.setenv("CUPY_GPU_MEMORY_LIMIT", "20000000")
+    monkeypatch.setattr(cuda_stand_in, "DEFAULT_LIMIT", [20_000_000])
+    pool = cupy.get_default_memory_pool()
+
+    def press(history, params):
+        with pytest.raises(MemoryError):
+            cupy.zeros(pool.used_bytes() // 8 + 100_000_000)
+        pool.free_all_blocks()
+
+    before = pool.get_limit()
+    pool.set_limit(size=pool.used_bytes() + 50_000_000)
+    try:
+        trained = classifier(NETWORK, gpu, callback=press)
+    finally:
+        pool.set_limit(size=before)
+    assert trained.history.engine == "cuda_graph"
+    assert_same(trained, classifier(NETWORK, None), 1e-6)
+
+
+@on(*CAPTURING)
+def test_ctrl_c_between_graphs_keeps_what_was_trained(gpu, monkeypatch):
+    name, owner = {"torch_cuda": ("torch_graphs", "TorchGraphs")}.get(gpu.name, ("cupy_graphs", "CupyGraphs"))
+    graphs_class = vars(import_module(f"mlp_xp.engines.{name}"))[owner]
+    upload, calls = graphs_class.upload, []
+
+    def interrupted(self, values, out):
+        calls.append(1)
+        if len(calls) == 100:
+            raise KeyboardInterrupt
+        upload(self, values, out)
+
+    monkeypatch.setattr(graphs_class, "upload", interrupted)
+    with pytest.warns(TrainingInterruptedWarning, match="interrupted after"):
+        trained = classifier(NETWORK, gpu, epochs=10_000)
+    monkeypatch.undo()
+    n_epochs = len(trained.history)
+    assert 5 < n_epochs < 1000
+    expected = classifier(NETWORK, None, epochs=n_epochs)
+    np.testing.assert_allclose(trained.history["loss"], expected.history["loss"], rtol=1e-6)
+    assert all(np.isfinite(to_host(layer.weight)).all() for layer in trained.params)
+    assert_same(classifier(NETWORK, gpu), classifier(NETWORK, None), 1e-6)
+
+
+@on(*ALL)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*")
+def test_a_process_that_forks_after_a_training_goes_on(gpu):
+    expected = classifier(NETWORK, None, epochs=2)
+    classifier(NETWORK, gpu)
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            assert_same(classifier(NETWORK, None, epochs=2), expected, 1e-12)
+            status = 0
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+    assert_same(classifier(NETWORK, gpu), classifier(NETWORK, None), 1e-6)
+
+
+# Memory.
+
+
+def wide(gpu, n_rows=None):
+    """Return data and a network whose whole batch takes more memory than there is."""
+    free = free_bytes(placement(X=gpu.array([1.0])))
+    width = 2**15 if gpu.machine is None else 2**9
+    n_rows = n_rows or free // (4 * width)
+    X, y = gpu.array(np.ones((n_rows, 4)), "float32"), gpu.array(np.ones((n_rows, 1)), "float32")
+    return X, y, Network((4, width, 1), hidden="relu", loss="binary_cross_entropy")
+
+
+SMALL = 2**25 + 2**24
+"""Bytes of a stand-in with room for cuBLAS's workspace, and as much as half of that again."""
+
+
+@contextmanager
+def with_little_memory(gpu):
+    if gpu.machine is None:
+        yield gpu
+        return
+    gpu.machine.total = [SMALL] * 2
+    yield gpu
+
+
+@on(*CAPTURING)
+def test_what_does_not_fit_is_refused_and_what_is_advised_fits(gpu):
+    with with_little_memory(gpu):
+        classifier(NETWORK, gpu)  # what libraries keep is there
+        X, y, network = wide(gpu)
+        params = network.init(0, like=X)
+        before = free_bytes(placement(X=X))
+        with pytest.raises(OutOfMemoryError, match="before its first epoch") as caught:
+            train(network, params, X, y, optimizer=adam(), epochs=2)
+        error = caught.value
+        assert error.needed > error.free
+        assert 0 < error.batch_size < X.shape[0]
+        assert free_bytes(placement(X=X)) >= before
+        history = train(
+            network, params, X, y, optimizer=adam(), epochs=2, batch_size=error.batch_size, shuffle=False
+        ).history
+        assert len(history) == 2
+
+
+@on(*CAPTURING)
+@pytest.mark.filterwarnings("ignore::mlp_xp.EagerFallbackWarning")
+def test_what_is_found_on_the_way_is_given_back(gpu):
+    """An activation that cannot be recorded, so that nobody can know what it takes."""
+    with with_little_memory(gpu):
+        free = free_bytes(placement(X=gpu.array([1.0])))
+
+        def forward(xp, z):
+            if float(z[0, 0]) == float(z[0, 0]):
+                kept.append(xp.full((free // 16,), 1.0, **where))
+            return z * 1.0, None
+
+        kept = []
+        where = (
+            {} if gpu.name != "torch_cuda" else {"device": gpu.library.device, "dtype": gpu.module.float64}
+        )
+        network = Network((30, 4, 1), hidden=Activation(forward, lambda xp, d, _: d), loss="squared_error")
+        classifier(NETWORK, gpu)
+        place = placement(X=gpu.array([1.0]))
+        before = free_bytes(place)
+        with pytest.raises(OutOfMemoryError) as caught:
+            classifier(network, gpu, batch_size=None)
+        kept.clear()
+        assert caught.value.batch_size is None
+        assert isinstance(caught.value.__cause__, (MemoryError, RuntimeError))
+        del caught
+        assert free_bytes(place) >= 0.99 * before
+        assert_same(classifier(NETWORK, gpu), classifier(NETWORK, None), 1e-6)
+
+
+@on("stand-in")
+def test_an_estimator_stays_as_it_was(gpu):
+    pytest.importorskip("sklearn", minversion="1.9")
+    from mlp_xp import MLPRegressor
+
+    with with_little_memory(gpu):
+        X, y, _ = wide(gpu)
+        model = MLPRegressor(hidden_layer_sizes=(2**9,), batch_size=len(X), max_iter=2)
+        with pytest.raises(OutOfMemoryError):
+            model.fit(X, y)
+        assert not hasattr(model, "coefs_")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            model.set_params(batch_size=16).fit(X[:64], y[:64])
+        coefs, state = model.coefs_, model.loss_curve_
+        with pytest.raises(OutOfMemoryError):
+            model.set_params(batch_size=len(X), warm_start=True).fit(X, y)
+        assert model.coefs_ is coefs
+        assert model.loss_curve_ is state
+        # Data on the host that the device cannot take.
+        big = np.ones((SMALL // 8, 2))
+        with pytest.raises(OutOfMemoryError, match="does not hold `X`: 101 MB needed"):
+            MLPRegressor(hidden_layer_sizes=(2,), backend="cupy").fit(big, big[:, 0])
+
+
+@on("stand-in")
+@pytest.mark.parametrize("batch_size", [100, 1000])
+@pytest.mark.parametrize("hidden", ["relu", "gelu", "logistic", "elu"])
+@pytest.mark.parametrize("optimizer", [gradient_descent(1e-5), adam()], ids=["sgd", "adam"])
+def test_a_footprint_is_what_a_training_takes(gpu, hidden, optimizer, batch_size):
+    X, y = gpu.array(np.ones((1000, 60)), "float32"), gpu.array(np.ones((1000, 1)), "float32")
+    network = Network((60, 200, 100, 1), hidden=hidden, loss="squared_error")
+    params = network.init(0, like=X)
+    samples = Samples(placement(X=X), X, y)
+    state = plain(params), optimizer.init(samples.place.xp, plain(params))
+    needed = Footprint(network, optimizer, samples, state, epochs=20).bytes_needed(batch_size)
+    del state
+    cuda = graphs()
+    here = gpu.machine.default_pool.used_bytes()
+    gpu.machine.default_pool.peak = cuda.pool.peak = 0
+    train(network, params, X, y, optimizer=optimizer, epochs=20, batch_size=batch_size, shuffle=False)
+    taken = gpu.machine.default_pool.peak - here + cuda.pool.peak
+    assert 0.75 * taken <= needed <= 1.02 * taken
+
+
+# On the whole.
+
+
+@on("stand-in")
+def test_weights_are_copied_once_for_predictions(gpu):
+    pytest.importorskip("sklearn", minversion="1.9")
+    from mlp_xp import MLPRegressor
+
+    source = np.random.RandomState(0)
+    X = source.standard_normal((50, 4))
+    model = MLPRegressor(hidden_layer_sizes=(8,), max_iter=5, tol=0.0, backend="auto", random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        model.fit(X, X[:, 0])
+    expected = model.predict(X)
+    counts = gpu.machine.counts
+    before = counts.copy()
+    for _ in range(5):
+        np.testing.assert_array_equal(model.predict(X), expected)
+    done = counts - before
+    assert done["arrays from the host"] == 5  # X, and X alone
+    assert not done["properties"]
+    model.coefs_[0][0, 0] += 1.0  # as users may
+    assert not np.array_equal(model.predict(X), expected)
+    model.coefs_[0][0, 0] -= 1.0
+    np.testing.assert_allclose(model.predict(X), expected)
+
+
+@on("stand-in")
+def test_the_command_says_what_it_runs_on(gpu, capsys, monkeypatch):
+    pytest.importorskip("polars")
+    pytest.importorskip("skops")
+    from mlp_xp.cli import main
+
+    arguments = ["train", "breast-cancer", "--hidden", "4", "--epochs", "20", "--backend", "auto"]
+    assert main([*arguments, "--matmul-precision", "tf32"]) == 0
+    said = capsys.readouterr()
+    assert "Training on CuPy" in said.out
+    assert "in float32, TF32 in products (a CUDA GPU was found" in said.out
+    assert "call by call" not in said.err
+    monkeypatch.setitem(sys.modules, "nvmath", None)
+    vars(vars(import_module("mlp_xp.engines.cupy_graphs"))["_KEPT"]).clear()
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    assert "mlp-xp: training runs call by call" in " ".join(said.err.split())
+    assert "pip install nvmath-python" in " ".join(said.err.split())
+    assert main([*arguments, "--json"]) == 0
+    assert '"engine": "eager"' in capsys.readouterr().out
+
+
+@on("stand-in", "cupy", "torch_cuda", "jax_cuda")
+def test_model_files_go_from_the_gpu_to_the_host_and_back(gpu, tmp_path):
+    pytest.importorskip("safetensors")
+    from mlp_xp import load_model, save_model
+
+    trained = classifier(NETWORK, gpu, dtype="float32")
+    save_model(tmp_path / "model.safetensors", (NETWORK, trained.params))
+    network, params = load_model(tmp_path / "model.safetensors")
+    backend = {"torch_cuda": "torch", "jax_cuda": "jax"}.get(gpu.name, "cupy")
+    _, back = load_model(tmp_path / "model.safetensors", backend=backend)
+    assert network == NETWORK
+    for one, host, there in zip(trained.params, params, back, strict=True):
+        np.testing.assert_array_equal(to_host(one.weight), host.weight)
+        np.testing.assert_array_equal(to_host(there.weight), host.weight)
+    assert placement(there=back[0].weight).same_as(placement(one=trained.params[0].weight))
