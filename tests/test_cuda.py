@@ -346,7 +346,7 @@ def test_estimators_compute_where_the_arrays_are(gpu, solver):
 # What the host does meanwhile.
 
 
-def an_engine(gpu, network, n_rows, batch_size, dtype="float32"):
+def an_engine(gpu, network, n_rows, batch_size, dtype="float32", epochs=100):
     source = np.random.RandomState(0)
     X = gpu.array(source.standard_normal((n_rows, network.layer_sizes[0])), dtype)
     y = gpu.array(source.uniform(size=(n_rows, 1)) < 0.5, dtype)
@@ -354,7 +354,7 @@ def an_engine(gpu, network, n_rows, batch_size, dtype="float32"):
     optimizer = adam()
     samples = Samples(placement(X=X), X, y)
     state = params, optimizer.init(samples.place.xp, params)
-    return samples.place, make_engine(network, optimizer, samples, batch_size, state, 100)
+    return samples.place, make_engine(network, optimizer, samples, batch_size, state, epochs)
 
 
 @on(*CAPTURING)
@@ -433,11 +433,18 @@ def test_nothing_is_captured_that_does_not_pay(gpu):
     assert counts["captures"] == counts["streams"] == 0
     trained = classifier(NETWORK, gpu, epochs=12, batch_size=None)
     assert (counts["captures"], counts["replays"], trained.history.engine) == (1, 11, "cuda_graph")
-    # Few steps make short graphs, many long ones.
-    for epochs, most in ((200, 60), (5000, 450)):
-        before = counts.copy()
-        classifier(Network((30, 1), loss="binary_cross_entropy"), gpu, epochs=epochs, batch_size=None)
-        assert (counts - before)["replays"] < most
+
+
+@on("stand-in")
+@pytest.mark.parametrize(("epochs", "steps_per_graph"), [(24, 2), (200, 5), (6000, 31), (10**6, 64)])
+def test_few_steps_make_short_graphs_and_many_long_ones(gpu, epochs, steps_per_graph):
+    place, engine = an_engine(gpu, NETWORK, 16, 16, epochs=epochs)
+    counts, n_chunks = gpu.machine.counts, 7
+    with computing(place):
+        engine.run([(0.01, None)] * (n_chunks * steps_per_graph))
+    # The first chunk runs call by call, the second is captured.
+    assert (counts["captures"], counts["replays"]) == (1, n_chunks - 1)
+    assert len(engine.losses) == n_chunks * steps_per_graph
 
 
 # When something goes wrong.
