@@ -61,7 +61,8 @@ class Machine:
         self.recycled = {}
         self.local = threading.local()
         self.memories = weakref.WeakSet()
-        self.streams = weakref.WeakSet()
+        self._streams = weakref.WeakSet()
+        self.lock = threading.RLock()
         self.host_knows = {}
         self.null = [Stream(device=number, null=True, machine=self) for number in range(n_devices)]
         self.handles = {}
@@ -78,8 +79,17 @@ class Machine:
         streams = getattr(self.local, "streams", {})
         return streams.get(self.device, self.null[self.device])
 
+    @property
+    def streams(self):
+        with self.lock:
+            return list(self._streams)
+
+    def add_stream(self, stream):
+        with self.lock:
+            self._streams.add(stream)
+
     def memory_at(self, pointer):
-        with self.default_pool.lock:
+        with self.lock:
             for memory in list(self.memories):
                 start = memory.bytes.ctypes.data
                 if start <= pointer < start + memory.bytes.size:
@@ -101,7 +111,7 @@ class Machine:
             raise CUDARuntimeError(INVALIDATED if stream.invalid and not stream.work else UNSUPPORTED)
         if stream is None:
             self.refuse_where_captured(self.device)
-        for one in [stream] if stream is not None else list(self.streams):
+        for one in [stream] if stream is not None else self.streams:
             if one.device == self.device or stream is not None:
                 _join(self.host_knows, one.known)
 
@@ -110,7 +120,7 @@ MACHINE: Machine
 
 
 def _join(known, more):
-    for key, count in more.items():
+    for key, count in list(more.items()):
         known[key] = max(known.get(key, 0), count)
 
 
@@ -167,7 +177,7 @@ class Stream:
         self.is_null = null
         self.non_blocking = non_blocking
         self.ptr = 0 if null else id(self)
-        machine.streams.add(self)
+        machine.add_stream(self)
         machine.counts["streams"] += not null
 
     def __enter__(self):
@@ -324,7 +334,7 @@ class PooledMemory:
         self.bytes = chunk.mem.bytes[chunk.offset : chunk.offset + chunk.size]
         self.bytes[:] = 255
         self.writers = {}
-        with MACHINE.default_pool.lock:
+        with MACHINE.lock:
             MACHINE.memories.add(self)
 
     def __del__(self):
@@ -612,7 +622,7 @@ def _check_devices(arrays):
 def _check_reading(stream, writers):
     number = stream.step()
     for of_memory in writers:
-        for other, count in of_memory.items():
+        for other, count in list(of_memory.items()):
             if other != stream.ptr and stream.known.get(other, 0) < count:
                 raise RaceError("a stream reads what another one may still be writing")
     return number
