@@ -308,6 +308,27 @@ def test_what_is_refused_runs_call_by_call(case, batch_size, device):
     assert_equal(engine, other)
 
 
+def test_an_interrupt_call_by_call_is_between_two_epochs(device):
+    calls = []
+
+    def forward(xp, z):
+        float(xp.sum(z))
+        calls.append(None)
+        if len(calls) == 31:
+            raise KeyboardInterrupt
+        return z * 1.0, None
+
+    hidden = Activation(forward, lambda xp, delta, kept: delta * 1.0)
+    network = Network((3, 4, 2), hidden=hidden, loss="categorical_cross_entropy")
+    engine, other = engines(device, network, adam(0.01), 23)
+    with pytest.warns(EagerFallbackWarning), pytest.raises(KeyboardInterrupt):
+        engine.run(epochs_of(100, 23, shuffled=False))
+    assert len(engine.losses) == 30
+    calls.clear()
+    other.run(epochs_of(100, 23, shuffled=False)[:30])
+    assert_equal(engine, other)
+
+
 def test_a_missing_library_is_one_warning(monkeypatch):
     def missing(samples):
         raise ImportError("no nvmath here; `pip install nvmath-python[cu13]`")

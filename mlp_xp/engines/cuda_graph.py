@@ -320,8 +320,12 @@ class CudaGraphEngine:
 
     def _run_whole(self, rates: list[float]) -> None:
         while rates:
-            # Of either many steps or one: a graph for each number of them would be too many graphs.
-            now = rates[: self.n_steps] if len(rates) >= self.n_steps else rates[:1]
+            # Of either many steps or one: a graph for each number of them would be too many graphs. And many
+            # only of a graph: what runs call by call can be interrupted after any of its epochs.
+            n_now = self.n_steps if len(rates) >= self.n_steps else 1
+            if self._graph((len(self.samples),) * n_now, self.epochs_left // n_now) is None:
+                n_now = 1
+            now = rates[:n_now]
             rates = rates[len(now) :]
             losses = self._run_steps((len(self.samples),) * len(now), now, self.epochs_left // len(now))
             self.losses += [losses[index] for index in range(len(now))]
