@@ -100,6 +100,11 @@ LIBRARIES = {
 }
 
 
+# On a CUDA GPU a training that looks at values cannot be captured, and a warning says that it runs call by
+# call. For tests that train so.
+may_run_call_by_call = pytest.mark.filterwarnings("ignore::mlp_xp.EagerFallbackWarning")
+
+
 _made: dict[str, Library] = {}
 _missing: dict[str, str] = {}
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import need
+from conftest import may_run_call_by_call, need
 
 import mlp_xp.footprint
 from mlp_xp import (
@@ -327,6 +327,7 @@ def greedy(limit):
     return Activation(forward, lambda xp, delta, _: delta)
 
 
+@may_run_call_by_call
 @pytest.mark.parametrize("observed", [False, True])
 def test_running_out_on_the_way_keeps_what_was_trained(library, observed, room):
     X, y = problem(library, n_samples=40, dtype="float64")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import assert_close, need
+from conftest import assert_close, may_run_call_by_call, need
 
 import mlp_xp
 from mlp_xp import Activation, DivergenceError, TrainingError, TrainingInterruptedWarning, elu, leaky_relu
@@ -1178,6 +1178,7 @@ class Hook:
         return False
 
 
+@may_run_call_by_call
 @pytest.mark.parametrize(("kind", "solver"), [("regression", "sgd"), ("binary", "adam"), ("binary", "lbfgs")])
 def test_an_interrupt_keeps_what_was_trained(kind, solver, library):
     X, y = problem(kind, 20)

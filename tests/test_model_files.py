@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from hashlib import sha256
 
 import numpy as np
-import pandas as pd
 import pytest
 import safetensors
 import safetensors.numpy
@@ -182,7 +181,7 @@ FITS = {
     "one class": (A_CLASSIFIER, X, np.full(40, "only"), {}),
     "labels": (like(A_CLASSIFIER, hidden_layer_sizes=[4, 3]), X, LABELS, {}),
     "sparse labels": (A_CLASSIFIER, X, csr_matrix(LABELS), {}),
-    "names": (A_CLASSIFIER, pd.DataFrame(X, columns=["a", "b b", "ç"]), CLASSES, {}),
+    "names": (A_CLASSIFIER, lambda: frame(X, ["a", "b b", "ç"]), CLASSES, {}),
     "partly": (A_CLASSIFIER, X, CLASSES, {"classes": [0, 1, 2, 9]}),
     "lbfgs": (like(A_CLASSIFIER, solver="lbfgs"), X, CLASSES, {}),
     "score": (like(A_CLASSIFIER, early_stopping=True), X, CLASSES, {}),
@@ -195,15 +194,26 @@ FITS = {
 }
 
 
+def frame(rows, names):
+    """Return a table whose columns have names."""
+    pandas = pytest.importorskip("pandas")
+    return pandas.DataFrame(rows, columns=pandas.Index(names, dtype=object))
+
+
+def rows_of(name):
+    rows = FITS[name][1]
+    return rows() if callable(rows) else rows
+
+
 def fitted(name):
-    estimator, rows, y, more = FITS[name]
-    estimator = clone(estimator)
+    estimator, _, y, more = FITS[name]
+    estimator, rows = clone(estimator), rows_of(name)
     return estimator.partial_fit(rows, y, **more) if "classes" in more else estimator.fit(rows, y, **more)
 
 
 @pytest.mark.parametrize("name", FITS)
 def test_an_estimator_comes_back_as_it_was(name, path):
-    model, rows = fitted(name), FITS[name][1]
+    model, rows = fitted(name), rows_of(name)
     save_model(path, model)
     loaded = load_model(path)
     assert everything(loaded) == everything(model)
@@ -223,7 +233,7 @@ def dense(array):
 @pytest.mark.parametrize("name", FITS)
 @pytest.mark.parametrize("warm_start", [False, True])
 def test_training_goes_on_as_without_an_optimizers_state(name, warm_start, path):
-    model, (_, rows, y, _) = fitted(name), FITS[name]
+    model, rows, y = fitted(name), rows_of(name), FITS[name][2]
     save_model(path, model)
     loaded = load_model(path)
     model._memory = None
@@ -970,11 +980,7 @@ def predicts(model):
     names = getattr(model, "feature_names_in_", None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # names of columns that are odd
-        model.predict(
-            np.ones((2, model.n_features_in_))
-            if names is None
-            else pd.DataFrame(X[:2], columns=pd.Index(names, dtype=object))
-        )
+        model.predict(np.ones((2, model.n_features_in_)) if names is None else frame(X[:2], names))
     assert len(model.history_) == len(model.loss_curve_)
 
 

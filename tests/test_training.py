@@ -7,7 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
-from conftest import assert_close
+from conftest import assert_close, may_run_call_by_call
 
 from mlp_xp import (
     Activation,
@@ -25,6 +25,7 @@ from mlp_xp import (
     to_host,
     train,
 )
+from mlp_xp.arrays import is_on_cuda
 from mlp_xp.datasets import planar
 from mlp_xp.metrics import Metric
 from mlp_xp.parameters import flatten, unflatten_like
@@ -138,7 +139,12 @@ def test_trainings_in_parts_are_one_training(library, optimizer, observed):
         assert all(np.array_equal(a, b) for a, b in zip(arrays(before.params), kept, strict=True))
         progress = resumed
     assert_same(progress.best_params, whole)
-    assert parts["loss"] == history["loss"]
+    if is_on_cuda(library.place()):
+        # An epoch's loss is added up by captured graphs, of as many steps as pay for the epochs planned: in
+        # another order, though the parameters are the same bit for bit.
+        np.testing.assert_allclose(parts["loss"], history["loss"], rtol=1e-14)
+    else:
+        assert parts["loss"] == history["loss"]
     if observed:
         assert progress.watch.n_divisions > 0
 
@@ -462,6 +468,7 @@ def test_what_a_callback_does_to_its_parameters_stays_with_it():
     assert_same(trained, expected)
 
 
+@may_run_call_by_call
 @pytest.mark.parametrize("state", [None, {"t": 0}, [0, 1.5]])
 def test_an_optimizers_state_is_its_own_affair(state, library):
     """Divergence goes back to a copy of the state, whatever that is made of."""
@@ -608,6 +615,7 @@ def interrupting(n_calls):
     return Activation(forward, lambda xp, delta, a: delta * (1.0 - a * a))
 
 
+@may_run_call_by_call
 def test_an_interrupt_returns_what_was_trained(library):
     _, _, X, y = small_problem()
     X, y = library.array(X), library.array(y)
