@@ -1,6 +1,7 @@
 """Captured steps of CuPy, on a stand-in for CUDA that refuses what CUDA refuses; the layouts of products."""
 
 import gc
+import operator
 import sys
 import warnings
 from contextlib import suppress
@@ -18,6 +19,7 @@ from mlp_xp import (
     Network,
     Optimizer,
     adam,
+    arrays,
     decoupled_weight_decay,
     gradient_descent,
     momentum,
@@ -441,6 +443,25 @@ def test_numbers_are_arrays_where_they_meet_arrays(operation, module):
     (asked,) = number.row.numbers
     places[...] = asked.compute(())
     np.testing.assert_allclose(np.asarray(operation(number, x)), operation(3, np.asarray([1.0, 2.0])))
+
+
+IN_PLACE = {
+    "add": (operator.iadd, [4.0, 5.0]),
+    "subtract": (operator.isub, [-2.0, -1.0]),
+    "multiply": (operator.imul, [3.0, 6.0]),
+    "divide": (operator.itruediv, [1.0 / 3.0, 2.0 / 3.0]),
+}
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+@pytest.mark.parametrize("module", ["cupy", "torch"])
+def test_arrays_that_numbers_change_stay_where_they_are(name, module, device):
+    xp = sys.modules["cupy"] if module == "cupy" else pytest.importorskip(module)
+    operation, expected = IN_PLACE[name]
+    x, places = xp.asarray([1.0, 2.0]), xp.ones(cuda_graph.NUMBERS_PER_STEP) * 3.0
+    changed = operation(x, number_of(3, places))
+    assert changed is x
+    np.testing.assert_allclose(arrays.to_host(x), expected)
 
 
 @pytest.mark.parametrize(("hidden", "loss"), list(product(ACTIVATIONS, LOSSES)))

@@ -90,6 +90,14 @@ class Number:
     def __cupy_get_ndarray__(self) -> Array:
         return self.row.place_of(self)
 
+    @classmethod
+    def __torch_function__(
+        cls, function: Callable[..., Any], types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
+        # Without it ``tensor *= number`` would make another tensor.
+        arrays = [one.row.place_of(one) if isinstance(one, Number) else one for one in arguments]
+        return function(*arrays, **(options or {}))
+
     def _refuse(self, *_: Any) -> NoReturn:
         raise NotCapturableError("something decides by a number that changes from step to step")
 
