@@ -4,7 +4,7 @@ import gc
 import operator
 import sys
 import warnings
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
 from itertools import product
 
@@ -502,6 +502,123 @@ def test_numbers_have_places_until_there_are_too_many():
         row.place_of(number)
     with pytest.raises(NotCapturableError, match=str(cuda_graph.NUMBERS_PER_STEP)):
         row.place_of(Number(row, lambda start: 0.0))
+
+
+# PyTorch's side, on tensors of the CPU: a graph does again what its function does.
+
+
+class TorchCuda:
+    """What `TorchGraphs` asks of `torch.cuda`, with the order of the calls."""
+
+    def __init__(self, torch):
+        self.torch, self.calls = torch, []
+        self.caller = self.Stream("caller")
+        self.caller.cuda = self
+
+    class Stream:
+        def __init__(self, name):
+            self.name = name
+
+        def wait_stream(self, other):
+            self.cuda.calls.append((self.name, "waits for", other.name))
+
+    def new_stream(self, device):
+        stream = self.Stream("own")
+        stream.cuda = self
+        self.calls.append("stream")
+        return stream
+
+    @contextmanager
+    def graph(self, graph, pool, stream, capture_error_mode):
+        assert capture_error_mode == "thread_local"
+        assert not gc.isenabled()
+        self.calls.append("capture")
+        try:
+            yield
+        except ValueError:
+            raise RuntimeError("operation failed due to a previous error during capture") from None
+
+
+@pytest.fixture
+def torch_cuda(monkeypatch):
+    torch = pytest.importorskip("torch")
+    graphs = import_module("mlp_xp.engines.torch_graphs")
+    cuda = TorchCuda(torch)
+
+    class Graph:
+        def replay(self):
+            self.function()
+            cuda.calls.append("replay")
+
+    def capture(self, function):
+        graph = capture_of_the_library(self, function)
+        graph.__self__.function = function
+        return graph
+
+    capture_of_the_library = graphs.TorchGraphs.capture
+    monkeypatch.setattr(graphs.TorchGraphs, "capture", capture)
+    monkeypatch.setattr(graphs._KEPT, "streams", {}, raising=False)
+    for name, value in {
+        "CUDAGraph": Graph,
+        "Stream": cuda.new_stream,
+        "current_stream": lambda device: cuda.caller,
+        "stream": lambda stream: nullcontext(),
+        "graph": cuda.graph,
+        "graph_pool_handle": lambda: (0, len(cuda.calls)),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    return cuda
+
+
+def torch_engine(network, optimizer, batch_size):
+    torch, graphs = sys.modules["torch"], import_module("mlp_xp.engines.torch_graphs")
+    X, y, _ = data(network.loss, n_outputs=network.layer_sizes[-1])
+    params = plain(network.init(0, like=X, bias="normal"))
+    state = params, optimizer.init(np, params)
+    there = Samples(placement(X=torch.asarray(X)), torch.asarray(X), torch.asarray(y))
+    cuda = graphs.TorchGraphs(there.place, there.xp)
+    on_torch = map_tree(lambda array: torch.asarray(array.copy()), state)
+    other = EagerEngine(network, optimizer, Samples(placement(X=X), X, y), batch_size, state)
+    return CudaGraphEngine(cuda, network, optimizer, there, batch_size, on_torch, 20), other
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("batch_size", [23, 8])
+def test_pytorchs_epochs_are_those_run_call_by_call(optimizer, batch_size, torch_cuda):
+    network = Network((3, 4, 2), hidden="elu", loss="categorical_cross_entropy", alpha=0.1)
+    both = engine, other = torch_engine(network, OPTIMIZERS[optimizer], batch_size)
+    # What a capture does here it does: back to the state before.
+    run_both(both, epochs_of(1, 23, shuffled=batch_size < 23))
+    before = engine.copied_state(), other.copied_state()
+    lengths = (23,) if batch_size == 23 else (8, 8, 7)
+    engine._graph(lengths, 100)
+    for each, state in zip(both, before):
+        each.state, each.losses = state, []
+    run_both(both, epochs_of(5, 23, shuffled=batch_size < 23, seed=1))
+    for one, another in zip(leaves(engine.state), leaves(other.state), strict=True):
+        np.testing.assert_allclose(np.asarray(one), np.asarray(another), rtol=1e-9, atol=1e-12)
+    assert "replay" in torch_cuda.calls
+    assert torch_cuda.calls.count("stream") == 1
+    waits = [call for call in torch_cuda.calls if isinstance(call, tuple)]
+    assert waits[::2] == [("own", "waits for", "caller")] * (len(waits) // 2)
+    assert waits[1::2] == [("caller", "waits for", "own")] * (len(waits) // 2)
+
+
+def test_pytorchs_capture_that_fails_says_why_and_gives_the_pool_up(torch_cuda):
+    torch, graphs = sys.modules["torch"], import_module("mlp_xp.engines.torch_graphs")
+    x = torch.ones(2)
+    cuda = graphs.TorchGraphs(placement(x=x), placement(x=x).xp)
+    pool = cuda.pool
+
+    def fails():
+        raise ValueError("what the user did")
+
+    with cuda.session(), cuda_graph.undisturbed(), pytest.raises(ValueError, match="what the user did"):
+        cuda.capture(fails)
+    assert cuda.pool != pool
+    assert gc.isenabled()
+    assert not cuda_graph.CAPTURES.locked()
 
 
 # Layouts.
