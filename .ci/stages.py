@@ -305,8 +305,8 @@ def project_stages(out: Path) -> dict[str, Stage]:
     # What carries the marker has been run by the probe.
     on_gpus = ["--libraries", ",".join(NAMESPACES), "-m", "not cuda", "tests"]
     stages = [
-        pytest_stage("probe", 50, out, 4, probes),
-        pytest_stage("tests", 120, out, all_cores, on_gpus),
+        pytest_stage("probe", 65, out, 4, probes),
+        pytest_stage("tests", 115, out, all_cores, on_gpus),
         benchmark_stage("quick", 110, out, ["--quick"]),
         benchmark_stage("full", 540, out, []),
     ]
