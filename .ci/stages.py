@@ -279,6 +279,8 @@ def pytest_stage(name: str, limit: float, out: Path, n_workers: int, arguments: 
         *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
         # In place of the project's own options, which are for machines of a few cores.
         *("-o", "addopts=--strict-markers", "-o", "faulthandler_timeout=60", "-n", str(n_workers)),
+        # What newer libraries find old in one another says nothing about the GPU.
+        *("-W", "default::DeprecationWarning", "-W", "default::PendingDeprecationWarning"),
         *(f"--junitxml={out / name}.xml", *arguments),
     ]
     environment = {

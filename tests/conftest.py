@@ -65,17 +65,24 @@ def _torch_cuda() -> Library:
 
 
 def _jax() -> Library:
-    jax = import_module("jax")
-    return Library("jax", jax.numpy, jax.devices("cpu")[0])
+    return _jax_on("jax", "cpu")
 
 
 def _jax_cuda() -> Library:
+    return _jax_on("jax_cuda", "cuda")
+
+
+def _jax_on(name: str, platform: str) -> Library:
     jax = import_module("jax")
     try:
-        return Library("jax_cuda", jax.numpy, jax.devices("cuda")[0])
+        return Library(name, jax.numpy, jax.devices(platform)[0])
     except RuntimeError as error:
+        # The whole of JAX fails where one of JAX_PLATFORMS does.
         first_line = str(error).splitlines()[0]
-        raise ModuleNotFoundError(f"JAX finds no CUDA GPU: {first_line}; JAX_PLATFORMS=cuda,cpu?") from None
+        asked = os.environ["JAX_PLATFORMS"]
+        raise ModuleNotFoundError(
+            f"JAX finds no {platform} device where JAX_PLATFORMS={asked}: {first_line}"
+        ) from None
 
 
 def _cupy() -> Library:
