@@ -1,7 +1,7 @@
 """Where arrays live: their namespace, device and dtype, and the way to the host and back.
 
-Only this module and ``mlp_xp.engines`` know array libraries by name, and each is imported only when
-its arrays come in or the user names it.
+Only this module, `mlp_xp.backends`, `mlp_xp.devices` and `mlp_xp.engines` know array libraries by name,
+and each is imported only when its arrays come in or the user names it.
 """
 
 from __future__ import annotations

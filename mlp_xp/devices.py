@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, NamedTuple
@@ -60,47 +61,83 @@ def computing(place: Placement, matmul_precision: str = "highest") -> Iterator[N
             yield
 
 
-@contextmanager
-def _cupy_precision(wanted: str, device: Any) -> Iterator[None]:
-    """Set the precision of CuPy's own products, which is the process's, where it must change."""
-    linalg = sys.modules["cupy"]._core._routines_linalg
-    before = linalg.get_compute_type("float32")
-    is_tf32 = before == linalg.COMPUTE_TYPE_TF32
-    if is_tf32 == (wanted == "tf32" and int(device.compute_capability) >= 80):
-        yield
-        return
-    linalg.set_compute_type("float32", linalg.COMPUTE_TYPE_DEFAULT if is_tf32 else linalg.COMPUTE_TYPE_TF32)
-    try:
-        yield
-    finally:
-        linalg.set_compute_type("float32", before)
+class _Setting:
+    """A setting of the whole process that several threads want to be one way or another for a while.
 
+    The last to come decides; when all have gone, it is as it was before the first came.
+    """
 
-@contextmanager
-def _torch_precision(wanted: str) -> Iterator[None]:
-    """Set the precision of PyTorch's products on CUDA, which is the process's, where it must change."""
-    torch = sys.modules["torch"]
-    present, older = TORCH_PRECISIONS[wanted]
-    products = torch.backends.cuda.matmul
-    if not hasattr(products, "fp32_precision"):  # before PyTorch 2.9
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision(older)
+    def __init__(self, read: Callable[[], Any], write: Callable[[Any], None]) -> None:
+        self.read = read
+        self.write = write
+        self.lock = threading.Lock()
+        self.wishes: list[list[Any]] = []
+        self.before: Any = None
+
+    @contextmanager
+    def at(self, value: Any) -> Iterator[None]:
+        """Context in which the setting has this value."""
+        wish = [value]
+        with self.lock:
+            if not self.wishes:
+                self.before = self.read()
+            self.wishes.append(wish)
+            self._apply(value)
         try:
             yield
         finally:
-            torch.set_float32_matmul_precision(before)
-        return
-    before = products.fp32_precision
-    if (before == "tf32") == (wanted == "tf32"):
-        yield
-        return
-    products.fp32_precision = present
-    try:
-        yield
-    finally:
+            with self.lock:
+                self.wishes = [one for one in self.wishes if one is not wish]
+                self._apply(self.wishes[-1][0] if self.wishes else self.before)
+
+    def _apply(self, value: Any) -> None:
+        if self.read() != value:
+            self.write(value)
+
+
+def _cupy_precision(wanted: str, device: Any) -> AbstractContextManager[None]:
+    """Context in which CuPy's own products have this precision."""
+    linalg = sys.modules["cupy"]._core._routines_linalg
+    tf32 = wanted == "tf32" and int(device.compute_capability) >= 80
+    return _setting("cupy").at(linalg.COMPUTE_TYPE_TF32 if tf32 else linalg.COMPUTE_TYPE_DEFAULT)
+
+
+def _torch_precision(wanted: str) -> AbstractContextManager[None]:
+    """Context in which PyTorch's products on CUDA have this precision."""
+    present, older = TORCH_PRECISIONS[wanted]
+    has_present = hasattr(sys.modules["torch"].backends.cuda.matmul, "fp32_precision")  # from PyTorch 2.9 on
+    return _setting("torch").at(present if has_present else older)
+
+
+_SETTINGS: dict[Any, _Setting] = {}
+
+
+def _setting(library: str) -> _Setting:
+    """Return the process's setting of a library's precision."""
+    module = sys.modules[library]
+    if module not in _SETTINGS:
+        _SETTINGS[module] = {"cupy": _setting_of_cupy, "torch": _setting_of_torch}[library](module)
+    return _SETTINGS[module]
+
+
+def _setting_of_cupy(cupy: Any) -> _Setting:
+    linalg = cupy._core._routines_linalg
+    return _Setting(
+        lambda: linalg.get_compute_type("float32"), lambda kind: linalg.set_compute_type("float32", kind)
+    )
+
+
+def _setting_of_torch(torch: Any) -> _Setting:
+    products = torch.backends.cuda.matmul
+    if not hasattr(products, "fp32_precision"):
+        return _Setting(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision)
+
+    def write(precision: str) -> None:
         products.fp32_precision = "none"  # what it inherits, which it had before unless it now differs
-        if products.fp32_precision != before:
-            products.fp32_precision = before
+        if products.fp32_precision != precision:
+            products.fp32_precision = precision
+
+    return _Setting(lambda: products.fp32_precision, write)
 
 
 # Memory.
@@ -195,11 +232,17 @@ def to_floats(place: Placement, values: Sequence[Array | float]) -> list[float]:
     """Return numbers and arrays of shape () as numbers: from a GPU with one copy, which waits once."""
     if not is_on_cuda(place):
         return list(map(float, values))
-    arrays = [place.cast(value) for value in values if not isinstance(value, (float, int, np.generic))]
+    arrays = [value for value in values if _is_scalar_of(place, value)]
     fetched = iter(to_host(place.xp.stack(arrays)).tolist() if arrays else [])
-    return [
-        float(value) if isinstance(value, (float, int, np.generic)) else next(fetched) for value in values
-    ]
+    # What users' own metrics return may be anything that is a number.
+    return [next(fetched) if _is_scalar_of(place, value) else float(value) for value in values]
+
+
+def _is_scalar_of(place: Placement, value: Any) -> bool:
+    """Whether this is an array of shape () of the place, in its dtype."""
+    if isinstance(value, (float, int, np.generic, np.ndarray)):
+        return False
+    return bool(array_api_compat.is_array_api_obj(value) and value.shape == () and value.dtype == place.dtype)
 
 
 def _size(n_bytes: int) -> str:

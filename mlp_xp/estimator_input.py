@@ -114,10 +114,17 @@ def on_host(y: Any, n_samples: int, estimator: Any, *, numeric: bool) -> Any:
     return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
 
+def _n_bits(xp: Any, dtype: Any) -> int:
+    return 8 if xp.isdtype(dtype, "bool") else int(xp.iinfo(dtype).bits)
+
+
 def _check_room(place: Placement, X: Any) -> None:
     """Raise an OutOfMemoryError if the device cannot take the samples."""
     here = placement(X=X)
-    n_bytes = X.shape[0] * X.shape[1] * here.xp.finfo(here.dtype).bits // 8
+    # As `Placement.bring` does: floating ones get the place's dtype, others keep theirs.
+    floating = here.xp.isdtype(X.dtype, "real floating")
+    n_bits = place.xp.finfo(place.dtype).bits if floating else _n_bits(here.xp, X.dtype)
+    n_bytes = X.shape[0] * X.shape[1] * n_bits // 8
     free = None if here.same_as(place) else free_bytes(place)
     if free is not None and n_bytes > free:
         shortage = Shortage(n_bytes, free, None)

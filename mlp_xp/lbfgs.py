@@ -30,6 +30,7 @@ from mlp_xp.training import (
     Listener,
     TrainingError,
     TrainingInterruptedWarning,
+    let_go,
     out_of_memory,
 )
 
@@ -150,7 +151,8 @@ def minimise(
             raise DivergenceError(message, *reached(), float(found.fun)) from None
         except Exception as error:
             if is_out_of_memory(error):
-                raise out_of_memory(error, samples.place, *reached()) from error
+                let_go(error, samples.place)
+                raise out_of_memory(error, *reached(), None) from error
             message = (
                 f"training failed in iteration {len(history) + 1} ({type(error).__name__}: {error}); {KEPT}"
             )

@@ -30,7 +30,7 @@ from mlp_xp.arrays import (
     without_autodiff,
 )
 from mlp_xp.backends import destination
-from mlp_xp.devices import computing, current_device
+from mlp_xp.devices import RELEASERS, computing, current_device
 from mlp_xp.early_stopping import EarlyStopping
 from mlp_xp.estimator_input import HOST, InputChecks, check_weight, rows_at
 from mlp_xp.fit_report import FitReport, shown
@@ -53,6 +53,7 @@ from mlp_xp.training import (
     continue_training,
     measure,
     start_training,
+    without_frames,
 )
 from mlp_xp.validation import lookup
 
@@ -171,7 +172,11 @@ class BasePerceptron(Hyperparameters, CallbackSupportMixin, InputChecks, ABC):
                 context = self._init_callback_context(max_subtasks=self.max_iter)
                 report = FitReport(self, task.home, context, {"X": X, "y": y, "metadata": metadata})
                 report.begin()
-            self._run(task, report)
+            try:
+                self._run(task, report)
+            except OutOfMemoryError as error:
+                del task
+                raise without_frames(error) from error.__cause__
             report.end()
         return self
 
@@ -222,7 +227,6 @@ class BasePerceptron(Hyperparameters, CallbackSupportMixin, InputChecks, ABC):
         if memory is not None:
             memory = memory._replace(progress=memory.progress.moved(place))
         self._show(self._fitted_params(place), place)
-        _COPIED.pop(self, None)  # its arrays are the model's own now
         self._memory = memory
         self._move_labels(place)
         return self
@@ -262,7 +266,11 @@ class BasePerceptron(Hyperparameters, CallbackSupportMixin, InputChecks, ABC):
                 )
             task = self._prepare(X, y, sample_weight, incremental=True, classes=classes)
         with current_device(X):
-            self._run(task, FitReport(self, task.home), incremental=True)
+            try:
+                self._run(task, FitReport(self, task.home), incremental=True)
+            except OutOfMemoryError as error:
+                del task
+                raise without_frames(error) from error.__cause__
         return self
 
     # What each of the two says for itself.
@@ -588,6 +596,7 @@ class BasePerceptron(Hyperparameters, CallbackSupportMixin, InputChecks, ABC):
         self.coefs_: list[Array]
         self.intercepts_: list[Array]
         self.coefs_, self.intercepts_ = shown(params, home)
+        _COPIED.pop(self, None)
 
     def _progress(self, task: _Task, optimizer: Optimizer, incremental: bool) -> Progress:
         """Return where the training begins: anew, or where the last one ended."""
@@ -721,6 +730,8 @@ def _equal(one: Array, other: Array) -> bool:
 
 _COPIED: WeakKeyDictionary[BasePerceptron, _Copied] = WeakKeyDictionary()
 """By the estimator, and not in it: what is pickled with it needs no library but the one it is in."""
+
+RELEASERS.append(_COPIED.clear)
 
 _ENGINES: WeakKeyDictionary[BasePerceptron, str] = WeakKeyDictionary()
 """How a model that was trained in this process was trained. It is no part of what the model is."""

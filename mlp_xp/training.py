@@ -26,7 +26,6 @@ from mlp_xp.devices import (
     Shortage,
     computing,
     current_device,
-    free_bytes,
     is_out_of_memory,
     release_memory,
     to_floats,
@@ -85,7 +84,11 @@ class History(list[dict[str, Any]]):
         if isinstance(key, str):
             return [record[key] for record in self]
         item = super().__getitem__(key)
-        return History(item) if isinstance(key, slice) else item
+        if not isinstance(key, slice):
+            return item
+        part = History(item)
+        part.engine = self.engine
+        return part
 
 
 Callback: TypeAlias = Callable[[History, Parameters], "bool | None"]
@@ -337,10 +340,9 @@ def train(
                 callback=callback,
                 on_progress=on_progress,
             )
-        except OutOfMemoryError:
-            # Whoever keeps the error keeps this frame, and should not keep what it holds on the device.
-            progress.optimizer_state = None
-            raise
+        except OutOfMemoryError as error:
+            del progress
+            raise without_frames(error) from error.__cause__
         trained = named(progress.best_params)
         return Trained(trained if history else copy_tree(xp, trained), history)
 
@@ -445,15 +447,16 @@ def continue_training(
         memory = Footprint(network, optimizer, samples, progress.state, epochs)
         shortage = memory.shortage_of(batch_size)
         if shortage is not None:
-            raise _not_enough_memory(1, named(progress.params), History(), shortage)
+            raise out_of_memory(None, 1, named(progress.params), History(), shortage)
         try:
             samples = samples.small_ones_cast()
             engine = make_engine(network, optimizer, samples, batch_size, progress.state, epochs)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            nothing = 1, named(progress.params), History()
-            raise out_of_memory(error, samples.place, *nothing, memory, batch_size) from error
+            let_go(error, samples.place)
+            shortage = memory.shortage_of(batch_size, happened=True)
+            raise out_of_memory(error, 1, named(progress.params), History(), shortage) from error
         loop = _Loop(
             network=network,
             progress=progress,
@@ -472,31 +475,42 @@ def continue_training(
         return loop.run(zip(planned, _orders(progress, len(samples)) if shuffled else repeat(None)))
 
 
+def let_go(error: BaseException, place: Placement) -> None:
+    """Give back what the calls that failed still hold, and what libraries keep."""
+    for one in _chain(error):
+        traceback.clear_frames(one.__traceback__)
+    release_memory(place)
+
+
 def out_of_memory(
-    error: BaseException,
-    place: Placement,
+    error: BaseException | None,
     epoch: int,
     params: Parameters,
     history: History,
-    memory: Footprint | None = None,
-    batch_size: int = 0,
+    shortage: Shortage | None,
 ) -> OutOfMemoryError:
-    """Give back what the calls that failed still hold, and what libraries keep; return the error to raise."""
-    cause: BaseException | None = error
-    while cause is not None:
-        traceback.clear_frames(cause.__traceback__)
-        cause = cause.__cause__ or cause.__context__
-    release_memory(place)
-    shortage = None if memory is None else memory.shortage_of(batch_size, happened=True)
-    return _not_enough_memory(epoch, params, history, shortage or Shortage(None, free_bytes(place), None))
-
-
-def _not_enough_memory(
-    epoch: int, params: Parameters, history: History, shortage: Shortage
-) -> OutOfMemoryError:
+    """Return the error to raise; `error` is what came, None where it is known before anything fails."""
     found = f"in epoch {epoch}" if history else "before its first epoch"
-    message = f"the device's memory does not hold the training ({found}): {shortage}"
+    message = f"the device's memory does not hold the training ({found})"
+    if error is not None:
+        message = f"memory ran out {found.replace('its', 'the')} ({type(error).__name__}: {error})"
+    shortage = shortage or Shortage(None, None, None)
+    if shortage.needed is not None and shortage.free is not None:
+        message += f": {shortage}"
     return OutOfMemoryError(message, epoch, params, history, *shortage)
+
+
+def without_frames(error: OutOfMemoryError) -> OutOfMemoryError:
+    """Return the error without the frames it came through: who keeps it must not keep what they hold."""
+    for one in _chain(error):
+        one.__traceback__ = None
+    return error
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def evaluate(
@@ -574,7 +588,8 @@ def check_targets(network: Network, samples: Samples) -> None:
     """Raise a ValueError that says what keeps these from being targets for the network's loss."""
     xp, y = samples.place.xp, samples.y
     check_finite(xp, "y", y)
-    for batch in samples.blocks(y.shape[1]):
+    # Batches of targets alone: those of samples that are to be cast would be copies.
+    for batch in replace(samples, X=y, sample_weight=None).blocks(y.shape[1]):
         problem = network.loss_entry.problem(*to_look_at(xp, batch.y))
         if problem:
             loss = f"the loss {network.loss!r}" if isinstance(network.loss, str) else "the loss"
@@ -675,13 +690,15 @@ class _Loop:
 
     def _out_of_memory(self, error: Exception, epoch: int) -> OutOfMemoryError:
         """Keep what was trained, and nothing else; return the error to raise."""
-        self._keep(self._salvage())
-        self.safe = self.progress.params, None
+        let_go(error, self.samples.place)
+        try:
+            self._keep(self._salvage())
+        except Exception:  # to look at it takes memory too
+            self._keep(self.safe)
         del self.engine
-        params = named(self.progress.params)
-        return out_of_memory(
-            error, self.samples.place, epoch, params, self.history, self.memory, self.batch_size
-        )
+        release_memory(self.samples.place)
+        shortage = self.memory.shortage_of(self.batch_size, happened=True)
+        return out_of_memory(error, epoch, named(self.progress.params), self.history, shortage)
 
     def _keep(self, state: State) -> None:
         self.progress.params, self.progress.optimizer_state = state

@@ -638,6 +638,138 @@ def test_an_estimator_stays_as_it_was(gpu):
 
 
 @on("stand-in")
+def test_the_advised_batch_size_is_taken_as_the_documentation_takes_it(gpu):
+    """With data on the host, and the error still at hand."""
+    pytest.importorskip("sklearn", minversion="1.9")
+    from mlp_xp import MLPRegressor
+
+    classifier(NETWORK, gpu)  # what libraries keep is there
+    gpu.machine.total = [SMALL] * 2
+    X = np.random.RandomState(0).standard_normal((100_000, 8)).astype("float32")
+    model = MLPRegressor(hidden_layer_sizes=(64,), batch_size=len(X), max_iter=2, backend="cupy")
+    with pytest.raises(OutOfMemoryError) as caught:
+        model.fit(X, X[:, 0])
+    assert caught.value.batch_size
+    # Nothing of the data stays on the device for whoever keeps the error; the workspace of cuBLAS may.
+    assert gpu.machine.default_pool.used_bytes() <= 2**25 + 2**16
+    with pytest.warns(UserWarning, match="Maximum iterations"):
+        model.set_params(batch_size=caught.value.batch_size).fit(X, X[:, 0])
+    assert len(model.loss_curve_) == 2
+
+
+@on("stand-in")
+def test_memory_that_is_out_for_good_is_still_our_error(gpu, monkeypatch):
+    """When even a look at what was trained takes memory that is not there."""
+    trained = classifier(NETWORK, gpu, epochs=3, batch_size=None)
+    kept = []
+
+    def full(history, params):
+        if len(history) == 2:
+            gpu.machine.total = [gpu.machine.used[0]] * 2
+            monkeypatch.setattr(gpu.machine.default_pool, "free_all_blocks", lambda: None)
+            kept.append(gpu.module.empty((10**6,)))
+
+    with pytest.raises(OutOfMemoryError, match="memory ran out in epoch") as caught:
+        classifier(NETWORK, gpu, epochs=5, batch_size=None, callback=full)
+    assert len(caught.value.history) == 2
+    np.testing.assert_allclose(caught.value.history["loss"], trained.history["loss"][:2])
+    assert np.isfinite(to_host(caught.value.params[0].weight)).all()
+
+
+@on("stand-in")
+def test_whole_numbers_take_no_more_room_than_they_do(gpu):
+    pytest.importorskip("sklearn", minversion="1.9")
+    from mlp_xp import MLPClassifier
+
+    classifier(NETWORK, gpu)  # what libraries keep is there
+    gpu.machine.total = [SMALL] * 2
+    X = np.random.RandomState(0).randint(256, size=(5000, 1000)).astype("uint8")  # 5 MB, 40 in float64
+    model = MLPClassifier(hidden_layer_sizes=(4,), max_iter=2, batch_size=50, backend="cupy")
+    with pytest.warns(UserWarning, match="Maximum iterations"):
+        model.fit(X, X[:, 0] > 127)
+    assert len(model.loss_curve_) == 2
+
+
+@on("stand-in")
+def test_memory_of_a_thread_that_trains_is_not_given_back(gpu, monkeypatch):
+    """The finalizer of one engine runs while another one begins."""
+    cuda, module = graphs(), import_module("mlp_xp.engines.cupy_graphs")
+    cuda.retain()
+
+    class Lock:
+        def acquire(self, blocking):
+            cuda.n_engines += 1  # another thread was faster
+            return True
+
+        def release(self):
+            cuda.n_engines -= 1
+
+    with cuda.session(), cuda.scratch():
+        gpu.module.empty((1000,))
+    before = cuda.pool.total_bytes()
+    assert before
+    monkeypatch.setattr(module, "CAPTURES", Lock())
+    cuda.release()
+    assert cuda.pool.total_bytes() == before
+    monkeypatch.undo()
+    cuda.free()
+    assert not cuda.pool.total_bytes()
+
+
+@on(*CAPTURING)
+def test_metrics_of_the_users_own_may_be_any_numbers(gpu):
+    def host_array(y, predictions):
+        return np.array(0.5)
+
+    def device_array(y, predictions):
+        return y[0, 0] * 0.0 + 7.0
+
+    def integer(y, predictions):
+        return 2**40
+
+    trained = classifier(NETWORK, gpu, dtype="float32", metrics=[host_array, device_array, integer], epochs=2)
+    last = trained.history[-1]
+    assert (last["host_array"], last["device_array"], last["integer"]) == (0.5, 7.0, 2.0**40)
+
+
+@on("stand-in")
+@pytest.mark.parametrize("batch_size", [None, 64])
+def test_an_interrupt_anywhere_leaves_whole_steps(gpu, batch_size):
+    """Ctrl-C comes at some line of the engine; parameters and losses are of the same epochs."""
+    import signal
+
+    engine_file = import_module("mlp_xp.engines.cuda_graph").__file__
+    working = ("_run", "_adopt", "_in_place", "_set", "_captured", "steps", "undisturbed", "_graph", "method")
+    expected = classifier(NETWORK, None, epochs=40, batch_size=batch_size)
+    for at in range(40, 1600, 170):
+        lines = [0]
+
+        def trace(frame, event, argument, lines=lines, at=at):
+            if frame.f_code.co_filename == engine_file and frame.f_code.co_name.startswith(working):
+                lines[0] += 1
+                if lines[0] == at:
+                    signal.raise_signal(signal.SIGINT)
+            return trace
+
+        before = sys.gettrace()
+        try:
+            sys.settrace(trace)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", TrainingInterruptedWarning)
+                trained = classifier(NETWORK, gpu, epochs=40, batch_size=batch_size)
+        except KeyboardInterrupt:  # before the training began
+            continue
+        finally:
+            sys.settrace(before)
+        n_epochs = len(trained.history)
+        np.testing.assert_allclose(trained.history["loss"], expected.history["loss"][:n_epochs], rtol=1e-9)
+        if batch_size is None:
+            assert_same(trained, classifier(NETWORK, None, epochs=n_epochs, batch_size=None), 1e-9)
+        else:
+            assert all(np.isfinite(to_host(layer.weight)).all() for layer in trained.params)
+
+
+@on("stand-in")
 @pytest.mark.parametrize("batch_size", [100, 1000])
 @pytest.mark.parametrize("hidden", ["relu", "gelu", "logistic", "elu"])
 @pytest.mark.parametrize("optimizer", [gradient_descent(1e-5), adam()], ids=["sgd", "adam"])

@@ -157,6 +157,24 @@ def test_pytorch_has_its_own_precision_back(wanted, setup, request):
         products.fp32_precision = "none"
 
 
+@pytest.mark.parametrize("order", [("tf32", "highest"), ("highest", "tf32")])
+def test_threads_leave_the_precision_as_it_was(order, request):
+    """The first to come is the first to go, while the other still computes."""
+    torch = need("torch", request)
+    products = torch.backends.cuda.matmul
+    if not hasattr(products, "fp32_precision"):
+        pytest.skip("this PyTorch has the older interface alone")
+    first, second = map(_torch_precision, order)
+    before = precision_state(torch)
+    first.__enter__()
+    second.__enter__()
+    assert (products.fp32_precision == "tf32") == (order[1] == "tf32")
+    first.__exit__(None, None, None)
+    assert (products.fp32_precision == "tf32") == (order[1] == "tf32")
+    second.__exit__(None, None, None)
+    assert precision_state(torch) == before
+
+
 # Numbers beside tensors.
 
 
@@ -345,6 +363,21 @@ def test_running_out_on_the_way_keeps_what_was_trained(library, observed, room):
     np.testing.assert_allclose(error.history["loss"], expected.history["loss"], rtol=1e-12)
     for one, other in zip(error.params, expected.params):
         np.testing.assert_allclose(to_host(one.weight), to_host(other.weight), rtol=1e-10)
+
+
+def test_whose_memory_error_it_was_is_said():
+    def fails(history, params):
+        raise MemoryError("mine")
+
+    X = np.ones((8, 5))
+    with pytest.raises(OutOfMemoryError, match=r"memory ran out in epoch 1 \(MemoryError: mine\)$"):
+        train(NETWORK, NETWORK.init(0, like=X), X, X[:, :1], optimizer=adam(), epochs=2, callback=fails)
+
+
+def test_a_part_of_a_history_knows_the_engine():
+    X = np.ones((8, 5))
+    history = train(NETWORK, NETWORK.init(0, like=X), X, X[:, :1], optimizer=adam(), epochs=3).history
+    assert history[:2].engine == history.engine == "compiled"
 
 
 def test_what_ran_out_is_let_go(library):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mlp_xp.files import NewFolder, holding_interrupts, replacing
+from mlp_xp.files import NewFolder, replacing
+from mlp_xp.interrupts import holding_interrupts
 
 
 def folder(path, overwrite=False):

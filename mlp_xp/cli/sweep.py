@@ -20,7 +20,8 @@ from mlp_xp.cli.fitting import Outcome, machine, portable, repeatable, score_par
 from mlp_xp.cli.loading import Problem, describe, load_problem, make_estimator
 from mlp_xp.cli.options import EXIT_INTERRUPTED
 from mlp_xp.cli.screen import Screen, figure
-from mlp_xp.files import NewFolder, holding_interrupts, write_json
+from mlp_xp.files import NewFolder, write_json
+from mlp_xp.interrupts import holding_interrupts
 from mlp_xp.model_files import save_model
 from mlp_xp.pipelines import SCORES, Part, baseline_name
 from mlp_xp.plotting import plot_learning_curve

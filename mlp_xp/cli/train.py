@@ -17,7 +17,8 @@ from mlp_xp.backends import Backend, backend
 from mlp_xp.cli.fitting import Outcome, describe_network, machine, portable, repeatable, score_parts, train
 from mlp_xp.cli.loading import Problem, describe, digest, load_problem, make_estimator
 from mlp_xp.cli.screen import Screen, figure
-from mlp_xp.files import NewFolder, holding_interrupts, write_json
+from mlp_xp.files import NewFolder, write_json
+from mlp_xp.interrupts import holding_interrupts
 from mlp_xp.pipelines import SCORES, baseline_name, watched_part
 from mlp_xp.runs import DESCRIPTION, FORMAT, METRICS, Run, write_run
 

@@ -19,6 +19,7 @@ from mlp_xp.arrays import Array, Namespace, copy_array, is_cupy, row_slices
 from mlp_xp.devices import free_bytes
 from mlp_xp.engines import EagerFallbackWarning, Engine, Epoch, State, make_step
 from mlp_xp.engines.eager import EagerEngine
+from mlp_xp.interrupts import holding_interrupts
 from mlp_xp.network import Network
 from mlp_xp.optimizers import Optimizer
 from mlp_xp.parameters import all_finite, copy_tree, is_array, leaves, map_tree, with_leaves
@@ -64,6 +65,9 @@ class Cuda(Protocol):
 
     def upload(self, values: np.ndarray[Any, Any], out: Array) -> None:
         """Copy numbers from the host into an array, without waiting for what is under way."""
+
+    def retain(self) -> None:
+        """Keep memory for graphs from now on: there is an engine."""
 
     def release(self) -> None:
         """Give memory back that no graph needs any more: an engine is gone."""
@@ -250,7 +254,9 @@ class CudaGraphEngine:
         self.n_replays = 0
         self.epochs_left = epochs
         self.n_steps = self._steps_per_graph()
-        weakref.finalize(self, cuda.release)
+        cuda.retain()
+        # Not at the end of the process, where a child that was forked would speak to the device.
+        weakref.finalize(self, cuda.release).atexit = False
         with cuda.session():
             self._state: State = copy_tree(samples.place.xp, state)
             self.room = samples.whole() if self.in_whole else self._make_room()
@@ -330,14 +336,15 @@ class CudaGraphEngine:
         while rates:
             # Of either many steps or one: a graph for each number of them would be too many graphs. And many
             # only of a graph: what runs call by call can be interrupted after any of its epochs.
-            n_now = self.n_steps if len(rates) >= self.n_steps else 1
-            if self._graph((len(self.samples),) * n_now, self.epochs_left // n_now) is None:
-                n_now = 1
-            now = rates[:n_now]
-            rates = rates[len(now) :]
-            losses = self._run_steps((len(self.samples),) * len(now), now, self.epochs_left // len(now))
-            self.losses += [losses[index] for index in range(len(now))]
-            self.epochs_left -= len(now)
+            with holding_interrupts():  # parameters and losses are of the same epochs
+                n_now = self.n_steps if len(rates) >= self.n_steps else 1
+                if self._graph((len(self.samples),) * n_now, self.epochs_left // n_now) is None:
+                    n_now = 1
+                now = rates[:n_now]
+                rates = rates[len(now) :]
+                losses = self._run_steps((len(self.samples),) * len(now), now, self.epochs_left // len(now))
+                self.losses += [losses[index] for index in range(len(now))]
+                self.epochs_left -= len(now)
 
     def _run_in_batches(self, rate: float, order: Any) -> None:
         mean, n_samples = 0.0, len(self.samples)
@@ -348,7 +355,8 @@ class CudaGraphEngine:
                     place[:n_rows, ...] = rows
             lengths = tuple(part.stop - part.start for part in row_slices(n_rows, self.batch_size))
             n_uses = self.epochs_left * max(1, n_samples // n_rows)
-            losses = self._run_steps(lengths, [rate] * len(lengths), n_uses)
+            with holding_interrupts():  # no step is done by half
+                losses = self._run_steps(lengths, [rate] * len(lengths), n_uses)
             mean = mean + self.samples.place.xp.sum(losses)
         self.losses.append(mean)
         self.epochs_left -= 1

@@ -50,13 +50,12 @@ class CupyGraphs:
 
     @staticmethod
     def of_this_thread(device: Any) -> CupyGraphs:
-        """Return the thread's own, for an engine that will ask for `release`."""
+        """Return the thread's own."""
         kept: dict[int, CupyGraphs] = vars(_KEPT).setdefault("by_device", {})
         if device.id not in kept:
             idle = _IDLE.setdefault(device.id, [])
             kept[device.id] = idle.pop() if idle else CupyGraphs(device)
-            weakref.finalize(threading.current_thread(), idle.append, kept[device.id])
-        kept[device.id].n_engines += 1
+            weakref.finalize(threading.current_thread(), idle.append, kept[device.id]).atexit = False
         return kept[device.id]
 
     def __init__(self, device: Any) -> None:
@@ -99,12 +98,12 @@ class CupyGraphs:
             try:
                 self.stream.begin_capture()
                 function()
+                graph = self.stream.end_capture()
             except BaseException:
                 # Whether it is valid or not: it must end, and until then the stream refuses all else.
                 with suppress(Exception):
                     self.stream.end_capture()
                 raise
-            graph = self.stream.end_capture()
 
         def replay() -> None:
             graph.launch(self.stream)
@@ -121,6 +120,11 @@ class CupyGraphs:
         out.set(numbers, stream=self.stream)
         upload.done.record(self.stream)
 
+    def retain(self) -> None:
+        """Keep memory for graphs from now on."""
+        with CAPTURES:
+            self.n_engines += 1
+
     def release(self) -> None:
         """Give memory back when there is no engine any more, and so no graph."""
         self.n_engines -= 1
@@ -129,10 +133,11 @@ class CupyGraphs:
     def free(self) -> None:
         """Give memory back, unless there is an engine, and so a graph that works on it."""
         # Where something captures, what is kept stays for the next training.
-        if not self.n_engines and CAPTURES.acquire(blocking=False):
+        if CAPTURES.acquire(blocking=False):
             try:
-                with self.device:
-                    self.pool.free_all_blocks()
+                if not self.n_engines:
+                    with self.device:
+                        self.pool.free_all_blocks()
             finally:
                 CAPTURES.release()
 

@@ -70,15 +70,19 @@ class TorchGraphs:
 
     def _forget_capture(self) -> None:
         """Let the allocator know that the capture is over, which an invalid one's end does not tell it."""
-        for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
-            with suppress(Exception):
-                getattr(torch._C, name)(self.device.index, self.pool)
+        with suppress(Exception):
+            # If the end of the capture has done so, this raises, and the pool is the graph's to give up.
+            torch._C._cuda_endAllocateToPool(self.device.index, self.pool)
+            torch._C._cuda_releasePool(self.device.index, self.pool)
         self.pool = torch.cuda.graph_pool_handle()
 
     def upload(self, values: np.ndarray[Any, Any], out: Array) -> None:
         """Copy numbers from the host into a tensor."""
         # From pageable memory, or from another dtype, the copy would wait for the stream.
         out.copy_(torch.from_numpy(values).to(out.dtype).pin_memory(), non_blocking=True)
+
+    def retain(self) -> None:
+        """Do nothing: PyTorch counts its graphs."""
 
     def release(self) -> None:
         """Do nothing: a graph's memory goes with it."""
