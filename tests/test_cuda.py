@@ -414,11 +414,11 @@ def test_losses_are_fetched_once_a_run_and_things_are_made_once(gpu):
     first = counts.copy()
     assert first["reads"] < 30
     for _ in range(5):
-        classifier(NETWORK, gpu, epochs=100)
+        classifier(NETWORK, gpu, epochs=20)
     assert (counts["streams"], counts["handles"], counts["handles destroyed"]) == (1, 1, 0)
     thread_results = []
     for _ in range(3):
-        thread = threading.Thread(target=lambda: thread_results.append(classifier(NETWORK, gpu, epochs=50)))
+        thread = threading.Thread(target=lambda: thread_results.append(classifier(NETWORK, gpu, epochs=10)))
         thread.start()
         thread.join()
         del thread
@@ -779,12 +779,12 @@ def test_a_footprint_is_what_a_training_takes(gpu, hidden, optimizer, batch_size
     params = network.init(0, like=X)
     samples = Samples(placement(X=X), X, y)
     state = plain(params), optimizer.init(samples.place.xp, plain(params))
-    needed = Footprint(network, optimizer, samples, state, epochs=20).bytes_needed(batch_size)
+    needed = Footprint(network, optimizer, samples, state, epochs=6).bytes_needed(batch_size)
     del state
     cuda = graphs()
     here = gpu.machine.default_pool.used_bytes()
     gpu.machine.default_pool.peak = cuda.pool.peak = 0
-    train(network, params, X, y, optimizer=optimizer, epochs=20, batch_size=batch_size, shuffle=False)
+    train(network, params, X, y, optimizer=optimizer, epochs=6, batch_size=batch_size, shuffle=False)
     taken = gpu.machine.default_pool.peak - here + cuda.pool.peak
     assert 0.75 * taken <= needed <= 1.02 * taken
 
