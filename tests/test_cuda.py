@@ -16,7 +16,7 @@ import conftest
 import cuda_stand_in
 import numpy as np
 import pytest
-from test_cuda_graph import LAYOUTS, graphs
+from test_cuda_graph import LAYOUTS, REFUSED, graphs
 
 from mlp_xp import (
     Activation,
@@ -471,6 +471,20 @@ def test_an_activation_that_reads_runs_call_by_call_and_spoils_nothing(gpu):
     again = classifier(NETWORK, gpu)
     assert again.history.engine == "cuda_graph"
     assert_same(again, classifier(NETWORK, None), 1e-6)
+
+
+@on(*CAPTURING)
+def test_a_capture_that_the_library_gives_up_spoils_nothing(gpu):
+    """The optimizer decides by its count, and so the capture ends in an error while CUDA finds it valid."""
+    _, optimizer, why = REFUSED["decides"]
+    for _ in range(2):
+        with pytest.warns(EagerFallbackWarning, match=f"call by call.*{why}"):
+            trained = classifier(NETWORK, gpu, optimizer=optimizer)
+        assert trained.history.engine == "eager"
+        assert_same(trained, classifier(NETWORK, None, optimizer=optimizer), 1e-6)
+        again = classifier(NETWORK, gpu)
+        assert again.history.engine == "cuda_graph"
+        assert_same(again, classifier(NETWORK, None), 1e-6)
 
 
 @on(*CUPY)
