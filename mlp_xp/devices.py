@@ -1,6 +1,6 @@
 """What a device is told and asked while it computes: who is current, how exact products are, its memory.
 
-Beside `mlp_xp.arrays` and the engines, this is the third place that knows array libraries by name.
+Beside `mlp_xp.arrays`, `mlp_xp.backends` and the engines, this module knows array libraries by name.
 """
 
 from __future__ import annotations
