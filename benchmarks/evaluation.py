@@ -40,7 +40,7 @@ def loss_of_parameters(workload: Workload, data: Data, layers: Layers) -> float:
     total, (X, _, y) = 0.0, rows_to_check(workload, data)
     for at in range(0, len(X), ROWS_AT_A_TIME):
         some = slice(at, at + ROWS_AT_A_TIME)
-        total += _sum_of_losses(_logits(workload.hidden, layers, X[some]), y[some])
+        total += _sum_of_losses(_logits(workload.activation, layers, X[some]), y[some])
     return total / len(X)
 
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from benchmarks.timing import interleave
 from mlp_xp import Layer, Network, gradient_descent, train
+from mlp_xp._parameters import Parameters, copy_tree, flatten
 from mlp_xp.datasets import xor
-from mlp_xp.parameters import Parameters, copy_tree, flatten
 
 UPDATES = 5_000
 LEARNING_RATE = 0.1
@@ -60,7 +60,7 @@ def measure(repeats: int) -> dict[str, Any]:
     """Return microseconds an update, by `train` and by the bare calls, and their ratio."""
     data = xor()
     X, y = data.X, data.y[:, None].astype(np.float64)
-    network = Network((2, 2, 1), hidden="logistic", loss="binary_cross_entropy")
+    network = Network((2, 2, 1), activation="logistic", loss="binary_cross_entropy")
     params = start()
 
     def loop() -> Parameters:

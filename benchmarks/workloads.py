@@ -49,7 +49,7 @@ class Workload:
 
     name: str
     sizes: tuple[int, ...]
-    hidden: str
+    activation: str
     rows: int
     dtype: str = "float32"
     data: str = "synthetic"
@@ -112,7 +112,7 @@ class Workload:
     @property
     def title(self) -> str:
         """What is done, in one line."""
-        network = f"{'-'.join(map(str, self.sizes))} {self.hidden}"
+        network = f"{'-'.join(map(str, self.sizes))} {self.activation}"
         dtype = f"{self.dtype} as TF32" if self.matmul_precision == "tf32" else self.dtype
         if self.predicts:
             return f"predict {count(self.rows, 'row')} through {network}, {dtype}"
@@ -317,7 +317,7 @@ class Start(NamedTuple):
 def make_start(workload: Workload) -> Start:
     """Draw what scikit-learn's estimators and ours draw from ``random_state=SEED``."""
     random = np.random.RandomState(SEED)
-    factor = 2.0 if workload.hidden == "logistic" else 6.0
+    factor = 2.0 if workload.activation == "logistic" else 6.0
     layers = []
     for n_in, n_out in zip(workload.sizes, workload.sizes[1:]):
         bound = math.sqrt(factor / (n_in + n_out))

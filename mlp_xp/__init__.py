@@ -12,27 +12,24 @@ Optimizers: `Optimizer`, `gradient_descent`, `momentum`, `adam`, `decoupled_weig
 Learning rates: a number, `inverse_scaling`, `step_decay`, `cosine`.
 Files: `save_model`, `load_model`, `ModelFileError` (need safetensors).
 Arrays: `to_host`, `one_hot`; data sets are in `mlp_xp.datasets`.
-Pictures are in `mlp_xp.plotting` (need matplotlib), tables and what the command ``mlp-xp`` keeps in
-`mlp_xp.tables` and `mlp_xp.runs` (`load_run`), libraries and devices found here in `mlp_xp.backends`.
+Pictures are in `mlp_xp.plotting` (need matplotlib), tables and the runs that the command ``mlp-xp`` keeps
+in `mlp_xp.tables` (`load_run`), libraries and devices found here in `mlp_xp.backends`.
 """
 
 import importlib
 import typing
 
-from mlp_xp.activations import Activation, elu, leaky_relu
-from mlp_xp.arrays import to_host
-from mlp_xp.datasets import one_hot
-from mlp_xp.early_stopping import EarlyStopping
-from mlp_xp.engines import EagerFallbackWarning
-from mlp_xp.initializers import glorot_uniform, normal
-from mlp_xp.losses import Loss
-from mlp_xp.model_files import ModelFileError, load_model, save_model
-from mlp_xp.network import Network
-from mlp_xp.optimizers import Optimizer, adam, decoupled_weight_decay, gradient_descent, momentum
-from mlp_xp.parameters import Layer
-from mlp_xp.progress_bar import ProgressBar
-from mlp_xp.schedules import cosine, inverse_scaling, step_decay
-from mlp_xp.training import (
+from mlp_xp._activations import Activation, elu, leaky_relu
+from mlp_xp._arrays import to_host
+from mlp_xp._engines import EagerFallbackWarning
+from mlp_xp._initializers import glorot_uniform, normal
+from mlp_xp._losses import Loss
+from mlp_xp._network import Network
+from mlp_xp._optimizers import Optimizer, adam, decoupled_weight_decay, gradient_descent, momentum
+from mlp_xp._parameters import Layer
+from mlp_xp._schedules import cosine, inverse_scaling, step_decay
+from mlp_xp._training.early_stopping import EarlyStopping
+from mlp_xp._training.loop import (
     DivergenceError,
     History,
     OutOfMemoryError,
@@ -41,6 +38,10 @@ from mlp_xp.training import (
     evaluate,
     train,
 )
+from mlp_xp._training.progress_bar import ProgressBar
+from mlp_xp._version import __version__ as __version__
+from mlp_xp.datasets import one_hot
+from mlp_xp.files._models import ModelFileError, load_model, save_model
 
 if typing.TYPE_CHECKING:
     from mlp_xp.estimators import MLPClassifier as MLPClassifier
@@ -82,7 +83,6 @@ __all__ = [
     "to_host",
     "train",
 ]
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> typing.Any:

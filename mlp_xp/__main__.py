@@ -2,6 +2,6 @@
 
 import sys
 
-from mlp_xp.cli import main
+from mlp_xp._cli import main
 
 sys.exit(main())

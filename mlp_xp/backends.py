@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import array_api_compat
 import numpy as np
 
-from mlp_xp.arrays import LIBRARY_NAMES, Device, Namespace, Placement, library_name
-from mlp_xp.validation import lookup
+from mlp_xp._arrays import LIBRARY_NAMES, Device, Namespace, Placement, library_name
+from mlp_xp._validation import lookup
 
 
 class Backend(NamedTuple):

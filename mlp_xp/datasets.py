@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
-from mlp_xp.validation import Seed, check_integer, check_real, lookup, random_source
-
-HostArray: TypeAlias = "np.ndarray[Any, Any]"
+from mlp_xp._arrays import HostArray
+from mlp_xp._validation import Seed, check_integer, check_real, lookup, random_source
 
 
 class Dataset(NamedTuple):

@@ -21,7 +21,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 import numpy as np
 import pytest
 
-from mlp_xp.arrays import Placement, placement, to_host
+from mlp_xp._arrays import Placement, placement, to_host
 
 
 class Library(NamedTuple):

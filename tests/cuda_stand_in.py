@@ -876,13 +876,13 @@ def _properties(number):
     return {"name": b"a stand-in", "totalGlobalMem": MACHINE.total[number]}
 
 
-RELOADED = "mlp_xp.engines.cupy_graphs"
+RELOADED = "mlp_xp._engines.cupy_graphs"
 
 
 @contextmanager
 def installed(n_devices=2, n_bytes=2**28):
     """Let Python find the stand-in where it looks for CuPy; yield its machine."""
-    import mlp_xp.engines
+    import mlp_xp._engines
 
     global MACHINE
     MACHINE = Machine(n_devices, n_bytes)
@@ -903,7 +903,7 @@ def installed(n_devices=2, n_bytes=2**28):
         vars(array_api_compat).pop("cupy")
         if compat_before is not None:
             array_api_compat.cupy = compat_before
-        vars(mlp_xp.engines).pop("cupy_graphs", None)
+        vars(mlp_xp._engines).pop("cupy_graphs", None)
         _clear_caches()
 
 

@@ -7,7 +7,7 @@ import pytest
 from conftest import assert_close, need
 
 from mlp_xp import Activation, elu, leaky_relu
-from mlp_xp.activations import ACTIVATIONS, resolve_activation
+from mlp_xp._activations import ACTIVATIONS, resolve_activation
 
 Z = np.concatenate([np.linspace(-6.0, 6.0, 41), [-1e4, -50.0, 50.0, 1e4, 1e-30]]).reshape(2, -1)
 DELTA = np.linspace(-2.0, 3.0, Z.size).reshape(Z.shape)
@@ -110,7 +110,7 @@ def test_activations_can_be_pickled(name):
 
 
 def test_unknown_names_list_the_valid_ones():
-    with pytest.raises(ValueError, match=r"`hidden` must be one of .*'elu'.*'tanh'.*got 'sigmoid'"):
+    with pytest.raises(ValueError, match=r"`activation` must be one of .*'elu'.*'tanh'.*got 'sigmoid'"):
         resolve_activation("sigmoid")
     own = Activation(lambda xp, z: (z, None), lambda xp, delta, kept: delta)
     assert resolve_activation(own) is own

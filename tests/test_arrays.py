@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from conftest import assert_close, need
 
-from mlp_xp import arrays
-from mlp_xp.arrays import Placement, check_finite, is_elsewhere, placement, row_blocks, to_host
+from mlp_xp import _arrays as arrays
+from mlp_xp._arrays import Placement, check_finite, is_elsewhere, placement, row_blocks, to_host
 from mlp_xp.backends import BackendUnavailableError, backend, destination
 
 
@@ -295,7 +295,7 @@ def test_check_finite_names_the_first_of_many(library):
 PROBE = """
 import json
 import numpy as np
-from mlp_xp.arrays import placement
+from mlp_xp._arrays import placement
 from mlp_xp.backends import BackendUnavailableError, backend
 
 found = backend("auto")

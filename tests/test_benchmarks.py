@@ -382,7 +382,7 @@ def test_the_start_is_the_estimators():
         data, start = make_data(workload), make_start(workload)
         model = MLPClassifier(
             workload.sizes[1:-1],
-            activation=workload.hidden,
+            activation=workload.activation,
             solver="sgd",
             learning_rate_init=1e-300,
             max_iter=1,

@@ -22,7 +22,7 @@ from mlp_xp.datasets import DATASETS
 pl = pytest.importorskip("polars")
 for module in ("rich", "sklearn", "matplotlib", "skops", "safetensors", "shtab"):
     pytest.importorskip(module)
-cli = pytest.importorskip("mlp_xp.cli")
+cli = pytest.importorskip("mlp_xp._cli")
 sklearn_datasets = pytest.importorskip("sklearn.datasets")
 
 COMMAND = str(Path(sys.executable).with_name("mlp-xp"))
@@ -287,7 +287,7 @@ def test_a_regression_predicts_in_the_targets_units(ask):
 
 
 def found_mean_and_scale(folder):
-    from mlp_xp.runs import load_run
+    from mlp_xp.tables._runs import load_run
 
     scaler = load_run(folder).pipeline[0].transformers_[0][1][-1]
     return scaler.mean_, scaler.scale_
@@ -419,11 +419,11 @@ def test_the_network_is_safe_before_it_is_scored(run, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mlp_xp.cli.train.score_parts", interrupt)
+    monkeypatch.setattr("mlp_xp._cli.train.score_parts", interrupt)
     code, _, error = run("train", "xor", "--epochs", 3, "--out", "run")
     assert (code, error) == (130, "mlp-xp: interrupted\n")
     assert load_model("run/network.safetensors").n_iter_ == 3
-    monkeypatch.setattr("mlp_xp.cli.sweep.score_parts", interrupt)
+    monkeypatch.setattr("mlp_xp._cli.sweep.score_parts", interrupt)
     code, _, error = run("sweep", "xor", "--epochs", 3, "--hidden", 2, 4)
     assert code == 130
     partial = Path(re.search(r"until then is in (.*)\)", error)[1])
@@ -461,7 +461,7 @@ def test_float32_is_what_is_trained_in(ask):
 
 def written_table(name):
     from mlp_xp.datasets import load
-    from mlp_xp.tables import frame_of
+    from mlp_xp.tables._reading import frame_of
 
     frame_of(load(name)).write_csv(f"{name}.csv")
     return f"{name}.csv"

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 pl = pytest.importorskip("polars")
-columns = pytest.importorskip("mlp_xp.columns")
-tables = pytest.importorskip("mlp_xp.tables")
+columns = pytest.importorskip("mlp_xp.tables._columns")
+tables = pytest.importorskip("mlp_xp.tables._reading")
 DataError, find_columns, find_target = tables.DataError, columns.find_columns, columns.find_target
 
 

@@ -4,6 +4,7 @@ import gc
 import random
 import tracemalloc
 import weakref
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -21,15 +22,15 @@ from mlp_xp import (
     momentum,
     train,
 )
-from mlp_xp.activations import ACTIVATIONS
-from mlp_xp.arrays import placement, quiet_floating_point
-from mlp_xp.compiler import NotRecordableError, accumulate, code, compile_function, memory, passes, rows
-from mlp_xp.engines import compiled, make_engine
-from mlp_xp.engines.compiled import CompiledEngine
-from mlp_xp.engines.eager import EagerEngine
-from mlp_xp.losses import LOSSES, Loss
-from mlp_xp.parameters import flatten, is_array, leaves, plain
-from mlp_xp.samples import Samples
+from mlp_xp._activations import ACTIVATIONS
+from mlp_xp._arrays import placement, quiet_floating_point
+from mlp_xp._compiler import NotRecordableError, accumulate, code, compile_function, memory, passes, rows
+from mlp_xp._engines import compiled, make_engine
+from mlp_xp._engines.compiled import CompiledEngine
+from mlp_xp._engines.eager import EagerEngine
+from mlp_xp._losses import LOSSES, Loss
+from mlp_xp._parameters import flatten, is_array, leaves, plain
+from mlp_xp._samples import Samples
 
 OPTIMIZERS = [
     gradient_descent(0.05),
@@ -127,8 +128,10 @@ def test_compiled_epochs_are_those_run_call_by_call(case, limits):
     depth = draw.randint(0, 3)
     sizes = (draw.randint(1, 6), *(draw.randint(1, 7) for _ in range(depth)), draw.randint(1, 3))
     # Each activation and each optimizer in its turn.
-    hidden = [list(ACTIVATIONS)[(case // 5 + layer * 3) % 8] for layer in range(depth)] or "relu"
-    network = Network(sizes, hidden=hidden, loss=list(LOSSES)[case // 5 % 4], alpha=draw.choice([0.0, 0.1]))
+    activation = [list(ACTIVATIONS)[(case // 5 + layer * 3) % 8] for layer in range(depth)] or "relu"
+    network = Network(
+        sizes, activation=activation, loss=list(LOSSES)[case // 5 % 4], alpha=draw.choice([0.0, 0.1])
+    )
     samples = samples_of(draw, source, network, draw.choice([1, 2, 7, 33, 120]))
     before = [array if array is None else array.copy() for array in (samples.X, samples.y)]
     n_samples = len(samples)
@@ -149,7 +152,7 @@ def test_compiled_epochs_are_those_run_call_by_call(case, limits):
 def test_single_precision(optimizer, batch_size):
     source = np.random.RandomState(0)
     X, y = source.standard_normal((40, 3)), source.standard_normal((40, 2))
-    network = Network((3, 5, 2), hidden="tanh", loss="squared_error", alpha=0.01)
+    network = Network((3, 5, 2), activation="tanh", loss="squared_error", alpha=0.01)
     params = plain(network.init(0, like=np.ones(1, "float32")))
     optimizer = OPTIMIZERS[optimizer]
     samples = Samples(placement(like=np.ones(1, "float32")), X, y)
@@ -650,11 +653,11 @@ REFUSED = {
 }
 
 
-def problem(hidden="tanh", loss="squared_error", n_samples=23, n_outputs=2, **network):
+def problem(activation="tanh", loss="squared_error", n_samples=23, n_outputs=2, **network):
     source = np.random.RandomState(1)
     X = source.standard_normal((n_samples, 3))
     y = np.eye(n_outputs)[source.randint(n_outputs, size=n_samples)]
-    network = Network((3, 4, n_outputs), hidden=hidden, loss=loss, **network)
+    network = Network((3, 4, n_outputs), activation=activation, loss=loss, **network)
     return network, network.init(0, like=X), X, y
 
 
@@ -776,7 +779,7 @@ def test_optimizers_with_states_of_all_kinds(state):
         each.state = each.copied_state()
         each.run([(0.1, None)] * 2)
     assert_equal_engines(engine, other)
-    again = engine_of(network, optimizer._replace(init=lambda xp, params: other.state[1]), params, X, y)
+    again = engine_of(network, replace(optimizer, init=lambda xp, params: other.state[1]), params, X, y)
     again.state = other.copied_state()
     for each in (again, other):
         each.run([(0.1, None)])
@@ -862,10 +865,10 @@ WRITTEN_OPTIMIZERS = [
 ]
 
 
-@pytest.mark.parametrize("hidden", WRITTEN)
+@pytest.mark.parametrize("activation", WRITTEN)
 @pytest.mark.parametrize(("loss", "optimizer"), [(0, 0), (1, 1)])
-def test_what_users_write_is_compiled(hidden, loss, optimizer, limits):
-    network, _, X, y = problem(WRITTEN[hidden], WRITTEN_LOSSES[loss], alpha=0.01)
+def test_what_users_write_is_compiled(activation, loss, optimizer, limits):
+    network, _, X, y = problem(WRITTEN[activation], WRITTEN_LOSSES[loss], alpha=0.01)
     samples = Samples(placement(X=X), X, y, np.linspace(0.5, 1.5, 23))
     for engine in (pair := both_engines(network, WRITTEN_OPTIMIZERS[optimizer], samples, 10)):
         engine.run([(0.05, None), (0.02, np.arange(23)[::-1])])
@@ -957,7 +960,7 @@ def test_divergence_comes_where_it_comes_call_by_call(batch_size, rate, monkeypa
         with pytest.raises(DivergenceError) as error:
             train(network, params, X, y, **settings)
         caught.append(error.value)
-        monkeypatch.setattr("mlp_xp.engines.compiled.CompiledEngine", EagerEngine)
+        monkeypatch.setattr("mlp_xp._engines.compiled.CompiledEngine", EagerEngine)
     one, other = caught
     assert one.epoch == other.epoch > 2
     np.testing.assert_allclose(one.history["loss"], other.history["loss"], rtol=1e-8)
@@ -1045,11 +1048,11 @@ def test_rows_in_blocks_take_a_bounded_memory(monkeypatch):
 
 
 @pytest.mark.parametrize("batch_size", [2000, 500])
-@pytest.mark.parametrize("hidden", ["relu", "tanh", "gelu"])
-def test_steps_allocate_nothing(hidden, batch_size):
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
+def test_steps_allocate_nothing(activation, batch_size):
     source = np.random.RandomState(0)
     X = source.standard_normal((2000, 30))
-    network = Network((30, 40, 2), hidden=hidden, loss="squared_error", alpha=0.01)
+    network = Network((30, 40, 2), activation=activation, loss="squared_error", alpha=0.01)
     engine = engine_of(network, adam(), network.init(0, like=X), X, X[:, :2].copy(), batch_size)
     engine.run([(0.01, None)])
     # An array of a batch's activations takes 160 kB or more, what NumPy buffers while it casts 64 kB.
@@ -1058,7 +1061,7 @@ def test_steps_allocate_nothing(hidden, batch_size):
 
 def wide_problem():
     """Return a network with a large weight, where updates are the products' own business."""
-    network = Network((600, 300, 1), hidden="relu", loss="binary_cross_entropy")
+    network = Network((600, 300, 1), activation="relu", loss="binary_cross_entropy")
     X = np.random.RandomState(0).standard_normal((64, 600))
     return network, plain(network.init(0, like=X)), X, (X[:, :1] > 0.0) * 1.0
 
@@ -1074,7 +1077,7 @@ def test_large_gradients_are_never_in_memory():
 
 
 def test_the_memory_of_activations_is_used_again():
-    network = Network((20, 200, 200, 1), hidden="relu", loss="squared_error")
+    network = Network((20, 200, 200, 1), activation="relu", loss="squared_error")
     X = np.random.RandomState(0).standard_normal((1000, 20))
     engine = engine_of(network, gradient_descent(0.1), network.init(0, like=X), X, X[:, :1].copy(), 1000)
     # Two layers of 1,600 kB, kept for the backward pass, room for a delta, and a gradient of 320 kB.

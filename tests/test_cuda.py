@@ -30,13 +30,13 @@ from mlp_xp import (
     to_host,
     train,
 )
-from mlp_xp.arrays import placement
+from mlp_xp._arrays import placement
+from mlp_xp._devices import computing, free_bytes
+from mlp_xp._engines import make_engine
+from mlp_xp._parameters import plain
+from mlp_xp._samples import Samples
+from mlp_xp._training.footprint import Footprint
 from mlp_xp.datasets import planar
-from mlp_xp.devices import computing, free_bytes
-from mlp_xp.engines import make_engine
-from mlp_xp.footprint import Footprint
-from mlp_xp.parameters import plain
-from mlp_xp.samples import Samples
 
 
 class Gpu(NamedTuple):
@@ -118,7 +118,7 @@ def assert_same(trained, expected, rtol):
             np.testing.assert_allclose(to_host(array), to_host(wanted), rtol=rtol, atol=rtol)
 
 
-NETWORK = Network((30, 16, 1), hidden="relu", loss="binary_cross_entropy", alpha=1e-3)
+NETWORK = Network((30, 16, 1), activation="relu", loss="binary_cross_entropy", alpha=1e-3)
 
 
 @on(*ALL)
@@ -246,7 +246,7 @@ def test_a_thousand_replays_under_pressure_are_a_thousand_steps(gpu):
 
     where = {} if gpu.name != "torch_cuda" else {"device": gpu.library.device}
     data = planar().X, planar().y[:, None]
-    network = Network((2, 4, 1), hidden="tanh", loss="binary_cross_entropy")
+    network = Network((2, 4, 1), activation="tanh", loss="binary_cross_entropy")
     settings = {"data": data, "optimizer": gradient_descent(0.5), "epochs": 1000, "batch_size": None}
     trained = classifier(network, gpu, callback=press, **settings)
     assert trained.history.engine == "cuda_graph"
@@ -270,7 +270,9 @@ def a_stream(gpu):
 
 @on(*CAPTURING)
 def test_threads_train_at_the_same_time(gpu):
-    networks = [Network((30, width, 1), hidden="tanh", loss="binary_cross_entropy") for width in (8, 12, 16)]
+    networks = [
+        Network((30, width, 1), activation="tanh", loss="binary_cross_entropy") for width in (8, 12, 16)
+    ]
     expected = [classifier(network, None) for network in networks]
     results, failures = {}, []
 
@@ -392,7 +394,7 @@ def test_epochs_read_nothing(gpu, batch_size, monkeypatch):
 @pytest.mark.cuda
 @pytest.mark.parametrize("gpu", CAPTURING[1:], indirect=True)
 def test_the_host_is_done_long_before_the_device(gpu):
-    network = Network((1024, 4096, 4096, 1), hidden="relu", loss="binary_cross_entropy")
+    network = Network((1024, 4096, 4096, 1), activation="relu", loss="binary_cross_entropy")
     place, engine = an_engine(gpu, network, 8192, 2048)
     order = np.random.RandomState(0).permutation(8192)
     with computing(place):
@@ -462,7 +464,7 @@ def _reads_backward(xp, delta, z):
 
 @on(*CAPTURING)
 def test_an_activation_that_reads_runs_call_by_call_and_spoils_nothing(gpu):
-    network = Network((30, 8, 1), hidden=Activation(_reads, _reads_backward), loss="binary_cross_entropy")
+    network = Network((30, 8, 1), activation=Activation(_reads, _reads_backward), loss="binary_cross_entropy")
     with pytest.warns(EagerFallbackWarning, match="call by call") as caught:
         trained = classifier(network, gpu)
     assert [warning.category for warning in caught] == [EagerFallbackWarning]
@@ -512,7 +514,7 @@ def test_a_limit_on_memory_does_not_reach_graphs(gpu, monkeypatch):
 @on(*CAPTURING)
 def test_ctrl_c_between_graphs_keeps_what_was_trained(gpu, monkeypatch):
     name, owner = {"torch_cuda": ("torch_graphs", "TorchGraphs")}.get(gpu.name, ("cupy_graphs", "CupyGraphs"))
-    graphs_class = vars(import_module(f"mlp_xp.engines.{name}"))[owner]
+    graphs_class = vars(import_module(f"mlp_xp._engines.{name}"))[owner]
     upload, calls = graphs_class.upload, []
 
     def interrupted(self, values, out):
@@ -561,7 +563,7 @@ def wide(gpu, n_rows=None):
     width = 2**15 if gpu.machine is None else 2**9
     n_rows = n_rows or free // (4 * width)
     X, y = gpu.array(np.ones((n_rows, 4)), "float32"), gpu.array(np.ones((n_rows, 1)), "float32")
-    return X, y, Network((4, width, 1), hidden="relu", loss="binary_cross_entropy")
+    return X, y, Network((4, width, 1), activation="relu", loss="binary_cross_entropy")
 
 
 SMALL = 2**25 + 2**24
@@ -612,7 +614,9 @@ def test_what_is_found_on_the_way_is_given_back(gpu):
         where = (
             {} if gpu.name != "torch_cuda" else {"device": gpu.library.device, "dtype": gpu.module.float64}
         )
-        network = Network((30, 4, 1), hidden=Activation(forward, lambda xp, d, _: d), loss="squared_error")
+        network = Network(
+            (30, 4, 1), activation=Activation(forward, lambda xp, d, _: d), loss="squared_error"
+        )
         classifier(NETWORK, gpu)
         place = placement(X=gpu.array([1.0]))
         before = free_bytes(place)
@@ -707,7 +711,7 @@ def test_whole_numbers_take_no_more_room_than_they_do(gpu):
 @on("stand-in")
 def test_memory_of_a_thread_that_trains_is_not_given_back(gpu, monkeypatch):
     """The finalizer of one engine runs while another one begins."""
-    cuda, module = graphs(), import_module("mlp_xp.engines.cupy_graphs")
+    cuda, module = graphs(), import_module("mlp_xp._engines.cupy_graphs")
     cuda.retain()
 
     class Lock:
@@ -752,7 +756,7 @@ def test_an_interrupt_anywhere_leaves_whole_steps(gpu, batch_size):
     """Ctrl-C comes at some line of the engine; parameters and losses are of the same epochs."""
     import signal
 
-    engine_file = import_module("mlp_xp.engines.cuda_graph").__file__
+    engine_file = import_module("mlp_xp._engines.cuda_graph").__file__
     working = ("_run", "_adopt", "_in_place", "_set", "_captured", "steps", "undisturbed", "_graph", "method")
     expected = classifier(NETWORK, None, epochs=40, batch_size=batch_size)
     for at in range(40, 1600, 170):
@@ -785,11 +789,11 @@ def test_an_interrupt_anywhere_leaves_whole_steps(gpu, batch_size):
 
 @on("stand-in")
 @pytest.mark.parametrize("batch_size", [100, 1000])
-@pytest.mark.parametrize("hidden", ["relu", "gelu", "logistic", "elu"])
+@pytest.mark.parametrize("activation", ["relu", "gelu", "logistic", "elu"])
 @pytest.mark.parametrize("optimizer", [gradient_descent(1e-5), adam()], ids=["sgd", "adam"])
-def test_a_footprint_is_what_a_training_takes(gpu, hidden, optimizer, batch_size):
+def test_a_footprint_is_what_a_training_takes(gpu, activation, optimizer, batch_size):
     X, y = gpu.array(np.ones((1000, 60)), "float32"), gpu.array(np.ones((1000, 1)), "float32")
-    network = Network((60, 200, 100, 1), hidden=hidden, loss="squared_error")
+    network = Network((60, 200, 100, 1), activation=activation, loss="squared_error")
     params = network.init(0, like=X)
     samples = Samples(placement(X=X), X, y)
     state = plain(params), optimizer.init(samples.place.xp, plain(params))
@@ -835,7 +839,7 @@ def test_weights_are_copied_once_for_predictions(gpu):
 def test_the_command_says_what_it_runs_on(gpu, capsys, monkeypatch):
     pytest.importorskip("polars")
     pytest.importorskip("skops")
-    from mlp_xp.cli import main
+    from mlp_xp._cli import main
 
     arguments = ["train", "breast-cancer", "--hidden", "4", "--epochs", "20", "--backend", "auto"]
     assert main([*arguments, "--matmul-precision", "tf32"]) == 0
@@ -844,7 +848,7 @@ def test_the_command_says_what_it_runs_on(gpu, capsys, monkeypatch):
     assert "in float32, TF32 in products (a CUDA GPU was found" in said.out
     assert "call by call" not in said.err
     monkeypatch.setitem(sys.modules, "nvmath", None)
-    vars(vars(import_module("mlp_xp.engines.cupy_graphs"))["_KEPT"]).clear()
+    vars(vars(import_module("mlp_xp._engines.cupy_graphs"))["_KEPT"]).clear()
     assert main(arguments) == 0
     said = capsys.readouterr()
     assert "mlp-xp: training runs call by call" in " ".join(said.err.split())

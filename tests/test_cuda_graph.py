@@ -18,21 +18,21 @@ from mlp_xp import (
     EagerFallbackWarning,
     Network,
     Optimizer,
+    _arrays,
     adam,
-    arrays,
     decoupled_weight_decay,
     gradient_descent,
     momentum,
 )
-from mlp_xp.activations import ACTIVATIONS
-from mlp_xp.arrays import computing_namespace, placement, quiet_floating_point
-from mlp_xp.engines import cuda_graph, make_step
-from mlp_xp.engines.cuda_graph import CudaGraphEngine, NotCapturableError, Number, Row
-from mlp_xp.engines.eager import EagerEngine
-from mlp_xp.engines.gemm import factor
-from mlp_xp.losses import LOSSES
-from mlp_xp.parameters import is_array, leaves, map_tree, plain
-from mlp_xp.samples import Samples
+from mlp_xp._activations import ACTIVATIONS
+from mlp_xp._arrays import computing_namespace, placement, quiet_floating_point
+from mlp_xp._engines import cuda_graph, make_step
+from mlp_xp._engines.cuda_graph import CudaGraphEngine, NotCapturableError, Number, Row
+from mlp_xp._engines.eager import EagerEngine
+from mlp_xp._engines.gemm import factor
+from mlp_xp._losses import LOSSES
+from mlp_xp._parameters import is_array, leaves, map_tree, plain
+from mlp_xp._samples import Samples
 
 # Trainings.
 
@@ -60,7 +60,7 @@ def to_host(tree):
 
 
 def graphs():
-    return import_module("mlp_xp.engines.cupy_graphs").CupyGraphs.of_this_thread(cuda_stand_in.Device())
+    return import_module("mlp_xp._engines.cupy_graphs").CupyGraphs.of_this_thread(cuda_stand_in.Device())
 
 
 def data(loss, n_samples=23, n_outputs=2, weighted=False, dtype="float64"):
@@ -113,7 +113,7 @@ def run_both(both, epochs):
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_captured_epochs_are_those_run_call_by_call(optimizer, batch_size, shuffled, device, monkeypatch):
     monkeypatch.setattr(cuda_graph, "MAX_STEPS_PER_GRAPH", 4)
-    network = Network((3, 4, 2), hidden="tanh", loss="categorical_cross_entropy", alpha=0.1)
+    network = Network((3, 4, 2), activation="tanh", loss="categorical_cross_entropy", alpha=0.1)
     both = engine, other = engines(device, network, OPTIMIZERS[optimizer], batch_size)
     shuffled = shuffled and batch_size < 23
     for n_epochs in (1, 9, 4, 2):
@@ -123,9 +123,9 @@ def test_captured_epochs_are_those_run_call_by_call(optimizer, batch_size, shuff
     assert not engine.refused
 
 
-@pytest.mark.parametrize(("hidden", "loss"), list(product(["relu", "logistic", "gelu", "elu"], LOSSES)))
-def test_all_functions_can_be_captured(hidden, loss, device):
-    network = Network((3, 5, 4, 2), hidden=hidden, loss=loss, alpha=0.01)
+@pytest.mark.parametrize(("activation", "loss"), list(product(["relu", "logistic", "gelu", "elu"], LOSSES)))
+def test_all_functions_can_be_captured(activation, loss, device):
+    network = Network((3, 5, 4, 2), activation=activation, loss=loss, alpha=0.01)
     both = engine, other = engines(device, network, adam(), 8, weighted=True, rows=np.arange(0, 23, 2))
     for seed in range(3):
         run_both(both, epochs_of(3, 12, shuffled=True, seed=seed))
@@ -144,7 +144,7 @@ def _swapping(xp, params, gradients, state, learning_rate):
 
 
 def test_arrays_of_the_state_that_change_places(device):
-    network = Network((3, 4, 1), hidden="tanh", loss="binary_cross_entropy")
+    network = Network((3, 4, 1), activation="tanh", loss="binary_cross_entropy")
     zeros = Optimizer(lambda xp, params: tuple(xp.zeros_like(params[0][1]) for _ in "ab"), _swapping, 0.1)
     both = engine, other = engines(device, network, zeros, 8)
     run_both(both, epochs_of(7, 23, shuffled=True))
@@ -170,7 +170,7 @@ def _remembering(xp, params, gradients, state, learning_rate):
 
 
 def test_a_state_of_another_structure_runs_call_by_call(device):
-    network = Network((3, 4, 1), hidden="tanh", loss="binary_cross_entropy")
+    network = Network((3, 4, 1), activation="tanh", loss="binary_cross_entropy")
     growing = Optimizer(lambda xp, params: (), _growing, 0.1)
     both = engine, other = engines(device, network, growing, 8)
     start = engine.copied_state(), other.copied_state()
@@ -186,7 +186,7 @@ def test_a_state_of_another_structure_runs_call_by_call(device):
 
 
 def test_a_state_that_is_a_view_of_the_old_one(device):
-    network = Network((3, 4, 1), hidden="tanh", loss="binary_cross_entropy")
+    network = Network((3, 4, 1), activation="tanh", loss="binary_cross_entropy")
     remembering = Optimizer(lambda xp, params: (xp.zeros_like(params[0][0]),), _remembering, 0.1)
     both = engine, other = engines(device, network, remembering, 8)
     run_both(both, epochs_of(7, 23, shuffled=True))
@@ -195,14 +195,14 @@ def test_a_state_that_is_a_view_of_the_old_one(device):
 
 
 def test_single_precision(device):
-    network = Network((3, 4, 1), hidden="relu", loss="binary_cross_entropy")
+    network = Network((3, 4, 1), activation="relu", loss="binary_cross_entropy")
     both = engine, other = engines(device, network, adam(), 8, dtype="float32")
     run_both(both, epochs_of(20, 23, shuffled=True))
     assert_equal(engine, other, rtol=1e-4)
 
 
 def test_a_replayed_epoch_launches_little_and_reads_nothing(device):
-    network = Network((3, 4, 1), hidden="tanh", loss="binary_cross_entropy")
+    network = Network((3, 4, 1), activation="tanh", loss="binary_cross_entropy")
     engine, _ = engines(device, network, adam(), 2)
     engine.run(epochs_of(3, 23, shuffled=True))
     before = device.counts["launches"], device.counts["replays"], device.counts["reads"]
@@ -214,7 +214,7 @@ def test_a_replayed_epoch_launches_little_and_reads_nothing(device):
 
 
 def test_a_whole_batch_is_read_where_it_is(device):
-    network = Network((3, 4, 1), hidden="tanh", loss="binary_cross_entropy")
+    network = Network((3, 4, 1), activation="tanh", loss="binary_cross_entropy")
     engine, _ = engines(device, network, adam(), 23)
     assert engine.room.X is engine.samples.X
     engine.run(epochs_of(200, 23, shuffled=False))
@@ -225,7 +225,7 @@ def test_a_whole_batch_is_read_where_it_is(device):
 
 def test_the_room_for_samples_is_bounded(device, monkeypatch):
     monkeypatch.setattr(cuda_graph, "ROOM_BYTES", 400)
-    network = Network((3, 4, 1), hidden="tanh", loss="binary_cross_entropy")
+    network = Network((3, 4, 1), activation="tanh", loss="binary_cross_entropy")
     both = engine, other = engines(device, network, adam(), 5)
     assert engine.room.X.shape == (10, 3)  # two batches of 5 rows of 4 numbers take 320 bytes
     run_both(both, epochs_of(4, 23, shuffled=True))
@@ -233,7 +233,7 @@ def test_the_room_for_samples_is_bounded(device, monkeypatch):
 
 
 def test_a_state_assigned_is_gone_back_to(device):
-    network = Network((3, 4, 1), hidden="tanh", loss="binary_cross_entropy")
+    network = Network((3, 4, 1), activation="tanh", loss="binary_cross_entropy")
     both = engine, other = engines(device, network, adam(), 8)
     run_both(both, epochs_of(3, 23, shuffled=True))
     saved = engine.copied_state(), other.copied_state()
@@ -248,7 +248,7 @@ def test_a_state_assigned_is_gone_back_to(device):
 
 
 def test_what_diverges_is_seen(device):
-    network = Network((3, 4, 1), hidden="relu", loss="squared_error")
+    network = Network((3, 4, 1), activation="relu", loss="squared_error")
     engine, _ = engines(device, network, gradient_descent(1.0), 8)
     assert engine.is_finite()
     engine.run([(1e30, None)] * 20)
@@ -257,7 +257,7 @@ def test_what_diverges_is_seen(device):
 
 
 def test_losses_are_nobody_elses_memory(device):
-    network = Network((3, 4, 1), hidden="tanh", loss="binary_cross_entropy")
+    network = Network((3, 4, 1), activation="tanh", loss="binary_cross_entropy")
     both = engine, other = engines(device, network, adam(), 8)
     kept = []
     for seed in range(6):
@@ -299,8 +299,8 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 @pytest.mark.parametrize("batch_size", [23, 8])
 def test_what_is_refused_runs_call_by_call(case, batch_size, device):
-    hidden, optimizer, why = REFUSED[case]
-    network = Network((3, 4, 1), hidden=hidden, loss="binary_cross_entropy")
+    activation, optimizer, why = REFUSED[case]
+    network = Network((3, 4, 1), activation=activation, loss="binary_cross_entropy")
     both = engine, other = engines(device, network, optimizer, batch_size)
     with pytest.warns(EagerFallbackWarning, match=f"call by call.*{why}") as caught:
         run_both(both, epochs_of(70, 23, shuffled=batch_size < 23))
@@ -320,8 +320,8 @@ def test_an_interrupt_call_by_call_is_between_two_epochs(device):
             raise KeyboardInterrupt
         return z * 1.0, None
 
-    hidden = Activation(forward, lambda xp, delta, kept: delta * 1.0)
-    network = Network((3, 4, 2), hidden=hidden, loss="categorical_cross_entropy")
+    activation = Activation(forward, lambda xp, delta, kept: delta * 1.0)
+    network = Network((3, 4, 2), activation=activation, loss="categorical_cross_entropy")
     engine, other = engines(device, network, adam(0.01), 23)
     with pytest.warns(EagerFallbackWarning), pytest.raises(KeyboardInterrupt):
         engine.run(epochs_of(100, 23, shuffled=False))
@@ -461,14 +461,14 @@ def test_arrays_that_numbers_change_stay_where_they_are(name, module, device):
     x, places = xp.asarray([1.0, 2.0]), xp.ones(cuda_graph.NUMBERS_PER_STEP) * 3.0
     changed = operation(x, number_of(3, places))
     assert changed is x
-    np.testing.assert_allclose(arrays.to_host(x), expected)
+    np.testing.assert_allclose(_arrays.to_host(x), expected)
 
 
-@pytest.mark.parametrize(("hidden", "loss"), list(product(ACTIVATIONS, LOSSES)))
-def test_steps_of_pytorch_copy_nothing_from_the_host(hidden, loss, monkeypatch):
+@pytest.mark.parametrize(("activation", "loss"), list(product(ACTIVATIONS, LOSSES)))
+def test_steps_of_pytorch_copy_nothing_from_the_host(activation, loss, monkeypatch):
     torch = pytest.importorskip("torch")
     tensors = [torch.asarray(array) for array in data(loss, weighted=True)]
-    network = Network((3, 4, 2), hidden=hidden, loss=loss, alpha=0.1)
+    network = Network((3, 4, 2), activation=activation, loss=loss, alpha=0.1)
     xp = placement(X=tensors[0]).xp
 
     def after_a_step(of):
@@ -542,7 +542,7 @@ class TorchCuda:
 @pytest.fixture
 def torch_cuda(monkeypatch):
     torch = pytest.importorskip("torch")
-    graphs = import_module("mlp_xp.engines.torch_graphs")
+    graphs = import_module("mlp_xp._engines.torch_graphs")
     cuda = TorchCuda(torch)
 
     class Graph:
@@ -572,7 +572,7 @@ def torch_cuda(monkeypatch):
 
 
 def torch_engine(network, optimizer, batch_size):
-    torch, graphs = sys.modules["torch"], import_module("mlp_xp.engines.torch_graphs")
+    torch, graphs = sys.modules["torch"], import_module("mlp_xp._engines.torch_graphs")
     X, y, _ = data(network.loss, n_outputs=network.layer_sizes[-1])
     params = plain(network.init(0, like=X, bias="normal"))
     state = params, optimizer.init(np, params)
@@ -586,7 +586,7 @@ def torch_engine(network, optimizer, batch_size):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("batch_size", [23, 8])
 def test_pytorchs_epochs_are_those_run_call_by_call(optimizer, batch_size, torch_cuda):
-    network = Network((3, 4, 2), hidden="elu", loss="categorical_cross_entropy", alpha=0.1)
+    network = Network((3, 4, 2), activation="elu", loss="categorical_cross_entropy", alpha=0.1)
     both = engine, other = torch_engine(network, OPTIMIZERS[optimizer], batch_size)
     # What a capture does here it does: back to the state before.
     run_both(both, epochs_of(1, 23, shuffled=batch_size < 23))
@@ -606,7 +606,7 @@ def test_pytorchs_epochs_are_those_run_call_by_call(optimizer, batch_size, torch
 
 
 def test_pytorchs_capture_that_fails_says_why_and_gives_the_pool_up(torch_cuda):
-    torch, graphs = sys.modules["torch"], import_module("mlp_xp.engines.torch_graphs")
+    torch, graphs = sys.modules["torch"], import_module("mlp_xp._engines.torch_graphs")
     x = torch.ones(2)
     cuda = graphs.TorchGraphs(placement(x=x), placement(x=x).xp)
     pool = cuda.pool
@@ -685,7 +685,7 @@ def test_only_matrices_with_gaps_are_copied(layout):
 
 
 def test_warnings_are_not_needed_elsewhere(device):
-    network = Network((3, 4, 1), hidden="tanh", loss="binary_cross_entropy")
+    network = Network((3, 4, 1), activation="tanh", loss="binary_cross_entropy")
     engine, _ = engines(device, network, adam(), 8)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

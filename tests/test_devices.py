@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import may_run_call_by_call, need
 
-import mlp_xp.footprint
+import mlp_xp._training.footprint
 from mlp_xp import (
     Activation,
     DivergenceError,
@@ -18,12 +18,12 @@ from mlp_xp import (
     gradient_descent,
     train,
 )
-from mlp_xp.arrays import computing_namespace, placement, to_host
-from mlp_xp.devices import Shortage, _torch_precision, computing, free_bytes, is_out_of_memory, to_floats
-from mlp_xp.engines import make_engine
-from mlp_xp.footprint import Footprint
-from mlp_xp.parameters import plain
-from mlp_xp.samples import Samples
+from mlp_xp._arrays import computing_namespace, placement, to_host
+from mlp_xp._devices import Shortage, _torch_precision, computing, free_bytes, is_out_of_memory, to_floats
+from mlp_xp._engines import make_engine
+from mlp_xp._parameters import plain
+from mlp_xp._samples import Samples
+from mlp_xp._training.footprint import Footprint
 
 
 def problem(library, n_samples=64, dtype="float32"):
@@ -33,7 +33,7 @@ def problem(library, n_samples=64, dtype="float32"):
     return X, y
 
 
-NETWORK = Network((5, 32, 1), hidden="tanh", loss="binary_cross_entropy")
+NETWORK = Network((5, 32, 1), activation="tanh", loss="binary_cross_entropy")
 
 # Precision.
 
@@ -93,7 +93,9 @@ def test_a_training_pins_the_precision_while_it_traces(request):
         seen.append(jax.config.jax_default_matmul_precision)
         return z * 1.0, None
 
-    network = Network((5, 3, 1), hidden=Activation(forward, lambda xp, delta, _: delta), loss="squared_error")
+    network = Network(
+        (5, 3, 1), activation=Activation(forward, lambda xp, delta, _: delta), loss="squared_error"
+    )
     X, y = jax.numpy.ones((8, 5)), jax.numpy.ones((8, 1))
     train(network, network.init(0, like=X), X, y, optimizer=adam(), epochs=2, validation_data=(X, y))
     evaluate(network, network.init(0, like=X), X, y)
@@ -277,7 +279,7 @@ def room(monkeypatch):
     """Let devices say how much memory they have."""
 
     def has(n_bytes):
-        monkeypatch.setattr(mlp_xp.footprint, "free_bytes", lambda place: n_bytes)
+        monkeypatch.setattr(mlp_xp._training.footprint, "free_bytes", lambda place: n_bytes)
 
     return has
 
@@ -350,7 +352,7 @@ def greedy(limit):
 def test_running_out_on_the_way_keeps_what_was_trained(library, observed, room):
     X, y = problem(library, n_samples=40, dtype="float64")
     more = {"callback": lambda history, params: None} if observed else {}
-    network = replace(NETWORK, hidden=greedy(8))
+    network = replace(NETWORK, activation=greedy(8))
     params = network.init(0, like=X)
     with pytest.raises(OutOfMemoryError, match="in epoch") as caught:
         train(network, params, X, y, optimizer=gradient_descent(0.1), epochs=50, **more)
@@ -358,7 +360,7 @@ def test_running_out_on_the_way_keeps_what_was_trained(library, observed, room):
     assert 2 <= n_epochs <= 7
     assert error.epoch == n_epochs + 1
     assert isinstance(error.__cause__, MemoryError)
-    fine = replace(NETWORK, hidden="identity")
+    fine = replace(NETWORK, activation="identity")
     expected = train(fine, params, X, y, optimizer=gradient_descent(0.1), epochs=n_epochs)
     np.testing.assert_allclose(error.history["loss"], expected.history["loss"], rtol=1e-12)
     for one, other in zip(error.params, expected.params):
@@ -396,7 +398,7 @@ def test_what_ran_out_is_let_go(library):
         raise MemoryError("no more")
 
     X, y = problem(library, n_samples=40)
-    network = replace(NETWORK, hidden=Activation(forward, lambda xp, delta, _: delta))
+    network = replace(NETWORK, activation=Activation(forward, lambda xp, delta, _: delta))
     with pytest.raises(OutOfMemoryError) as caught:
         train(network, network.init(0, like=X), X, y, optimizer=adam(), epochs=2)
     gc.collect()
@@ -409,7 +411,7 @@ def test_what_ran_out_is_let_go(library):
 @pytest.mark.parametrize("optimizer", [gradient_descent(0.1), adam()])
 def test_a_footprint_grows_with_the_batch_by_what_a_row_takes(optimizer):
     X = np.ones((1000, 20))
-    network = Network((20, 50, 30, 3), hidden="relu", loss="squared_error")
+    network = Network((20, 50, 30, 3), activation="relu", loss="squared_error")
     params = plain(network.init(0, like=X))
     samples = Samples(placement(X=X), X, np.ones((1000, 3)))
     footprint = Footprint(network, optimizer, samples, (params, optimizer.init(np, params)), epochs=2)
@@ -424,7 +426,7 @@ def test_a_footprint_grows_with_the_batch_by_what_a_row_takes(optimizer):
 
 
 def test_what_cannot_be_recorded_has_no_footprint():
-    network = replace(NETWORK, hidden=greedy(100))
+    network = replace(NETWORK, activation=greedy(100))
     X = np.ones((10, 5))
     params = plain(network.init(0, like=X))
     samples = Samples(placement(X=X), X, np.ones((10, 1)))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mlp_xp import EarlyStopping
-from mlp_xp.early_stopping import make_watch
-from mlp_xp.metrics import METRICS
+from mlp_xp._training.early_stopping import make_watch
+from mlp_xp._training.metrics import METRICS
 
 RULES = {"plain": {}, "adaptive": {"divide_rate": 5.0}}
 

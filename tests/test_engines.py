@@ -23,14 +23,14 @@ from mlp_xp import (
     step_decay,
     train,
 )
-from mlp_xp.activations import ACTIVATIONS
-from mlp_xp.arrays import placement
+from mlp_xp._activations import ACTIVATIONS
+from mlp_xp._arrays import placement
+from mlp_xp._engines import make_engine, make_step
+from mlp_xp._engines.eager import EagerEngine
+from mlp_xp._losses import LOSSES
+from mlp_xp._parameters import flatten, plain
+from mlp_xp._samples import Samples
 from mlp_xp.datasets import planar
-from mlp_xp.engines import make_engine, make_step
-from mlp_xp.engines.eager import EagerEngine
-from mlp_xp.losses import LOSSES
-from mlp_xp.parameters import flatten, plain
-from mlp_xp.samples import Samples
 
 OPTIMIZERS = {"gradient_descent": gradient_descent(0.1), "momentum": momentum(0.1), "adam": adam(0.01)}
 
@@ -41,7 +41,7 @@ def test_a_compiled_step_gives_the_same_numbers(optimizer, request):
     optimizer = OPTIMIZERS[optimizer]
     data = planar()
     X, y = data.X, data.y[:, None].astype(float)
-    network = Network((2, 5, 1), hidden="silu", loss="binary_cross_entropy", alpha=0.01)
+    network = Network((2, 5, 1), activation="silu", loss="binary_cross_entropy", alpha=0.01)
     params = plain(network.init(0, like=X))
     expected, _ = train(network, params, X, y, optimizer=optimizer, epochs=20)
 
@@ -65,7 +65,7 @@ def test_a_compiled_step_gives_the_same_numbers(optimizer, request):
 def test_an_engine_keeps_its_state_and_counts_epochs(library):
     data = planar()
     X, y = library.array(data.X), library.array(data.y[:, None].astype(float))
-    network = Network((2, 3, 1), hidden="tanh", loss="binary_cross_entropy")
+    network = Network((2, 3, 1), activation="tanh", loss="binary_cross_entropy")
     params = plain(network.init(0, like=X))
     optimizer = adam(0.01)
     state = (params, optimizer.init(library.xp, params))
@@ -82,11 +82,11 @@ def test_an_engine_keeps_its_state_and_counts_epochs(library):
 # Compiled epochs: what NumPy's give, and no more compilations than one.
 
 
-def problem(hidden="tanh", loss="squared_error", n_samples=23, **network):
+def problem(activation="tanh", loss="squared_error", n_samples=23, **network):
     random = np.random.RandomState(1)
     X = random.standard_normal((n_samples, 3))
     y = np.eye(2)[random.randint(2, size=n_samples)]
-    network = Network((3, 4, 2), hidden=hidden, loss=loss, **network)
+    network = Network((3, 4, 2), activation=activation, loss=loss, **network)
     return network, network.init(0, like=X), X, y
 
 
@@ -136,7 +136,7 @@ UPDATES = [
 def test_compiled_epochs_are_numpys(case, request, monkeypatch):
     jax = need("jax", request)
     network, params, X, y = problem(
-        hidden=list(ACTIVATIONS)[case % 8],
+        activation=list(ACTIVATIONS)[case % 8],
         loss=list(LOSSES)[case // 5],
         alpha=0.05 * (case % 3),
     )
@@ -174,7 +174,7 @@ def test_compiled_epochs_stop_and_change_rates_as_numpys_do(settings, request, m
 
 def test_compiled_epochs_diverge_where_numpys_do(request, monkeypatch):
     jax = need("jax", request)
-    network, params, X, y = problem(hidden="identity")
+    network, params, X, y = problem(activation="identity")
     settings = {"optimizer": gradient_descent(1.5), "epochs": 500, "batch_size": 6, "seed": 0}
     with pytest.raises(DivergenceError) as expected:
         train(network, params, X, y, **settings)
@@ -191,7 +191,7 @@ def test_compiled_epochs_diverge_where_numpys_do(request, monkeypatch):
 def engines(request, monkeypatch):
     """A compiled engine that needs many calls, NumPy's one for the same samples, and epochs for both."""
     jax = need("jax", request)
-    from mlp_xp.engines import jax as room
+    from mlp_xp._engines import jax as room
 
     monkeypatch.setattr(room, "EPOCHS_PER_CALL", 4)
     network, params, X, y = problem()
@@ -241,7 +241,7 @@ def test_an_interrupt_between_calls_keeps_those_before(engines):
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_what_breaks_off_a_compiled_training_loses_nothing(error, request, monkeypatch):
     jax = need("jax", request)
-    from mlp_xp.engines.jax import JaxEngine
+    from mlp_xp._engines.jax import JaxEngine
 
     run, calls = JaxEngine.run, []
 
@@ -288,7 +288,7 @@ def compilations(request):
 def test_a_training_like_another_compiles_nothing(batches, compilations, request):
     jax = need("jax", request)
     # Sizes that no other test has.
-    network, params, X, y = problem(n_samples=29, hidden="elu")
+    network, params, X, y = problem(n_samples=29, activation="elu")
     params, X, y = on(jax, (params, X, y))
     compilations.clear()
     # One block of one epoch, then longer ones, and after that parameters that were trained.
@@ -296,7 +296,7 @@ def test_a_training_like_another_compiles_nothing(batches, compilations, request
     assert [name for name in compilations if "run" in name] == ["jit(run)"]
     compilations.clear()
     for epochs, rate in ((3, 0.02), (301, cosine(0.1, epochs=9))):
-        network = Network((3, 4, 2), hidden="elu", loss="squared_error")
+        network = Network((3, 4, 2), activation="elu", loss="squared_error")
         train(network, trained, X, y, optimizer=momentum(rate), epochs=epochs, **batches)
     # Observed epochs are the same ones.
     train(network, trained, X, y, optimizer=momentum(0.2), epochs=3, callback=lambda *_: None, **batches)
@@ -308,7 +308,7 @@ def test_a_training_like_another_compiles_nothing(batches, compilations, request
 
 def test_a_first_training_compiles_one_function(compilations, request):
     jax = need("jax", request)
-    network, _, X, y = problem(n_samples=31, hidden="silu")
+    network, _, X, y = problem(n_samples=31, activation="silu")
     X, y, sample_weight = on(jax, (X, y, np.ones(31)))
     compilations.clear()
     params = network.init(0, like=X)
@@ -324,7 +324,7 @@ def test_what_cannot_be_compiled_runs_all_the_same(request):
         return a, a
 
     branching = Activation(forward, lambda xp, delta, a: delta * (1.0 - a * a))
-    network, params, X, y = problem(hidden=branching)
+    network, params, X, y = problem(activation=branching)
     settings = {"optimizer": gradient_descent(0.1), "epochs": 5}
     expected, history = train(network, params, X, y, **settings)
     trained, trained_history = train(network, on(jax, params), *on(jax, (X, y)), **settings)
@@ -335,7 +335,7 @@ def test_what_cannot_be_compiled_runs_all_the_same(request):
 def test_what_is_wrong_says_so(request):
     jax = need("jax", request)
     wrong = Activation(lambda xp, z: (xp.no_such_function(z), z), lambda xp, delta, kept: delta)
-    network, params, X, y = problem(hidden=wrong)
+    network, params, X, y = problem(activation=wrong)
     with pytest.raises(TrainingError, match=r"epoch 1 \(AttributeError: .*no_such_function"):
         train(network, on(jax, params), *on(jax, (X, y)), optimizer=adam(), epochs=3)
 
@@ -367,10 +367,10 @@ SINGLE_PRECISION = """
 import numpy as np, jax
 from mlp_xp import Network, adam, train
 from mlp_xp.datasets import planar
-from mlp_xp.engines.eager import EagerEngine
+from mlp_xp._engines.eager import EagerEngine
 data = planar()
 X, y = data.X.astype("float32"), data.y[:, None].astype("float32")
-network = Network((2, 5, 1), hidden="tanh", loss="binary_cross_entropy")
+network = Network((2, 5, 1), activation="tanh", loss="binary_cross_entropy")
 params = network.init(0, like=X)
 settings = {"optimizer": adam(0.01), "epochs": 20, "batch_size": 150, "seed": 0}
 expected, history = train(network, params, X, y, **settings)

@@ -16,7 +16,7 @@ from conftest import assert_close, may_run_call_by_call, need
 
 import mlp_xp
 from mlp_xp import Activation, DivergenceError, TrainingError, TrainingInterruptedWarning, elu, leaky_relu
-from mlp_xp.arrays import placement, to_host
+from mlp_xp._arrays import placement, to_host
 from mlp_xp.backends import BackendUnavailableError, backend
 
 pytest.importorskip("sklearn", minversion="1.9")
@@ -279,7 +279,7 @@ import numpy as np
 from conftest import LIBRARIES
 from sklearn import config_context, metrics
 from mlp_xp import MLPClassifier, MLPRegressor
-from mlp_xp.arrays import to_host
+from mlp_xp._arrays import to_host
 
 X = np.random.RandomState(0).standard_normal((40, 4))
 labels = (X[:, 0] > X[:, 1]).astype(np.int64)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mlp_xp.files import NewFolder, replacing
-from mlp_xp.interrupts import holding_interrupts
+from mlp_xp._interrupts import holding_interrupts
+from mlp_xp.files._folders import NewFolder, replacing
 
 
 def folder(path, overwrite=False):

@@ -5,8 +5,8 @@ import pytest
 from conftest import assert_close, need
 
 from mlp_xp import Network, glorot_uniform, normal, to_host
-from mlp_xp.initializers import INITIALIZERS
-from mlp_xp.parameters import flatten
+from mlp_xp._initializers import INITIALIZERS
+from mlp_xp._parameters import flatten
 
 FAN_IN, FAN_OUT = 400, 25
 
@@ -101,7 +101,7 @@ def test_glorot_uniform_draws_scikit_learns_own_numbers(hidden, seed, activation
         np.testing.assert_array_equal(layer.bias, intercepts, strict=True)
 
 
-NETWORK = Network((3, 4, 2), hidden="tanh", loss="squared_error")
+NETWORK = Network((3, 4, 2), activation="tanh", loss="squared_error")
 BOTH = {"weight": "glorot_uniform", "bias": "he_normal"}
 
 

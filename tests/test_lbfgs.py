@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from conftest import assert_close
 
-import mlp_xp.arrays as arrays_module
+import mlp_xp._arrays as arrays_module
 from mlp_xp import DivergenceError, Network, TrainingError, TrainingInterruptedWarning, to_host
+from mlp_xp._parameters import flatten, unflatten_like
+from mlp_xp._samples import Samples
+from mlp_xp._training.lbfgs import minimise
 from mlp_xp.datasets import planar
-from mlp_xp.lbfgs import minimise
-from mlp_xp.parameters import flatten, unflatten_like
-from mlp_xp.samples import Samples
 
 optimize = pytest.importorskip("scipy.optimize")
 
@@ -17,7 +17,7 @@ DATA = planar()
 X, Y = DATA.X[::4], DATA.y[::4, None].astype(float)
 WEIGHT = np.random.RandomState(0).rand(100)
 WEIGHT[40:60] = 0.0
-NETWORK = Network((2, 4, 1), hidden="tanh", loss="binary_cross_entropy", alpha=0.1)
+NETWORK = Network((2, 4, 1), activation="tanh", loss="binary_cross_entropy", alpha=0.1)
 START = NETWORK.init(1, like=X)
 LIMITS = {"max_iter": 25, "max_fun": 1000, "tol": 1e-8}
 

@@ -7,7 +7,7 @@ import pytest
 from conftest import assert_close
 
 from mlp_xp import to_host
-from mlp_xp.losses import LOSSES, resolve_loss
+from mlp_xp._losses import LOSSES, resolve_loss
 
 EXTREME = np.array([-1e4, -100.0, -17.0, -1.0, 0.0, 1.0, 17.0, 100.0, 1e4])
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from conftest import assert_close
 
-from mlp_xp.losses import LOSSES
-from mlp_xp.metrics import METRICS, resolve_metrics
+from mlp_xp._losses import LOSSES
+from mlp_xp._training.metrics import METRICS, resolve_metrics
 
 WEIGHTS = np.random.RandomState(0).randint(4, size=40).astype(float)
 

@@ -14,6 +14,7 @@ import sys
 import tracemalloc
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 from hashlib import sha256
 
 import numpy as np
@@ -40,10 +41,10 @@ from mlp_xp import (
     save_model,
     to_host,
 )
-from mlp_xp.activations import ACTIVATIONS
-from mlp_xp.arrays import placement
+from mlp_xp._activations import ACTIVATIONS
+from mlp_xp._arrays import placement
+from mlp_xp._losses import LOSSES, Loss
 from mlp_xp.backends import BackendUnavailableError
-from mlp_xp.losses import LOSSES, Loss
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -84,7 +85,7 @@ def everything(model):
 
 
 def small_network(dtype="float64", xp_array=None, **settings):
-    settings = {"hidden": "tanh", "loss": "squared_error"} | settings
+    settings = {"activation": "tanh", "loss": "squared_error"} | settings
     network = Network((3, 4, 2), **settings)
     return network, network.init(seed=0, like=(xp_array or np.array)(X.astype(dtype).tolist(), dtype))
 
@@ -313,8 +314,8 @@ def test_a_backend_that_may_not_be_there_is_forgotten(name, path, request):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"hidden": [leaky_relu(0.2)], "loss": LOSSES["poisson"]},
-        {"hidden": ACTIVATIONS["tanh"], "loss": "binary_cross_entropy", "alpha": 5e-324},
+        {"activation": [leaky_relu(0.2)], "loss": LOSSES["poisson"]},
+        {"activation": ACTIVATIONS["tanh"], "loss": "binary_cross_entropy", "alpha": 5e-324},
     ],
 )
 def test_a_network_of_any_built_in_parts_comes_back_equal(settings, path):
@@ -400,9 +401,13 @@ NEVER = {
         TypeError,
         r"`activation\[1\]` must be a built-in",
     ),
-    "mixed": (lambda: small_network(hidden=LIKE_LEAKY), TypeError, "`hidden` must be a built-in Activation"),
+    "mixed": (
+        lambda: small_network(activation=LIKE_LEAKY),
+        TypeError,
+        "`activation` must be a built-in Activation",
+    ),
     "loss": (
-        lambda: small_network(loss=LOSSES["poisson"]._replace(link=own_forward)),
+        lambda: small_network(loss=replace(LOSSES["poisson"], link=own_forward)),
         TypeError,
         "`loss` must be a built-in Loss .*poisson.*pickle",
     ),
@@ -425,7 +430,7 @@ NEVER = {
     "network": (
         lambda: small_network()[0],
         TypeError,
-        r"tuple \(network, params\), got mlp_xp.network.Network",
+        r"tuple \(network, params\), got mlp_xp._network.Network",
     ),
     "list": (lambda: list(small_network()), TypeError, "got builtins.list"),
     "params": (
@@ -822,7 +827,7 @@ def test_loading_takes_little_more_memory_than_the_model(path):
 
 def originals():
     drawn = like(A_CLASSIFIER, random_state=np.random.RandomState(0), class_weight={0: 1.0, 1: 2.0, 2: 0.5})
-    yield small_network("float32", hidden=[leaky_relu(0.2)])
+    yield small_network("float32", activation=[leaky_relu(0.2)])
     yield drawn.fit(X, CLASSES)
     yield from map(fitted, ("names", "sparse labels", "outputs", "f1"))
 

@@ -10,10 +10,10 @@ from test_activations import IN_TORCH
 from test_losses import targets, torch_losses
 
 from mlp_xp import Activation, Layer, Loss, Network, leaky_relu, to_host
-from mlp_xp import arrays as arrays_module
-from mlp_xp.activations import ACTIVATIONS
-from mlp_xp.losses import LOSSES
-from mlp_xp.parameters import flatten, unflatten_like
+from mlp_xp import _arrays as arrays_module
+from mlp_xp._activations import ACTIVATIONS
+from mlp_xp._losses import LOSSES
+from mlp_xp._parameters import flatten, unflatten_like
 
 SIZES = (4, 5, 3, 2)
 N_SAMPLES = 12
@@ -37,10 +37,10 @@ HIDDEN = {
 }
 
 
-def problem(hidden, loss, alpha=0.0, sizes=SIZES, seed=0):
+def problem(activation, loss, alpha=0.0, sizes=SIZES, seed=0):
     """A network with parameters and data whose pre-activations stay away from kinks."""
     random = np.random.RandomState(seed)
-    network = Network(sizes, hidden=hidden, loss=loss, alpha=alpha)
+    network = Network(sizes, activation=activation, loss=loss, alpha=alpha)
     X = random.standard_normal((N_SAMPLES, sizes[0]))
     params = network.init(seed, like=X, weight="glorot_uniform", bias="normal")
     y = targets(loss, (N_SAMPLES, sizes[-1]))
@@ -65,11 +65,11 @@ def central_differences(function, params, step=1e-6):
 
 
 @pytest.mark.parametrize(
-    ("hidden", "loss", "weighted", "alpha"),
+    ("activation", "loss", "weighted", "alpha"),
     list(product(HIDDEN, LOSSES, [False, True], [0.0, 0.7])),
 )
-def test_gradients_by_central_differences(hidden, loss, weighted, alpha):
-    network, params, X, y, weight = problem(HIDDEN[hidden], loss, alpha)
+def test_gradients_by_central_differences(activation, loss, weighted, alpha):
+    network, params, X, y, weight = problem(HIDDEN[activation], loss, alpha)
     sample_weight = weight if weighted else None
     _, gradients = network.loss_and_gradients(params, X, y, sample_weight)
     expected = central_differences(
@@ -82,11 +82,11 @@ def test_gradients_by_central_differences(hidden, loss, weighted, alpha):
     assert np.max(np.abs(ours - theirs)) < 1e-6 * np.max(np.abs(theirs))
 
 
-def torch_objective(network, hidden, loss, layers, X, y, sample_weight):
+def torch_objective(network, activation, loss, layers, X, y, sample_weight):
     """The objective by PyTorch's own functions, from the definition."""
     import torch
 
-    names = hidden if isinstance(hidden, tuple) else (hidden,) * (len(layers) - 1)
+    names = activation if isinstance(activation, tuple) else (activation,) * (len(layers) - 1)
     a = X
     for (weight, bias), name in zip(layers[:-1], names, strict=True):
         a = IN_TORCH[name](torch.nn.functional, torch.nn.functional.linear(a, weight.T, bias))
@@ -98,16 +98,16 @@ def torch_objective(network, hidden, loss, layers, X, y, sample_weight):
 
 
 @pytest.mark.parametrize(
-    ("hidden", "loss", "weighted"),
+    ("activation", "loss", "weighted"),
     list(product([*ACTIVATIONS, ("tanh", "relu")], LOSSES, [False, True])),
 )
-def test_loss_and_gradients_by_torch_autodiff(hidden, loss, weighted):
+def test_loss_and_gradients_by_torch_autodiff(activation, loss, weighted):
     torch = pytest.importorskip("torch")
-    network, params, X, y, weight = problem(hidden, loss, alpha=0.3)
+    network, params, X, y, weight = problem(activation, loss, alpha=0.3)
     sample_weight = weight if weighted else None
     leaves = [torch.tensor(array, requires_grad=True) for array in flatten(params)]
     tensors = [None if part is None else torch.tensor(part) for part in (X, y, sample_weight)]
-    expected = torch_objective(network, hidden, loss, list(zip(leaves[::2], leaves[1::2])), *tensors)
+    expected = torch_objective(network, activation, loss, list(zip(leaves[::2], leaves[1::2])), *tensors)
     expected_gradients = torch.autograd.grad(expected, leaves)
     value, gradients = network.loss_and_gradients(params, X, y, sample_weight)
     np.testing.assert_allclose(float(value), float(expected.detach()), rtol=1e-12)
@@ -116,10 +116,10 @@ def test_loss_and_gradients_by_torch_autodiff(hidden, loss, weighted):
         np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-10, atol=1e-10 * scale)
 
 
-@pytest.mark.parametrize("hidden", HIDDEN)
-def test_gradients_by_jax_autodiff_of_the_forward_pass(hidden, request):
+@pytest.mark.parametrize("activation", HIDDEN)
+def test_gradients_by_jax_autodiff_of_the_forward_pass(activation, request):
     jax = need("jax", request)
-    problems = {loss: problem(HIDDEN[hidden], loss, alpha=0.3) for loss in LOSSES}
+    problems = {loss: problem(HIDDEN[activation], loss, alpha=0.3) for loss in LOSSES}
     networks = {loss: network for loss, (network, *_) in problems.items()}
     data = {loss: jax.tree.map(jax.numpy.asarray, tuple(rest)) for loss, (_, *rest) in problems.items()}
 
@@ -163,7 +163,7 @@ def test_objective_is_scikit_learns():
     peer = network_module.MLPClassifier((6,), alpha=0.4, random_state=0, max_iter=2, solver="lbfgs")
     with pytest.warns(match="lbfgs failed to converge"):
         peer.fit(X, y, sample_weight=weight)
-    network = Network((4, 6, 3), hidden="relu", loss="categorical_cross_entropy", alpha=0.4)
+    network = Network((4, 6, 3), activation="relu", loss="categorical_cross_entropy", alpha=0.4)
     params = tuple(map(Layer, peer.coefs_, peer.intercepts_))
     loss, _ = network.loss_and_gradients(params, X, np.eye(3)[y], weight)
     assert float(loss) == pytest.approx(peer.loss_, rel=1e-12)
@@ -245,16 +245,16 @@ def test_a_batch_without_weight_counts_for_nothing():
 
 
 def test_network_is_frozen_hashable_and_picklable():
-    parametrised = Network((3, 4, 2), hidden=leaky_relu(0.2), loss="poisson")
+    parametrised = Network((3, 4, 2), activation=leaky_relu(0.2), loss="poisson")
     assert pickle.loads(pickle.dumps(parametrised)) == parametrised
-    network = Network([3, 4, 2], hidden=["tanh"], loss="poisson", alpha=0.1)
-    same = Network((3, 4, 2), hidden=("tanh",), loss="poisson", alpha=0.1)
+    network = Network([3, 4, 2], activation=["tanh"], loss="poisson", alpha=0.1)
+    same = Network((3, 4, 2), activation=("tanh",), loss="poisson", alpha=0.1)
     assert network == same
     assert hash(network) == hash(same)
-    assert network != Network((3, 4, 2), hidden=("relu",), loss="poisson", alpha=0.1)
+    assert network != Network((3, 4, 2), activation=("relu",), loss="poisson", alpha=0.1)
     assert pickle.loads(pickle.dumps(network)) == network
     assert repr(network) == (
-        "Network(layer_sizes=(3, 4, 2), hidden=('tanh',), loss='poisson', alpha=0.1, "
+        "Network(layer_sizes=(3, 4, 2), activation=('tanh',), loss='poisson', alpha=0.1, "
         "matmul_precision='highest')"
     )
     with pytest.raises(AttributeError, match="cannot assign"):
@@ -269,13 +269,13 @@ def test_network_is_frozen_hashable_and_picklable():
         ({"layer_sizes": (3, 2.5, 1)}, r"`layer_sizes\[1\]` must be an integer >= 1, got 2.5"),
         ({"layer_sizes": 3}, "`layer_sizes` must be a sequence of integers, got 3"),
         ({"layer_sizes": "31"}, "`layer_sizes` must be a sequence of integers"),
-        ({"hidden": "sigmoid"}, "`hidden` must be one of .*'logistic'"),
-        ({"hidden": ("relu", "relu")}, "one for each of the 1 hidden layers, got 2"),
-        ({"hidden": (3,)}, "`hidden` must be one of .*, got 3"),
+        ({"activation": "sigmoid"}, "`activation` must be one of .*'logistic'"),
+        ({"activation": ("relu", "relu")}, "one for each of the 1 hidden layers, got 2"),
+        ({"activation": (3,)}, "`activation` must be one of .*, got 3"),
         ({"loss": "mse"}, "`loss` must be one of .*'squared_error'"),
         ({"alpha": -1.0}, "`alpha` must be a finite number and >= 0, got -1.0"),
         ({"alpha": float("nan")}, "`alpha` must be a finite number"),
-        ({"layer_sizes": (3, 1), "hidden": "sigmoid"}, "`hidden` must be one of"),
+        ({"layer_sizes": (3, 1), "activation": "sigmoid"}, "`activation` must be one of"),
     ],
 )
 def test_bad_networks(arguments, message):

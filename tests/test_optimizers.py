@@ -7,8 +7,8 @@ import pytest
 from conftest import assert_close, need
 
 from mlp_xp import Layer, adam, decoupled_weight_decay, gradient_descent, momentum, step_decay, to_host
-from mlp_xp.parameters import copy_tree, flatten
-from mlp_xp.schedules import rates
+from mlp_xp._parameters import copy_tree, flatten
+from mlp_xp._schedules import rates
 
 N_STEPS = 9
 SHAPES = [(3, 4), (4,), (4, 2), (2,)]

@@ -5,8 +5,8 @@ import pytest
 from conftest import assert_close, need
 
 from mlp_xp import Layer, to_host
-from mlp_xp.optimizers import AdamState
-from mlp_xp.parameters import all_finite, copy_tree, flatten, unflatten_like
+from mlp_xp._optimizers import AdamState
+from mlp_xp._parameters import all_finite, copy_tree, flatten, unflatten_like
 
 VALUES = [
     ([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], [7.0, 8.0, 9.0]),

@@ -8,11 +8,11 @@ import mlp_xp
 pl = pytest.importorskip("polars")
 metrics = pytest.importorskip("sklearn.metrics")
 dummy = pytest.importorskip("sklearn.dummy")
-pipelines = pytest.importorskip("mlp_xp.pipelines")
-DataError = pytest.importorskip("mlp_xp.tables").DataError
+pipelines = pytest.importorskip("mlp_xp.tables._pipelines")
+DataError = pytest.importorskip("mlp_xp.tables._reading").DataError
 
 Part, hold_out, prepare, score = pipelines.Part, pipelines.hold_out, pipelines.prepare, pipelines.score
-columns = pytest.importorskip("mlp_xp.columns")
+columns = pytest.importorskip("mlp_xp.tables._columns")
 
 FRAME = pl.DataFrame({"size": [1.0, None, 3.0, 8.0], "kind": ["b", "a", None, "a"]})
 KINDS = columns.find_columns(FRAME)

@@ -91,7 +91,7 @@ def trained(n_outputs):
     data = xor()
     loss = "binary_cross_entropy" if n_outputs == 1 else "categorical_cross_entropy"
     y = data.y[:, None] if n_outputs == 1 else one_hot(data.y, n_outputs)
-    network = Network((2, 4, n_outputs), hidden="tanh", loss=loss)
+    network = Network((2, 4, n_outputs), activation="tanh", loss=loss)
     params = network.init(1, like=data.X)
     params, _ = train(network, params, data.X, y, optimizer=adam(0.1), epochs=60)
     return network, params, y
@@ -578,7 +578,7 @@ def test_lines_are_as_wide_as_weights_are_large(library, ax):
         Layer(library.array(weight), library.array([1.0, -1.0, 0.0])),
         Layer(library.array([[4.0], [-1.0], [2.0]]), library.array([0.5])),
     )
-    network = Network((2, 3, 1), hidden="tanh", loss="binary_cross_entropy")
+    network = Network((2, 3, 1), activation="tanh", loss="binary_cross_entropy")
     plot_network((network, params), ax=ax, feature_names=["a", "b"], class_names=["no", "yes"])
     for index, layer in enumerate(params, 1):
         segments, widths, solid, colours = lines_into(ax, index)
@@ -608,7 +608,7 @@ def test_an_estimator_and_its_network_look_the_same(ax):
     plot_network(make_pipeline(model), ax=ax)
     assert written(ax)[:4] == ["\n2 inputs", "tanh\n6 units", "leaky_relu\n3 units", "softmax\n3 outputs"]
     assert written(ax)[4:] == ["length", "width", "above", "below", "right"]
-    network = Network((2, 6, 3, 3), hidden=("tanh", leaky_relu(0.2)), loss="categorical_cross_entropy")
+    network = Network((2, 6, 3, 3), activation=("tanh", leaky_relu(0.2)), loss="categorical_cross_entropy")
     params = tuple(Layer(*layer) for layer in zip(model.coefs_, model.intercepts_))
     other = plot_network((network, params), ax=Figure().subplots())
     assert written(other) == written(ax)[:4]
@@ -639,7 +639,7 @@ def _softsign_forward(xp, z):
 
 
 def test_activations_of_ones_own_have_the_name_of_their_function(ax):
-    network = Network((1, 1, 1), hidden=Activation(_softsign_forward, _softsign_forward), loss="poisson")
+    network = Network((1, 1, 1), activation=Activation(_softsign_forward, _softsign_forward), loss="poisson")
     plot_network((network, network.init(0, like=DATA.X)), ax=ax)
     assert written(ax)[1:] == ["softsign\n1 unit", "exp\n1 output"]
 

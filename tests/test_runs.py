@@ -13,10 +13,10 @@ from mlp_xp import load_model
 pl = pytest.importorskip("polars")
 skops = pytest.importorskip("skops.io")
 pytest.importorskip("safetensors")
-runs = pytest.importorskip("mlp_xp.runs")
-cli = pytest.importorskip("mlp_xp.cli")
+runs = pytest.importorskip("mlp_xp.tables._runs")
+cli = pytest.importorskip("mlp_xp._cli")
 
-DataError = pytest.importorskip("mlp_xp.tables").DataError
+DataError = pytest.importorskip("mlp_xp.tables._reading").DataError
 
 load_run = runs.load_run
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from conftest import assert_close
 
-import mlp_xp.arrays as arrays_module
+import mlp_xp._arrays as arrays_module
 from mlp_xp import to_host
-from mlp_xp.arrays import placement
-from mlp_xp.samples import Samples
+from mlp_xp._arrays import placement
+from mlp_xp._samples import Samples
 
 N, WIDTH = 23, 4
 RANDOM = np.random.RandomState(0)

@@ -7,7 +7,7 @@ import pytest
 from conftest import need
 
 from mlp_xp import adam, cosine, gradient_descent, inverse_scaling, momentum, step_decay
-from mlp_xp.schedules import rates
+from mlp_xp._schedules import rates
 
 
 def torch_rates(torch, make_scheduler, learning_rate, n_epochs):

@@ -12,7 +12,7 @@ import pytest
 pl = pytest.importorskip("polars")
 pytest.importorskip("polars.testing")
 
-tables = pytest.importorskip("mlp_xp.tables")
+tables = pytest.importorskip("mlp_xp.tables._reading")
 datasets = pytest.importorskip("mlp_xp.datasets")
 DataError, read_frame, write_frame = tables.DataError, tables.read_frame, tables.write_frame
 

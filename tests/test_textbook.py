@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlp_xp import Layer, Network, gradient_descent, normal, to_host, train
-from mlp_xp.activations import ACTIVATIONS
+from mlp_xp._activations import ACTIVATIONS
 from mlp_xp.datasets import load, planar, xor
 
 
@@ -15,7 +15,7 @@ def xor_start():
     return (Layer(weight_1, bias_1), Layer(weight_2, bias_2))
 
 
-XOR_NETWORK = Network((2, 2, 1), hidden="logistic", loss="binary_cross_entropy")
+XOR_NETWORK = Network((2, 2, 1), activation="logistic", loss="binary_cross_entropy")
 
 
 def test_xor_forward_pass_of_one_sample():
@@ -58,7 +58,7 @@ def planar_start(n_hidden):
 )
 def test_planar(n_hidden, rate, updates, loss, accuracy):
     data = planar()
-    network = Network((2, n_hidden, 1), hidden="tanh", loss="binary_cross_entropy")
+    network = Network((2, n_hidden, 1), activation="tanh", loss="binary_cross_entropy")
     params, history = train(
         network,
         planar_start(n_hidden),
@@ -75,7 +75,7 @@ def test_planar(n_hidden, rate, updates, loss, accuracy):
 @pytest.mark.parametrize("n_hidden", [1, 2])
 def test_planar_needs_three_units(n_hidden):
     data = planar()
-    network = Network((2, n_hidden, 1), hidden="tanh", loss="binary_cross_entropy")
+    network = Network((2, n_hidden, 1), activation="tanh", loss="binary_cross_entropy")
     params, _ = train(
         network, planar_start(n_hidden), data.X, data.y[:, None], optimizer=gradient_descent(1.2), epochs=5000
     )
@@ -113,7 +113,7 @@ def test_breast_cancer_within_a_point():
 def test_zero_weights_keep_hidden_units_the_same():
     data = planar()
     y = data.y[:, None]
-    network = Network((2, 5, 1), hidden="tanh", loss="binary_cross_entropy")
+    network = Network((2, 5, 1), activation="tanh", loss="binary_cross_entropy")
     start = network.init(like=data.X, weight="zeros", bias="zeros")
     params, history = train(network, start, data.X, y, optimizer=gradient_descent(1.2), epochs=300)
     weight = params[0].weight

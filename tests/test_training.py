@@ -25,16 +25,16 @@ from mlp_xp import (
     to_host,
     train,
 )
-from mlp_xp.arrays import is_on_cuda
+from mlp_xp._arrays import is_on_cuda
+from mlp_xp._parameters import flatten, unflatten_like
+from mlp_xp._training.loop import continue_training, start_training
+from mlp_xp._training.metrics import Metric
 from mlp_xp.datasets import planar
-from mlp_xp.metrics import Metric
-from mlp_xp.parameters import flatten, unflatten_like
-from mlp_xp.training import continue_training, start_training
 
 
 def planar_problem(n_hidden=4, **network):
     data = planar()
-    network = Network((2, n_hidden, 1), **{"hidden": "tanh", "loss": "binary_cross_entropy", **network})
+    network = Network((2, n_hidden, 1), **{"activation": "tanh", "loss": "binary_cross_entropy", **network})
     return network, network.init(seed=3, like=data.X), data.X, data.y[:, None].astype(float)
 
 
@@ -42,7 +42,7 @@ def small_problem(n_samples=10, n_outputs=2, seed=0):
     random = np.random.RandomState(seed)
     X = random.standard_normal((n_samples, 3))
     y = X[:, :n_outputs] + 0.1 * random.standard_normal((n_samples, n_outputs))
-    network = Network((3, 4, n_outputs), hidden="tanh", loss="squared_error")
+    network = Network((3, 4, n_outputs), activation="tanh", loss="squared_error")
     return network, network.init(0, like=X), X, y
 
 
@@ -78,7 +78,7 @@ def test_adam_on_planar_is_the_same_in_every_namespace(library):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_everything_at_once_in_every_namespace(dtype, library):
-    network, _, X, y = planar_problem(hidden="leaky_relu", alpha=0.01)
+    network, _, X, y = planar_problem(activation="leaky_relu", alpha=0.01)
     weight = np.linspace(0.5, 2.0, len(X))
     here = [library.array(part, dtype) for part in (X, y, weight)]
     settings = {
@@ -185,7 +185,7 @@ def test_batches_against_scikit_learn():
     )
     with pytest.warns(match="Maximum iterations"):
         peer.fit(X, y.ravel())
-    network = Network((3, 4, 1), hidden="tanh", loss="squared_error", alpha=0.1)
+    network = Network((3, 4, 1), activation="tanh", loss="squared_error", alpha=0.1)
     random = np.random.RandomState(2)
     start = network.init(random, like=X, weight="glorot_uniform", bias="glorot_uniform")
     params, history = train(network, start, X, y, optimizer=adam(), epochs=7, batch_size=16, seed=random)
@@ -331,7 +331,7 @@ def test_metrics_are_those_of_the_parameters_after_the_epoch():
 
 def test_validation_loss_leaves_the_penalty_out():
     network, params, X, y = small_problem()
-    penalised = Network((3, 4, 2), hidden="tanh", loss="squared_error", alpha=5.0)
+    penalised = Network((3, 4, 2), activation="tanh", loss="squared_error", alpha=5.0)
     trained, history = train(
         penalised, params, X, y, optimizer=gradient_descent(0.01), epochs=2, validation_data=(X, y)
     )
@@ -619,11 +619,11 @@ def interrupting(n_calls):
 def test_an_interrupt_returns_what_was_trained(library):
     _, _, X, y = small_problem()
     X, y = library.array(X), library.array(y)
-    network = Network((3, 4, 2), hidden=interrupting(101), loss="squared_error")
+    network = Network((3, 4, 2), activation=interrupting(101), loss="squared_error")
     start = network.init(0, like=X)
     with pytest.warns(UserWarning, match="interrupted after 100 epochs"):
         trained, history = train(network, start, X, y, optimizer=adam(), epochs=10_000)
-    twin = Network((3, 4, 2), hidden="tanh", loss="squared_error")
+    twin = Network((3, 4, 2), activation="tanh", loss="squared_error")
     expected, expected_history = train(twin, start, X, y, optimizer=adam(), epochs=100)
     np.testing.assert_allclose(history["loss"], expected_history["loss"], rtol=1e-13)
     assert_same(trained, expected, rtol=1e-12)
@@ -631,13 +631,13 @@ def test_an_interrupt_returns_what_was_trained(library):
 
 def test_an_interrupt_within_an_epoch_keeps_its_steps():
     _, _, X, y = small_problem(n_samples=100)
-    network = Network((3, 4, 2), hidden=interrupting(26), loss="squared_error")
+    network = Network((3, 4, 2), activation=interrupting(26), loss="squared_error")
     start = network.init(0, like=X)
     with pytest.warns(UserWarning, match="interrupted after 2 epochs"):
         trained, history = train(
             network, start, X, y, optimizer=gradient_descent(0.1), epochs=9, batch_size=10, shuffle=False
         )
-    twin = Network((3, 4, 2), hidden="tanh", loss="squared_error")
+    twin = Network((3, 4, 2), activation="tanh", loss="squared_error")
     two, _ = train(twin, start, X, y, optimizer=gradient_descent(0.1), epochs=2, batch_size=10, shuffle=False)
     rest, _ = train(
         twin, two, X[:50], y[:50], optimizer=gradient_descent(0.1), epochs=1, batch_size=10, shuffle=False
@@ -648,11 +648,11 @@ def test_an_interrupt_within_an_epoch_keeps_its_steps():
 
 def test_an_interrupt_where_warnings_are_errors_loses_nothing():
     _, _, X, y = small_problem()
-    network = Network((3, 4, 2), hidden=interrupting(8), loss="squared_error")
+    network = Network((3, 4, 2), activation=interrupting(8), loss="squared_error")
     start = network.init(0, like=X)
     with pytest.raises(TrainingError, match="interrupted after 7 epochs") as caught:
         train(network, start, X, y, optimizer=adam(), epochs=50)
-    twin = Network((3, 4, 2), hidden="tanh", loss="squared_error")
+    twin = Network((3, 4, 2), activation="tanh", loss="squared_error")
     expected, expected_history = train(twin, start, X, y, optimizer=adam(), epochs=7)
     assert_same(caught.value.params, expected, rtol=1e-12)
     assert caught.value.history["loss"] == pytest.approx(expected_history["loss"])

@@ -56,7 +56,7 @@ def from_estimator(
 def _settings(workload: Workload) -> dict[str, Any]:
     return {
         "hidden_layer_sizes": workload.sizes[1:-1],
-        "activation": workload.hidden,
+        "activation": workload.activation,
         "solver": workload.solver,
         "alpha": 0.0,
         "batch_size": min(workload.batch, 2) if workload.predicts else workload.batch,

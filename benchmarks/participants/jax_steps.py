@@ -19,7 +19,7 @@ _ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "logistic": jax.nn.sigmoi
 def prepare(task: Task) -> Prepared:
     """Prepare all epochs by a jitted step, or all predictions."""
     workload, start = task.workload, task.start
-    logits = partial(_logits, _ACTIVATIONS[workload.hidden])
+    logits = partial(_logits, _ACTIVATIONS[workload.activation])
     initial = [(jnp.asarray(weight), jnp.asarray(bias)) for weight, bias in start.layers]
     if workload.predicts:
         return Prepared(_predictor(task, logits, initial), np.asarray)
@@ -61,7 +61,7 @@ def prepare_scanned(task: Task) -> Prepared:
     workload, start = task.workload, task.start
     if workload.predicts:
         return prepare(task)
-    step = _make_step(workload, partial(_logits, _ACTIVATIONS[workload.hidden]))
+    step = _make_step(workload, partial(_logits, _ACTIVATIONS[workload.activation]))
     initial = [(jnp.asarray(weight), jnp.asarray(bias)) for weight, bias in start.layers]
     X, y = jnp.asarray(task.data.X), jnp.asarray(task.data.y)
     all_epochs = jax.jit(partial(_all_epochs, step, workload.epochs), donate_argnums=0)

@@ -54,7 +54,7 @@ def _train(task: Task, array: Any, finish: Any) -> Prepared:
     workload, start = task.workload, task.start
     network = Network(
         workload.sizes,
-        hidden=workload.hidden,
+        activation=workload.activation,
         loss=_loss(workload),
         matmul_precision=workload.matmul_precision,
     )

@@ -249,7 +249,7 @@ def _optimizer(workload: Workload, model: Any, *, capturable: bool = False) -> A
 def _network(workload: Workload) -> Any:
     modules: list[Any] = []
     for n_in, n_out in zip(workload.sizes, workload.sizes[1:]):
-        modules += [nn.Linear(n_in, n_out), _ACTIVATIONS[workload.hidden]()]
+        modules += [nn.Linear(n_in, n_out), _ACTIVATIONS[workload.activation]()]
     return nn.Sequential(*modules[:-1])
 
 

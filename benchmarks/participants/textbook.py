@@ -39,7 +39,7 @@ def prepare_with(xp: Any, task: Task, wait: Callable[[], None], to_host: Callabl
 
         def predict_all() -> HostArray:
             for _ in range(workload.calls):
-                probability, _ = forward(xp, X, fixed, workload.hidden)
+                probability, _ = forward(xp, X, fixed, workload.activation)
                 wait()
             return probability
 
@@ -76,9 +76,9 @@ def train(
         cost = 0.0
         for some in workload.batches:
             batch_X, batch_Y = shuffled_X[:, some], shuffled_Y[:, some]
-            output, caches = forward(xp, batch_X, parameters, workload.hidden)
+            output, caches = forward(xp, batch_X, parameters, workload.activation)
             cost += compute_cost(xp, output, batch_Y) * batch_X.shape[1] / m
-            gradients = backward(xp, output, batch_Y, caches, parameters, workload.hidden)
+            gradients = backward(xp, output, batch_Y, caches, parameters, workload.activation)
             if workload.solver == "adam":
                 parameters = update_with_adam(xp, parameters, gradients, state, workload)
             else:

@@ -5,9 +5,9 @@ told by markers or line styles as well, for print in black and white.
 """
 
 try:
-    from mlp_xp.plotting.decision_boundary import plot_decision_boundary
-    from mlp_xp.plotting.learning_curve import plot_learning_curve
-    from mlp_xp.plotting.network_diagram import plot_network
+    from mlp_xp.plotting._decision_boundary import plot_decision_boundary
+    from mlp_xp.plotting._learning_curve import plot_learning_curve
+    from mlp_xp.plotting._network_diagram import plot_network
 except ModuleNotFoundError as error:
     raise ImportError(f"mlp_xp.plotting needs matplotlib ({error}): pip install 'mlp_xp[plot]'") from None
 

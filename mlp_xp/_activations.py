@@ -1,0 +1,251 @@
+"""Activation functions of hidden layers: one forward/backward pair each, in one table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from mlp_xp._arrays import Array, Namespace
+from mlp_xp._functions import HashablePartial, PickledAsCall, made_by
+from mlp_xp._validation import check_real, lookup
+
+Kept: TypeAlias = Any
+"""What a forward pass keeps for its backward pass: an array or a tuple of arrays."""
+
+
+@dataclass(frozen=True)
+class Activation(PickledAsCall):
+    """An activation function and its derivative, elementwise on ``(n_samples, n_units)``.
+
+    Attributes
+    ----------
+    forward : callable ``(xp, z) -> (activation, kept)``
+        The activation of the pre-activation `z`, and whatever `backward` needs.
+    backward : callable ``(xp, delta, kept) -> dJ/dz``
+        The loss's derivative by `z`, where `delta` is its derivative by the activation.
+
+    Notes
+    -----
+    Both use functions of the namespace `xp` alone and change nothing they are given. Any pair of
+    module-level functions makes an activation; a network that uses one stays hashable and picklable.
+    They are compiled, with JAX and with NumPy, and kept for the next training: what they return must
+    depend on nothing that changes but what they are given. Those that look at values are not compiled.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlp_xp import Activation, Network
+    >>> def softsign_forward(xp, z):
+    ...     scale = 1.0 / (1.0 + xp.abs(z))
+    ...     return z * scale, scale
+    >>> def softsign_backward(xp, delta, scale):
+    ...     return delta * scale * scale
+    >>> softsign = Activation(softsign_forward, softsign_backward)
+    >>> Network((2, 3, 1), activation=softsign, loss="squared_error").layer_sizes
+    (2, 3, 1)
+    """
+
+    forward: Callable[[Namespace, Array], tuple[Array, Kept]]
+    backward: Callable[[Namespace, Array, Kept], Array]
+
+
+def resolve_activation(activation: str | Activation) -> Activation:
+    """Return the activation of that name, or the one given."""
+    if isinstance(activation, Activation):
+        return activation
+    return lookup("activation", activation, ACTIVATIONS)
+
+
+def logistic(xp: Namespace, z: Array) -> Array:
+    """Compute ``1 / (1 + exp(-z))`` as ``tanh(z / 2) / 2 + 1 / 2``, which cannot overflow.
+
+    Its absolute error is a rounding of 1; the link of the binary cross-entropy keeps the digits of
+    small probabilities too.
+    """
+    return 0.5 * xp.tanh(0.5 * z) + 0.5
+
+
+def _identity_forward(xp: Namespace, z: Array) -> tuple[Array, Kept]:
+    return z, None
+
+
+def _identity_backward(xp: Namespace, delta: Array, kept: Kept) -> Array:
+    return delta
+
+
+def _logistic_forward(xp: Namespace, z: Array) -> tuple[Array, Kept]:
+    a = logistic(xp, z)
+    return a, a
+
+
+def _logistic_backward(xp: Namespace, delta: Array, a: Kept) -> Array:
+    return delta * (a * (1.0 - a))
+
+
+def _tanh_forward(xp: Namespace, z: Array) -> tuple[Array, Kept]:
+    a = xp.tanh(z)
+    return a, a
+
+
+def _tanh_backward(xp: Namespace, delta: Array, a: Kept) -> Array:
+    return delta * (1.0 - a * a)
+
+
+def _relu_forward(xp: Namespace, z: Array) -> tuple[Array, Kept]:
+    a = xp.maximum(z, 0.0)
+    return a, a
+
+
+def _relu_backward(xp: Namespace, delta: Array, a: Kept) -> Array:
+    return xp.where(a > 0.0, delta, 0.0)
+
+
+def _leaky_relu_forward(xp: Namespace, z: Array, *, slope: float) -> tuple[Array, Kept]:
+    positive = z > 0.0
+    return xp.where(positive, z, slope * z), positive
+
+
+def _leaky_relu_backward(xp: Namespace, delta: Array, positive: Kept, *, slope: float) -> Array:
+    return xp.where(positive, delta, slope * delta)
+
+
+def _elu_forward(xp: Namespace, z: Array, *, alpha: float) -> tuple[Array, Kept]:
+    positive = z > 0.0
+    a = xp.where(positive, z, alpha * xp.expm1(xp.minimum(z, 0.0)))
+    return a, (positive, a)
+
+
+def _elu_backward(xp: Namespace, delta: Array, kept: Kept, *, alpha: float) -> Array:
+    positive, a = kept
+    return xp.where(positive, delta, delta * (a + alpha))
+
+
+def _silu_forward(xp: Namespace, z: Array) -> tuple[Array, Kept]:
+    s = logistic(xp, z)
+    a = z * s
+    return a, (s, a)
+
+
+def _silu_backward(xp: Namespace, delta: Array, kept: Kept) -> Array:
+    s, a = kept
+    return delta * (s + a * (1.0 - s))
+
+
+_GELU_SCALE = math.sqrt(2.0 / math.pi)
+_GELU_CUBIC = 0.044715
+
+
+def _gelu_forward(xp: Namespace, z: Array) -> tuple[Array, Kept]:
+    t = xp.tanh(_GELU_SCALE * z * (1.0 + _GELU_CUBIC * z * z))
+    return 0.5 * z * (1.0 + t), (z, t)
+
+
+def _gelu_backward(xp: Namespace, delta: Array, kept: Kept) -> Array:
+    z, t = kept
+    # (1 - t^2) is 0 where the polynomial is large, so it goes first.
+    inner = (1.0 - t * t) * z * _GELU_SCALE * (1.0 + 3.0 * _GELU_CUBIC * z * z)
+    return delta * (0.5 * (1.0 + t + inner))
+
+
+def leaky_relu(slope: float = 0.01) -> Activation:
+    """Leaky rectified linear unit: ``z`` for ``z > 0``, else ``slope * z``.
+
+    Parameters
+    ----------
+    slope : float, default=0.01
+        Slope for negative `z`. The derivative at 0 is `slope`.
+
+    Returns
+    -------
+    Activation
+
+    References
+    ----------
+    A. L. Maas, A. Y. Hannun, A. Y. Ng, "Rectifier nonlinearities improve neural network acoustic
+    models", ICML 2013.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlp_xp import leaky_relu
+    >>> leaky_relu(0.1).forward(np, np.array([-2.0, 3.0]))[0]
+    array([-0.2,  3. ])
+    """
+    slope = check_real("slope", slope)
+    forward = HashablePartial(_leaky_relu_forward, slope=slope)
+    backward = HashablePartial(_leaky_relu_backward, slope=slope)
+    return made_by(leaky_relu, Activation(forward, backward), slope=slope)
+
+
+def elu(alpha: float = 1.0) -> Activation:
+    """Exponential linear unit: ``z`` for ``z > 0``, else ``alpha * (exp(z) - 1)``.
+
+    Parameters
+    ----------
+    alpha : float, default=1.0
+        The activation tends to ``-alpha`` for large negative `z`.
+
+    Returns
+    -------
+    Activation
+
+    References
+    ----------
+    D.-A. Clevert, T. Unterthiner, S. Hochreiter, "Fast and accurate deep network learning by
+    exponential linear units (ELUs)", ICLR 2016.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlp_xp import elu
+    >>> elu().forward(np, np.array([-1e4, 3.0]))[0]
+    array([-1.,  3.])
+    """
+    alpha = check_real("alpha", alpha)
+    forward = HashablePartial(_elu_forward, alpha=alpha)
+    backward = HashablePartial(_elu_backward, alpha=alpha)
+    return made_by(elu, Activation(forward, backward), alpha=alpha)
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "identity": Activation(_identity_forward, _identity_backward),
+    "logistic": Activation(_logistic_forward, _logistic_backward),
+    "tanh": Activation(_tanh_forward, _tanh_backward),
+    "relu": Activation(_relu_forward, _relu_backward),
+    "leaky_relu": leaky_relu(),
+    "elu": elu(),
+    "silu": Activation(_silu_forward, _silu_backward),
+    "gelu": Activation(_gelu_forward, _gelu_backward),
+}
+"""Activations by name. "gelu" is the tanh form of Hendrycks and Gimpel, "Gaussian error linear
+units", arXiv:1606.08415: the standard has no erf."""
+
+
+_MAKERS = {"leaky_relu": leaky_relu, "elu": elu}
+"""The public functions that make activations with parameters."""
+
+
+def name_activation(activation: Activation) -> tuple[str, dict[str, float]] | None:
+    """Return the name and the parameters of a built-in activation, None for any other."""
+    (forward, parameters), (backward, also) = _split(activation.forward), _split(activation.backward)
+    for name, entry in ACTIVATIONS.items():
+        (known, defaults), (known_backward, _) = _split(entry.forward), _split(entry.backward)
+        same = (forward, backward) == (known, known_backward)
+        if same and parameters == also and parameters.keys() == defaults.keys():
+            return name, parameters
+    return None
+
+
+def make_activation(name: str, parameters: Mapping[str, float]) -> Activation:
+    """Return the built-in activation that `name_activation` names."""
+    entry = lookup("activation", name, ACTIVATIONS)
+    _, defaults = _split(entry.forward)
+    if parameters.keys() != defaults.keys():
+        raise ValueError(f"{name!r} must have the parameters {sorted(defaults)}, got {sorted(parameters)}")
+    return _MAKERS[name](**parameters) if parameters else entry
+
+
+def _split(function: Callable[..., Any]) -> tuple[Callable[..., Any], dict[str, float]]:
+    return (function.func, function.keywords) if isinstance(function, HashablePartial) else (function, {})

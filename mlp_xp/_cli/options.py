@@ -1,0 +1,466 @@
+"""What can be asked of the command: its parser."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+
+from mlp_xp._activations import ACTIVATIONS
+from mlp_xp._devices import MATMUL_PRECISIONS
+from mlp_xp._version import __version__
+from mlp_xp.backends import BACKENDS
+from mlp_xp.datasets import DATASETS
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+EXIT_CODES = """\
+exit codes: 0 done, 1 the training failed, 2 bad input, 130 interrupted.
+What was trained until a training failed or was interrupted is reported and
+kept all the same."""
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line, without repeating the usage."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"formatter_class": _Formatter, "allow_abbrev": False, **settings})
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Leaves room for the names of options."""
+
+    def __init__(self, prog: str, **settings: Any) -> None:
+        super().__init__(prog, max_help_position=34, **settings)
+
+
+class _Completion(argparse.Action):
+    """Prints a shell's completion script, and ends."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, shell: Any, option: Any = None
+    ) -> None:
+        try:
+            import shtab
+        except ImportError:
+            parser.error("shtab is not installed: pip install 'mlp_xp[cli]'")
+        _complete_paths(parser, {"FILE": shtab.FILE, "FOLDER": shtab.DIRECTORY})
+        print(shtab.complete(parser, shell=shell))
+        parser.exit()
+
+
+def _complete_paths(parser: argparse.ArgumentParser, by: dict[str, Any]) -> None:
+    """Let arguments that are paths be completed by names of files or folders."""
+    paths = {"DATA": "FILE", "TABLE": "FILE", "FILE": "FILE", "RUN": "FOLDER", "FOLDER": "FOLDER"}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                _complete_paths(command, by)
+        elif action.metavar in paths:
+            vars(action)["complete"] = by[paths[str(action.metavar)]]
+
+
+def integer(minimum: int, below: int | None = None) -> Any:
+    """Return what makes an integer of an argument, between bounds."""
+
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < minimum or (below is not None and value >= below):
+            bounds = f">= {minimum}" + (f" and < {below}" if below is not None else "")
+            raise argparse.ArgumentTypeError(f"must be an integer {bounds}, got {text}")
+        return value
+
+    parse.__name__ = "integer"
+    return parse
+
+
+def real(low: float, high: float = np.inf, *, with_low: bool = True, with_high: bool = False) -> Any:
+    """Return what makes a number of an argument, between bounds."""
+
+    def parse(text: str) -> float:
+        value = float(text)
+        if not (low <= value < high or (with_high and value == high)) or (value == low and not with_low):
+            bounds = f"{'>=' if with_low else '>'} {low:g}"
+            bounds += f" and {'<=' if with_high else '<'} {high:g}" if high < np.inf else ""
+            raise argparse.ArgumentTypeError(f"must be a number {bounds}, got {text}")
+        return value
+
+    parse.__name__ = "number"
+    return parse
+
+
+def _patience(text: str) -> float:
+    if text == "inf":
+        return np.inf
+    parsed: int = integer(1)(text)
+    return parsed
+
+
+_patience.__name__ = "integer"
+
+
+def _rate(text: str) -> float:
+    if text in SCHEDULES:
+        raise argparse.ArgumentTypeError(f"must be a number, {text!r} is for --learning-rate-schedule")
+    rate: float = real(0.0, with_low=False)(text)
+    return rate
+
+
+_rate.__name__ = "number"
+
+SCHEDULES = ["constant", "invscaling", "adaptive"]
+
+
+def layers(text: str) -> tuple[int, ...]:
+    """Read the sizes of a network's hidden layers, such as ``64x32``."""
+    return tuple(integer(1)(size) for size in text.split("x"))
+
+
+layers.__name__ = "sizes"
+
+
+class Option(NamedTuple):
+    """An option that sets a parameter of the estimators; without it theirs is as it is."""
+
+    flags: tuple[str, ...]
+    parameter: str
+    settings: dict[str, Any]
+    help: str
+
+
+NETWORK = (
+    Option(
+        ("--activation",),
+        "activation",
+        {"choices": list(ACTIVATIONS), "nargs": "+", "metavar": "NAME"},
+        f"of the hidden layers, one for all or one for each: {', '.join(ACTIVATIONS)} (relu)",
+    ),
+    Option(
+        ("--loss",),
+        "loss",
+        {"choices": ["squared_error", "poisson"]},
+        "of regression; poisson is for counts (squared_error)",
+    ),
+    Option(("--alpha",), "alpha", {"type": real(0.0), "metavar": "A"}, "strength of the L2 penalty (0.0001)"),
+)
+
+TRAINING = (
+    Option(("--solver",), "solver", {"choices": ["adam", "sgd", "lbfgs"]}, "optimizer (adam)"),
+    Option(
+        ("--max-iter", "--epochs"),
+        "max_iter",
+        {"type": integer(1), "metavar": "N"},
+        "the most passes over the data, or iterations of lbfgs (200)",
+    ),
+    Option(
+        ("--batch-size",), "batch_size", {"type": integer(1), "metavar": "N"}, "rows in a step (at most 200)"
+    ),
+    Option(
+        ("--learning-rate", "--learning-rate-init"),
+        "learning_rate_init",
+        {"type": _rate, "metavar": "RATE"},
+        "learning rate of sgd and adam (0.001)",
+    ),
+    Option(
+        ("--learning-rate-schedule",),
+        "learning_rate",
+        {"choices": SCHEDULES},
+        "how the rate of sgd goes on (constant)",
+    ),
+    Option(("--power-t",), "power_t", {"type": real(0.0), "metavar": "P"}, "exponent of invscaling (0.5)"),
+    Option(
+        ("--momentum",), "momentum", {"type": real(0.0, 1.0, with_high=True), "metavar": "M"}, "of sgd (0.9)"
+    ),
+    Option(
+        ("--nesterovs-momentum",),
+        "nesterovs_momentum",
+        {"action": argparse.BooleanOptionalAction},
+        "whether momentum looks a step ahead (yes)",
+    ),
+    Option(("--beta-1",), "beta_1", {"type": real(0.0, 1.0), "metavar": "B"}, "of adam (0.9)"),
+    Option(("--beta-2",), "beta_2", {"type": real(0.0, 1.0), "metavar": "B"}, "of adam (0.999)"),
+    Option(("--epsilon",), "epsilon", {"type": real(0.0, with_low=False), "metavar": "E"}, "of adam (1e-8)"),
+    Option(
+        ("--weight-decay",),
+        "weight_decay",
+        {"type": real(0.0), "metavar": "W"},
+        "decoupled decay, AdamW's (0)",
+    ),
+    Option(
+        ("--shuffle",),
+        "shuffle",
+        {"action": argparse.BooleanOptionalAction},
+        "whether each epoch has an order of its own (yes)",
+    ),
+    Option(
+        ("--matmul-precision",),
+        "matmul_precision",
+        {"choices": list(MATMUL_PRECISIONS)},
+        "of float32 on a CUDA GPU; tf32 is several times as fast, and good to three digits (highest)",
+    ),
+    Option(
+        ("--class-weight",),
+        "class_weight",
+        {"choices": ["balanced"]},
+        "balanced: rare classes count as much as frequent ones",
+    ),
+)
+
+STOPPING = (
+    Option(
+        ("--early-stopping",),
+        "early_stopping",
+        {"nargs": "?", "const": "score", "metavar": "SCORE"},
+        "stop when rows not trained on (--val, or some of those to train on) show no progress, and take the "
+        "best epoch: by score (accuracy, R2), loss, or a scorer of scikit-learn's",
+    ),
+    Option(
+        ("--validation-fraction",),
+        "validation_fraction",
+        {"type": real(0.0, 1.0, with_low=False), "metavar": "F"},
+        "of the rows to train on, for --early-stopping without --val (0.1)",
+    ),
+    Option(
+        ("--n-iter-no-change",),
+        "n_iter_no_change",
+        {"type": _patience, "metavar": "N"},
+        "epochs without progress until training stops, or inf (10)",
+    ),
+    Option(
+        ("--tol",),
+        "tol",
+        {"type": real(0.0), "metavar": "T"},
+        "by how much the loss or score must improve (1e-4)",
+    ),
+    Option(
+        ("--max-fun",),
+        "max_fun",
+        {"type": integer(1), "metavar": "N"},
+        "the most evaluations by lbfgs (15000)",
+    ),
+)
+
+ESTIMATOR_OPTIONS = (*NETWORK, *TRAINING, *STOPPING)
+
+
+def parse(given: Sequence[str]) -> argparse.Namespace:
+    """Return what was asked for; what cannot be is one line on stderr, and the end."""
+    parser = make_parser()
+    options, unknown = parser.parse_known_args(given)
+    if unknown:
+        command = f"mlp-xp {options.command}"
+        flags = re.findall(r"--[a-z0-9-]+", _command_help(parser, options.command))
+        close = get_close_matches(unknown[0], flags, 1)
+        advice = f"did you mean {close[0]}? " if close else ""
+        parser.exit(
+            EXIT_BAD_INPUT,
+            f"{command}: unrecognized arguments: {' '.join(unknown)} ({advice}see {command} --help)\n",
+        )
+    return options
+
+
+def _command_help(parser: argparse.ArgumentParser, command: str) -> str:
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    text: str = commands.choices[command].format_help()
+    return text
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
+    parser = _OneLineParser(
+        prog="mlp-xp",
+        description="Train a multilayer perceptron on a table, on the CPU or, where CuPy finds one, on a\n"
+        "CUDA GPU; look at what it learnt; use it on new rows.",
+        epilog="examples:\n"
+        "  mlp-xp train breast-cancer\n"
+        "  mlp-xp train table.csv --target label --out run/\n"
+        "  mlp-xp predict run/ new.csv --out predictions.csv\n"
+        "  mlp-xp evaluate run/ test.csv\n"
+        "  mlp-xp sweep planar --hidden 1 2 3 4 5 20 50\n\n" + EXIT_CODES,
+    )
+    parser.add_argument("--version", action="version", version=f"mlp_xp {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        action=_Completion,
+        choices=["bash", "zsh", "tcsh", "fish", "powershell"],
+        help="print what completes this command in that shell",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_predict(commands)
+    _add_evaluate(commands)
+    _add_sweep(commands)
+    devices = commands.add_parser(
+        "devices",
+        help="list the array libraries and devices found here",
+        description="List the array libraries that can compute here, with their versions and devices, and\n"
+        "why the others cannot.",
+    )
+    _add_speech(devices)
+    return parser
+
+
+def _add_train(commands: Any) -> None:
+    command = commands.add_parser(
+        "train",
+        usage="%(prog)s DATA [--target COLUMN] [--out FOLDER] [more of the options below]",
+        help="train a network on a table, and test it",
+        description="Train a network on DATA, and score it on the rows trained on and on rows held out.",
+        epilog="DATA comes first: an option such as --hidden takes all the numbers that follow it.\n\n"
+        "examples:\n"
+        "  mlp-xp train breast-cancer\n"
+        "  mlp-xp train table.csv --target label --hidden 64 32 --out run/\n"
+        "  mlp-xp train houses.parquet --target price --drop address --early-stopping loss\n\n" + EXIT_CODES,
+    )
+    _add_data(command)
+    network = command.add_argument_group("network")
+    network.add_argument(
+        "--hidden", type=integer(1), nargs="*", metavar="N", help="units of each hidden layer (100)"
+    )
+    _add_estimator(command, network)
+    out = command.add_argument_group("output")
+    out.add_argument("--out", metavar="FOLDER", help="keep pipeline, network, scores and pictures there")
+    out.add_argument("--overwrite", action="store_true", help="replace the folder of an earlier run")
+    _add_speech(command, out)
+
+
+def _add_sweep(commands: Any) -> None:
+    command = commands.add_parser(
+        "sweep",
+        usage="%(prog)s DATA --hidden N [N ...] [--target COLUMN] [more of the options below]",
+        help="train networks of several sizes, and compare them",
+        description="Train a network of each size on DATA: one figure with a panel for each, its decision "
+        "boundary where there are\ntwo features, its learning curve else, and one table.",
+        epilog="examples:\n"
+        "  mlp-xp sweep planar --hidden 1 2 3 4 5 20 50\n"
+        "  mlp-xp sweep table.csv --target label --hidden 16 64 64x32 --out sizes/\n\n" + EXIT_CODES,
+    )
+    _add_data(command)
+    network = command.add_argument_group("network")
+    network.add_argument(
+        "--hidden",
+        type=layers,
+        nargs="+",
+        required=True,
+        metavar="N",
+        help="units of the hidden layer, a network for each; 64x32 has two layers",
+    )
+    _add_estimator(command, network)
+    out = command.add_argument_group("output")
+    out.add_argument("--out", metavar="FOLDER", help="where figure and table go (sweep-DATA)")
+    out.add_argument("--overwrite", action="store_true", help="replace the folder of an earlier sweep")
+    _add_speech(command, out)
+
+
+def _add_data(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "data",
+        metavar="DATA",
+        help=f"{', '.join(DATASETS)}, or a table: .csv, .tsv, .parquet, .arrow, .feather, .npz with X and y",
+    )
+    data = command.add_argument_group("data")
+    data.add_argument("--target", metavar="COLUMN", help="column to predict (the last one; y of an npz file)")
+    data.add_argument(
+        "--task",
+        choices=["auto", "classification", "regression"],
+        default="auto",
+        help="auto: regression for fractions and for more than 20 whole numbers, else classification",
+    )
+    data.add_argument(
+        "--categorical", metavar="COLUMN", nargs="+", default=[], help="numbers that are codes of categories"
+    )
+    data.add_argument("--drop", metavar="COLUMN", nargs="+", default=[], help="columns to leave out")
+    data.add_argument("--sample-weight", metavar="COLUMN", help="how much a row counts in training")
+    data.add_argument(
+        "--test-fraction",
+        type=real(0.0, 1.0),
+        metavar="F",
+        help="of the rows, held out for the test (0.2; 0 with fewer than 20 rows)",
+    )
+    data.add_argument(
+        "--val", metavar="FILE", help="another table, measured after each epoch, not trained on"
+    )
+
+
+def _add_estimator(command: argparse.ArgumentParser, network: Any) -> None:
+    training, stopping = map(command.add_argument_group, ("training", "stopping"))
+    for options, group in ((NETWORK, network), (TRAINING, training), (STOPPING, stopping)):
+        for option in options:
+            group.add_argument(
+                *option.flags, dest=option.parameter, default=None, help=option.help, **option.settings
+            )
+    machine = command.add_argument_group("machine")
+    machine.add_argument(
+        "--random-state",
+        "--seed",
+        type=integer(0, below=2**32),
+        default=0,
+        metavar="N",
+        help="of the split, the initial weights and the batches (0)",
+    )
+    _add_backend(machine)
+    machine.add_argument(
+        "--dtype", choices=["float32", "float64"], default="float32", help="to compute in (float32)"
+    )
+
+
+def _add_backend(group: Any) -> None:
+    group.add_argument(
+        "--backend",
+        choices=list(BACKENDS),
+        default="auto",
+        help="array library (auto: CuPy where a CUDA GPU answers, else NumPy)",
+    )
+
+
+def _add_predict(commands: Any) -> None:
+    command = commands.add_parser(
+        "predict",
+        help="predict new rows with a trained network",
+        description="Predict for each row of TABLE its class, with the probability of each, or its value.",
+        epilog="examples:\n"
+        "  mlp-xp predict run/ new.csv\n"
+        "  mlp-xp predict run/ new.csv --keep id --out predictions.csv",
+    )
+    _add_run(command, "to predict: the columns trained on, in any order; others are not used")
+    command.add_argument(
+        "--out", metavar="FILE", help=".csv, .tsv, .parquet, .arrow or .feather (as CSV on standard output)"
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    command.add_argument("--keep", metavar="COLUMN", nargs="+", default=[], help="columns to repeat beside")
+    _add_backend(command)
+    _add_speech(command)
+
+
+def _add_evaluate(commands: Any) -> None:
+    command = commands.add_parser(
+        "evaluate",
+        help="score a trained network on a table with the target",
+        description="Score a trained network on TABLE, beside a trivial model that knows the training rows' "
+        "target alone.",
+        epilog="example:\n  mlp-xp evaluate run/ test.csv",
+    )
+    _add_run(command, "with the columns trained on and the target")
+    _add_backend(command)
+    _add_speech(command)
+
+
+def _add_run(command: argparse.ArgumentParser, table: str) -> None:
+    command.add_argument("run", metavar="RUN", help="the folder that `mlp-xp train --out` wrote")
+    command.add_argument("table", metavar="TABLE", help=table)
+
+
+def _add_speech(command: argparse.ArgumentParser, group: Any = None) -> None:
+    group = command if group is None else group
+    how = group.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+    how.add_argument("--quiet", action="store_true", help="print nothing but errors")

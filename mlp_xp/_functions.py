@@ -1,0 +1,53 @@
+"""Partial functions that compare by value, and objects that pickle as the call that made them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class PickledAsCall:
+    """Base of objects that public functions make: they pickle as a call of that function.
+
+    So a pickle names ``mlp_xp.leaky_relu``, not the private function that computes it, which may move.
+    """
+
+    _call: tuple[Callable[..., Any], dict[str, Any]] | None = None
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self._call is None:
+            return super().__reduce_ex__(protocol)
+        function, arguments = self._call
+        return partial(function, **arguments), ()
+
+
+def made_by(function: Callable[..., Any], made: T, **arguments: Any) -> T:
+    """Let `made`, a `PickledAsCall`, be pickled as ``function(**arguments)``; return it."""
+    object.__setattr__(made, "_call", (function, arguments))
+    return made
+
+
+class HashablePartial(PickledAsCall, partial[Any]):
+    """`functools.partial` with keywords that is equal to another by value, and hashable.
+
+    What holds one stays hashable, so that what was compiled for it is found again for its equals, also
+    after pickling.
+
+    Examples
+    --------
+    >>> from mlp_xp._functions import HashablePartial
+    >>> HashablePartial(round, ndigits=2) == HashablePartial(round, ndigits=2)
+    True
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HashablePartial) and (self.func, self.keywords) == (
+            other.func,
+            other.keywords,
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.func, *sorted(self.keywords.items())))

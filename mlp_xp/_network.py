@@ -1,0 +1,443 @@
+"""The network: layer sizes, activations and a loss; its parameters come in and go out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeAlias
+
+from mlp_xp._activations import Activation, resolve_activation
+from mlp_xp._arrays import Array, Namespace, Placement, placement
+from mlp_xp._devices import MATMUL_PRECISIONS, computing
+from mlp_xp._functions import HashablePartial
+from mlp_xp._initializers import Initializer, resolve_initializer
+from mlp_xp._losses import Loss, resolve_loss
+from mlp_xp._parameters import Layer, Pair, Parameters, named
+from mlp_xp._samples import Samples
+from mlp_xp._validation import Seed, check_integer, check_real, lookup, random_source
+
+Trace: TypeAlias = list[tuple[Array, Callable[[Namespace, Array, Any], Array], Any]]
+"""For each hidden layer: its input, its activation's backward function, and what the activation kept."""
+
+Objective: TypeAlias = Callable[[Parameters, Array, Array, "Array | None"], tuple[Array, list[Pair]]]
+"""``(params, X, y, sample_weight) -> (objective, gradients)``."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A multilayer perceptron without its parameters: frozen, hashable, no arrays inside.
+
+    Parameters
+    ----------
+    layer_sizes : sequence of int
+        Units in the input, in each hidden layer and in the output; two sizes make a linear model.
+    activation : str, Activation or sequence of them, default="relu"
+        Activation of the hidden layers: one for all, or one for each. Names are "identity",
+        "logistic", "tanh", "relu", "leaky_relu", "elu", "silu" and "gelu".
+    loss : str or Loss
+        "binary_cross_entropy" (two classes, or several labels), "categorical_cross_entropy",
+        "squared_error" or "poisson". The loss brings the output's link with it.
+    alpha : float, default=0.0
+        Strength of the L2 penalty on the weights.
+    matmul_precision : {"highest", "tf32"}, default="highest"
+        How float32 matrix products are computed on a CUDA GPU, whatever the library's own settings are:
+        in float32, or by tensor cores on factors rounded to TensorFloat-32, several times as fast. A
+        factor keeps 11 significant bits of 24: a relative error of at most 2**-10, about 1e-3 (6e-8 in
+        float32), and twice that in a product, relative to the sum of its terms' absolute values. Sums
+        stay in float32. Other dtypes and devices, which have no such arithmetic, compute as ever.
+
+    Notes
+    -----
+    For a batch of samples with losses l_i and sample weights w_i (1 where none are given) the
+    objective is ``J = (sum_i w_i l_i + alpha / 2 * sum W^2) / sum_i w_i``, W running over all weights
+    but no biases. That is scikit-learn's objective, and exactly what `loss_and_gradients` returns
+    and differentiates.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlp_xp import Network, adam, train
+    >>> from mlp_xp.datasets import xor
+    >>> X, y = xor().X, xor().y.reshape(-1, 1)
+    >>> network = Network((2, 8, 1), activation="tanh", loss="binary_cross_entropy")
+    >>> params = network.init(seed=0, like=X)
+    >>> params, history = train(network, params, X, y, optimizer=adam(0.1), epochs=200)
+    >>> np.round(network.predict(params, X)).ravel()
+    array([0., 1., 1., 0.])
+    """
+
+    layer_sizes: Sequence[int]
+    activation: str | Activation | Sequence[str | Activation] = "relu"
+    loss: str | Loss = field(kw_only=True)
+    alpha: float = field(default=0.0, kw_only=True)
+    matmul_precision: str = field(default="highest", kw_only=True)
+    _activations: tuple[Activation, ...] = field(init=False, repr=False, compare=False)
+    _loss: Loss = field(init=False, repr=False, compare=False)
+
+    def __new__(cls, *args: Any, **settings: Any) -> Network:
+        if "hidden" in settings:
+            raise TypeError("`hidden` has another name: `activation`, as in the estimators")
+        return super().__new__(cls)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def __post_init__(self) -> None:
+        sizes = _check_sizes(self.layer_sizes)
+        n_hidden = len(sizes) - 2
+        activation = self.activation
+        if isinstance(activation, (str, Activation)):
+            each: Sequence[str | Activation] = (activation,) * max(1, n_hidden)
+        else:
+            activation = each = tuple(activation)
+            if len(each) != n_hidden:
+                raise ValueError(
+                    f"`activation` must be one activation or one for each of the {n_hidden} hidden layers, "
+                    f"got {len(each)}"
+                )
+        activations = tuple(map(resolve_activation, each))
+        values: dict[str, Any] = {
+            "layer_sizes": sizes,
+            "activation": activation,
+            "alpha": check_real("alpha", self.alpha, at_least=0.0),
+            "_activations": activations[:n_hidden],
+            "_loss": resolve_loss(self.loss),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        lookup("matmul_precision", self.matmul_precision, dict.fromkeys(MATMUL_PRECISIONS))
+
+    # What users call: arguments are checked, the namespace is found.
+
+    def init(
+        self,
+        seed: Seed = None,
+        *,
+        like: Array,
+        weight: str | Initializer = "glorot_uniform",
+        bias: str | Initializer = "zeros",
+    ) -> tuple[Layer, ...]:
+        """Draw the parameters that training starts from.
+
+        Parameters
+        ----------
+        seed : int, RandomState, Generator or None
+            Drawn from on the host: the same seed gives the same network in every namespace.
+        like : array
+            The parameters live where this one does, and have its dtype (the namespace's default
+            floating one if it holds integers).
+        weight, bias : str or Initializer
+            "normal", "glorot_uniform", "he_normal", "zeros", or `normal(scale)`.
+
+        Returns
+        -------
+        tuple of Layer
+            Drawn layer by layer, weight before bias.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mlp_xp import Network
+        >>> network = Network((2, 3, 1), loss="squared_error")
+        >>> [layer.weight.shape for layer in network.init(seed=0, like=np.ones((5, 2)))]
+        [(2, 3), (3, 1)]
+        """
+        place = placement(like=like)
+        random = random_source(seed)
+        draw_weight = resolve_initializer("weight", weight)
+        draw_bias = resolve_initializer("bias", bias)
+        return tuple(
+            Layer(
+                place.from_host(draw_weight(random, (n_in, n_out), n_in, n_out)),
+                place.from_host(draw_bias(random, (n_out,), n_in, n_out)),
+            )
+            for n_in, n_out in self._shapes()
+        )
+
+    def loss_and_gradients(
+        self, params: Parameters, X: Array, y: Array, sample_weight: Array | None = None
+    ) -> tuple[Array, tuple[Layer, ...]]:
+        """Compute the objective and its derivative by every parameter.
+
+        Parameters
+        ----------
+        params : tuple of Layer
+        X : array of shape (n_samples, n_features)
+        y : array of shape (n_samples, n_outputs)
+        sample_weight : array of shape (n_samples,), optional
+            At least 0, with a sum above 0.
+
+        Returns
+        -------
+        loss : array of shape ()
+            The objective J of the class's notes, on the device: nothing waits for it.
+        gradients : tuple of Layer
+            In the structure, namespace, dtype and device of `params`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a shape does not fit, or arrays live in different places.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mlp_xp import Layer, Network
+        >>> network = Network((1, 1), loss="squared_error")
+        >>> params = (Layer(np.array([[2.0]]), np.array([0.0])),)
+        >>> loss, gradients = network.loss_and_gradients(params, np.array([[3.0]]), np.array([[5.0]]))
+        >>> float(loss), gradients[0].weight, gradients[0].bias
+        (0.5, array([[3.]]), array([1.]))
+        """
+        samples = self._check(params, X, y, sample_weight)
+        with computing(samples.place, self.matmul_precision):
+            loss, gradients = self._make_objective(samples.xp)(params, *samples.whole())
+        return loss, named(gradients)
+
+    def logits(self, params: Parameters, X: Array) -> Array:
+        """Compute the pre-activation of the output, in blocks of rows so that memory stays bounded.
+
+        Parameters
+        ----------
+        params : tuple of Layer
+        X : array of shape (n_samples, n_features)
+
+        Returns
+        -------
+        array of shape (n_samples, n_outputs)
+        """
+        place = self._check_params(params)
+        self._check_rows(params, X)
+        with computing(place, self.matmul_precision):
+            return self._blockwise(Samples(place, X), params, logits_themselves)
+
+    def predict(self, params: Parameters, X: Array) -> Array:
+        """Compute the network's output: probabilities, rates or values, as the loss has it.
+
+        Parameters
+        ----------
+        params : tuple of Layer
+        X : array of shape (n_samples, n_features)
+
+        Returns
+        -------
+        array of shape (n_samples, n_outputs)
+            In the namespace, dtype and device of `params`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mlp_xp import Layer, Network
+        >>> params = (Layer(np.array([[1.0]]), np.array([0.0])),)
+        >>> Network((1, 1), loss="binary_cross_entropy").predict(params, np.array([[0.0], [-1e4]]))
+        array([[0.5],
+               [0. ]])
+        """
+        place = self._check_params(params)
+        self._check_rows(params, X)
+        with computing(place, self.matmul_precision):
+            return self._blockwise(Samples(place, X), params, self._loss.link)
+
+    # What training and engines call: `xp` is known and arguments are checked.
+
+    @property
+    def _loss_entry(self) -> Loss:
+        """The loss itself, where `loss` may be its name."""
+        return self._loss
+
+    def _check_params(self, params: Parameters) -> Placement:
+        """Check that these are parameters of this network; return where they live."""
+        n_layers = len(self.layer_sizes) - 1
+        if not isinstance(params, tuple) or not all(
+            isinstance(layer, tuple) and len(layer) == 2 for layer in params
+        ):
+            raise TypeError(
+                f"`params` must be a tuple of {n_layers} `Layer(weight, bias)`, got {type(params).__name__}"
+            )
+        if len(params) != n_layers:
+            raise ValueError(f"`params` must have {n_layers} layers, got {len(params)}")
+        arrays = {
+            f"params[{index}].{name}": array
+            for index, layer in enumerate(params)
+            for name, array in zip(Layer._fields, layer)
+        }
+        shapes = [shape for n_in, n_out in self._shapes() for shape in ((n_in, n_out), (n_out,))]
+        place = placement(**arrays)
+        for (name, array), shape in zip(arrays.items(), shapes):
+            if array.shape != shape:
+                raise ValueError(f"`{name}` must have shape {shape}, got {tuple(array.shape)}")
+            if array.dtype != place.dtype:
+                raise ValueError(f"`{name}` must be {place.dtype} as the others are, got {array.dtype}")
+        return place
+
+    def _check(self, params: Parameters, X: Array, y: Array, sample_weight: Array | None) -> Samples:
+        """Check shapes and places; return the samples, to be taken in the parameters' dtype."""
+        place = self._check_params(params)
+        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+        self._check_rows(params, X, y=y, **weights)
+        n_samples, n_outputs = X.shape[0], self.layer_sizes[-1]
+        if y.shape != (n_samples, n_outputs):
+            hint = ""
+            if y.shape == (n_samples,):
+                hint = " (`y[:, None]` makes a column)" if n_outputs == 1 else " (see `mlp_xp.one_hot`)"
+            raise ValueError(
+                f"`y` must have shape (n_samples, n_outputs) = {(n_samples, n_outputs)}, "
+                f"got {tuple(y.shape)}{hint}"
+            )
+        if sample_weight is not None and sample_weight.shape != (n_samples,):
+            raise ValueError(
+                f"`sample_weight` must have shape (n_samples,) = {(n_samples,)}, "
+                f"got {tuple(sample_weight.shape)}"
+            )
+        return Samples(place, X, y, sample_weight)
+
+    def _make_objective(self, xp: Namespace) -> Objective:
+        """Return the function that one step is made of: `loss_and_gradients` on checked arguments.
+
+        What does not change from step to step is looked up here, once: on small networks looking it up
+        in each step would take a fiftieth of the time.
+        """
+        evaluate, alpha, total = self._loss.evaluate, self.alpha, xp.sum
+        forward, backward = make_forward(xp, self._activations), make_backward(xp)
+
+        def objective_and_gradients(
+            params: Parameters, X: Array, y: Array, sample_weight: Array | None
+        ) -> tuple[Array, list[Pair]]:
+            logits, inputs, trace = forward(params, X)
+            losses, delta = evaluate(xp, logits, y)
+            scale: Any
+            if sample_weight is None:
+                scale = 1.0 / X.shape[0]
+            else:
+                weights = xp.reshape(sample_weight, (-1, 1))
+                losses, delta = losses * weights, delta * weights
+                scale = _inverse_total(xp, sample_weight)
+            objective = total(losses)
+            gradients = backward(params, inputs, trace, delta * scale)
+            if alpha:
+                objective = objective + 0.5 * alpha * _sum_of_squares(xp, params)
+                strength = alpha * scale
+                gradients = [
+                    (gradient + strength * weight, bias)
+                    for (weight, _), (gradient, bias) in zip(params, gradients)
+                ]
+            return objective * scale, gradients
+
+        return objective_and_gradients
+
+    def _data_loss(self, xp: Namespace, logits: Array, y: Array, sample_weight: Array | None) -> Array:
+        """Return the mean loss of the samples, without the penalty on the weights."""
+        losses, _ = self._loss.evaluate(xp, logits, y)
+        if sample_weight is None:
+            return xp.sum(losses) / y.shape[0]
+        return xp.sum(losses * xp.reshape(sample_weight, (-1, 1))) * _inverse_total(xp, sample_weight)
+
+    def _blockwise(
+        self, samples: Samples, params: Parameters, finish: Callable[[Namespace, Array], Array]
+    ) -> Array:
+        """Compute logits, and what `finish` makes of them, on checked arguments: in blocks of rows."""
+        outputs = HashablePartial(_outputs, activations=self._activations, finish=finish)
+        return samples.map(outputs, params, samples.row_width(self.layer_sizes))
+
+    def _shapes(self) -> Iterable[tuple[int, int]]:
+        return zip(self.layer_sizes[:-1], self.layer_sizes[1:])
+
+    def _check_rows(self, params: Parameters, X: Array, **others: Array) -> None:
+        placement(params=params[0][0], X=X, **others)
+        if X.ndim != 2 or X.shape[1] != self.layer_sizes[0]:
+            raise ValueError(f"`X` must have shape (n_samples, {self.layer_sizes[0]}), got {tuple(X.shape)}")
+        if X.shape[0] == 0:
+            raise ValueError("`X` must have at least one row, got none")
+
+
+def logits_themselves(xp: Namespace, logits: Array) -> Array:
+    """Finish nothing: for `Network._blockwise`."""
+    return logits
+
+
+def _outputs(
+    xp: Namespace,
+    params: Parameters,
+    X: Array,
+    *,
+    activations: tuple[Activation, ...],
+    finish: Callable[[Namespace, Array], Array],
+) -> Array:
+    logits, _, _ = make_forward(xp, activations)(params, X)
+    return finish(xp, logits)
+
+
+def make_forward(
+    xp: Namespace, activations: tuple[Activation, ...]
+) -> Callable[[Parameters, Array], tuple[Array, Array, Trace]]:
+    """Return the forward pass, for training and prediction alike.
+
+    It returns the logits, the input of the output layer, and what the backward pass needs of the others.
+    """
+    matmul = xp.matmul
+    pairs = [(activation.forward, activation.backward) for activation in activations]
+
+    def forward(params: Parameters, X: Array) -> tuple[Array, Array, Trace]:
+        inputs = X
+        trace: Trace = []
+        for activate, through in pairs:
+            weight, bias = params[len(trace)]
+            z = matmul(inputs, weight)
+            z += bias
+            activation, kept = activate(xp, z)
+            trace.append((inputs, through, kept))
+            inputs = activation
+        weight, bias = params[-1]
+        logits = matmul(inputs, weight)
+        logits += bias
+        return logits, inputs, trace
+
+    return forward
+
+
+def make_backward(xp: Namespace) -> Callable[[Parameters, Array, Trace, Array], list[Pair]]:
+    """Return the backward pass, from the objective's derivative by the logits to the gradients.
+
+    It empties the trace on its way, so that activations are let go when they are done with.
+    """
+    matmul, total = xp.matmul, xp.sum
+
+    def backward(params: Parameters, inputs: Array, trace: Trace, delta: Array) -> list[Pair]:
+        gradients = [(matmul(inputs.T, delta), total(delta, axis=0))]
+        while trace:
+            delta = matmul(delta, params[len(trace)][0].T)
+            inputs, through, kept = trace.pop()
+            delta = through(xp, delta, kept)
+            gradients.append((matmul(inputs.T, delta), total(delta, axis=0)))
+        gradients.reverse()
+        return gradients
+
+    return backward
+
+
+def _check_sizes(layer_sizes: object) -> tuple[int, ...]:
+    if isinstance(layer_sizes, (str, bytes)) or not isinstance(layer_sizes, Iterable):
+        raise TypeError(f"`layer_sizes` must be a sequence of integers, got {layer_sizes!r}")
+    sizes = tuple(
+        check_integer(f"layer_sizes[{index}]", size, minimum=1) for index, size in enumerate(layer_sizes)
+    )
+    if len(sizes) < 2:
+        raise ValueError(f"`layer_sizes` must have an input and an output size at least, got {sizes}")
+    return sizes
+
+
+def _inverse_total(xp: Namespace, sample_weight: Array) -> Array:
+    total = xp.sum(sample_weight)
+    # A batch without any weight counts for nothing, rather than for 0 / 0.
+    return xp.where(total > 0.0, 1.0 / xp.where(total > 0.0, total, 1.0), 0.0)
+
+
+def _sum_of_squares(xp: Namespace, params: Parameters) -> Array:
+    flat = [xp.reshape(weight, (-1,)) for weight, _ in params]
+    total = xp.matmul(flat[0], flat[0])
+    for weights in flat[1:]:
+        total = total + xp.matmul(weights, weights)
+    return total

@@ -1,0 +1,301 @@
+"""Optimizers: each a pair of functions that start its state and take one step, and a learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeAlias
+
+from mlp_xp._arrays import Namespace
+from mlp_xp._functions import HashablePartial, PickledAsCall, made_by
+from mlp_xp._parameters import Parameters, flatten, layers_like, unflatten_like, zeros_like
+from mlp_xp._schedules import Schedule, check_learning_rate
+from mlp_xp._validation import check_real
+
+OptimizerState: TypeAlias = Any
+"""A (named) tuple of parameter-like tuples of layers and numbers."""
+
+Update: TypeAlias = Callable[
+    [Namespace, Parameters, Parameters, OptimizerState, float], tuple[Parameters, OptimizerState]
+]
+"""``(xp, params, gradients, state, learning_rate) -> (params, state)``: one step."""
+
+
+@dataclass(frozen=True)
+class Optimizer(PickledAsCall):
+    """How gradients move parameters.
+
+    Attributes
+    ----------
+    init : callable ``(xp, params) -> state``
+    update : callable ``(xp, params, gradients, state, learning_rate) -> (params, state)``
+        One step. It may write in the parameters, gradients and state it is given, which are the
+        training's own, and returns what holds the new ones. It is compiled, as is an
+        `Activation`, unless it looks at values; the numbers of a state can then change, too.
+    learning_rate : float or Schedule
+        The rate of each epoch, which the training hands to `update`.
+    """
+
+    init: Callable[[Namespace, Parameters], OptimizerState]
+    update: Update
+    learning_rate: float | Schedule
+
+
+def gradient_descent(learning_rate: float | Schedule) -> Optimizer:
+    """Plain gradient descent: ``p <- p - learning_rate * g``.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+
+    Returns
+    -------
+    Optimizer
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlp_xp import Layer, gradient_descent
+    >>> optimizer = gradient_descent(0.5)
+    >>> params = (Layer(np.array([[1.0]]), np.array([0.0])),)
+    >>> gradients = (Layer(np.array([[0.2]]), np.array([-4.0])),)
+    >>> params, state = optimizer.update(np, params, gradients, optimizer.init(np, params), 0.5)
+    >>> params[0].weight, params[0].bias
+    (array([[0.9]]), array([2.]))
+    """
+    rate = check_learning_rate(learning_rate)
+    return made_by(gradient_descent, Optimizer(_no_state, _gradient_descent_update, rate), learning_rate=rate)
+
+
+def momentum(
+    learning_rate: float | Schedule, momentum: float = 0.9, nesterovs_momentum: bool = False
+) -> Optimizer:
+    """Gradient descent with momentum: ``v <- momentum * v - learning_rate * g``, ``p <- p + v``.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+    momentum : float, default=0.9
+        From 0 to 1; with 0 this is `gradient_descent`, which keeps no velocity.
+    nesterovs_momentum : bool, default=False
+        Look one step ahead: ``p <- p + momentum * v - learning_rate * g`` with the new ``v``.
+
+    Returns
+    -------
+    Optimizer
+
+    References
+    ----------
+    I. Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML
+    2013, in the form where the parameters are those at the point looked ahead to.
+
+    Examples
+    --------
+    >>> from mlp_xp import momentum
+    >>> momentum(0.1, 0.95, nesterovs_momentum=True).learning_rate
+    0.1
+    """
+    decay = check_real("momentum", momentum, at_least=0.0, at_most=1.0)
+    if not decay:
+        return gradient_descent(learning_rate)
+    rate, nesterov = check_learning_rate(learning_rate), bool(nesterovs_momentum)
+    update = HashablePartial(_momentum_update, momentum=decay, nesterov=nesterov)
+    optimizer = Optimizer(_momentum_init, update, rate)
+    made_from = {"learning_rate": rate, "momentum": decay, "nesterovs_momentum": nesterov}
+    return made_by(_momentum, optimizer, **made_from)
+
+
+_momentum = momentum
+"""The function itself, whose name its own parameter takes."""
+
+
+class MomentumState(NamedTuple):
+    """The velocity of each parameter."""
+
+    velocity: Parameters
+
+
+def adam(
+    learning_rate: float | Schedule = 0.001,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-8,
+) -> Optimizer:
+    """Adam: steps scaled by running means of the gradient and of its square.
+
+    ``m <- beta_1 m + (1 - beta_1) g``, ``v <- beta_2 v + (1 - beta_2) g^2``,
+    ``p <- p - rate * m / (sqrt(v) + epsilon)`` with
+    ``rate = learning_rate * sqrt(1 - beta_2^t) / (1 - beta_1^t)`` at step t = 1, 2, ...
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule, default=0.001
+    beta_1, beta_2 : float, default=0.9, 0.999
+        In [0, 1).
+    epsilon : float, default=1e-8
+        Greater than 0.
+
+    Returns
+    -------
+    Optimizer
+
+    Notes
+    -----
+    As in scikit-learn, and in the paper's more efficient form, `epsilon` stands beside the uncorrected
+    ``sqrt(v)``; PyTorch and optax add it after the correction.
+
+    References
+    ----------
+    D. P. Kingma, J. Ba, "Adam: a method for stochastic optimization", ICLR 2015, end of section 2.
+
+    Examples
+    --------
+    >>> from mlp_xp import adam, cosine
+    >>> adam(cosine(0.01, epochs=100)).learning_rate(50)
+    0.005
+    """
+    settings = {
+        "beta_1": check_real("beta_1", beta_1, at_least=0.0, below=1.0),
+        "beta_2": check_real("beta_2", beta_2, at_least=0.0, below=1.0),
+        "epsilon": check_real("epsilon", epsilon, above=0.0),
+    }
+    rate = check_learning_rate(learning_rate)
+    optimizer = Optimizer(_adam_init, HashablePartial(_adam_update, **settings), rate)
+    return made_by(adam, optimizer, learning_rate=rate, **settings)
+
+
+class AdamState(NamedTuple):
+    """Steps taken, and the running means of each gradient and of its square."""
+
+    steps: int
+    mean: Parameters
+    square: Parameters
+
+
+def decoupled_weight_decay(optimizer: Optimizer, weight_decay: float) -> Optimizer:
+    """Let weights shrink before each step of an optimizer: ``W <- (1 - learning_rate * weight_decay) W``.
+
+    With `adam` it is AdamW. Unlike `Network`'s `alpha` it is no part of the objective, and nothing
+    that the optimizer does to gradients is done to it. Biases do not decay.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    weight_decay : float
+        At least 0.
+
+    Returns
+    -------
+    Optimizer
+
+    References
+    ----------
+    I. Loshchilov, F. Hutter, "Decoupled weight decay regularization", ICLR 2019.
+
+    Examples
+    --------
+    >>> from mlp_xp import adam, decoupled_weight_decay
+    >>> decoupled_weight_decay(adam(0.01), 0.1).learning_rate
+    0.01
+    """
+    decay = check_real("weight_decay", weight_decay, at_least=0.0)
+    update = HashablePartial(_decayed_update, update=optimizer.update, weight_decay=decay)
+    decayed = replace(optimizer, update=update)
+    return made_by(decoupled_weight_decay, decayed, optimizer=optimizer, weight_decay=decay)
+
+
+def _decayed_update(
+    xp: Namespace,
+    params: Parameters,
+    gradients: Parameters,
+    state: OptimizerState,
+    learning_rate: float,
+    *,
+    update: Update,
+    weight_decay: float,
+) -> tuple[Parameters, OptimizerState]:
+    left = 1.0 - learning_rate * weight_decay
+    decayed = []
+    for weight, bias in params:
+        weight *= left
+        decayed.append((weight, bias))
+    return update(xp, layers_like(params, decayed), gradients, state, learning_rate)
+
+
+def _no_state(xp: Namespace, params: Parameters) -> OptimizerState:
+    return ()
+
+
+def _gradient_descent_update(
+    xp: Namespace, params: Parameters, gradients: Parameters, state: OptimizerState, learning_rate: float
+) -> tuple[Parameters, OptimizerState]:
+    updated = []
+    for (weight, bias), (weight_gradient, bias_gradient) in zip(params, gradients):
+        weight -= learning_rate * weight_gradient
+        bias -= learning_rate * bias_gradient
+        updated.append((weight, bias))
+    return layers_like(params, updated), state
+
+
+def _momentum_init(xp: Namespace, params: Parameters) -> MomentumState:
+    return MomentumState(zeros_like(xp, params))
+
+
+def _momentum_update(
+    xp: Namespace,
+    params: Parameters,
+    gradients: Parameters,
+    state: MomentumState,
+    learning_rate: float,
+    *,
+    momentum: float,
+    nesterov: bool,
+) -> tuple[Parameters, MomentumState]:
+    updated, velocities = [], []
+    arrays = zip(flatten(params), flatten(gradients), flatten(state.velocity))
+    for parameter, gradient, velocity in arrays:
+        gradient *= learning_rate
+        velocity *= momentum
+        velocity -= gradient
+        parameter += momentum * velocity - gradient if nesterov else velocity
+        updated.append(parameter)
+        velocities.append(velocity)
+    return unflatten_like(params, updated), MomentumState(unflatten_like(params, velocities))
+
+
+def _adam_init(xp: Namespace, params: Parameters) -> AdamState:
+    return AdamState(0, zeros_like(xp, params), zeros_like(xp, params))
+
+
+def _adam_update(
+    xp: Namespace,
+    params: Parameters,
+    gradients: Parameters,
+    state: AdamState,
+    learning_rate: float,
+    *,
+    beta_1: float,
+    beta_2: float,
+    epsilon: float,
+) -> tuple[Parameters, AdamState]:
+    count = state.steps + 1
+    # Powers, not math.sqrt: under a jit the count is an array.
+    rate = learning_rate * (1.0 - beta_2**count) ** 0.5 / (1.0 - beta_1**count)
+    updated, means, squares = [], [], []
+    arrays = zip(flatten(params), flatten(gradients), flatten(state.mean), flatten(state.square))
+    for parameter, gradient, mean, square in arrays:
+        mean *= beta_1
+        mean += (1.0 - beta_1) * gradient
+        gradient *= gradient
+        gradient *= 1.0 - beta_2
+        square *= beta_2
+        square += gradient
+        step = xp.sqrt(square)
+        step += epsilon
+        parameter -= rate * (mean / step)
+        updated.append(parameter)
+        means.append(mean)
+        squares.append(square)
+    return unflatten_like(params, updated), AdamState(
+        count, unflatten_like(params, means), unflatten_like(params, squares)
+    )

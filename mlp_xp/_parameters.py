@@ -1,0 +1,110 @@
+"""The parameters of a network: a tuple of layers, each a weight and a bias."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import chain
+from types import NoneType
+from typing import Any, NamedTuple, TypeAlias
+
+from mlp_xp._arrays import Array, Namespace, copy_array, quiet_floating_point, to_look_at
+
+
+class Layer(NamedTuple):
+    """One affine map, ``inputs @ weight + bias``.
+
+    Attributes
+    ----------
+    weight : array of shape (n_in, n_out)
+    bias : array of shape (n_out,)
+    """
+
+    weight: Array
+    bias: Array
+
+
+Pair: TypeAlias = "tuple[Array, Array]"
+"""A weight and a bias, or their gradients. A `Layer` is one; inside a training layers are plain pairs,
+because making and unpacking named ones costs a twentieth of a step on small networks."""
+
+Parameters: TypeAlias = Sequence[Pair]
+"""The layers, as a tuple of `Layer` wherever users meet them."""
+
+
+def plain(params: Iterable[Pair]) -> tuple[Pair, ...]:
+    """Return the layers as plain pairs."""
+    return tuple((weight, bias) for weight, bias in params)
+
+
+def named(params: Iterable[Pair]) -> tuple[Layer, ...]:
+    """Return the layers with their names."""
+    return tuple(Layer(weight, bias) for weight, bias in params)
+
+
+def layers_like(params: Parameters, pairs: Iterable[Pair]) -> Parameters:
+    """Return plain pairs as layers of the kind that `params` has."""
+    return tuple(pairs) if type(params[0]) is tuple else named(pairs)
+
+
+def flatten(params: Parameters) -> list[Array]:
+    """List the arrays of all layers: weight, bias, weight, bias, ..."""
+    return list(chain.from_iterable(params))
+
+
+def unflatten_like(params: Parameters, arrays: Iterable[Array]) -> Parameters:
+    """Make layers of arrays in the order of `flatten`, of the kind that `params` has."""
+    iterator = iter(arrays)
+    return layers_like(params, zip(iterator, iterator))
+
+
+def zeros_like(xp: Namespace, params: Parameters) -> Parameters:
+    """Zeros in the structure of `params`."""
+    return unflatten_like(params, (xp.zeros_like(array) for array in flatten(params)))
+
+
+def leaves(tree: Any) -> list[Any]:
+    """List the arrays and numbers in nested tuples, lists and dicts (parameters, an optimizer's state)."""
+    if isinstance(tree, dict):
+        tree = tree.values()
+    elif not isinstance(tree, (tuple, list)):
+        return [tree]
+    return [leaf for child in tree for leaf in leaves(child)]
+
+
+def with_leaves(tree: Any, new: Iterable[Any]) -> Any:
+    """Return a tree like this one that holds the new leaves, in the order of `leaves`."""
+    new = iter(new)
+    if isinstance(tree, dict):
+        return {key: with_leaves(child, new) for key, child in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        children = [with_leaves(child, new) for child in tree]
+        return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
+    return next(new)
+
+
+def is_array(leaf: Any) -> bool:
+    """Whether a leaf is an array rather than a number or nothing."""
+    return not isinstance(leaf, (int, float, NoneType))
+
+
+def all_finite(xp: Namespace, tree: Any) -> bool:
+    """Whether all arrays in nested tuples, lists and dicts are finite; if so, waits for the device once."""
+    xp, *arrays = to_look_at(xp, *filter(is_array, leaves(tree)))
+    if not arrays:
+        return True
+    # Rarely a sum is not finite where all of its terms are, and to look at each takes far longer.
+    with quiet_floating_point():
+        if bool(xp.all(xp.stack([xp.isfinite(xp.sum(array)) for array in arrays]))):
+            return True
+    return bool(xp.all(xp.stack([xp.all(xp.isfinite(array)) for array in arrays])))
+
+
+def map_tree(function: Callable[[Array], Array], tree: Any) -> Any:
+    """Apply a function to the arrays in nested tuples, lists and dicts."""
+    return with_leaves(tree, [function(leaf) if is_array(leaf) else leaf for leaf in leaves(tree)])
+
+
+def copy_tree(xp: Namespace, tree: Any) -> Any:
+    """Copy the arrays in nested tuples, lists and dicts."""
+    return map_tree(partial(copy_array, xp), tree)

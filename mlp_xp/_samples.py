@@ -1,0 +1,154 @@
+"""The samples that a training sees: arrays that are never copied whole, and the rows chosen of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from mlp_xp._arrays import (
+    Array,
+    Namespace,
+    Placement,
+    block_length,
+    computing_namespace,
+    is_sparse,
+    row_slices,
+)
+
+Rows: TypeAlias = "np.ndarray[Any, Any]"
+"""Indices of rows, on the host."""
+
+
+class Batch(NamedTuple):
+    """Samples in the parameters' namespace, device and dtype: a mini-batch, or all there are."""
+
+    X: Array
+    y: Array
+    sample_weight: Array | None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples to train on or to measure.
+
+    Parameters
+    ----------
+    place : Placement
+        Where they live, and the dtype that computations on them have.
+    X : array of shape (n, n_features)
+        Of any real dtype; on NumPy also a SciPy CSR matrix. Batches of it are cast, never the whole
+        of it, unless it is small.
+    y : array of shape (n, n_outputs), optional
+        Of any real dtype or bool.
+    sample_weight : array of shape (n,), optional
+    rows : array of int, optional
+        The rows that count, on the host; all of them by default.
+    """
+
+    place: Placement
+    X: Array
+    y: Array = None
+    sample_weight: Array | None = None
+    rows: Rows | None = None
+
+    def __len__(self) -> int:
+        return int(self.X.shape[0]) if self.rows is None else len(self.rows)
+
+    @property
+    def xp(self) -> Namespace:
+        """The namespace to compute in."""
+        return computing_namespace(self.place.xp, self.X)
+
+    @property
+    def arrays(self) -> Batch:
+        """The arrays as they came, all rows of them."""
+        return Batch(self.X, self.y, self.sample_weight)
+
+    @property
+    def row_bytes(self) -> int:
+        """How many bytes a row takes in a batch."""
+        numbers = sum(math.prod(array.shape[1:]) for array in self.arrays if array is not None)
+        return int(numbers * self.place.xp.finfo(self.place.dtype).bits // 8)
+
+    def small_ones_cast(self) -> Samples:
+        """Return the samples with each array that one block holds cast at once, rather than by batches."""
+        X, y, sample_weight = (
+            array
+            if array is None or array.shape[0] > block_length(math.prod(array.shape[1:]))
+            else self._cast(array)
+            for array in self.arrays
+        )
+        return replace(self, X=X, y=y, sample_weight=sample_weight)
+
+    def by_rows(self) -> Samples:
+        """Return the samples with an X in Fortran order, as tables have it, copied to rows that lie together.
+
+        Taking scattered rows of columns misses the cache once for each number: ten times as slow and more.
+        A memory map stays as it is.
+        """
+        columns = type(self.X) is np.ndarray and not self.X.flags.c_contiguous and self.X.flags.f_contiguous
+        return replace(self, X=np.ascontiguousarray(self.X)) if columns else self
+
+    def whole(self) -> Batch:
+        """Return all samples as one batch."""
+        (batch,) = self.batches(len(self))
+        return batch
+
+    def targets(self) -> tuple[Array, Array | None]:
+        """Return all of `y` and of the sample weights."""
+        take = self._taker(None)
+        everything = slice(0, len(self))
+        return take(self.y, everything), take(self.sample_weight, everything)
+
+    def batches(self, size: int, order: Rows | None = None) -> Iterator[Batch]:
+        """Yield batches of `size` samples, the last with those left, in the order given or as they are."""
+        take = self._taker(order)
+        for some in row_slices(len(self), size):
+            yield Batch(take(self.X, some), take(self.y, some), take(self.sample_weight, some))
+
+    def map(self, function: Callable[[Namespace, Any, Array], Array], params: Any, row_width: int) -> Array:
+        """Apply ``function(xp, params, X)`` to all rows, which take so many numbers each: in blocks."""
+        from mlp_xp._compiler.rows import map_rows  # not before there are rows: imports stay quick
+
+        take = self._taker(None)
+        mapped = map_rows(self.xp, function, params, lambda rows: take(self.X, rows), len(self), row_width)
+        if mapped is not None:
+            return mapped
+        blocks = [function(self.xp, params, batch.X) for batch in self.blocks(row_width)]
+        return blocks[0] if len(blocks) == 1 else self.xp.concat(blocks, axis=0)
+
+    def row_width(self, layer_sizes: Sequence[int]) -> int:
+        """Return how many numbers a pass through layers of these sizes makes of a row, at a time."""
+        copied = self.rows is not None or self.X.dtype != self.place.dtype
+        return max(layer_sizes if copied and not is_sparse(self.X) else layer_sizes[1:])
+
+    def blocks(self, row_width: int) -> Iterator[Batch]:
+        """Yield batches as they are, small enough that rows of so many numbers take a bounded memory."""
+        return self.batches(block_length(row_width))
+
+    def _taker(self, order: Rows | None) -> Callable[[Array, slice], Array]:
+        """Return the function that takes a slice of the order from one of the arrays."""
+        place, xp, cast = self.place, self.xp, self._cast
+        if self.rows is not None:
+            order = self.rows if order is None else self.rows[order]
+        # On the host's clock one copy of the order an epoch is cheaper than one a batch.
+        there = order if order is None or place.xp is np else place.xp.asarray(order, device=place.device)
+
+        def take(array: Array, some: slice) -> Array:
+            if array is None:
+                return None
+            if there is None and some == slice(0, array.shape[0]):
+                return cast(array)
+            if there is None:
+                return cast(array[some, :] if array.ndim == 2 else array[some])
+            return cast(xp.take(array, there[some], axis=0))
+
+        return take
+
+    def _cast(self, array: Array) -> Array:
+        dtype = self.place.dtype
+        return array if array.dtype == dtype else self.xp.astype(array, dtype)

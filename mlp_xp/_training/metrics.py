@@ -1,0 +1,93 @@
+"""Scores of predictions, computed where the predictions live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeAlias
+
+from mlp_xp._arrays import Array, Namespace
+from mlp_xp._losses import Loss
+from mlp_xp._validation import lookup
+
+UserMetric: TypeAlias = Callable[[Array, Array], float]
+"""``(y, predictions) -> float``, both arrays of shape (n_samples, n_outputs) in the data's namespace."""
+
+
+class Metric(NamedTuple):
+    """A score by name.
+
+    Attributes
+    ----------
+    name : str
+        Its column in the history.
+    compute : callable ``(xp, loss, y, predictions, sample_weight) -> float or array of shape ()``
+    greater_is_better : bool or None
+        None where only the user knows.
+    """
+
+    name: str
+    compute: Callable[[Namespace, Loss, Array, Array, Array | None], float | Array]
+    greater_is_better: bool | None
+
+
+def resolve_metrics(metrics: Iterable[str | UserMetric], loss: Loss) -> tuple[Metric, ...]:
+    """Look up each metric and check that it fits the loss."""
+    if isinstance(metrics, str):
+        raise TypeError(f"`metrics` must be a list of names or functions, got {metrics!r}")
+    resolved = tuple(
+        _user_metric(metric) if callable(metric) else lookup("metrics", metric, METRICS) for metric in metrics
+    )
+    names = [metric.name for metric in resolved]
+    taken = [name for name in names if name in ("epoch", "loss") or name.startswith("val_")]
+    if len(set(names)) < len(names) or taken:
+        raise ValueError(
+            f"`metrics` must have different names, none 'epoch', 'loss' or beginning with 'val_', got {names}"
+        )
+    if METRICS["accuracy"] in resolved and loss.decide is None:
+        raise ValueError("`metrics` must fit the loss: 'accuracy' needs a loss of classification")
+    return resolved
+
+
+def _user_metric(function: UserMetric) -> Metric:
+    def compute(
+        xp: Namespace, loss: Loss, y: Array, predictions: Array, sample_weight: Array | None
+    ) -> float | Array:
+        return function(y, predictions)
+
+    return Metric(getattr(function, "__name__", type(function).__name__), compute, None)
+
+
+def _accuracy(xp: Namespace, loss: Loss, y: Array, predictions: Array, sample_weight: Array | None) -> Array:
+    assert loss.decide is not None
+    right = xp.all(loss.decide(xp, predictions) == loss.decide(xp, y), axis=1)
+    return _mean(xp, xp.astype(right, predictions.dtype), sample_weight)
+
+
+def _r2(xp: Namespace, loss: Loss, y: Array, predictions: Array, sample_weight: Array | None) -> Array:
+    centre = _mean(xp, y, sample_weight)
+    residual = _mean(xp, (y - predictions) ** 2, sample_weight)
+    spread = _mean(xp, (y - centre) ** 2, sample_weight)
+    # A constant target is met perfectly or not at all, as in scikit-learn.
+    constant = spread == 0.0
+    score = 1.0 - residual / xp.where(constant, 1.0, spread)
+    met = xp.astype(residual == 0.0, y.dtype)
+    return xp.mean(xp.where(constant, met, score))
+
+
+def _mean(xp: Namespace, values: Array, sample_weight: Array | None) -> Array:
+    if sample_weight is None:
+        return xp.mean(values, axis=0)
+    weight = sample_weight if values.ndim == 1 else xp.reshape(sample_weight, (-1, 1))
+    return xp.sum(values * weight, axis=0) / xp.sum(sample_weight)
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric("accuracy", _accuracy, greater_is_better=True),
+    "r2": Metric("r2", _r2, greater_is_better=True),
+}
+"""Metrics by name.
+
+- accuracy: the fraction of samples whose every decision is right: probability above 0.5 for each
+  label, or the most probable class.
+- r2: the coefficient of determination, averaged over the outputs.
+"""

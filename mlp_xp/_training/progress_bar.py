@@ -1,0 +1,156 @@
+"""A bar that shows how a training goes on: in a terminal or a notebook, and nowhere else."""
+
+from __future__ import annotations
+
+import math
+import time
+from importlib.util import find_spec
+from typing import Any
+
+from mlp_xp._training.loop import History
+from mlp_xp._validation import check_integer
+
+SECONDS_BETWEEN_LOOKS = 0.1
+
+NARROW = 90
+"""Terminals of so many columns have no room for words."""
+
+
+class ProgressBar:
+    """Show a training's loss, score, epochs a second and the time left, on stderr.
+
+    Where no terminal or notebook is, as in a pipe, it shows nothing.
+
+    Parameters
+    ----------
+    epochs : int, optional
+        The most epochs there will be. An estimator says itself.
+    console : rich.console.Console, optional
+        Where to draw, stderr by default.
+    description : str, default="epoch"
+        What stands before the bar.
+
+    Raises
+    ------
+    ImportError
+        If rich is not installed.
+
+    Notes
+    -----
+    It is a context manager to pass as `on_progress` to `train`, and a callback for an estimator's
+    `set_callbacks`. It listens only: epochs are trained together as they are without it.
+
+    Examples
+    --------
+    >>> from mlp_xp import MLPClassifier, Network, ProgressBar, adam, train
+    >>> from mlp_xp.datasets import xor
+    >>> X, y = xor().X, xor().y
+    >>> network = Network((2, 8, 1), activation="tanh", loss="binary_cross_entropy")
+    >>> with ProgressBar(epochs=200) as bar:
+    ...     result = train(
+    ...         network, network.init(0, like=X), X, y[:, None], optimizer=adam(0.1), epochs=200,
+    ...         on_progress=bar)
+    >>> model = MLPClassifier((8,), max_iter=300, learning_rate_init=0.1, random_state=0)
+    >>> model.set_callbacks(ProgressBar()).fit(X, y).score(X, y)
+    1.0
+    """
+
+    def __init__(self, epochs: int | None = None, *, console: Any = None, description: str = "epoch") -> None:
+        if find_spec("rich") is None:
+            raise ImportError("ProgressBar needs rich: pip install 'mlp_xp[cli]'")
+        self.epochs = None if epochs is None else check_integer("epochs", epochs, minimum=0)
+        self.console = console
+        self.description = description
+        self._display: Any = None
+        self._n_open = 0
+        self._last_look = self._began = -math.inf
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the terminal behind, which no other process has."""
+        return {**self.__dict__, "console": None, "_display": None, "_n_open": 0}
+
+    def __enter__(self) -> ProgressBar:
+        self._open(self.epochs)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._close()
+
+    def __call__(self, history: History) -> None:
+        """Show where a training stands."""
+        self._history = history
+        now = time.monotonic()
+        if self._display is not None and now - self._last_look >= SECONDS_BETWEEN_LOOKS:
+            self._last_look = now
+            self._draw(self._display)
+
+    on_progress = __call__
+
+    # scikit-learn's protocol of callbacks.
+
+    def setup(self, estimator: Any, context: Any) -> None:
+        """Begin, with a fit."""
+        self._open(estimator.max_iter)
+
+    def teardown(self, estimator: Any, context: Any) -> None:
+        """End, with a fit."""
+        self._close()
+
+    def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
+        """Do nothing: the history says it all."""
+
+    def on_fit_task_end(self, estimator: Any, context: Any) -> None:
+        """Do nothing: the history says it all."""
+
+    def _open(self, epochs: int | None) -> None:
+        self._n_open += 1
+        if self._n_open > 1:  # one bar for several fits at once shows the first
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True) if self.console is None else self.console
+        if not (console.is_terminal or console.is_jupyter):
+            return
+        self._history = History()
+        self._began = time.monotonic()
+        # It is drawn when there is something new, not by a thread that takes time from the training.
+        self._display = Progress(
+            TextColumn("{task.description}", markup=False),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=5 if console.width <= NARROW else 24),
+            TextColumn("{task.fields[measured]}", markup=False),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
+            console=console,
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._task = self._display.add_task(self.description, total=epochs, measured="")
+        self._display.start()
+
+    def _close(self) -> None:
+        self._n_open -= 1
+        if self._n_open == 0 and self._display is not None:
+            display, self._display = self._display, None
+            self._draw(display)
+            display.stop()
+
+    def _draw(self, display: Any) -> None:
+        measured = ""
+        if self._history:
+            rate = len(self._history) / max(time.monotonic() - self._began, 1e-9)
+            shown = f"{rate:,.0f}" if rate >= 10.0 else f"{rate:.2g}"
+            unit = " epochs/s" if display.console.width > NARROW else "/s"
+            measured = f"{_measured(self._history[-1])} {shown}{unit}"
+        display.update(self._task, completed=len(self._history), measured=measured, refresh=True)
+
+
+def _measured(record: dict[str, Any]) -> str:
+    """Say what an epoch measured: losses and one score, of validation data where there are any."""
+    text = f"loss {record['loss']:.4f}"
+    if "val_loss" in record:
+        text += f" val {record['val_loss']:.4f}"
+    scores = [name for name in record if name not in ("epoch", "loss", "val_loss")]
+    return text + (f" {scores[-1].removeprefix('val_')} {record[scores[-1]]:.3f}" if scores else "")

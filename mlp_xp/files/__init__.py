@@ -1,0 +1,5 @@
+"""Trained models as files that run no code: `save_model` and `load_model` (need safetensors)."""
+
+from mlp_xp.files._models import ModelFileError, load_model, save_model
+
+__all__ = ["ModelFileError", "load_model", "save_model"]

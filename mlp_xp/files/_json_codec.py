@@ -1,0 +1,240 @@
+"""Python values as JSON and back without loss: what a model file says beside its arrays.
+
+What JSON has no word for is an object with one key that begins with "$". Nothing else is ever made of
+a text: no text runs code.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mlp_xp._activations import ACTIVATIONS, Activation, make_activation, name_activation
+from mlp_xp._arrays import HostArray
+from mlp_xp._losses import LOSSES, Loss
+from mlp_xp._validation import check_integer, lookup
+
+DTYPES = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64", "str", "object"),
+)
+"""Of the arrays that a text can hold; "object" stands for text of Python."""
+
+TEXT_LIMIT = 2**22
+"""Characters of an array of text, each as long as the longest: a short text must not fill the memory."""
+
+
+def write_json(document: Any) -> str:
+    """Return the text of an encoded document, in ASCII."""
+    return json.dumps(document, allow_nan=False)
+
+
+def read_json(text: str) -> Any:
+    """Return the values that a text stands for; a ValueError or a TypeError says why it is none of ours."""
+    try:
+        return decode(json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse))
+    except RecursionError:
+        raise ValueError("the text is nested too deeply") from None
+
+
+def encode(name: str, value: Any) -> Any:
+    """Return what stands for a value in JSON; `name` is what an error calls it."""
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        value = value.item()
+    if value is None or type(value) in (bool, int, str):
+        return value
+    if type(value) is float and math.isfinite(value):
+        return value
+    if type(value) is list:
+        return _encode_list(name, value)
+    if type(value) is dict and all(type(key) is str and not key.startswith("$") for key in value):
+        return {key: encode(f"{name}[{key!r}]", item) for key, item in value.items()}
+    for tag, kind in _KINDS.items():
+        if type(value) is kind.type:
+            return {tag: kind.encode(name, value)}
+    raise TypeError(
+        f"`{name}` must be None, a truth value, a number, text, a list, tuple, dict or 1-D array of those, "
+        f"or a RandomState to be in a file, got {type(value).__module__}.{type(value).__qualname__}"
+    )
+
+
+def decode(value: Any) -> Any:
+    """Return the value that stands in JSON, which is used up: a text must not be in memory twice."""
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            value[index] = decode(item)
+        return value
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number is too large")
+    if not isinstance(value, dict):
+        return value
+    tag = next((key for key in value if key.startswith("$")), None)
+    if tag is None:
+        for key, item in value.items():
+            value[key] = decode(item)
+        return value
+    if len(value) > 1:
+        raise ValueError(f"{tag!r} must stand alone, got {sorted(value)}")
+    return lookup("kind of value", tag, _KINDS).decode(value[tag])
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key comes twice")
+    return dict(pairs)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _as_list(value: Any, length: int | None = None) -> list[Any]:
+    if not isinstance(value, list) or (length is not None and len(value) != length):
+        raise ValueError(f"a list of {'any length' if length is None else length} is needed")
+    return value
+
+
+def _encode_float(name: str, value: float) -> Any:
+    return repr(value)
+
+
+def _decode_float(text: Any) -> float:
+    return float(lookup("$float", text, {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}))
+
+
+def _encode_list(name: str, values: list[Any] | tuple[Any, ...]) -> Any:
+    return [encode(f"{name}[{index}]", value) for index, value in enumerate(values)]
+
+
+def _decode_tuple(values: Any) -> tuple[Any, ...]:
+    return tuple(decode(_as_list(values)))
+
+
+def _encode_dict(name: str, mapping: dict[Any, Any]) -> Any:
+    return [
+        [encode(f"a key of {name}", key), encode(f"{name}[{key!r}]", value)] for key, value in mapping.items()
+    ]
+
+
+def _decode_dict(pairs: Any) -> dict[Any, Any]:
+    pairs = [decode(_as_list(pair, 2)) for pair in _as_list(pairs)]
+    if not all(map(_is_key, (key for key, _ in pairs))):
+        raise ValueError("keys must be text or numbers of 64 bits")
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        raise ValueError("a key comes twice")
+    return mapping
+
+
+def _is_key(key: Any) -> bool:
+    # Whoever makes a file can give tuples and longer integers one and the same hash, and a dict of those
+    # takes for ever.
+    return (
+        key is None or isinstance(key, (str, float)) or (type(key) in (bool, int) and -(2**63) <= key < 2**64)
+    )
+
+
+def _encode_array(name: str, array: HostArray) -> Any:
+    values = array.tolist()
+    dtype = "str" if array.dtype.kind == "U" else array.dtype.name
+    if array.ndim != 1 or dtype not in DTYPES or (dtype == "object" and not _are_text(values)):
+        raise TypeError(
+            f"`{name}` must be a 1-D array of truth values, numbers or text to be in a file, "
+            f"got {array.ndim}-D of {array.dtype}"
+        )
+    return [dtype, [encode(name, value) for value in values]]
+
+
+def _decode_array(described: Any) -> HostArray:
+    dtype, values = _as_list(described, 2)
+    lookup("dtype", dtype, dict.fromkeys(DTYPES))
+    values = decode(_as_list(values))
+    if dtype in ("str", "object"):
+        if not _are_text(values) or len(values) * max(map(len, values), default=0) > TEXT_LIMIT:
+            raise ValueError(f"an array of text must hold text, {TEXT_LIMIT} characters at most")
+        return np.array(values, dtype=dtype)
+    wanted = {"b": bool, "f": float}.get(np.dtype(dtype).kind, int)
+    if any(type(value) is not wanted for value in values):
+        raise TypeError(f"an array of {dtype} must hold values of type {wanted.__name__}")
+    with np.errstate(over="ignore"):
+        array = np.array(values, dtype=dtype)
+    if array.tolist() != values:
+        raise ValueError(f"an array of {dtype} must hold numbers of that type")
+    return array
+
+
+def _are_text(values: list[Any]) -> bool:
+    return all(type(value) is str for value in values)
+
+
+def _encode_random_state(name: str, random: np.random.RandomState) -> Any:
+    state: Any = random.get_state(legacy=False)
+    if state["bit_generator"] != "MT19937":
+        raise TypeError(f"`{name}` must draw from MT19937 to be in a file, got {state['bit_generator']}")
+    key, pos = state["state"]["key"].tolist(), int(state["state"]["pos"])
+    return [key, pos, int(state["has_gauss"]), float(state["gauss"])]
+
+
+def _decode_random_state(state: Any) -> np.random.RandomState:
+    key, pos, has_gauss, gauss = _as_list(state, 4)
+    key = _decode_array(["uint32", key])
+    # NumPy itself would read beyond the key.
+    if len(key) != 624 or not key.any() or check_integer("position", pos, minimum=0) > 624:
+        raise ValueError("the state of a RandomState must be 624 numbers and a position in them")
+    if check_integer("has_gauss", has_gauss, minimum=0) > 1 or type(gauss) is not float:
+        raise ValueError("the state of a RandomState must end with 0 or 1, and a float")
+    random = np.random.RandomState()
+    random.set_state(("MT19937", key, pos, has_gauss, decode(gauss)))
+    return random
+
+
+def _encode_activation(name: str, activation: Activation) -> Any:
+    known = name_activation(activation)
+    if known is None:
+        raise TypeError(_own_code(name, "Activation", activation.forward, ACTIVATIONS))
+    return [known[0], dict(known[1])]
+
+
+def _decode_activation(described: Any) -> Activation:
+    name, parameters = _as_list(described, 2)
+    if not isinstance(parameters, dict):
+        raise TypeError("the parameters of an activation must be an object")
+    return make_activation(name, parameters)
+
+
+def _encode_loss(name: str, loss: Loss) -> Any:
+    for known, entry in LOSSES.items():
+        if loss == entry:
+            return known
+    raise TypeError(_own_code(name, "Loss", loss.evaluate, LOSSES))
+
+
+def _own_code(name: str, kind: str, function: Callable[..., Any], table: dict[str, Any]) -> str:
+    words = getattr(function, "__qualname__", repr(function))
+    return (
+        f"`{name}` must be a built-in {kind} to be in a file, which holds no code, got one of your own "
+        f"({words}): pickle the model instead, or use one of {sorted(table)}"
+    )
+
+
+class _Kind(NamedTuple):
+    """Values of a type, and what stands for them."""
+
+    type: type
+    encode: Callable[[str, Any], Any]
+    decode: Callable[[Any], Any]
+
+
+_KINDS: dict[str, _Kind] = {
+    "$float": _Kind(float, _encode_float, _decode_float),
+    "$tuple": _Kind(tuple, _encode_list, _decode_tuple),
+    "$dict": _Kind(dict, _encode_dict, _decode_dict),
+    "$array": _Kind(np.ndarray, _encode_array, _decode_array),
+    "$random_state": _Kind(np.random.RandomState, _encode_random_state, _decode_random_state),
+    "$activation": _Kind(Activation, _encode_activation, _decode_activation),
+    "$loss": _Kind(Loss, _encode_loss, lambda name: lookup("loss", name, LOSSES)),
+}

@@ -1,0 +1,296 @@
+"""Decision boundaries: what a model of two features predicts around its samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize, to_rgb
+from matplotlib.ticker import MaxNLocator
+
+from mlp_xp._arrays import HostArray, is_elsewhere, placement, to_host
+from mlp_xp._network import Network
+from mlp_xp._validation import check_integer
+from mlp_xp.plotting._common import (
+    COLOURS,
+    add_legend,
+    axes_of,
+    checked_names,
+    darker,
+    is_pair,
+    on_host,
+    pixels_per_point,
+    place_of,
+)
+
+CLASS_COLOURS = (COLOURS[1], COLOURS[0], *COLOURS[2:])
+MARKERS = "os^DvPX<p*>"
+
+
+def plot_decision_boundary(
+    model: Any,
+    X: Any,
+    y: Any = None,
+    *,
+    ax: Axes | None = None,
+    feature_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
+    grid_resolution: int = 200,
+    legend: bool = True,
+) -> Axes:
+    """Draw what a model of two features predicts around the samples, and the samples.
+
+    Parameters
+    ----------
+    model : fitted estimator, or (network, params)
+        A classifier or a regressor of one value, ours or any that has scikit-learn's interface; or a
+        `Network` and its parameters. It is asked for predictions, nothing more.
+    X : array or DataFrame of shape (n_samples, 2)
+        In any library, on any device. The model is asked about data of this kind, or about arrays where
+        its own weights are.
+    y : array of shape (n_samples,) or (n_samples, n_outputs), optional
+        Labels or values of the samples, as the model was fitted with: one-hot rows are classes too.
+        Without it the samples are not drawn.
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+    feature_names : sequence of two str, optional
+        By default the names of a DataFrame's columns, or those that the model was fitted with.
+    class_names : sequence of str, optional
+        In the order of the model's classes; by default those themselves.
+    grid_resolution : int, default=200
+        Predictions along each axis.
+    legend : bool, default=True
+        Say which class is which in a strip above the samples; for a regressor, add the colour bar.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    TypeError
+        If `model` is no model.
+    ValueError
+        If X has not two features, the model predicts several labels or values for a sample, or y or
+        the names do not fit.
+
+    Notes
+    -----
+    A region has its class's colour, the deeper the more probable the class is; lines are drawn where the
+    prediction changes. Where a model has no probabilities, or its predictions do not follow them (a tuned
+    threshold), the regions are plain.
+
+    scikit-learn's DecisionBoundaryDisplay leaves white gaps between several classes, and no line between
+    two.
+
+    Examples
+    --------
+    >>> from mlp_xp import MLPClassifier
+    >>> from mlp_xp.datasets import planar
+    >>> from mlp_xp.plotting import plot_decision_boundary
+    >>> data = planar()
+    >>> model = MLPClassifier((8,), "tanh", solver="lbfgs", tol=0.01, random_state=0).fit(data.X, data.y)
+    >>> ax = plot_decision_boundary(
+    ...     model, data.X, data.y, feature_names=data.feature_names, class_names=data.class_names)
+    >>> ax.get_xlabel(), [text.get_text() for text in ax.get_legend().texts]
+    ('x', ['A', 'B'])
+    """
+    samples = _numbers("X", X)
+    if samples.ndim != 2 or samples.shape[1] != 2:
+        raise ValueError(f"`X` must have two features, shape (n_samples, 2), got {samples.shape}")
+    grid = _grid(samples, check_integer("grid_resolution", grid_resolution, minimum=2))
+    values, classes = _ask(model, X, grid.reshape(-1, 2))
+    targets = None if y is None else _targets(y, len(samples), classes)
+    given = [feature_names, getattr(X, "columns", None), getattr(model, "feature_names_in_", None)]
+    labels = checked_names("feature_names", next((names for names in given if names is not None), None), 2)
+    values = values.reshape(*grid.shape[:2], *values.shape[1:])
+    if classes is None:
+        ax = axes_of(ax)
+        _draw_values(ax, grid, values, samples, targets, legend)
+    else:
+        names = checked_names("class_names", classes if class_names is None else class_names, len(classes))
+        codes = np.full(len(samples), -1) if targets is None else targets
+        ax = axes_of(ax)
+        _draw_regions(ax, grid, values)
+        handles = [
+            _draw_points(
+                ax,
+                samples[codes == code],
+                len(samples),
+                color=_colour(code),
+                label=name,
+                marker=MARKERS[code % len(MARKERS)],
+            )
+            for code, name in enumerate(names)
+        ]
+    ax.set_xlim(grid[0, 0, 0], grid[0, -1, 0])
+    ax.set_ylim(grid[0, 0, 1], grid[-1, 0, 1])
+    if classes is not None and legend:
+        add_legend(handles, ax)
+    if labels:
+        ax.set(xlabel=labels[0], ylabel=labels[1])
+    return ax
+
+
+def _numbers(name: str, values: Any) -> HostArray:
+    """Return an array or a table of any library as numbers on the host."""
+    try:
+        return np.asarray(to_host(values) if is_elsewhere(values) else values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"`{name}` must hold numbers ({error})") from None
+
+
+def _grid(samples: HostArray, resolution: int) -> HostArray:
+    """Return points around the samples, of shape (resolution, resolution, 2), rows from below."""
+    axes = []
+    for column in samples.T:
+        column = column[np.isfinite(column)]
+        if not column.size:
+            raise ValueError("`X` must have finite values in each column, got none")
+        low, high = column.min(), column.max()
+        margin = 0.1 * (high - low) or 1.0
+        axes.append(np.linspace(low - margin, high + margin, resolution))
+    return np.stack(np.meshgrid(*axes), axis=-1)
+
+
+def _ask(model: Any, X: Any, places: HostArray) -> tuple[HostArray, HostArray | None]:
+    """Return a probability of each point and class, and the classes; or a value of each point, and None."""
+    if is_pair(model):
+        return _ask_network(model[0], model[1], places)
+    if not hasattr(model, "predict"):
+        raise TypeError(
+            f"`model` must be a fitted estimator or a pair (network, params), got {type(model).__name__}"
+        )
+    from sklearn.base import is_regressor
+
+    asked = _like(getattr(model, "coefs_", [X])[0], X, places)
+    predicted = _one_column(on_host(model.predict(asked)))
+    classes = getattr(model, "classes_", None)
+    if classes is None and is_regressor(model):
+        return predicted, None
+    classes = np.unique(predicted) if classes is None else on_host(classes)
+    chosen = predicted[:, None] == classes
+    if hasattr(model, "predict_proba"):
+        probabilities = on_host(model.predict_proba(asked))
+        if probabilities.shape == chosen.shape:
+            of_chosen = np.where(chosen, probabilities, 0.0).max(axis=1)
+            if np.all(of_chosen >= probabilities.max(axis=1) - 1e-6):
+                return probabilities, classes
+    return chosen.astype(np.float64), classes
+
+
+def _ask_network(network: Network, params: Any, places: HostArray) -> tuple[HostArray, HostArray | None]:
+    """Do what `_ask` does, with a network."""
+    outputs: HostArray = on_host(network.predict(params, place_of(params).from_host(places)))
+    n_outputs, decide = outputs.shape[1], network._loss_entry.decide
+    if decide is None:
+        return _one_column(outputs), None
+    if n_outputs == 1:
+        return np.hstack([1.0 - outputs, outputs]), np.arange(2)
+    if np.sum(decide(np, np.ones((1, n_outputs)))) > 1:  # not one class, but each label by itself
+        _one_column(outputs)
+    return outputs, np.arange(n_outputs)
+
+
+def _one_column(predictions: HostArray) -> HostArray:
+    """Return predictions as 1-D, or refuse them."""
+    if predictions.ndim == 2 and predictions.shape[1] == 1:
+        return predictions[:, 0]
+    if predictions.ndim != 1:
+        raise ValueError(
+            "`model` must predict one label or value for each sample, which alone has boundaries to draw, "
+            f"got {predictions.shape[1]}"
+        )
+    return predictions
+
+
+def _like(home: Any, X: Any, places: HostArray) -> Any:
+    """Return points as the model takes them: where its weights are, or as X is."""
+    if is_elsewhere(home):
+        return placement(X=home).from_host(places)
+    return type(X)(dict(zip(X.columns, places.T))) if hasattr(X, "columns") else places
+
+
+def _targets(y: Any, n_samples: int, classes: HostArray | None) -> HostArray:
+    """Return the index of each sample's class, or its value."""
+    host = np.asarray(on_host(y))
+    if host.ndim == 2 and host.shape[1] == 1:
+        host = host[:, 0]
+    if classes is not None and host.shape == (n_samples, len(classes)):
+        host = classes[np.argmax(host, axis=1)]
+    if host.shape != (n_samples,):
+        raise ValueError(f"`y` must have shape (n_samples,) = {(n_samples,)}, got {host.shape}")
+    if classes is None:
+        return _numbers("y", host)
+    matches = host[:, None] == classes
+    known = matches.any(axis=1)
+    if not known.all():
+        raise ValueError(
+            f"`y` must hold classes of the model, {classes.tolist()}, got {host[~known].tolist()[0]!r}"
+        )
+    codes: HostArray = np.argmax(matches, axis=1)
+    return codes
+
+
+def _draw_regions(ax: Axes, grid: HostArray, probabilities: HostArray) -> None:
+    """Fill the most probable class's region with its colour, and draw the lines between the regions."""
+    n_classes = probabilities.shape[-1]
+    chance = 1.0 / n_classes
+    certainty = (probabilities.max(axis=-1) - chance) / max(1.0 - chance, chance)
+    colours = np.array([to_rgb(_colour(code)) for code in range(n_classes)])
+    depth = (0.15 + 0.4 * certainty)[..., None]
+    image = 1.0 - depth * (1.0 - colours[np.argmax(probabilities, axis=-1)])
+    low, high = grid[0, 0], grid[-1, -1]
+    half = 0.5 * (high - low) / (len(grid) - 1)  # points of the grid are middles of pixels
+    (left, bottom), (right, top) = low - half, high + half
+    ax.imshow(
+        image,
+        extent=(left, right, bottom, top),
+        origin="lower",
+        aspect=ax.get_aspect(),
+        interpolation="bilinear",
+    )
+    scores = np.log(np.maximum(probabilities, 1e-12))  # steep probabilities say little of what lies between
+    for code in range(n_classes - 1):  # a line of the last class is one of another's too
+        lead = scores[..., code] - np.delete(scores, code, axis=-1).max(axis=-1)
+        if lead.min() < 0.0 < lead.max():
+            ax.contour(grid[..., 0], grid[..., 1], lead, levels=[0.0], colors="black", linewidths=1.3)
+
+
+def _draw_values(
+    ax: Axes, grid: HostArray, values: HostArray, samples: HostArray, targets: HostArray | None, bar: bool
+) -> None:
+    """Fill the picture by predicted value, with the samples in the colours of theirs."""
+    shown = np.concatenate([values.ravel(), [] if targets is None else targets])
+    shown = shown[np.isfinite(shown)]
+    levels = MaxNLocator(14).tick_values(shown.min(), shown.max())
+    look: dict[str, Any] = {"cmap": "cividis", "norm": Normalize(levels[0], levels[-1])}
+    surface = ax.contourf(grid[..., 0], grid[..., 1], values, levels=levels, **look)
+    if targets is not None:
+        _draw_points(ax, samples, len(samples), c=targets, **look)
+    if bar:
+        ax.figure.colorbar(surface, ax=ax, label="predicted value")
+
+
+def _draw_points(ax: Axes, places: HostArray, n_points: int, **look: Any) -> Any:
+    """Draw points of a size that leaves most of the picture free."""
+    area = ax.bbox.width * ax.bbox.height / pixels_per_point(ax) ** 2
+    size = float(np.clip(0.1 * area / n_points, 4.0, 36.0))
+    x, y = places.T
+    return ax.scatter(
+        x,
+        y,
+        s=size,
+        edgecolors="black",
+        linewidths=0.1 * math.sqrt(size),
+        zorder=3,
+        **look,
+    )
+
+
+def _colour(code: int) -> tuple[float, ...]:
+    """Return the colour of a class; each round through the palette is darker."""
+    return darker(CLASS_COLOURS[code % len(COLOURS)], code // len(COLOURS))

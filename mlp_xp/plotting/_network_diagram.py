@@ -1,0 +1,284 @@
+"""The network: its layers, weights and biases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.lines import Line2D
+
+from mlp_xp._activations import Activation
+from mlp_xp._arrays import HostArray
+from mlp_xp._losses import LOSS_OF_OUTPUT
+from mlp_xp.plotting._common import (
+    COLOURS,
+    axes_of,
+    checked_names,
+    innermost,
+    is_pair,
+    legend_at_top,
+    limits,
+    on_host,
+    pixels_per_point,
+    place_of,
+)
+
+POSITIVE, NEGATIVE = COLOURS[0], COLOURS[3]
+
+MOST_UNITS = 12
+"""A layer with more units than this is drawn by its ends."""
+END_UNITS = 5
+
+
+def plot_network(
+    model: Any,
+    *,
+    ax: Axes | None = None,
+    feature_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Axes:
+    """Draw the layers of a network, and its weights as lines between the units.
+
+    Parameters
+    ----------
+    model : fitted estimator, or (network, params)
+        An MLPClassifier or MLPRegressor, also at the end of a pipeline or inside a search or a
+        TransformedTargetRegressor; or a `Network` and its parameters.
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default. Its axis lines are switched off.
+    feature_names : sequence of str, optional
+        For the inputs; by default those that the estimator was fitted with.
+    class_names : sequence of str, optional
+        For the outputs, by default the estimator's classes. A single output of a classifier is the
+        second class.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    TypeError
+        If `model` is no network.
+    ValueError
+        If the names do not fit.
+
+    Notes
+    -----
+    A line is as wide as its weight is large, solid if it is above 0 and dashed if below. The rim of a
+    unit shows its bias in the same way. Of a layer with more than 12 units the first and the last 5 are
+    drawn, and weights of the others do not count for the scale.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlp_xp import Network
+    >>> from mlp_xp.plotting import plot_network
+    >>> network = Network((2, 3, 1), activation="tanh", loss="binary_cross_entropy")
+    >>> params = network.init(seed=0, like=np.ones((1, 2)))
+    >>> ax = plot_network((network, params), feature_names=["x", "y"])
+    >>> ax.texts[1].get_text().split()
+    ['tanh', '3', 'units']
+    """
+    shown = _shown(model)
+    sizes = [len(shown.weights[0]), *map(len, shown.biases)]
+    inputs = shown.inputs if feature_names is None else feature_names
+    inputs = checked_names("feature_names", inputs, sizes[0])
+    outputs = shown.outputs if class_names is None else class_names
+    if outputs is not None and sizes[-1] == 1 and len(outputs) == 2:
+        outputs = outputs[1:]
+    outputs = checked_names("class_names", outputs, sizes[-1])
+    ax = axes_of(ax)
+    ax.set_axis_off()
+    layers = [_units(size) for size in sizes]
+    values = [np.zeros(len(layers[0].shown))]
+    for source, layer, weight, bias in zip(layers, layers[1:], shown.weights, shown.biases):
+        values += [weight[np.ix_(source.shown, layer.shown)], bias[layer.shown]]
+    pixel = pixels_per_point(ax)
+    tallest = max(0.5, *(layer.heights[0] for layer in layers))
+    room = ax.bbox.height / pixel - 60.0  # beside the legend and the captions
+    diameter = float(np.clip(0.6 * room / (2.0 * tallest + 1.0), 3.0, 20.0))
+    stroke = _Stroke(max(float(np.abs(each).max()) for each in values) or 1.0, min(4.0, 0.3 * diameter))
+    captions = _write_captions(ax, layers, -tallest, diameter, shown.activations)
+    legend = legend_at_top(ax, stroke.samples(), title="weight (line) or bias (rim)")
+    rim = diameter * pixel
+    ax.set_ylim(*limits(-tallest, tallest, captions, legend + rim, ax.bbox.height))
+    before = _write_names(ax, 0, layers[0], inputs, -diameter)
+    after = _write_names(ax, len(layers) - 1, layers[-1], outputs, diameter)
+    ax.set_xlim(*limits(0.0, len(layers) - 1.0, before + rim, after + rim, ax.bbox.width))
+    for index, layer in enumerate(layers):
+        if index:
+            _draw_weights(ax, index, layers[index - 1], layer, values[2 * index - 1], stroke)
+        _draw_units(ax, index, layer, values[2 * index], diameter, stroke)
+    return ax
+
+
+class _Shown(NamedTuple):
+    """What a picture shows of a network, on the host."""
+
+    weights: list[HostArray]
+    biases: list[HostArray]
+    activations: list[str]
+    inputs: Any = None
+    outputs: Any = None
+
+
+def _shown(model: Any) -> _Shown:
+    """Look into an estimator, or at a network and its parameters."""
+    if is_pair(model):
+        network, params = model
+        network.predict(params, place_of(params).from_host(np.zeros((1, network.layer_sizes[0]))))  # they fit
+        weights, biases = zip(*params)
+        names = {loss: output for output, loss in LOSS_OF_OUTPUT.items()}
+        hidden, output = network.activation, names.get(network.loss, "output")
+        inputs = outputs = None
+    else:
+        inner = innermost(model)
+        if not hasattr(inner, "coefs_"):
+            raise TypeError(
+                "`model` must be a fitted MLPClassifier or MLPRegressor, or a pair (network, params), "
+                f"got {type(inner).__name__}"
+            )
+        weights, biases, hidden, output = (
+            inner.coefs_,
+            inner.intercepts_,
+            inner.activation,
+            inner.out_activation_,
+        )
+        inputs, outputs = getattr(inner, "feature_names_in_", None), getattr(inner, "classes_", None)
+    n_hidden = len(weights) - 1
+    each = [hidden] * n_hidden if isinstance(hidden, (str, Activation)) else hidden
+    activations = [*map(_activation_name, each), output]
+    return _Shown(
+        [on_host(weight) for weight in weights],
+        [on_host(bias) for bias in biases],
+        activations,
+        inputs,
+        outputs,
+    )
+
+
+def _activation_name(activation: str | Activation) -> str:
+    """Return its name, or that of the function that a user's own is made of."""
+    if isinstance(activation, str):
+        return activation
+    function = getattr(activation.forward, "func", activation.forward)
+    return getattr(function, "__name__", "activation").strip("_").removesuffix("_forward")
+
+
+class _Units(NamedTuple):
+    """A layer's number of units, which of them are drawn, and how high."""
+
+    size: int
+    shown: HostArray
+    heights: HostArray
+
+
+def _units(size: int) -> _Units:
+    """Place the units of a layer around 0, the first ones above."""
+    if size <= MOST_UNITS:
+        return _Units(size, np.arange(size), 0.5 * (size - 1) - np.arange(size))
+    ends = np.concatenate([np.arange(END_UNITS), np.arange(-END_UNITS, 0)])
+    return _Units(size, ends % size, np.where(ends < 0, -END_UNITS - 1 - ends, END_UNITS - ends))
+
+
+class _Stroke(NamedTuple):
+    """How a weight or a bias is drawn: as wide as it is large, solid above 0 and dashed below."""
+
+    largest: float
+    widest: float
+
+    def width(self, value: float) -> float:
+        """Return the width in points."""
+        return self.widest * abs(value) / self.largest
+
+    def look(self, values: HostArray) -> dict[str, Any]:
+        """Return the properties of a collection of lines."""
+        widths = [self.width(value) for value in values]
+        return {
+            "linewidths": widths,
+            "edgecolors": [POSITIVE if value >= 0.0 else NEGATIVE for value in values],
+            # matplotlib multiplies dashes by the width; these are as long on every line.
+            "linestyles": [
+                "-" if value >= 0.0 else (0, (4.0 / max(width, 0.2), 2.5 / max(width, 0.2)))
+                for value, width in zip(values, widths)
+            ],
+        }
+
+    def samples(self) -> list[Line2D]:
+        """Return lines for a legend."""
+        largest = float(f"{self.largest:.2g}")
+        values = np.array([largest, 0.25 * largest, -0.25 * largest, -largest])
+        looks = zip(*self.look(values).values())
+        return [
+            Line2D([], [], linewidth=width, color=colour, linestyle=style, label=_signed(value))
+            for value, (width, colour, style) in zip(values, looks)
+        ]
+
+
+def _signed(value: float) -> str:
+    """Return a number with its sign, also where it is a plus."""
+    return f"{value:+.3g}".replace("-", "\N{MINUS SIGN}")
+
+
+def _draw_weights(
+    ax: Axes, index: int, source: _Units, layer: _Units, weights: HostArray, stroke: _Stroke
+) -> None:
+    """Draw the lines into a layer, the widest last."""
+    rows, columns = np.unravel_index(np.argsort(np.abs(weights), axis=None), weights.shape)
+    starts = np.column_stack([np.full(len(rows), index - 1.0), source.heights[rows]])
+    ends = np.column_stack([np.full(len(rows), float(index)), layer.heights[columns]])
+    look = stroke.look(weights[rows, columns])
+    ax.add_collection(LineCollection(list(np.stack([starts, ends], axis=1)), zorder=1, **look), autolim=False)
+
+
+def _draw_units(
+    ax: Axes, index: int, layer: _Units, biases: HostArray, diameter: float, stroke: _Stroke
+) -> None:
+    """Draw the units of a layer, each with its bias as its rim, and dots for those left out."""
+    places = np.full(len(layer.heights), index), layer.heights
+    plain: dict[str, Any] = {"facecolors": [ax.get_facecolor()], "edgecolors": "0.5", "linewidths": 0.6}
+    ax.scatter(*places, s=diameter**2, zorder=2, **plain)
+    ax.scatter(*places, s=diameter**2, zorder=3, facecolors="none", **stroke.look(biases))
+    if len(layer.shown) < layer.size:
+        ax.text(index, 0.0, "\N{VERTICAL ELLIPSIS}", ha="center", va="center", fontsize=max(8.0, diameter))
+
+
+def _write_captions(
+    ax: Axes, layers: Sequence[_Units], bottom: float, diameter: float, activations: Sequence[str]
+) -> float:
+    """Write activation and size under each layer; return the height it takes, in pixels."""
+    n_layers, texts = len(layers), []
+    for index, (layer, activation) in enumerate(zip(layers, ["", *activations])):
+        unit = "input" if index == 0 else "output" if index == n_layers - 1 else "unit"
+        text = f"{activation}\n{layer.size} {unit}{'s' if layer.size > 1 else ''}"
+        offset: dict[str, Any] = {"xytext": (0.0, -diameter), "textcoords": "offset points"}
+        texts.append(
+            ax.annotate(
+                text,
+                (index, bottom),
+                ha="center",
+                va="top",
+                fontsize="small",
+                annotation_clip=False,
+                **offset,
+            )
+        )
+    height = max(text.get_window_extent().height for text in texts)
+    return height + 1.5 * diameter * pixels_per_point(ax)
+
+
+def _write_names(ax: Axes, index: int, layer: _Units, names: Sequence[str], distance: float) -> float:
+    """Write names beside the units of a layer; return the width it takes, in pixels."""
+    widths = [0.0]
+    offset: dict[str, Any] = {"xytext": (distance, 0.0), "textcoords": "offset points", "va": "center"}
+    side = "right" if distance < 0.0 else "left"
+    for unit, height in zip(layer.shown, layer.heights) if names else ():
+        text = ax.annotate(
+            names[unit], (index, height), ha=side, fontsize="small", annotation_clip=False, **offset
+        )
+        widths.append(text.get_window_extent().width)
+    return max(widths)

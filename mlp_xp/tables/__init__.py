@@ -1,0 +1,23 @@
+"""Tables, and the runs that the command ``mlp-xp`` trains on them and keeps in folders.
+
+They need polars, scikit-learn, skops and safetensors: ``pip install 'mlp_xp[cli]'``.
+"""
+
+try:
+    from mlp_xp.tables._columns import Columns, Target, find_columns, find_target
+    from mlp_xp.tables._reading import DataError, read_frame, write_frame
+    from mlp_xp.tables._runs import Run, load_run
+except ModuleNotFoundError as error:
+    raise ImportError(f"mlp_xp.tables needs more packages ({error}): pip install 'mlp_xp[cli]'") from None
+
+__all__ = [
+    "Columns",
+    "DataError",
+    "Run",
+    "Target",
+    "find_columns",
+    "find_target",
+    "load_run",
+    "read_frame",
+    "write_frame",
+]
