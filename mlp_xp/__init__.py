@@ -4,16 +4,19 @@ Build a `Network`, draw parameters where your data live with `Network.init`, and
 for NumPy arrays, on the GPU for CuPy arrays, and in the same way for PyTorch and JAX.
 
 scikit-learn's estimators: `MLPClassifier`, `MLPRegressor` (need scikit-learn).
-The network: `Network`, `Layer`; its parts: `Activation`, `leaky_relu`, `elu`, `Loss`, `normal`,
-`glorot_uniform`.
-Training: `train`, `evaluate`, `History`, `EarlyStopping`, `TrainingError`, `DivergenceError`,
-`OutOfMemoryError`, `TrainingInterruptedWarning`, `EagerFallbackWarning`, `ProgressBar`.
+The network: `Network`, `Layer`; its parts: `Activation`, `leaky_relu`, `elu`, `Loss`, and for its first
+weights `Initializer`, `normal`, `glorot_uniform`, `he_normal`, `zeros`.
+Training: `train`, `Trained`, `evaluate`, `History`, `Callback`, `EarlyStopping`, `ProgressBar`.
+What may go wrong: `TrainingError`, `DivergenceError`, `OutOfMemoryError`, `TrainingInterruptedWarning`,
+`EagerFallbackWarning`.
 Optimizers: `Optimizer`, `gradient_descent`, `momentum`, `adam`, `decoupled_weight_decay`.
-Learning rates: a number, `inverse_scaling`, `step_decay`, `cosine`.
+Learning rates: a number or a `Schedule`: `inverse_scaling`, `step_decay`, `cosine`.
 Files: `save_model`, `load_model`, `ModelFileError` (need safetensors).
-Arrays: `to_host`, `one_hot`; data sets are in `mlp_xp.datasets`.
-Pictures are in `mlp_xp.plotting` (need matplotlib), tables and the runs that the command ``mlp-xp`` keeps
-in `mlp_xp.tables` (`load_run`), libraries and devices found here in `mlp_xp.backends`.
+Arrays: `to_host`, `one_hot`, `backend`, `BackendUnavailableError`.
+
+Modules: `mlp_xp.backends` (array libraries and devices found here), `mlp_xp.datasets`, `mlp_xp.estimators`,
+`mlp_xp.files` (models), `mlp_xp.plotting` (needs matplotlib), `mlp_xp.tables` (tables, and the runs that the
+command ``mlp-xp`` keeps). What has an underscore is not public, and may move.
 """
 
 import importlib
@@ -22,17 +25,20 @@ import typing
 from mlp_xp._activations import Activation, elu, leaky_relu
 from mlp_xp._arrays import to_host
 from mlp_xp._engines import EagerFallbackWarning
-from mlp_xp._initializers import glorot_uniform, normal
+from mlp_xp._functions import publish as _publish
+from mlp_xp._initializers import Initializer, glorot_uniform, he_normal, normal, zeros
 from mlp_xp._losses import Loss
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer, adam, decoupled_weight_decay, gradient_descent, momentum
 from mlp_xp._parameters import Layer
-from mlp_xp._schedules import cosine, inverse_scaling, step_decay
+from mlp_xp._schedules import Schedule, cosine, inverse_scaling, step_decay
 from mlp_xp._training.early_stopping import EarlyStopping
 from mlp_xp._training.loop import (
+    Callback,
     DivergenceError,
     History,
     OutOfMemoryError,
+    Trained,
     TrainingError,
     TrainingInterruptedWarning,
     evaluate,
@@ -40,8 +46,9 @@ from mlp_xp._training.loop import (
 )
 from mlp_xp._training.progress_bar import ProgressBar
 from mlp_xp._version import __version__ as __version__
+from mlp_xp.backends import BackendUnavailableError, backend
 from mlp_xp.datasets import one_hot
-from mlp_xp.files._models import ModelFileError, load_model, save_model
+from mlp_xp.files import ModelFileError, load_model, save_model
 
 if typing.TYPE_CHECKING:
     from mlp_xp.estimators import MLPClassifier as MLPClassifier
@@ -52,10 +59,13 @@ _ESTIMATORS = ("MLPClassifier", "MLPRegressor")
 
 __all__ = [
     "Activation",
+    "BackendUnavailableError",
+    "Callback",
     "DivergenceError",
     "EagerFallbackWarning",
     "EarlyStopping",
     "History",
+    "Initializer",
     "Layer",
     "Loss",
     "ModelFileError",
@@ -63,15 +73,19 @@ __all__ = [
     "Optimizer",
     "OutOfMemoryError",
     "ProgressBar",
+    "Schedule",
+    "Trained",
     "TrainingError",
     "TrainingInterruptedWarning",
     "adam",
+    "backend",
     "cosine",
     "decoupled_weight_decay",
     "elu",
     "evaluate",
     "glorot_uniform",
     "gradient_descent",
+    "he_normal",
     "inverse_scaling",
     "leaky_relu",
     "load_model",
@@ -82,7 +96,10 @@ __all__ = [
     "step_decay",
     "to_host",
     "train",
+    "zeros",
 ]
+
+_publish(__name__, globals(), __all__)
 
 
 def __getattr__(name: str) -> typing.Any:

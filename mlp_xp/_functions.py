@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -51,3 +51,13 @@ class HashablePartial(PickledAsCall, partial[Any]):
 
     def __hash__(self) -> int:
         return hash((self.func, *sorted(self.keywords.items())))
+
+
+def publish(module: str, namespace: dict[str, Any], names: Iterable[str]) -> None:
+    """Give public objects that private modules define the address that users import them from.
+
+    It is the one that pickles and messages name.
+    """
+    for name in names:
+        if "._" in namespace[name].__module__:
+            namespace[name].__module__ = module

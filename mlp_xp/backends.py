@@ -40,7 +40,17 @@ class Backend(NamedTuple):
 
 
 class BackendUnavailableError(RuntimeError):
-    """An array library cannot be used on this machine; the message says why."""
+    """An array library cannot be used on this machine; the message says why.
+
+    Examples
+    --------
+    >>> from mlp_xp import BackendUnavailableError, backend
+    >>> def on_gpu_if_there_is_one():
+    ...     try:
+    ...         return backend("cupy")
+    ...     except BackendUnavailableError:
+    ...         return backend("numpy")
+    """
 
 
 def backend(name: str) -> Backend:

@@ -1,5 +1,6 @@
 """What importing the package brings, and what it does not."""
 
+import doctest
 import json
 import subprocess
 import sys
@@ -28,6 +29,21 @@ def test_everything_public_has_a_docstring_with_an_example():
         assert documentation, name
         if name not in exempt:
             assert ">>> " in documentation, name
+
+
+def test_examples_of_public_classes_and_their_methods_run():
+    # Their address is not the module that defines them, where pytest looks for examples.
+    finder, flags = doctest.DocTestFinder(exclude_empty=True), doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    runner = doctest.DocTestRunner(optionflags=flags)
+    found = [
+        test
+        for name in mlp_xp.__all__
+        if isinstance(getattr(mlp_xp, name), type)
+        for test in finder.find(getattr(mlp_xp, name), name, module=False, globs={})
+    ]
+    assert {"Network", "Network.init", "Network.predict"} <= {test.name for test in found}
+    for test in found:
+        assert runner.run(test).failed == 0, test.name
 
 
 def test_import_brings_no_array_library_but_numpy():

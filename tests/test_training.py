@@ -128,7 +128,7 @@ def test_trainings_in_parts_are_one_training(library, optimizer, observed):
     settings = {"optimizer": optimizer, "batch_size": 90, "early_stopping": rule}
     whole, history = train(network, start, X, y, epochs=12, seed=5, **settings)
 
-    samples = network.check(start, X, y, None)
+    samples = network._check(start, X, y, None)
     progress = start_training(library.xp, start, optimizer, np.random.RandomState(5))
     parts = History()
     for epochs in (1, 4, 0, 1, 6):
@@ -159,7 +159,7 @@ def test_early_stopping_remembers_between_parts():
         history = continue_training(
             network,
             progress,
-            network.check(params, X, y, None),
+            network._check(params, X, y, None),
             optimizer=adam(),
             epochs=3,
             batch_size=10,

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice, repeat
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, overload
 
 import numpy as np
 
@@ -33,7 +33,7 @@ from mlp_xp._devices import (
 from mlp_xp._engines import Engine, Epoch, State, make_engine
 from mlp_xp._network import Network, logits_themselves
 from mlp_xp._optimizers import Optimizer, OptimizerState
-from mlp_xp._parameters import Parameters, all_finite, copy_tree, map_tree, named, plain
+from mlp_xp._parameters import Layer, Parameters, all_finite, copy_tree, map_tree, named, plain
 from mlp_xp._samples import Rows, Samples
 from mlp_xp._schedules import check_learning_rate, rates
 from mlp_xp._training.early_stopping import EarlyStopping, Watch, make_watch
@@ -91,8 +91,26 @@ class History(list[dict[str, Any]]):
         return part
 
 
-Callback: TypeAlias = Callable[[History, Parameters], "bool | None"]
-"""``(history, params) -> stop``: called after each epoch, with parameters that are its own to keep."""
+class Callback(Protocol):
+    """What `train` calls after each epoch: ``(history, params) -> stop``.
+
+    Examples
+    --------
+    >>> def stop_at_a_hundredth(history, params):
+    ...     return history[-1]["loss"] < 0.01
+    """
+
+    def __call__(self, history: History, params: tuple[Layer, ...], /) -> bool | None:
+        """Look at the last epoch; return true to stop the training.
+
+        Parameters
+        ----------
+        history : History
+            Up to and with that epoch.
+        params : tuple of Layer
+            A copy, which may be kept or changed.
+        """
+
 
 Listener: TypeAlias = Callable[[History], None]
 """Told of a history as soon as more of it is known: after one epoch, or some hundred short ones at once."""
@@ -194,9 +212,19 @@ class Trained(NamedTuple):
     ----------
     params : tuple of Layer
     history : History
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlp_xp import Network, adam, train
+    >>> X = np.array([[0.0], [1.0]])
+    >>> network = Network((1, 1), loss="squared_error")
+    >>> result = train(network, network.init(0, like=X), X, 3.0 * X, optimizer=adam(0.1), epochs=300)
+    >>> result.params[0].weight.round(1), len(result.history)
+    (array([[3.]]), 300)
     """
 
-    params: Parameters
+    params: tuple[Layer, ...]
     history: History
 
 

@@ -4,6 +4,8 @@ Colours are those of Okabe and Ito, which stay apart in every kind of colour vis
 told by markers or line styles as well, for print in black and white.
 """
 
+from mlp_xp._functions import publish as _publish
+
 try:
     from mlp_xp.plotting._decision_boundary import plot_decision_boundary
     from mlp_xp.plotting._learning_curve import plot_learning_curve
@@ -12,3 +14,5 @@ except ModuleNotFoundError as error:
     raise ImportError(f"mlp_xp.plotting needs matplotlib ({error}): pip install 'mlp_xp[plot]'") from None
 
 __all__ = ["plot_decision_boundary", "plot_learning_curve", "plot_network"]
+
+_publish(__name__, globals(), __all__)

@@ -3,6 +3,8 @@
 They need polars, scikit-learn, skops and safetensors: ``pip install 'mlp_xp[cli]'``.
 """
 
+from mlp_xp._functions import publish as _publish
+
 try:
     from mlp_xp.tables._columns import Columns, Target, find_columns, find_target
     from mlp_xp.tables._reading import DataError, read_frame, write_frame
@@ -21,3 +23,5 @@ __all__ = [
     "read_frame",
     "write_frame",
 ]
+
+_publish(__name__, globals(), __all__)
