@@ -19,7 +19,6 @@ Modules: `mlp_xp.backends` (array libraries and devices found here), `mlp_xp.dat
 command ``mlp-xp`` keeps). What has an underscore is not public, and may move.
 """
 
-import importlib
 import typing
 
 from mlp_xp._activations import Activation, elu, leaky_relu
@@ -33,7 +32,7 @@ from mlp_xp._optimizers import Optimizer, adam, decoupled_weight_decay, gradient
 from mlp_xp._parameters import Layer
 from mlp_xp._schedules import Schedule, cosine, inverse_scaling, step_decay
 from mlp_xp._training.early_stopping import EarlyStopping
-from mlp_xp._training.loop import (
+from mlp_xp._training.history import (
     Callback,
     DivergenceError,
     History,
@@ -41,10 +40,10 @@ from mlp_xp._training.loop import (
     Trained,
     TrainingError,
     TrainingInterruptedWarning,
-    evaluate,
-    train,
 )
+from mlp_xp._training.measure import evaluate
 from mlp_xp._training.progress_bar import ProgressBar
+from mlp_xp._training.train import train
 from mlp_xp._version import __version__ as __version__
 from mlp_xp.backends import BackendUnavailableError, backend
 from mlp_xp.datasets import one_hot
@@ -55,7 +54,7 @@ if typing.TYPE_CHECKING:
     from mlp_xp.estimators import MLPRegressor as MLPRegressor
 
 _ESTIMATORS = ("MLPClassifier", "MLPRegressor")
-"""Not in `__all__`: ``from mlp_xp import *`` must not need scikit-learn."""
+"""Not in `__all__`, because ``from mlp_xp import *`` must not need scikit-learn."""
 
 __all__ = [
     "Activation",
@@ -103,15 +102,11 @@ _publish(__name__, globals(), __all__)
 
 
 def __getattr__(name: str) -> typing.Any:
-    """Import the estimators when they are asked for: they alone need scikit-learn."""
+    """Import the estimators when they are asked for, because they need scikit-learn."""
     if name not in _ESTIMATORS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        estimators = importlib.import_module("mlp_xp.estimators")
-    except ImportError as error:
-        raise ImportError(
-            f"{name} needs scikit-learn 1.9 or later ({error}): pip install 'mlp_xp[sklearn]'"
-        ) from None
+    from mlp_xp import estimators
+
     return getattr(estimators, name)
 
 

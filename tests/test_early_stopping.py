@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlp_xp import EarlyStopping
-from mlp_xp._training.early_stopping import make_watch
+from mlp_xp._training.early_stopping import start_early_stopping
 from mlp_xp._training.metrics import METRICS
 
 RULES = {"plain": {}, "adaptive": {"divide_rate": 5.0}}
@@ -45,26 +45,26 @@ def test_it_stops_and_slows_down_where_scikit_learn_does(seed, tol, of_score, ad
         tol=tol,
         divide_rate=5.0 if adaptive else None,
     )
-    watch = make_watch(rule, [], [METRICS["accuracy"]], validation=True)
+    state = start_early_stopping(rule, [], [METRICS["accuracy"]], validation=True)
     planned, rates = 0.01, []
     for epoch, value in enumerate(values):
-        rates.append(watch.rate(planned))
-        if watch.sees({rule.monitor: value}, params=(epoch,), rate=rates[-1]):
+        rates.append(state.rate(planned))
+        if state.update({rule.monitor: value}, params=(epoch,), rate=rates[-1]):
             break
     expected, model = scikit_learns_course(
         values, of_score=of_score, adaptive=adaptive, tol=tol, n_iter_no_change=3, rate=planned
     )
     assert rates == expected
     assert len(rates) < len(values)
-    assert watch.stopped
+    assert state.stopped
     best = model.best_validation_score_ if of_score else -model.best_loss_
-    assert watch.best == best
-    assert watch.best_params == (values.index(abs(best)),)
+    assert state.best == best
+    assert state.best_params == (values.index(abs(best)),)
 
 
 def test_it_never_stops_where_no_number_of_epochs_is_too_many():
-    watch = make_watch(EarlyStopping("loss", n_iter_no_change=math.inf), [], [], validation=False)
-    assert not any(watch.sees({"loss": 1.0}, (), 0.1) for _ in range(1000))
+    state = start_early_stopping(EarlyStopping("loss", n_iter_no_change=math.inf), [], [], validation=False)
+    assert not any(state.update({"loss": 1.0}, (), 0.1) for _ in range(1000))
 
 
 @pytest.mark.parametrize(
@@ -84,5 +84,5 @@ def test_bad_rules(settings, message):
 
 def test_validation_and_training_have_their_own_columns():
     with pytest.raises(ValueError, match=r"`early_stopping` must monitor one of \['loss', 'val_loss'\]"):
-        make_watch(EarlyStopping("val_r2"), [METRICS["r2"]][:0], [], validation=True)
-    assert make_watch(EarlyStopping("val_r2"), [], [METRICS["r2"]], validation=True).sign == 1.0
+        start_early_stopping(EarlyStopping("val_r2"), [METRICS["r2"]][:0], [], validation=True)
+    assert start_early_stopping(EarlyStopping("val_r2"), [], [METRICS["r2"]], validation=True).sign == 1.0

@@ -430,7 +430,7 @@ NEVER = {
     "network": (
         lambda: small_network()[0],
         TypeError,
-        r"tuple \(network, params\), got mlp_xp._network.Network",
+        r"tuple \(network, params\), got mlp_xp.Network",
     ),
     "list": (lambda: list(small_network()), TypeError, "got builtins.list"),
     "params": (

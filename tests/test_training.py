@@ -27,7 +27,7 @@ from mlp_xp import (
 )
 from mlp_xp._arrays import is_on_cuda
 from mlp_xp._parameters import flatten, unflatten_like
-from mlp_xp._training.loop import continue_training, start_training
+from mlp_xp._training.loop import Progress, Settings, continue_training, start_training
 from mlp_xp._training.metrics import Metric
 from mlp_xp.datasets import planar
 
@@ -132,9 +132,11 @@ def test_trainings_in_parts_are_one_training(library, optimizer, observed):
     progress = start_training(library.xp, start, optimizer, np.random.RandomState(5))
     parts = History()
     for epochs in (1, 4, 0, 1, 6):
-        before, resumed = progress, progress.resumed()
+        before = progress
+        again = start_training(library.xp, start, optimizer, before.random)
+        resumed = Progress.from_dict(before.to_dict(), again)
         kept = arrays(before.params)
-        parts += continue_training(network, resumed, samples, epochs=epochs, **settings)
+        parts += continue_training(network, resumed, samples, Settings(epochs=epochs, **settings))
         # What was there before can be gone on from again.
         assert all(np.array_equal(a, b) for a, b in zip(arrays(before.params), kept, strict=True))
         progress = resumed
@@ -146,7 +148,7 @@ def test_trainings_in_parts_are_one_training(library, optimizer, observed):
     else:
         assert parts["loss"] == history["loss"]
     if observed:
-        assert progress.watch.n_divisions > 0
+        assert progress.early_stopping.n_divisions > 0
 
 
 def test_early_stopping_remembers_between_parts():
@@ -160,15 +162,17 @@ def test_early_stopping_remembers_between_parts():
             network,
             progress,
             network._check(params, X, y, None),
-            optimizer=adam(),
-            epochs=3,
-            batch_size=10,
-            metrics=[score],
-            early_stopping=EarlyStopping("score", n_iter_no_change=2, tol=0.0),
-            callback=lambda history, params: seen.append(params),
+            Settings(
+                optimizer=adam(),
+                epochs=3,
+                batch_size=10,
+                metrics=[score],
+                early_stopping=EarlyStopping("score", n_iter_no_change=2, tol=0.0),
+                callback=lambda history, params: seen.append(params),
+            ),
         )
     assert len(history) == 2
-    assert progress.watch.stopped
+    assert progress.early_stopping.stopped
     assert_same(progress.best_params, seen[1])
     assert_same(progress.params, seen[4])
 

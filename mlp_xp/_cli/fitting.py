@@ -17,7 +17,7 @@ from mlp_xp._cli.loading import Problem
 from mlp_xp._cli.options import EXIT_FAILED, EXIT_INTERRUPTED
 from mlp_xp._cli.screen import Screen
 from mlp_xp._engines import EagerFallbackWarning
-from mlp_xp._training.loop import TrainingError, TrainingInterruptedWarning
+from mlp_xp._training.history import TrainingError, TrainingInterruptedWarning
 from mlp_xp.backends import Backend
 from mlp_xp.tables._pipelines import baseline_outputs, fit, outputs, score
 

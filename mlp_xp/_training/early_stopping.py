@@ -1,4 +1,4 @@
-"""When a training has gone on long enough: the rule, and what it has seen."""
+"""Early stopping: the rule that users set, and its state during a training."""
 
 from __future__ import annotations
 
@@ -60,8 +60,25 @@ class EarlyStopping:
 
 
 @dataclass
-class Watch:
-    """An `EarlyStopping` at work: the sign that makes the monitored value grow, and what was seen of it."""
+class EarlyStoppingState:
+    """What an `EarlyStopping` has seen so far.
+
+    Attributes
+    ----------
+    rule : EarlyStopping
+    sign : float
+        1 if the monitored value is to grow, -1 if it is to fall.
+    best : float
+        The best value so far, times `sign`.
+    best_params : tuple of Layer or None
+        The parameters of the best epoch, if `rule.restore_best`.
+    n_no_change : int
+        Epochs in a row without an improvement.
+    n_divisions : int
+        How often the learning rate was divided.
+    event : str
+        What the last epoch led to: "stopped", "divided", or "".
+    """
 
     rule: EarlyStopping
     sign: float
@@ -70,7 +87,6 @@ class Watch:
     n_no_change: int = 0
     n_divisions: int = 0
     event: str = ""
-    """What the last epoch led to: "stopped", "divided", or nothing."""
 
     @property
     def stopped(self) -> bool:
@@ -78,18 +94,18 @@ class Watch:
         return self.event == "stopped"
 
     @property
-    def patience(self) -> float:
-        """How many epochs there will be at least before something comes of them."""
+    def epochs_before_next_event(self) -> float:
+        """The number of epochs that can run before the rule may stop or divide."""
         return max(1, self.rule.n_iter_no_change + 1 - self.n_no_change)
 
     def rate(self, planned: float) -> float:
-        """Return the learning rate of an epoch, from the one planned for it."""
+        """Return an epoch's learning rate: the planned one, divided as often as the rule asked for."""
         for _ in range(self.n_divisions):
             planned /= self.rule.divide_rate or 1.0
         return planned
 
-    def sees(self, record: dict[str, Any], params: Parameters, rate: float) -> bool:
-        """Take note of an epoch; return whether to stop."""
+    def update(self, record: dict[str, Any], params: Parameters, rate: float) -> bool:
+        """Take an epoch into account; return whether to stop."""
         rule, score = self.rule, self.sign * record[self.rule.monitor]
         finite = math.isfinite(score)
         improved = finite and score >= self.best + rule.tol
@@ -106,10 +122,10 @@ class Watch:
         return self.stopped
 
 
-def make_watch(
+def start_early_stopping(
     rule: EarlyStopping, metrics: Sequence[Metric], validation_metrics: Sequence[Metric], validation: bool
-) -> Watch:
-    """Check that the rule has something to monitor, and start watching."""
+) -> EarlyStoppingState:
+    """Check that the history will have the monitored column; return the state before the first epoch."""
     directions: dict[str, bool | None] = {"loss": False}
     directions |= {metric.name: metric.greater_is_better for metric in metrics}
     if validation:
@@ -120,4 +136,4 @@ def make_watch(
     greater = directions[rule.monitor] if rule.greater_is_better is None else rule.greater_is_better
     if greater is None:
         raise ValueError(f"`early_stopping` needs `greater_is_better` for the metric {rule.monitor!r}")
-    return Watch(rule, 1.0 if greater else -1.0)
+    return EarlyStoppingState(rule, 1.0 if greater else -1.0)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mlp_xp._arrays import (
     Array,
+    HostArray,
     Placement,
     block_length,
     placement,
@@ -19,31 +19,19 @@ from mlp_xp._arrays import (
     to_host,
     without_autodiff,
 )
-from mlp_xp._devices import computing, is_out_of_memory
+from mlp_xp._devices import Shortage, computing
 from mlp_xp._network import Network
 from mlp_xp._parameters import Layer, Pair, Parameters, named, plain
 from mlp_xp._samples import Samples
-from mlp_xp._training.loop import (
-    Callback,
-    DivergenceError,
-    History,
-    Listener,
-    TrainingError,
-    TrainingInterruptedWarning,
-    let_go,
-    out_of_memory,
-)
+from mlp_xp._training.endings import release_frames, run_to_the_end
+from mlp_xp._training.history import Callback, DivergenceError, History, ProgressListener
 
-KEPT = "`.params` and `.history` of this error hold what was trained"
-
-HUGE = 1e100
-"""Losses above it, of trial steps far too long, count as this: SciPy's line search squares and divides
-them, and would end at once, as if converged, where that overflows."""
+MAX_LOSS = 1e100
+"""Larger losses, of trial steps far too long, are reported to SciPy as this one: its line search squares and
+divides losses, and stops at once, as if converged, if that overflows."""
 
 STOPPED_BY_CALLBACK = 99
 """SciPy's status where the callback has raised StopIteration."""
-
-HostVector: TypeAlias = "np.ndarray[Any, Any]"
 
 
 class Minimised(NamedTuple):
@@ -75,7 +63,7 @@ def minimise(
     max_fun: int,
     tol: float,
     callback: Callback | None = None,
-    on_progress: Listener | None = None,
+    on_progress: ProgressListener | None = None,
 ) -> Minimised:
     """Minimise the objective on all samples; arguments are checked.
 
@@ -106,63 +94,107 @@ def minimise(
     R. H. Byrd, P. Lu, J. Nocedal, "A limited memory algorithm for bound constrained optimization",
     SIAM Journal on Scientific and Statistical Computing 16 (1995).
     """
-    from scipy.optimize import minimize
+    minimisation = _Minimisation(network, params, samples, max_iter, max_fun, tol, callback, on_progress)
+    with computing(samples.place, network.matmul_precision), without_autodiff(samples.place.xp):
+        run_to_the_end(minimisation)
+    return Minimised(minimisation.params, minimisation.history, minimisation.loss, minimisation.problem)
 
-    history = History()
-    objective = _make_objective(network, params, samples)
-    latest = start = _to_host(_flat(params))
-    loss = math.nan
 
-    def iterated(intermediate_result: Any) -> None:
-        nonlocal latest, loss
-        latest, loss = intermediate_result.x.copy(), float(intermediate_result.fun)
-        history.append({"epoch": len(history) + 1, "loss": loss})
-        stop = callback is not None and callback(history, _from_flat(latest, params, samples.place))
-        if on_progress is not None:
-            on_progress(history)
+class _Minimisation:
+    """A call of SciPy's minimiser; `run_to_the_end` runs it.
+
+    Attributes
+    ----------
+    unit : str
+    history : History
+    flat : array of shape (n_parameters,)
+        The parameters after the last iteration.
+    loss : float
+        The objective there.
+    problem : str
+        See `Minimised`.
+    """
+
+    unit = "iteration"
+
+    def __init__(
+        self,
+        network: Network,
+        params: Parameters,
+        samples: Samples,
+        max_iter: int,
+        max_fun: int,
+        tol: float,
+        callback: Callback | None,
+        on_progress: ProgressListener | None,
+    ) -> None:
+        self.options = {"maxfun": max_fun, "maxiter": max_iter, "gtol": tol}
+        self.callback = callback
+        self.on_progress = on_progress
+        self.place = samples.place
+        self.structure = params
+        self.objective = _make_objective(network, params, samples)
+        self.history = History()
+        self.flat = _to_host(_flat(params))
+        self.loss = math.nan
+        self.problem = ""
+
+    @property
+    def number(self) -> int:
+        """The iteration under way, from 1."""
+        return len(self.history) + 1
+
+    @property
+    def params(self) -> tuple[Layer, ...]:
+        """The parameters after the last iteration."""
+        return _from_flat(self.flat, self.structure, self.place)
+
+    def run(self) -> None:
+        """Minimise."""
+        from scipy.optimize import minimize
+
+        found = minimize(
+            self.objective,
+            self.flat,
+            jac=True,
+            method="L-BFGS-B",
+            options=self.options,
+            callback=self._after_iteration,
+        )
+        if not (found.fun < MAX_LOSS and np.all(np.isfinite(found.x))):
+            message = (
+                f"training diverged in iteration {self.number}: the loss is too large or NaN. Try features "
+                "of mean 0 and variance 1, or smaller initial weights; `.params` and `.history` of this "
+                "error hold what was trained"
+            )
+            raise DivergenceError(message, self.number, self.params, self.history, float(found.fun))
+        self.flat, self.loss = found.x, float(found.fun)
+        self.problem = "" if found.status in (0, STOPPED_BY_CALLBACK) else str(found.message)
+
+    def _after_iteration(self, intermediate_result: Any) -> None:
+        self.flat, self.loss = intermediate_result.x.copy(), float(intermediate_result.fun)
+        self.history.append({"epoch": len(self.history) + 1, "loss": self.loss})
+        stop = self.callback is not None and self.callback(self.history, self.params)
+        if self.on_progress is not None:
+            self.on_progress(self.history)
         if stop:
             raise StopIteration
 
-    def reached() -> tuple[int, Parameters, History]:
-        return len(history) + 1, _from_flat(latest, params, samples.place), history
+    def salvage(self) -> None:
+        """Do nothing: the parameters are those of the last iteration."""
 
-    problem = ""
-    with computing(samples.place, network.matmul_precision), without_autodiff(samples.place.xp):
-        try:
-            options = {"maxfun": max_fun, "maxiter": max_iter, "gtol": tol}
-            found = minimize(
-                objective, start, jac=True, method="L-BFGS-B", options=options, callback=iterated
-            )
-            if not (found.fun < HUGE and np.all(np.isfinite(found.x))):
-                raise FloatingPointError
-            latest, loss = found.x, float(found.fun)
-            problem = "" if found.status in (0, STOPPED_BY_CALLBACK) else str(found.message)
-        except KeyboardInterrupt:
-            message = f"training interrupted after {len(history)} iterations; returning what was trained"
-            try:
-                warnings.warn(message, TrainingInterruptedWarning, stacklevel=2)
-            except TrainingInterruptedWarning as error:  # where warnings are errors
-                raise TrainingError(message, *reached()) from error
-        except FloatingPointError:
-            message = (
-                f"training diverged in iteration {len(history) + 1}: the loss is too large or NaN. Try "
-                f"features of mean 0 and variance 1, or smaller initial weights; {KEPT}"
-            )
-            raise DivergenceError(message, *reached(), float(found.fun)) from None
-        except Exception as error:
-            if is_out_of_memory(error):
-                let_go(error, samples.place)
-                raise out_of_memory(error, *reached(), None) from error
-            message = (
-                f"training failed in iteration {len(history) + 1} ({type(error).__name__}: {error}); {KEPT}"
-            )
-            raise TrainingError(message, *reached()) from error
-    return Minimised(_from_flat(latest, params, samples.place), history, loss, problem)
+    def restore(self) -> None:
+        """Do nothing: the parameters are those of the last iteration."""
+
+    def release(self, error: BaseException) -> Shortage | None:
+        """Free the memory that the minimisation took; what was lacking is not known."""
+        release_frames(error, self.place)
+        return None
 
 
 def _make_objective(
     network: Network, params: Parameters, samples: Samples
-) -> Callable[[HostVector], tuple[float, HostVector]]:
+) -> Callable[[HostArray], tuple[float, HostArray]]:
     """Return the function of the flat parameters: the objective and its gradient, summed over blocks."""
     samples = samples.small_ones_cast()
     length = block_length(samples.row_width(network.layer_sizes))
@@ -172,7 +204,7 @@ def _make_objective(
     of_block = replace(network, alpha=network.alpha / n_counting)._make_objective(samples.xp)
     whole = samples.whole() if len(shares) == 1 else None
 
-    def objective(flat: HostVector) -> tuple[float, HostVector]:
+    def objective(flat: HostArray) -> tuple[float, HostArray]:
         layers = plain(_from_flat(flat, params, samples.place))
         loss: Any = 0.0
         sums: Any = 0.0
@@ -181,7 +213,7 @@ def _make_objective(
                 block_loss, gradients = of_block(layers, *batch)
                 loss = loss + share * block_loss
                 sums = sums + share * _flat(gradients)
-        return min(float(loss), HUGE), _to_host(sums)
+        return min(float(loss), MAX_LOSS), _to_host(sums)
 
     return objective
 
@@ -203,11 +235,11 @@ def _flat(params: Iterable[Pair]) -> Array:
     return xp.concat([xp.reshape(array, (-1,)) for array in (*weights, *biases)])
 
 
-def _to_host(flat: Array) -> HostVector:
+def _to_host(flat: Array) -> HostArray:
     return to_host(flat).astype(np.float64)
 
 
-def _from_flat(flat: HostVector, like: Parameters, place: Placement) -> tuple[Layer, ...]:
+def _from_flat(flat: HostArray, like: Parameters, place: Placement) -> tuple[Layer, ...]:
     """Undo `_flat`: layers shaped as those of `like`."""
     there = place.from_host(flat)
     shapes = [weight.shape for weight, _ in like] + [bias.shape for _, bias in like]

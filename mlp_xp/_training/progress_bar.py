@@ -7,7 +7,7 @@ import time
 from importlib.util import find_spec
 from typing import Any
 
-from mlp_xp._training.loop import History
+from mlp_xp._training.history import History
 from mlp_xp._validation import check_integer
 
 SECONDS_BETWEEN_LOOKS = 0.1

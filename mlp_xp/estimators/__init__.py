@@ -1,9 +1,26 @@
 """scikit-learn's estimators around the network and its training: `MLPClassifier` and `MLPRegressor`."""
 
-from mlp_xp._functions import publish as _publish
-from mlp_xp.estimators._mlp import MLPClassifier, MLPRegressor
-from mlp_xp.estimators._mlp import _Labels as _Labels
+import typing
+
+if typing.TYPE_CHECKING:
+    from mlp_xp.estimators._mlp import MLPClassifier as MLPClassifier
+    from mlp_xp.estimators._mlp import MLPRegressor as MLPRegressor
 
 __all__ = ["MLPClassifier", "MLPRegressor"]
 
-_publish(__name__, globals(), [*__all__, "_Labels"])
+
+def __getattr__(name: str) -> typing.Any:
+    """Import the estimators when they are asked for, because they need scikit-learn."""
+    if name not in (*__all__, "_Labels"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from mlp_xp.estimators import _mlp
+    except ImportError as error:
+        raise ImportError(
+            f"{name} needs scikit-learn 1.9 or later ({error}): pip install 'mlp_xp[sklearn]'"
+        ) from None
+    return getattr(_mlp, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
-from warnings import warn
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -17,6 +16,7 @@ from mlp_xp._devices import MATMUL_PRECISIONS
 from mlp_xp._optimizers import Optimizer, adam, decoupled_weight_decay, momentum
 from mlp_xp._schedules import Schedule, inverse_scaling
 from mlp_xp._validation import check_integer, check_real, lookup
+from mlp_xp._warnings import warn
 from mlp_xp.backends import BACKENDS
 
 
@@ -64,7 +64,7 @@ class Hyperparameters(BaseEstimator):
             return min(200, n_samples)
         if self.batch_size > n_samples and self.solver != "lbfgs":
             message = "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
-            warn(message, stacklevel=5)
+            warn(message)
         return min(int(self.batch_size), n_samples)
 
     def _check_parameters(self) -> list[int]:

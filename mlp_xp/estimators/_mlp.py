@@ -1,24 +1,19 @@
-"""MLPClassifier and MLPRegressor: scikit-learn's estimators around the network and its training.
-
-What they have in common is `mlp_xp.estimators._base`'s; here are labels and values, and what users read.
-"""
+"""`MLPClassifier` and `MLPRegressor`: scikit-learn's estimators around the network and its training."""
 
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_matrix
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score, r2_score
-from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
+from sklearn.utils.multiclass import unique_labels
 
 from mlp_xp._arrays import (
     Array,
+    HostArray,
     Placement,
     is_elsewhere,
     is_sparse,
@@ -27,17 +22,19 @@ from mlp_xp._arrays import (
     to_host,
 )
 from mlp_xp._devices import current_device
+from mlp_xp._functions import publish
 from mlp_xp._network import Network
-from mlp_xp._parameters import Layer, Parameters
 from mlp_xp._validation import check_real, lookup
-from mlp_xp.estimators._base import BasePerceptron
+from mlp_xp.estimators._base import BaseMLP
+from mlp_xp.estimators._documentation import documented
 from mlp_xp.estimators._input import on_host
+from mlp_xp.estimators._labels import Classes, check_classes, class_weights, labels_at
 
 
 class _Labels(NamedTuple):
-    """The class labels as they were given: on the host, where they are encoded."""
+    """The labels as pipelines in older run folders hold them; now a plain tuple."""
 
-    classes: np.ndarray[Any, Any]
+    classes: HostArray
     sparse: bool
 
 
@@ -47,131 +44,9 @@ def _is_stochastic(estimator: Any) -> bool:
     return True
 
 
-def _balanced(labels: Any, weight: Any) -> Any:
-    """Return weights that give each class the same part of the whole; rows without weight do not count."""
-    counted = weight > 0.0
-    classes = np.unique(labels[counted])
-    each = compute_class_weight("balanced", classes=classes, y=labels[counted], sample_weight=weight[counted])
-    return each[np.minimum(np.searchsorted(classes, labels), len(classes) - 1)]
-
-
-def _check_labels(classes: Any, sparse: Any, network: Network) -> _Labels:
-    """Check that these are classes to predict from the network's outputs."""
-    if not isinstance(classes, np.ndarray) or type(sparse) is not bool:
-        raise TypeError("`classes` must be an array and `sparse` True or False")
-    values, n_outputs = classes.tolist(), network.layer_sizes[-1]
-    counts = (1, 2) if n_outputs == 1 else (n_outputs,)
-    if len(values) not in counts or not all(low < high for low, high in pairwise(values)):
-        raise ValueError(f"`classes` must be {counts[-1]} in rising order, got {len(values)}")
-    if n_outputs > 1 and network.loss == "binary_cross_entropy" and values != list(range(n_outputs)):
-        raise ValueError("`classes` of several labels must be their numbers")
-    return _Labels(classes, sparse)
-
-
-def _labels_at(place: Placement, labels: Any) -> Array:
-    """Bring class labels to a place; what it cannot hold as it is, such as text, stays on the host."""
-    if place.xp is np or labels.dtype.kind not in "biuf":
-        return labels
-    cast = {"f": place.dtype_name, "u": "int64"}.get(labels.dtype.kind, labels.dtype)
-    there = place.xp.asarray(labels.astype(cast), device=place.device)
-    return there if np.array_equal(to_host(there), labels) else labels
-
-
-PARAMETERS = """
-    hidden_layer_sizes : int or sequence of int, default=(100,)
-        Units of each hidden layer; ``()`` makes a linear model.
-    activation : str, Activation or sequence of them, default="relu"
-        "identity", "logistic", "tanh", "relu", "leaky_relu", "elu", "silu", "gelu", or an
-        `mlp_xp.Activation`: one for all hidden layers, or one for each.
-    solver : {"lbfgs", "sgd", "adam"}, default="adam"
-        "sgd" is gradient descent with momentum, "lbfgs" SciPy's quasi-Newton method on all rows at
-        once, which suits small data.
-    alpha : float, default=0.0001
-        Strength of the L2 penalty on the weights, divided by the number of samples in the objective.
-    batch_size : int or "auto", default="auto"
-        Rows in a step of "sgd" and "adam"; "auto" is ``min(200, n_samples)``.
-    learning_rate : {"constant", "invscaling", "adaptive"}, default="constant"
-        With "sgd": the rate stays, falls as ``learning_rate_init / (t_ + 1) ** power_t``, or is divided
-        by 5 each time training would stop for want of progress, until it is at most 1e-6.
-    learning_rate_init : float, default=0.001
-        The rate of the first epoch, with "sgd" and "adam".
-    power_t : float, default=0.5
-        Exponent of "invscaling".
-    max_iter : int, default=200
-        The most epochs, or iterations of "lbfgs".
-    shuffle : bool, default=True
-        Take the rows in a new order in each epoch.
-    random_state : int, RandomState or None, default=None
-        Draws the first weights, the validation part and the orders, on the host: the same in every
-        array library, and the same as in scikit-learn.
-    tol : float, default=1e-4
-        By how much the loss, or the validation score, must improve to count as progress.
-    verbose : bool, default=False
-        Print the loss of each epoch.
-    warm_start : bool, default=False
-        Let `fit` go on where the last one ended: weights, optimizer, orders, learning rate, validation
-        part and what early stopping has seen. Fits of 1 epoch are then one fit of as many epochs,
-        until early stopping stops; after that each fit trains until it is seen again that nothing
-        improves. (scikit-learn keeps the weights alone.) With "lbfgs" the weights alone.
-    momentum : float, default=0.9
-        Of "sgd", from 0 to 1.
-    nesterovs_momentum : bool, default=True
-        Let the momentum of "sgd" look one step ahead; see `mlp_xp.momentum`.
-    early_stopping : bool or str, default=False
-        Split a validation part off, stop when it shows no progress, and take the best epoch's
-        weights. True or "score" watch the score (accuracy, or R2), "loss" the loss, any other name of a
-        scikit-learn scorer ("f1_macro", "neg_median_absolute_error") that score. Ignored by "lbfgs".
-    validation_fraction : float, default=0.1
-        The validation part, drawn by class where there are two.
-    beta_1, beta_2, epsilon : float, default=0.9, 0.999, 1e-8
-        Of "adam"; see `mlp_xp.adam`.
-    n_iter_no_change : int or inf, default=10
-        Training stops when more than so many epochs in a row made no progress.
-    max_fun : int, default=15000
-        The most evaluations of the objective by "lbfgs".
-    weight_decay : float, default=0.0
-        Decoupled decay of the weights before each step of "sgd" or "adam" (AdamW), beside `alpha`.
-    backend : {None, "auto", "numpy", "cupy", "torch", "jax"}, default=None
-        Where to compute. None: where X lives. "auto": on a CUDA GPU with CuPy if there is one, for an X
-        on the host. X is copied there; weights and predictions come back to where X lives. "jax" with
-        float64 data switches `jax_enable_x64` on for the whole process.
-    matmul_precision : {"highest", "tf32"}, default="highest"
-        How float32 matrix products are computed on a CUDA GPU: "tf32" rounds their factors to 11
-        significant bits, which is several times as fast; see `mlp_xp.Network`.
-"""
-
-ATTRIBUTES = """
-    coefs_, intercepts_ : list of array
-        Weights ``(n_in, n_out)`` and biases ``(n_out,)`` of each layer, in X's library, dtype and device.
-    loss_curve_ : list of float
-        The objective of each epoch or iteration; `loss_` is the last one, `best_loss_` the smallest (None
-        with early stopping).
-    history_ : History
-        The same as a list of dicts: "epoch", "loss", and with validation data "val_loss" and the score, as
-        "val_accuracy", "val_r2", or "val_" with the name that `early_stopping` has.
-    validation_scores_, val_loss_curve_ : list of float or None
-        Score and loss (without the penalty) on validation data after each epoch;
-        `best_validation_score_` is the highest score.
-    n_iter_, t_ : int
-        Epochs of the last fit, and samples seen in training.
-    n_features_in_, n_layers_, n_outputs_ : int
-    out_activation_ : str
-        "logistic", "softmax", "identity" or "exp".
-    feature_names_in_ : array of str
-        Where X was a DataFrame.
-"""
-
-
-def _documented(cls: type) -> type:
-    """Fill in what the two estimators' documentation has in common."""
-    text = (cls.__doc__ or "").replace("    {parameters}\n", PARAMETERS[1:])
-    cls.__doc__ = text.replace("    {attributes}\n", ATTRIBUTES[1:])
-    return cls
-
-
-@_documented
+@documented
 @dataclass(eq=False, repr=False)
-class MLPClassifier(ClassifierMixin, BasePerceptron):
+class MLPClassifier(ClassifierMixin, BaseMLP):
     """Multilayer perceptron for two classes, more classes, or several labels; trains where X lives.
 
     scikit-learn's `MLPClassifier`, with its parameters, attributes and results, on arrays of any library.
@@ -217,16 +92,16 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):
     _: KW_ONLY
     class_weight: Any = None
     loss: ClassVar[str] = "log_loss"
+    _is_classifier: ClassVar[bool] = True
 
     @available_if(_is_stochastic)
+    @documented
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> MLPClassifier:
         """Train for one epoch on X and y, from where the model stands.
 
         Parameters
         ----------
-        X : array of shape (n_samples, n_features)
-        y : array of shape (n_samples,) or (n_samples, n_outputs)
-        sample_weight : array of shape (n_samples,), optional
+        {samples}
         classes : array of shape (n_classes,), optional
             All classes there will be; needed in the first call.
 
@@ -239,7 +114,7 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):
             raise ValueError("`classes` must be passed on the first call to partial_fit")
         if classes is not None:
             classes = unique_labels(to_host(classes) if is_elsewhere(classes) else classes)
-            if fitted and not np.array_equal(classes, self._labels.classes):
+            if fitted and not np.array_equal(classes, self._labels[0]):
                 raise ValueError(f"`classes` must be those of the first call, {self.classes_}, got {classes}")
         return self._partial_fit(X, y, sample_weight, classes)
 
@@ -273,14 +148,13 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):
             probabilities, home = self._probabilities(X, "predict_log_proba")
             return home.xp.log(probabilities)
 
+    @documented
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the accuracy; a sample of several labels counts where all are right.
 
         Parameters
         ----------
-        X : array of shape (n_samples, n_features)
-        y : array of shape (n_samples,) or (n_samples, n_outputs)
-        sample_weight : array of shape (n_samples,), optional
+        {samples}
 
         Returns
         -------
@@ -310,104 +184,57 @@ class MLPClassifier(ClassifierMixin, BasePerceptron):
             outputs = home.xp.concat([1.0 - outputs, outputs], axis=1)
         return outputs, home
 
-    def _targets(
-        self,
-        y: Any,
-        n_samples: int,
-        home: Placement,
-        *,
-        known: bool,
-        classes: Any = None,
-        whole: bool = False,
-    ) -> tuple[Any, Any]:
-        labels = on_host(y, n_samples, self, numeric=False)
-        if not known:
-            named = labels if classes is None or labels.ndim == 2 else classes
-            self._define_classes(named, home, is_sparse(y))
-        if known or classes is not None:  # else the classes are those of `y` itself
-            self._check_known(labels, whole)
-        if labels.ndim == 2:
-            return labels != 0, labels
-        codes = np.searchsorted(self._labels.classes, labels)[:, None]
-        softmax = self.out_activation_ == "softmax"
-        return (codes == np.arange(self.n_outputs_) if softmax else codes == 1), labels
+    @property
+    def _classes(self) -> Classes:
+        return Classes.restored(*self._labels, self.out_activation_, self.n_outputs_)
 
-    def _define_classes(self, labels: Any, home: Placement, sparse: bool) -> None:
-        check_classification_targets(labels)
-        kind = type_of_target(labels)
-        if kind == "multiclass-multioutput":
-            raise ValueError(
-                "Multioutput target data is not supported: `y` must be 1-D, or hold 0 and 1 only"
-            )
-        classes = unique_labels(labels)
-        self._labels = _Labels(classes, sparse)
-        self.classes_ = _labels_at(home, classes)
-        self.out_activation_ = "softmax" if kind == "multiclass" else "logistic"
-        self.n_outputs_ = 1 if kind == "binary" else len(classes)
+    def _check_y(self, y: Any, n_samples: int, home: Placement) -> Any:
+        return on_host(y, n_samples, self, numeric=False)
 
-    def _check_known(self, labels: Any, whole: bool) -> None:
-        """Check labels against the classes; `whole` asks for all of them."""
-        given, classes = unique_labels(labels), self._labels.classes
-        multilabel = self.out_activation_ == "logistic" and self.n_outputs_ > 1
-        if whole and set(given) != set(classes):
-            raise ValueError(
-                "warm_start can only be used where `y` has the same classes as in the previous call to fit. "
-                f"Previously got {classes}, `y` has {given}"
-            )
-        if multilabel != (labels.ndim == 2):
-            raise ValueError(f"`y` must have {2 if multilabel else 1} dimension(s), got {labels.ndim}")
-        if not set(given) <= set(classes):
-            raise ValueError(
-                f"`y` has classes not in `self.classes_`. `self.classes_` has {classes}. `y` has {given}."
-            )
+    def _learn_targets(self, y: Any, home: Placement, classes: Any, sparse: bool) -> None:
+        learned = Classes.of(y if classes is None or y.ndim == 2 else classes, sparse=sparse)
+        self._labels = learned.labels, learned.sparse
+        self.classes_ = labels_at(home, learned.labels)
+        self.out_activation_, self.n_outputs_ = learned.out_activation, learned.n_outputs
+        if classes is not None:
+            learned.check(y)
 
-    def _class_weights(self, labels: Any, sample_weight: Array | None, incremental: bool) -> Any:
-        if self.class_weight is None or labels is None:
+    def _check_learned_targets(self, y: Any, *, complete: bool) -> None:
+        if complete:
+            self._classes.check_complete(y)
+        self._classes.check(y)
+
+    def _encode(self, y: Any) -> Array:
+        return self._classes.encode(y)
+
+    def _decode(self, outputs: Array, home: Placement) -> Array:
+        return self._classes.decode(outputs, home, self.classes_)
+
+    def _class_weights(self, y: Any, sample_weight: Array | None, incremental: bool) -> HostArray | None:
+        if self.class_weight is None:
             return None
-        if not isinstance(self.class_weight, str):
-            return compute_sample_weight(self.class_weight, labels)
-        if incremental:
+        if incremental and isinstance(self.class_weight, str):
             raise ValueError(
                 "`class_weight` must be a dict for partial_fit, got 'balanced': all of `y` is not known "
                 "(compute_class_weight('balanced', classes=classes, y=y) makes one)"
             )
-        columns = labels.T if labels.ndim == 2 else [labels]
-        weight = np.ones(len(labels)) if sample_weight is None else to_host(sample_weight)
-        return np.prod([_balanced(column, weight) for column in columns], axis=0)
+        return class_weights(self.class_weight, y, sample_weight)
 
     def _move_labels(self, place: Placement) -> None:
-        self.classes_ = _labels_at(place, self._labels.classes)
+        self.classes_ = labels_at(place, self._labels[0])
 
-    def _fitted_state(self) -> tuple[Network, tuple[Layer, ...], dict[str, Any]]:
-        network, params, learned = super()._fitted_state()
-        return network, params, learned | {"classes": self._labels.classes, "sparse": self._labels.sparse}
+    def _label_state(self) -> dict[str, Any]:
+        return dict(zip(("classes", "sparse"), self._labels))
 
-    def _restore(self, network: Network, params: Parameters, learned: dict[str, Any]) -> MLPClassifier:
-        super()._restore(network, params, learned)
-        self._labels = _check_labels(learned["classes"], learned["sparse"], network)
-        self._move_labels(placement(coefs_=self.coefs_[0]))
-        return self
-
-    def _decode(self, outputs: Array, home: Placement) -> Array:
-        xp = home.xp
-        integer = xp.arange(1, device=home.device).dtype
-        if self.out_activation_ == "softmax":
-            codes = xp.argmax(outputs, axis=1)
-        elif self.n_outputs_ > 1:
-            labels = xp.astype(outputs > 0.5, integer)
-            return csr_matrix(labels) if self._labels.sparse and xp is np else labels
-        else:
-            codes = xp.astype(outputs[:, 0] > 0.5, integer)
-        if self.classes_.shape[0] == 1:
-            codes = xp.zeros_like(codes)
-        if isinstance(self.classes_, np.ndarray):
-            return self.classes_[to_host(codes)]
-        return xp.take(self.classes_, codes, axis=0)
+    def _restore_labels(self, learned: dict[str, Any], network: Network, place: Placement) -> None:
+        check_classes(learned["classes"], learned["sparse"], network)
+        self._labels = learned["classes"], learned["sparse"]
+        self._move_labels(place)
 
 
-@_documented
+@documented
 @dataclass(eq=False, repr=False)
-class MLPRegressor(RegressorMixin, BasePerceptron):
+class MLPRegressor(RegressorMixin, BaseMLP):
     """Multilayer perceptron for one value or several; trains where X lives.
 
     scikit-learn's `MLPRegressor`, with its parameters, attributes and results, on arrays of any library.
@@ -446,16 +273,16 @@ class MLPRegressor(RegressorMixin, BasePerceptron):
     loss: str = "squared_error"
     hidden_layer_sizes: Any = (100,)
     activation: Any = "relu"
+    _is_classifier: ClassVar[bool] = False
 
     @available_if(_is_stochastic)
+    @documented
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPRegressor:
         """Train for one epoch on X and y, from where the model stands.
 
         Parameters
         ----------
-        X : array of shape (n_samples, n_features)
-        y : array of shape (n_samples,) or (n_samples, n_outputs)
-        sample_weight : array of shape (n_samples,), optional
+        {samples}
 
         Returns
         -------
@@ -463,14 +290,13 @@ class MLPRegressor(RegressorMixin, BasePerceptron):
         """
         return self._partial_fit(X, y, sample_weight)
 
+    @documented
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the coefficient of determination R2, averaged over the outputs.
 
         Parameters
         ----------
-        X : array of shape (n_samples, n_features)
-        y : array of shape (n_samples,) or (n_samples, n_outputs)
-        sample_weight : array of shape (n_samples,), optional
+        {samples}
 
         Returns
         -------
@@ -484,18 +310,11 @@ class MLPRegressor(RegressorMixin, BasePerceptron):
         tags.target_tags.multi_output = True
         return tags
 
-    def _targets(
-        self,
-        y: Any,
-        n_samples: int,
-        home: Placement,
-        *,
-        known: bool,
-        classes: Any = None,
-        whole: bool = False,
-    ) -> tuple[Any, Any]:
+    def _check_parameters(self) -> list[int]:
         lookup("loss", self.loss, dict.fromkeys(["squared_error", "poisson"]))
-        self.out_activation_ = "exp" if self.loss == "poisson" else "identity"
+        return super()._check_parameters()
+
+    def _check_y(self, y: Any, n_samples: int, home: Placement) -> Any:
         if is_sparse(y):
             raise TypeError("`y` must be a dense array of values, got a sparse one")
         if not (is_elsewhere(y) and placement(y=y).same_as(home)):
@@ -506,7 +325,19 @@ class MLPRegressor(RegressorMixin, BasePerceptron):
                 f"`y` must have shape (n_samples,) or (n_samples, n_outputs) with n_samples = {n_samples}, "
                 f"got {tuple(y.shape)}"
             )
-        return (y[:, None] if y.ndim == 1 else y), None
+        return y
+
+    def _learn_targets(self, y: Any, home: Placement, classes: Any, sparse: bool) -> None:
+        self._set_output()
+
+    def _set_output(self) -> None:
+        self.out_activation_ = "exp" if self.loss == "poisson" else "identity"
+
+    def _check_learned_targets(self, y: Any, *, complete: bool) -> None:
+        self._set_output()  # `loss` may have changed
+
+    def _encode(self, y: Any) -> Array:
+        return y[:, None] if y.ndim == 1 else y
 
     def _decode(self, outputs: Array, home: Placement) -> Array:
         return outputs[:, 0] if outputs.shape[1] == 1 else outputs
@@ -518,3 +349,6 @@ def _score(metric: Any, y: Any, predictions: Array, sample_weight: Any) -> float
         to_host(array) if is_elsewhere(array) else array for array in (y, predictions, sample_weight)
     )
     return float(metric(y, predictions, sample_weight=sample_weight))
+
+
+publish("mlp_xp.estimators", globals(), ["MLPClassifier", "MLPRegressor", "_Labels"])

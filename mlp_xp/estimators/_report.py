@@ -1,51 +1,60 @@
-"""What a scikit-learn fit tells while it goes on: to scikit-learn's callbacks, and in print."""
+"""Reports of a fit under way: scikit-learn's callbacks, and the losses that `verbose` prints."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from mlp_xp._arrays import Array, Placement
+from mlp_xp._arrays import Placement
 from mlp_xp._parameters import Parameters
-from mlp_xp._training.early_stopping import Watch
-from mlp_xp._training.loop import History, Listener, Progress
-
-
-def shown(params: Parameters, home: Placement) -> tuple[list[Array], list[Array]]:
-    """Return weights and biases as the lists that users see, where X lives."""
-    weights, biases = zip(*params)
-    return [home.bring(weight) for weight in weights], [home.bring(bias) for bias in biases]
+from mlp_xp._training.early_stopping import EarlyStoppingState
+from mlp_xp._training.history import History, ProgressListener
+from mlp_xp._training.loop import Progress
+from mlp_xp.estimators._fitted import as_lists
 
 
 class FitReport:
-    """Tells scikit-learn's callbacks, and who set `verbose`, how a fit goes on."""
+    """Calls scikit-learn's callbacks during a fit, and prints the losses if `verbose` is set.
 
-    def __init__(self, estimator: Any, home: Placement, context: Any = None, data: Any = None) -> None:
+    Attributes
+    ----------
+    estimator : BaseMLP
+    home : Placement
+        Where X lives.
+    progress : Progress or None
+        That of the training loop; None with "lbfgs".
+    context : CallbackContext or None
+        scikit-learn's, None if no callback needs tasks.
+    """
+
+    def __init__(self, estimator: Any, home: Placement) -> None:
         self.estimator = estimator
         self.home = home
-        callbacks = () if context is None else getattr(estimator, "_skl_callbacks", ())
-        self.listeners = [callback.on_progress for callback in callbacks if hasattr(callback, "on_progress")]
-        # Who only listens to the history needs no task for each epoch, and no copy of the weights.
-        self.context: Any = context if len(self.listeners) < len(callbacks) else None
-        self.data = data
         self.progress: Progress | None = None
+        self.context: Any = None
+        self.listeners: list[ProgressListener] = []
 
     @property
     def callback(self) -> Any:
-        """What a training calls after each epoch; None where nobody listens."""
+        """The function for the training to call after each epoch, or None."""
         return self.after_epoch if self.context is not None or self.estimator.verbose else None
 
     @property
-    def on_progress(self) -> Listener | None:
-        """What a training tells of its history as it grows; None where nobody listens."""
-        return self._tell if self.listeners else None
+    def on_progress(self) -> ProgressListener | None:
+        """The function for the training to call when its history grows, or None."""
+        return self._call_listeners if self.listeners else None
 
-    def _tell(self, history: History) -> None:
+    def _call_listeners(self, history: History) -> None:
         for listener in self.listeners:
             listener(history)
 
-    def begin(self) -> None:
-        """Say that the fit begins, and its first epoch with it."""
-        if self.context is not None:
+    def begin(self, context: Any, data: dict[str, Any]) -> None:
+        """Begin the tasks of a fit and of its first epoch; `data` are the arguments of callbacks."""
+        callbacks = getattr(self.estimator, "_skl_callbacks", ())
+        self.listeners = [callback.on_progress for callback in callbacks if hasattr(callback, "on_progress")]
+        self.data = data
+        # Callbacks with `on_progress` need the history only: no task, and no copy of the weights, an epoch.
+        if len(self.listeners) < len(callbacks):
+            self.context = context
             self.context.call_on_fit_task_begin(estimator=self.estimator, **self.data)
             if self.estimator.solver != "lbfgs":
                 self._begin_epoch()
@@ -55,18 +64,18 @@ class FitReport:
         self.epoch.call_on_fit_task_begin(estimator=self.estimator, **self.data)
 
     def after_epoch(self, history: History, params: Parameters) -> bool:
-        """Tell of the epoch that ended, and begin the next; return whether a callback asks to stop."""
+        """Report the epoch that ended, and begin the next; return whether a callback asks to stop."""
         estimator, record = self.estimator, history[-1]
-        watch = None if self.progress is None else self.progress.watch
+        state = None if self.progress is None else self.progress.early_stopping
         if estimator.verbose:
-            self._say(record, watch)
+            self._print(record, state)
         if self.context is None:
             return False
 
         def attributes() -> dict[str, Any]:
-            return dict(zip(("coefs_", "intercepts_"), shown(params, self.home)))
+            return dict(zip(("coefs_", "intercepts_"), as_lists(params, self.home)))
 
-        if estimator.solver == "lbfgs":  # it does not say beforehand whether it goes on
+        if estimator.solver == "lbfgs":  # which does not know beforehand whether an iteration follows
             self._begin_epoch()
         stop = self.epoch.call_on_fit_task_end(
             estimator=estimator, reconstruction_attributes=attributes, **self.data
@@ -74,7 +83,7 @@ class FitReport:
         last = (
             stop
             or estimator.solver == "lbfgs"
-            or (watch is not None and watch.stopped)
+            or (state is not None and state.stopped)
             or len(history) == estimator.max_iter
         )
         if not last:
@@ -82,7 +91,7 @@ class FitReport:
         return bool(stop)
 
     def end(self) -> None:
-        """Say that the fit is over."""
+        """End the task of the fit."""
         estimator = self.estimator
         if self.context is not None:
             attributes = {"coefs_": estimator.coefs_, "intercepts_": estimator.intercepts_}
@@ -90,7 +99,7 @@ class FitReport:
                 estimator=estimator, reconstruction_attributes=attributes, **self.data
             )
 
-    def _say(self, record: dict[str, Any], watch: Watch | None) -> None:
+    def _print(self, record: dict[str, Any], state: EarlyStoppingState | None) -> None:
         estimator = self.estimator
         print(f"Iteration {record['epoch']}, loss = {record['loss']:.8f}")
         for name, value in record.items():
@@ -98,14 +107,14 @@ class FitReport:
                 print(f"Validation loss: {value:f}")
             elif name.startswith("val_") and name != "val_loss":
                 print(f"Validation score: {value:f}")
-        if watch is None or not watch.event:
+        if state is None or not state.event:
             return
         what = "Validation score" if estimator.early_stopping else "Training loss"
         if estimator.early_stopping == "loss":
             what = "Validation loss"
-        then = "Stopping." if watch.rule.divide_rate is None else "Learning rate too small. Stopping."
-        if watch.event == "divided":
-            then = f"Setting learning rate to {watch.rate(estimator.learning_rate_init):f}"
+        then = "Stopping." if state.rule.divide_rate is None else "Learning rate too small. Stopping."
+        if state.event == "divided":
+            then = f"Setting learning rate to {state.rate(estimator.learning_rate_init):f}"
         print(
             f"{what} did not improve more than tol={estimator.tol:f} for {estimator.n_iter_no_change} "
             f"consecutive epochs. {then}"

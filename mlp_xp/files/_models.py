@@ -210,11 +210,15 @@ def _describe(model: Any) -> tuple[_Description, Network, Parameters]:
     from mlp_xp._version import __version__
     from mlp_xp.files._json_codec import encode
 
-    kind, parameters, learned = type(model).__name__, {}, {}
+    kind = type(model).__name__
+    parameters: dict[str, Any] = {}
+    learned: dict[str, Any] = {}
     if isinstance(model, tuple) and len(model) == 2 and type(model[0]) is Network:
         kind, (network, params) = "Network", model
     elif type(model).__module__ == "mlp_xp.estimators" and kind in ESTIMATORS:
-        network, params, learned = model._fitted_state()
+        from mlp_xp.estimators._fitted import fitted_state
+
+        network, params, learned = fitted_state(model)
         parameters = model.get_params(deep=False)
     else:
         raise TypeError(
@@ -264,16 +268,18 @@ def _make(description: _Description, network: Network, params: Parameters) -> An
     """Return the described model, after all checks that its own code makes."""
     if description.kind == "Network":
         return network, params
-    import mlp_xp  # which tells what to install where scikit-learn is missing
+    from mlp_xp import estimators
 
-    estimator = getattr(mlp_xp, description.kind)
+    estimator = getattr(estimators, description.kind)  # raises an ImportError if scikit-learn is missing
+    from mlp_xp.estimators._fitted import restore
+
     parameters = dict(description.parameters)
     unknown = sorted(parameters.keys() - estimator().get_params().keys())
     if unknown:
         raise ValueError(f"mlp_xp {description.mlp_xp} wrote it with parameters unknown here: {unknown}")
     if parameters.get("backend") != "auto":
         parameters["backend"] = None
-    return estimator(**parameters)._restore(network, params, description.learned)
+    return restore(estimator(**parameters), network, params, description.learned)
 
 
 def _shapes(network: Network) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -1,0 +1,110 @@
+"""Losses and metrics of a network on data, and the checks of samples, targets and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from mlp_xp._arrays import Array, check_finite, to_look_at, without_autodiff
+from mlp_xp._devices import computing, current_device, to_floats
+from mlp_xp._network import Network, logits_themselves
+from mlp_xp._parameters import Parameters
+from mlp_xp._samples import Samples
+from mlp_xp._training.metrics import Metric, UserMetric, resolve_metrics
+
+
+def evaluate(
+    network: Network,
+    params: Parameters,
+    X: Array,
+    y: Array,
+    *,
+    sample_weight: Array | None = None,
+    metrics: Iterable[str | UserMetric] = (),
+) -> dict[str, float]:
+    """Measure a network on data: its mean loss, without the penalty on the weights, and its metrics.
+
+    Parameters
+    ----------
+    network : Network
+    params : tuple of Layer
+    X : array of shape (n_samples, n_features)
+    y : array of shape (n_samples, n_outputs)
+    sample_weight : array of shape (n_samples,), optional
+    metrics : list of str or callable, default=()
+        As for `train`.
+
+    Returns
+    -------
+    dict of str to float
+        "loss" and each metric under its name: what `train` records with "val_" before it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlp_xp import Layer, Network, evaluate
+    >>> network = Network((1, 1), loss="squared_error")
+    >>> params = (Layer(np.array([[2.0]]), np.array([0.0])),)
+    >>> evaluate(network, params, np.array([[1.0], [2.0]]), np.array([[2.0], [5.0]]), metrics=["r2"])
+    {'loss': 0.25, 'r2': 0.777...}
+    """
+    with current_device(X):
+        measured = resolve_metrics(metrics, network._loss_entry)
+        samples = check_samples(network, params, X, y, sample_weight)
+        with computing(samples.place, network.matmul_precision), without_autodiff(samples.place.xp):
+            return measure(network, params, samples, measured)
+
+
+def measure(
+    network: Network, params: Parameters, samples: Samples, metrics: Sequence[Metric]
+) -> dict[str, float]:
+    """Do what `evaluate` does, on checked arguments."""
+    xp, loss = samples.xp, network._loss_entry
+    logits = network._blockwise(samples, params, logits_themselves)
+    y, sample_weight = samples.targets()
+    values: dict[str, Any] = {"loss": network._data_loss(xp, logits, y, sample_weight)}
+    predictions = loss.link(xp, logits)
+    for metric in metrics:
+        values[metric.name] = metric.compute(xp, loss, y, predictions, sample_weight)
+    return dict(zip(values, to_floats(samples.place, list(values.values()))))
+
+
+def check_samples(
+    network: Network, params: Parameters, X: Array, y: Array, sample_weight: Array | None = None
+) -> Samples:
+    samples = network._check(params, X, y, sample_weight)
+    check_finite(samples.place.xp, "X", X)
+    check_targets(network, samples)
+    check_weights(samples)
+    return samples
+
+
+def check_targets(network: Network, samples: Samples) -> None:
+    """Raise a ValueError that says what keeps these from being targets for the network's loss."""
+    xp, y = samples.place.xp, samples.y
+    check_finite(xp, "y", y)
+    # Batches of targets alone: those of samples that are to be cast would be copies.
+    for batch in replace(samples, X=y, sample_weight=None).blocks(y.shape[1]):
+        problem = network._loss_entry.problem(*to_look_at(xp, batch.y))
+        if problem:
+            loss = f"the loss {network.loss!r}" if isinstance(network.loss, str) else "the loss"
+            raise ValueError(f"`y` must, for {loss}, {problem}")
+
+
+def check_weights(samples: Samples) -> None:
+    """Raise a ValueError if these cannot be the samples' weights."""
+    xp, sample_weight = samples.place.xp, samples.sample_weight
+    if sample_weight is not None:
+        xp, sample_weight = to_look_at(xp, samples.place.cast(sample_weight))
+        check_finite(xp, "sample_weight", xp.reshape(sample_weight, (-1, 1)))
+        if not bool(xp.all(sample_weight >= 0.0)) or not bool(xp.any(sample_weight > 0.0)):
+            raise ValueError(
+                "`sample_weight` must be >= 0 and not all zero, got values from "
+                f"{float(xp.min(sample_weight)):g} to {float(xp.max(sample_weight)):g}"
+            )

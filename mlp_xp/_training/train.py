@@ -1,0 +1,165 @@
+"""`train`: check the arguments, then run the training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mlp_xp._arrays import Array, placement
+from mlp_xp._devices import current_device
+from mlp_xp._network import Network
+from mlp_xp._optimizers import Optimizer
+from mlp_xp._parameters import Parameters, all_finite, copy_tree, named
+from mlp_xp._schedules import check_learning_rate
+from mlp_xp._training.early_stopping import EarlyStopping
+from mlp_xp._training.endings import without_frames
+from mlp_xp._training.history import Callback, OutOfMemoryError, ProgressListener, Trained
+from mlp_xp._training.loop import Settings, continue_training, start_training
+from mlp_xp._training.measure import check_samples
+from mlp_xp._training.metrics import UserMetric, resolve_metrics
+from mlp_xp._validation import Seed, check_integer, random_source
+
+
+def train(
+    network: Network,
+    params: Parameters,
+    X: Array,
+    y: Array,
+    *,
+    optimizer: Optimizer,
+    epochs: int,
+    batch_size: int | None = None,
+    shuffle: bool = True,
+    seed: Seed = None,
+    sample_weight: Array | None = None,
+    validation_data: tuple[Array, ...] | None = None,
+    metrics: Iterable[str | UserMetric] = (),
+    early_stopping: EarlyStopping | None = None,
+    callback: Callback | None = None,
+    on_progress: ProgressListener | None = None,
+) -> Trained:
+    """Train a network on the device where its parameters and the data live.
+
+    Parameters
+    ----------
+    network : Network
+    params : tuple of Layer
+        Where to start from, as `Network.init` returns it. Never modified.
+    X : array of shape (n_samples, n_features)
+        In the namespace and on the device of `params`; cast to their dtype if it has another.
+    y : array of shape (n_samples, n_outputs)
+        Targets: 0 and 1 for "binary_cross_entropy", one-hot classes for
+        "categorical_cross_entropy", values or counts otherwise.
+    optimizer : Optimizer
+        `gradient_descent`, `momentum`, `adam`, or one of your own.
+    epochs : int
+        Passes over the data.
+    batch_size : int, optional
+        Rows in a step; the last step of an epoch takes those that are left. All rows by default.
+    shuffle : bool, default=True
+        Take the rows in a new order in each epoch. Without mini-batches the order does not matter.
+    seed : int, RandomState, Generator or None
+        For the orders; drawn on the host, the same in every namespace.
+    sample_weight : array of shape (n_samples,), optional
+        At least 0. Each step divides by the sum of its batch's weights.
+    validation_data : tuple (X, y) or (X, y, sample_weight), optional
+        Measured after each epoch, never trained on.
+    metrics : list of str or callable, default=()
+        "accuracy", "r2", or functions ``(y, predictions) -> float`` whose name becomes the column;
+        measured after each epoch on the training data, and on the validation data.
+    early_stopping : EarlyStopping, optional
+    callback : callable ``(history, params) -> bool or None``, optional
+        Called after each epoch; true stops the training. The parameters it gets are a copy.
+    on_progress : callable ``(history) -> None``, optional
+        A `ProgressBar`, or anything else that only listens: called as soon as epochs are known, one or, where
+        they are short and nothing else watches them, some hundred at once. It costs next to no time.
+
+    Returns
+    -------
+    params : tuple of Layer
+        In the namespace, dtype and device of those given; the best ones if `early_stopping` says so.
+    history : History
+
+    Raises
+    ------
+    TypeError, ValueError
+        Before any training, if an argument does not fit.
+    DivergenceError
+        If the loss or a parameter is not finite after an epoch. It carries the last finite
+        parameters and the history.
+    OutOfMemoryError
+        If the device's memory does not hold the training: before it begins, where that can be known.
+    TrainingError
+        If anything else fails on the way, such as a callback: raised from that error, it carries what
+        was trained.
+
+    Warns
+    -----
+    EagerFallbackWarning
+        If the training cannot run as captured CUDA graphs where it should; it says why.
+    TrainingInterruptedWarning
+        If Ctrl-C interrupts the training; what was trained until then is returned.
+
+    Examples
+    --------
+    >>> from mlp_xp import Network, gradient_descent, train
+    >>> from mlp_xp.datasets import planar
+    >>> data = planar()
+    >>> network = Network((2, 4, 1), activation="tanh", loss="binary_cross_entropy")
+    >>> params = network.init(seed=3, like=data.X)
+    >>> params, history = train(
+    ...     network, params, data.X, data.y[:, None], optimizer=gradient_descent(1.2), epochs=500,
+    ...     metrics=["accuracy"])
+    >>> history[-1]["accuracy"] > 0.85
+    True
+    """
+    with current_device(X):
+        epochs = check_integer("epochs", epochs, minimum=0)
+        if not isinstance(network, Network):
+            raise TypeError(f"`network` must be a Network, got {network!r}")
+        samples = check_samples(network, params, X, y, sample_weight)
+        validation = None
+        if validation_data is not None:
+            if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
+                raise TypeError("`validation_data` must be a tuple (X, y) or (X, y, sample_weight)")
+            placement(X=X, **{"validation_data[0]": validation_data[0]})
+            try:
+                validation = check_samples(network, params, *validation_data)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"in `validation_data`: {error}") from None
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"`optimizer` must be an Optimizer, as `adam()` makes one, got {optimizer!r}")
+        check_learning_rate(optimizer.learning_rate)
+        if callback is not None and not callable(callback):
+            raise TypeError(
+                f"`callback` must be a function of the history and the parameters, got {callback!r}"
+            )
+        if on_progress is not None and not callable(on_progress):
+            raise TypeError(f"`on_progress` must be a function of the history, got {on_progress!r}")
+        measured = resolve_metrics(metrics, network._loss_entry)
+        if early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
+            raise TypeError(f"`early_stopping` must be an EarlyStopping, got {early_stopping!r}")
+        xp = samples.place.xp
+        if not all_finite(xp, params):
+            raise ValueError("`params` must hold finite numbers, got NaN or infinity")
+        progress = start_training(xp, params, optimizer, random_source(seed))
+        settings = Settings(
+            optimizer=optimizer,
+            epochs=epochs,
+            batch_size=len(samples)
+            if batch_size is None
+            else check_integer("batch_size", batch_size, minimum=1),
+            shuffle=shuffle,
+            validation=validation,
+            metrics=measured,
+            validation_metrics=measured,
+            early_stopping=early_stopping,
+            callback=callback,
+            on_progress=on_progress,
+        )
+        try:
+            history = continue_training(network, progress, samples, settings)
+        except OutOfMemoryError as error:
+            del progress
+            raise without_frames(error) from error.__cause__
+        trained = named(progress.best_params)
+        return Trained(trained if history else copy_tree(xp, trained), history)

@@ -1,0 +1,103 @@
+"""What the documentation of the two estimators has in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PARAMETERS = """
+    hidden_layer_sizes : int or sequence of int, default=(100,)
+        Units of each hidden layer; ``()`` makes a linear model.
+    activation : str, Activation or sequence of them, default="relu"
+        "identity", "logistic", "tanh", "relu", "leaky_relu", "elu", "silu", "gelu", or an
+        `mlp_xp.Activation`: one for all hidden layers, or one for each.
+    solver : {"lbfgs", "sgd", "adam"}, default="adam"
+        "sgd" is gradient descent with momentum, "lbfgs" SciPy's quasi-Newton method on all rows at
+        once, which suits small data.
+    alpha : float, default=0.0001
+        Strength of the L2 penalty on the weights, divided by the number of samples in the objective.
+    batch_size : int or "auto", default="auto"
+        Rows in a step of "sgd" and "adam"; "auto" is ``min(200, n_samples)``.
+    learning_rate : {"constant", "invscaling", "adaptive"}, default="constant"
+        With "sgd": the rate stays, falls as ``learning_rate_init / (t_ + 1) ** power_t``, or is divided
+        by 5 each time training would stop for want of progress, until it is at most 1e-6.
+    learning_rate_init : float, default=0.001
+        The rate of the first epoch, with "sgd" and "adam".
+    power_t : float, default=0.5
+        Exponent of "invscaling".
+    max_iter : int, default=200
+        The most epochs, or iterations of "lbfgs".
+    shuffle : bool, default=True
+        Take the rows in a new order in each epoch.
+    random_state : int, RandomState or None, default=None
+        Draws the first weights, the validation part and the orders, on the host: the same in every
+        array library, and the same as in scikit-learn.
+    tol : float, default=1e-4
+        By how much the loss, or the validation score, must improve to count as progress.
+    verbose : bool, default=False
+        Print the loss of each epoch.
+    warm_start : bool, default=False
+        Let `fit` go on where the last one ended: weights, optimizer, orders, learning rate, validation
+        part and what early stopping has seen. Fits of 1 epoch are then one fit of as many epochs,
+        until early stopping stops; after that each fit trains until it is seen again that nothing
+        improves. (scikit-learn keeps the weights alone.) With "lbfgs" the weights alone.
+    momentum : float, default=0.9
+        Of "sgd", from 0 to 1.
+    nesterovs_momentum : bool, default=True
+        Let the momentum of "sgd" look one step ahead; see `mlp_xp.momentum`.
+    early_stopping : bool or str, default=False
+        Split a validation part off, stop when it shows no progress, and take the best epoch's
+        weights. True or "score" watch the score (accuracy, or R2), "loss" the loss, any other name of a
+        scikit-learn scorer ("f1_macro", "neg_median_absolute_error") that score. Ignored by "lbfgs".
+    validation_fraction : float, default=0.1
+        The validation part, drawn by class where there are two.
+    beta_1, beta_2, epsilon : float, default=0.9, 0.999, 1e-8
+        Of "adam"; see `mlp_xp.adam`.
+    n_iter_no_change : int or inf, default=10
+        Training stops when more than so many epochs in a row made no progress.
+    max_fun : int, default=15000
+        The most evaluations of the objective by "lbfgs".
+    weight_decay : float, default=0.0
+        Decoupled decay of the weights before each step of "sgd" or "adam" (AdamW), beside `alpha`.
+    backend : {None, "auto", "numpy", "cupy", "torch", "jax"}, default=None
+        Where to compute. None: where X lives. "auto": on a CUDA GPU with CuPy if there is one, for an X
+        on the host. X is copied there; weights and predictions come back to where X lives. "jax" with
+        float64 data switches `jax_enable_x64` on for the whole process.
+    matmul_precision : {"highest", "tf32"}, default="highest"
+        How float32 matrix products are computed on a CUDA GPU: "tf32" rounds their factors to 11
+        significant bits, which is several times as fast; see `mlp_xp.Network`.
+"""
+
+ATTRIBUTES = """
+    coefs_, intercepts_ : list of array
+        Weights ``(n_in, n_out)`` and biases ``(n_out,)`` of each layer, in X's library, dtype and device.
+    loss_curve_ : list of float
+        The objective of each epoch or iteration; `loss_` is the last one, `best_loss_` the smallest (None
+        with early stopping).
+    history_ : History
+        The same as a list of dicts: "epoch", "loss", and with validation data "val_loss" and the score, as
+        "val_accuracy", "val_r2", or "val_" with the name that `early_stopping` has.
+    validation_scores_, val_loss_curve_ : list of float or None
+        Score and loss (without the penalty) on validation data after each epoch;
+        `best_validation_score_` is the highest score.
+    n_iter_, t_ : int
+        Epochs of the last fit, and samples seen in training.
+    n_features_in_, n_layers_, n_outputs_ : int
+    out_activation_ : str
+        "logistic", "softmax", "identity" or "exp".
+    feature_names_in_ : array of str
+        Where X was a DataFrame.
+"""
+
+SAMPLES = """
+        X : array of shape (n_samples, n_features)
+        y : array of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array of shape (n_samples,), optional
+"""
+
+
+def documented(documented: Any) -> Any:
+    """Fill the common parts in the docstring of an estimator, or of one of its methods."""
+    text = documented.__doc__.replace("    {parameters}\n", PARAMETERS[1:])
+    text = text.replace("    {attributes}\n", ATTRIBUTES[1:])
+    documented.__doc__ = text.replace("        {samples}\n", SAMPLES[1:])
+    return documented

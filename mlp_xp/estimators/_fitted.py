@@ -1,0 +1,213 @@
+"""A fitted estimator, read: its network and parameters, its outputs, and its state for a model file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from types import NoneType
+from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from mlp_xp._arrays import Array, HostArray, Placement, placement, without_autodiff
+from mlp_xp._devices import RELEASERS, computing
+from mlp_xp._losses import LOSS_OF_OUTPUT
+from mlp_xp._network import Network
+from mlp_xp._parameters import Layer, Parameters
+from mlp_xp._samples import Samples
+from mlp_xp._validation import lookup
+from mlp_xp.estimators._input import check_same_place, check_samples, computing_place, samples_at
+
+if TYPE_CHECKING:
+    from mlp_xp.estimators._base import BaseMLP
+
+OUTPUT_OF_LOSS = {loss: output for output, loss in LOSS_OF_OUTPUT.items()}
+"""scikit-learn's name for the output's activation, by the network's loss."""
+
+LEARNED: dict[str, tuple[type, ...]] = {
+    "n_iter_": (int,),
+    "t_": (int,),
+    "loss_": (float,),
+    "best_loss_": (float, NoneType),
+    "best_validation_score_": (float, NoneType),
+    "loss_curve_": (list,),
+    "val_loss_curve_": (list, NoneType),
+    "validation_scores_": (list, NoneType),
+    "_score_name": (str, NoneType),
+}
+"""Attributes that tell of the training, and their types: numbers, curves, and which score was measured."""
+
+
+class FittedAttributes:
+    """The attributes that a fit sets; see the documentation of the estimators.
+
+    Attributes
+    ----------
+    _memory : dict or None
+        What continues the training, in plain dicts, lists and tuples so that pickles of it name no private
+        class: under "progress" what `Progress.to_dict` returns, under "split" the state of the generator
+        that drew the validation part, under "metric" which score `validation_scores_` holds. None after
+        "lbfgs".
+    _score_name : str or None
+        Which score was measured on validation data.
+    """
+
+    coefs_: list[Array]
+    intercepts_: list[Array]
+    out_activation_: str
+    n_features_in_: int
+    n_layers_: int
+    n_outputs_: int
+    n_iter_: int
+    t_: int
+    loss_: float
+    best_loss_: float | None
+    best_validation_score_: float | None
+    loss_curve_: list[float]
+    val_loss_curve_: list[float] | None
+    validation_scores_: list[float] | None
+    feature_names_in_: HostArray
+    _score_name: str | None
+    _memory: dict[str, Any] | None
+    _is_classifier: ClassVar[bool]
+
+
+def network_of(estimator: BaseMLP) -> Network:
+    """Return the network that the fitted weights belong to."""
+    sizes = (estimator.coefs_[0].shape[0], *(coef.shape[1] for coef in estimator.coefs_))
+    settings = (
+        sizes,
+        estimator._activation(len(sizes) - 2),
+        LOSS_OF_OUTPUT[estimator.out_activation_],
+        estimator.matmul_precision,
+    )
+    try:
+        return _network(*settings)
+    except TypeError:  # a user's own activation that is not hashable
+        return _network.__wrapped__(*settings)
+
+
+@lru_cache
+def _network(layer_sizes: tuple[int, ...], activation: Any, loss: str, matmul_precision: str) -> Network:
+    return Network(layer_sizes, activation=activation, loss=loss, matmul_precision=matmul_precision)
+
+
+def outputs(estimator: BaseMLP, X: Any, method: str) -> tuple[Array, Placement]:
+    """Return the network's outputs for samples, in the place where X lives, and that place."""
+    check_is_fitted(estimator)
+    X, home = check_samples(estimator, X, reset=False)
+    fitted = check_same_place(estimator, home, method)
+    there = computing_place(estimator.backend, fitted)
+    network = network_of(estimator)
+    samples = Samples(there, samples_at(there, X))
+    params = params_at(estimator, there)
+    with computing(there, estimator.matmul_precision), without_autodiff(there.xp):
+        found = network._blockwise(samples, params, network._loss_entry.link)
+    return fitted.bring(found), fitted
+
+
+# Weights, copied to another device once.
+
+
+class _DeviceCopy:
+    """Weights on the host, and their copies in the place to compute."""
+
+    def __init__(self, host: list[Array], there: Placement) -> None:
+        self.host = host
+        self.there = there
+        self.arrays = list(map(there.bring, host))
+
+    def is_of(self, host: list[Array], there: Placement) -> bool:
+        """Whether these weights are the ones copied, to that place: users may have changed them since."""
+        return self.there == there and len(host) == len(self.host) and all(map(_equal, host, self.host))
+
+
+def _equal(one: Array, other: Array) -> bool:
+    return one.dtype == other.dtype and np.array_equal(one, other)
+
+
+_DEVICE_COPIES: WeakKeyDictionary[BaseMLP, _DeviceCopy] = WeakKeyDictionary()
+"""By estimator; not an attribute, so that its pickle needs no library but the one that it lives in."""
+
+RELEASERS.append(_DEVICE_COPIES.clear)
+
+
+def params_at(estimator: BaseMLP, there: Placement) -> tuple[Layer, ...]:
+    """Return the fitted weights in the place to compute; copies of weights on the host are cached."""
+    here = placement(coefs_=estimator.coefs_[0])
+    arrays = [*estimator.coefs_, *estimator.intercepts_]
+    if here.xp is np and not here.same_as(there):
+        copy = _DEVICE_COPIES.get(estimator)
+        if copy is None or not copy.is_of(arrays, there):
+            copy = _DEVICE_COPIES[estimator] = _DeviceCopy([array.copy() for array in arrays], there)
+        arrays = copy.arrays
+    elif not here.same_as(there):
+        arrays = list(map(there.bring, arrays))
+    n_layers = len(estimator.coefs_)
+    return tuple(map(Layer, arrays[:n_layers], arrays[n_layers:]))
+
+
+def as_lists(params: Parameters, home: Placement) -> tuple[list[Array], list[Array]]:
+    """Return weights and biases as the lists `coefs_` and `intercepts_`, where X lives."""
+    weights, biases = zip(*params)
+    return [home.bring(weight) for weight in weights], [home.bring(bias) for bias in biases]
+
+
+def set_weights(estimator: BaseMLP, params: Parameters, home: Placement) -> None:
+    """Set the weights that users see."""
+    estimator.coefs_, estimator.intercepts_ = as_lists(params, home)
+    _DEVICE_COPIES.pop(estimator, None)
+
+
+# Model files.
+
+
+def fitted_state(estimator: BaseMLP) -> tuple[Network, tuple[Layer, ...], dict[str, Any]]:
+    """Return the network, its parameters, and other learned values: plain ones, and arrays on the host."""
+    check_is_fitted(estimator)
+    learned = {name: vars(estimator)[name] for name in LEARNED}
+    learned["feature_names"] = list(vars(estimator).get("feature_names_in_", ())) or None
+    return (
+        replace(network_of(estimator), alpha=estimator.alpha),
+        tuple(map(Layer, estimator.coefs_, estimator.intercepts_)),
+        learned | estimator._label_state(),
+    )
+
+
+def restore(estimator: BaseMLP, network: Network, params: Parameters, learned: dict[str, Any]) -> BaseMLP:
+    """Make an estimator the fitted model that `fitted_state` described, after checks; return it."""
+    estimator._check_parameters()
+    estimator._random()
+    estimator.out_activation_ = lookup("loss", network.loss, OUTPUT_OF_LOSS)
+    if estimator._is_classifier != (estimator.out_activation_ in ("softmax", "logistic")):
+        raise ValueError(f"`loss` must be one of {type(estimator).__name__}, got {network.loss!r}")
+    n_features, *_, estimator.n_outputs_ = network.layer_sizes
+    estimator.n_features_in_, estimator.n_layers_ = n_features, len(network.layer_sizes)
+    if learned["feature_names"] is not None:
+        estimator.feature_names_in_ = _feature_names(learned["feature_names"], n_features)
+    for name in LEARNED:
+        setattr(estimator, name, _check_learned(name, learned[name]))
+    estimator._memory = None
+    place = placement(coefs_=params[0][0])
+    set_weights(estimator, params, place)
+    if replace(network_of(estimator), alpha=estimator.alpha) != network:
+        raise ValueError("`network` must be the one that the parameters make")
+    estimator._restore_labels(learned, network, place)
+    return estimator
+
+
+def _check_learned(name: str, value: Any) -> Any:
+    kinds, items = LEARNED[name], value if isinstance(value, list) else []
+    if type(value) not in kinds or any(type(item) is not float for item in items):
+        raise TypeError(f"`{name}` must be {' or '.join(kind.__name__ for kind in kinds)}, got {value!r:.60}")
+    if type(value) is int and not 0 <= value < 2**63:
+        raise ValueError(f"`{name}` must be an integer from 0 to 2**63 - 1, got {value}")
+    return value
+
+
+def _feature_names(names: Any, n_features: int) -> HostArray:
+    if not isinstance(names, list) or [type(name) for name in names] != [str] * n_features:
+        raise ValueError(f"`feature_names` must be {n_features} names")
+    return np.array(names, dtype=object)

@@ -1,0 +1,194 @@
+"""A task, run: training by epochs or by L-BFGS, and the attributes that tell of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from mlp_xp._optimizers import Optimizer
+from mlp_xp._parameters import Parameters, copy_tree, flatten
+from mlp_xp._training.history import History, OutOfMemoryError, TrainingError
+from mlp_xp._training.lbfgs import minimise
+from mlp_xp._training.loop import Progress, Settings, continue_training, moved, start_training
+from mlp_xp._training.metrics import Metric
+from mlp_xp._warnings import warn
+from mlp_xp.estimators._fitted import set_weights
+from mlp_xp.estimators._report import FitReport
+from mlp_xp.estimators._task import Task, early_stopping_of
+
+if TYPE_CHECKING:
+    from mlp_xp.estimators._base import BaseMLP
+
+ENGINES: WeakKeyDictionary[BaseMLP, str] = WeakKeyDictionary()
+"""The engine of each model's last training in this process; not an attribute, nor saved with the model."""
+
+
+def run(estimator: BaseMLP, task: Task, report: FitReport) -> None:
+    """Train, and set the fitted attributes; unless something was trained, an error leaves them unchanged."""
+    with unchanged_on_error(estimator, unless=_something_was_trained):
+        if estimator.solver == "lbfgs":
+            _run_lbfgs(estimator, task, report)
+        else:
+            _run_epochs(estimator, task, report)
+
+
+def _something_was_trained(error: BaseException) -> bool:
+    """Whether the attributes may describe a training that an error ended."""
+    return not isinstance(error, OutOfMemoryError) or bool(error.history)
+
+
+@contextmanager
+def unchanged_on_error(
+    estimator: BaseMLP, unless: Callable[[BaseException], bool] | None = None
+) -> Iterator[None]:
+    """Restore the estimator's attributes if an error is raised, unless it is one that `unless` accepts."""
+    before = dict(estimator.__dict__)
+    try:
+        yield
+    except BaseException as error:
+        if unless is not None and unless(error):
+            raise
+        # Callbacks that were set up meanwhile must still be torn down.
+        callbacks = {
+            key: value for key, value in estimator.__dict__.items() if key.startswith(("_callback", "_skl"))
+        }
+        estimator.__dict__.clear()
+        estimator.__dict__.update(before | callbacks)
+        raise
+
+
+def _run_lbfgs(estimator: BaseMLP, task: Task, report: FitReport) -> None:
+    params, history, loss, problem = task.params, History(), np.nan, ""
+    try:
+        params, history, loss, problem = minimise(
+            task.network,
+            task.params,
+            task.samples,
+            max_iter=estimator.max_iter,
+            max_fun=estimator.max_fun,
+            tol=estimator.tol,
+            callback=report.callback,
+            on_progress=report.on_progress,
+        )
+    except TrainingError as error:
+        params, history = error.params, error.history
+        loss = history[-1]["loss"] if history else np.nan
+        raise
+    finally:
+        estimator._memory = None
+        _set_attributes(estimator, task, params, history)
+        estimator.loss_, estimator.t_ = loss, 0
+    if problem:
+        all_iterations = estimator.n_iter_ >= estimator.max_iter
+        advice = f" Increase `max_iter` ({estimator.max_iter})." if all_iterations else ""
+        warn(
+            f"lbfgs failed to converge after {estimator.n_iter_} iteration(s): {problem}.{advice} "
+            "Features of mean 0 and variance 1 make it easier.",
+            ConvergenceWarning,
+        )
+
+
+def _run_epochs(estimator: BaseMLP, task: Task, report: FitReport) -> None:
+    n_samples = len(task.samples)
+    n_seen = estimator.t_ if task.continues else 0
+    optimizer = estimator._optimizer(n_seen, n_samples)
+    progress = _starting_progress(task, optimizer)
+    rule, metric = early_stopping_of(estimator)
+    report.progress = progress
+    settings = Settings(
+        optimizer=optimizer,
+        epochs=1 if task.incremental else estimator.max_iter,
+        batch_size=task.batch_size,
+        shuffle=estimator.shuffle,
+        validation=task.validation,
+        validation_metrics=[metric],
+        early_stopping=rule,
+        callback=report.callback,
+        on_progress=report.on_progress,
+    )
+    history = History()
+    try:
+        history = continue_training(task.network, progress, task.samples, settings)
+    except TrainingError as error:
+        history = error.history
+        raise
+    finally:
+        shared = isinstance(estimator.random_state, np.random.RandomState)
+        if shared and estimator.shuffle and task.batch_size == n_samples:
+            # A whole batch needs no order, but a generator that the user shares must be left where
+            # scikit-learn would leave it.
+            for _ in history:
+                progress.random.shuffle(np.arange(n_samples))
+        _keep(estimator, task, progress, history, metric)
+        estimator.t_ = n_seen + n_samples * len(history)
+    stopped = progress.early_stopping is not None and progress.early_stopping.stopped
+    if not task.incremental and not stopped and len(history) == estimator.max_iter:
+        warn(
+            f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) reached and the optimization "
+            "hasn't converged yet.",
+            ConvergenceWarning,
+        )
+
+
+def _starting_progress(task: Task, optimizer: Optimizer) -> Progress:
+    """Return the progress of a new training, or that of the last one, to continue it."""
+    place = task.samples.place
+    new = start_training(place.xp, task.params, optimizer, task.random)
+    if task.memory is None:
+        return new
+    progress = Progress.from_dict(moved(task.memory["progress"], place), new)
+    progress.random = task.random
+    if task.incremental:
+        # As in scikit-learn: each call begins with the rows in their order, and with the best weights.
+        progress.order, progress.params = None, task.params
+    pairs = zip(flatten(task.params), flatten(progress.best_params))
+    if not all(ours is theirs or bool(place.xp.all(ours == theirs)) for ours, theirs in pairs):
+        # The user has changed the weights: what was best before is no longer.
+        progress.params, progress.early_stopping = task.params, None
+    return progress
+
+
+def _keep(estimator: BaseMLP, task: Task, progress: Progress, history: History, metric: Metric) -> None:
+    """Set the attributes, and remember what continues the training."""
+    params = progress.best_params
+    if params is not progress.params:
+        # A copy: users may write in `coefs_`, but not in what early stopping remembers.
+        params = copy_tree(task.samples.place.xp, params)
+    _set_attributes(estimator, task, params, history, metric)
+    if not estimator.warm_start:
+        progress.order = None  # as long as the samples, and only a warm start needs it
+    estimator._memory = {
+        # Where X lives: a pickle of the model should need no library but that of its weights.
+        "progress": moved(progress.to_dict(), task.home),
+        "split": task.split,
+        "metric": metric.name,
+    }
+
+
+def _set_attributes(
+    estimator: BaseMLP, task: Task, params: Parameters, history: History, metric: Metric | None = None
+) -> None:
+    """Set the weights, and the attributes that tell of the training."""
+    set_weights(estimator, params, task.home)
+    ENGINES[estimator] = history.engine
+    former = vars(estimator)
+    estimator.n_iter_ = len(history)
+    curve = (former["loss_curve_"] if task.continues else []) + history["loss"]
+    estimator.loss_curve_ = curve
+    estimator.loss_ = curve[-1] if curve else np.nan
+    by_validation = metric is not None and bool(estimator.early_stopping)
+    estimator.best_loss_ = None if by_validation else min(curve, default=np.inf)
+    losses = scores = None
+    estimator._score_name = None if metric is None else metric.name
+    if metric is not None and task.validation is not None:
+        losses, scores = history["val_loss"], history[f"val_{metric.name}"]
+        if task.memory is not None and task.memory["metric"] == metric.name:
+            losses = (former["val_loss_curve_"] or []) + losses
+            scores = (former["validation_scores_"] or []) + scores
+    estimator.val_loss_curve_, estimator.validation_scores_ = losses, scores
+    estimator.best_validation_score_ = None if scores is None else max(scores, default=-np.inf)

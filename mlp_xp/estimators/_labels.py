@@ -1,0 +1,147 @@
+"""Class labels: learnt on the host, encoded as targets of the network, decoded from its outputs."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
+
+from mlp_xp._arrays import Array, HostArray, Placement, to_host
+from mlp_xp._network import Network
+
+
+class Classes(NamedTuple):
+    """The classes of a classifier.
+
+    Attributes
+    ----------
+    labels : ndarray of shape (n_classes,)
+        In rising order, as they were given; the numbers of the labels in multi-label problems.
+    kind : {"binary", "multiclass", "multilabel"}
+    sparse : bool
+        Whether multi-label targets came as a sparse matrix, as which they are predicted then.
+    """
+
+    labels: HostArray
+    kind: str
+    sparse: bool
+
+    @classmethod
+    def of(cls, labels: Any, *, sparse: bool) -> Classes:
+        """Return the classes that checked labels have."""
+        check_classification_targets(labels)
+        kind = type_of_target(labels)
+        if kind == "multiclass-multioutput":
+            raise ValueError(
+                "Multioutput target data is not supported: `y` must be 1-D, or hold 0 and 1 only"
+            )
+        kind = {"multilabel-indicator": "multilabel"}.get(kind, kind)
+        return cls(unique_labels(labels), kind, sparse)
+
+    @classmethod
+    def restored(cls, labels: Any, sparse: Any, out_activation: str, n_outputs: int) -> Classes:
+        """Return the classes that fitted attributes describe."""
+        several = "multilabel" if n_outputs > 1 else "binary"
+        return cls(labels, "multiclass" if out_activation == "softmax" else several, sparse)
+
+    @property
+    def out_activation(self) -> str:
+        """scikit-learn's name for the output's activation."""
+        return "softmax" if self.kind == "multiclass" else "logistic"
+
+    @property
+    def n_outputs(self) -> int:
+        """The number of the network's outputs."""
+        return 1 if self.kind == "binary" else len(self.labels)
+
+    def check_complete(self, labels: Any) -> None:
+        """Raise a ValueError unless labels have all of the classes, and no others: for a warm start."""
+        given = unique_labels(labels)
+        if set(given) != set(self.labels):
+            raise ValueError(
+                "warm_start can only be used where `y` has the same classes as in the previous call to fit. "
+                f"Previously got {self.labels}, `y` has {given}"
+            )
+
+    def check(self, labels: Any) -> None:
+        """Raise a ValueError if labels have another dimension, or a class that is unknown."""
+        given = unique_labels(labels)
+        n_dimensions = 2 if self.kind == "multilabel" else 1
+        if labels.ndim != n_dimensions:
+            raise ValueError(f"`y` must have {n_dimensions} dimension(s), got {labels.ndim}")
+        if not set(given) <= set(self.labels):
+            raise ValueError(
+                f"`y` has classes not in `self.classes_`. `self.classes_` has {self.labels}. `y` has {given}."
+            )
+
+    def encode(self, labels: Any) -> HostArray:
+        """Return the targets of the network, bool of shape (n_samples, n_outputs)."""
+        if labels.ndim == 2:
+            return np.asarray(labels != 0)
+        codes = np.searchsorted(self.labels, labels)[:, None]
+        return np.asarray(codes == np.arange(self.n_outputs) if self.kind == "multiclass" else codes == 1)
+
+    def decode(self, outputs: Array, place: Placement, labels: Array) -> Any:
+        """Return the predicted labels; `labels` are the classes where they are to be."""
+        xp = place.xp
+        integer = xp.arange(1, device=place.device).dtype
+        if self.kind == "multilabel":
+            predicted = xp.astype(outputs > 0.5, integer)
+            return csr_matrix(predicted) if self.sparse and xp is np else predicted
+        if self.kind == "multiclass":
+            codes = xp.argmax(outputs, axis=1)
+        else:
+            codes = xp.astype(outputs[:, 0] > 0.5, integer)
+        if len(self.labels) == 1:
+            codes = xp.zeros_like(codes)
+        return labels[to_host(codes)] if isinstance(labels, np.ndarray) else xp.take(labels, codes, axis=0)
+
+
+def check_classes(labels: Any, sparse: Any, network: Network) -> None:
+    """Check classes from a file: a network with these outputs can predict them."""
+    if not isinstance(labels, np.ndarray) or type(sparse) is not bool:
+        raise TypeError("`classes` must be an array and `sparse` True or False")
+    values, n_outputs = labels.tolist(), network.layer_sizes[-1]
+    counts = (1, 2) if n_outputs == 1 else (n_outputs,)
+    if len(values) not in counts or not all(low < high for low, high in pairwise(values)):
+        raise ValueError(f"`classes` must be {counts[-1]} in rising order, got {len(values)}")
+    if n_outputs > 1 and network.loss == "binary_cross_entropy" and values != list(range(n_outputs)):
+        raise ValueError("`classes` of several labels must be their numbers")
+
+
+def labels_at(place: Placement, labels: HostArray) -> Array:
+    """Bring class labels to a place; labels that it cannot represent, such as text, stay on the host."""
+    if place.xp is np or labels.dtype.kind not in "biuf":
+        return labels
+    cast = {"f": place.dtype_name, "u": "int64"}.get(labels.dtype.kind, labels.dtype)
+    there = place.xp.asarray(labels.astype(cast), device=place.device)
+    return there if np.array_equal(to_host(there), labels) else labels
+
+
+def class_weights(class_weight: Any, labels: Any, sample_weight: Array | None) -> HostArray:
+    """Return what the class weights multiply each sample's weight by.
+
+    Parameters
+    ----------
+    class_weight : dict, list of dict or "balanced"
+    labels : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+    sample_weight : array of shape (n_samples,) or None
+        "balanced" counts the samples of each class by these weights.
+    """
+    if not isinstance(class_weight, str):
+        return np.asarray(compute_sample_weight(class_weight, labels))
+    columns = labels.T if labels.ndim == 2 else [labels]
+    weight = np.ones(len(labels)) if sample_weight is None else to_host(sample_weight)
+    return np.asarray(np.prod([_balanced(column, weight) for column in columns], axis=0))
+
+
+def _balanced(labels: Any, weight: Any) -> Any:
+    """Return weights with which all classes weigh the same in sum; rows without weight do not count."""
+    counted = weight > 0.0
+    classes = np.unique(labels[counted])
+    each = compute_class_weight("balanced", classes=classes, y=labels[counted], sample_weight=weight[counted])
+    return each[np.minimum(np.searchsorted(classes, labels), len(classes) - 1)]

@@ -1,0 +1,277 @@
+"""From the user's input to a task: everything is checked before a training begins."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from sklearn.metrics import get_scorer
+from sklearn.model_selection import train_test_split
+
+from mlp_xp._arrays import Array, Namespace, Placement, is_sparse, to_host, without_autodiff
+from mlp_xp._devices import computing
+from mlp_xp._initializers import glorot_uniform
+from mlp_xp._losses import LOSS_OF_OUTPUT, Loss
+from mlp_xp._network import Network
+from mlp_xp._parameters import Parameters
+from mlp_xp._samples import Samples
+from mlp_xp._training.early_stopping import EarlyStopping
+from mlp_xp._training.measure import check_targets, check_weights, measure
+from mlp_xp._training.metrics import METRICS, Metric
+from mlp_xp.estimators._fitted import network_of, params_at
+from mlp_xp.estimators._input import (
+    HOST,
+    check_same_place,
+    check_samples,
+    check_weight,
+    computing_place,
+    samples_at,
+)
+
+if TYPE_CHECKING:
+    from mlp_xp.estimators._base import BaseMLP
+
+
+class Task(NamedTuple):
+    """Checked input of a fit, and where the training begins.
+
+    Attributes
+    ----------
+    home : Placement
+        Where X lives, and with it the attributes that users see.
+    continues : bool
+        Whether a fitted model trains on: `partial_fit`, or `fit` with `warm_start`.
+    incremental : bool
+        Whether this is `partial_fit`.
+    network : Network
+    params : tuple of Layer
+        The parameters to begin with, in the place to compute, as the samples.
+    samples, validation : Samples
+        `validation` is None where there is none.
+    batch_size : int
+    random : RandomState
+    split : tuple or None
+        The state of the random generator that the validation part was drawn with.
+    memory : dict or None
+        What the last training left for this one to continue it, see `BaseMLP._memory`.
+    """
+
+    home: Placement
+    continues: bool
+    incremental: bool
+    network: Network
+    params: Parameters
+    samples: Samples
+    batch_size: int
+    validation: Samples | None
+    random: np.random.RandomState
+    split: Any
+    memory: dict[str, Any] | None
+
+
+def prepare(
+    estimator: BaseMLP,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    validation_data: tuple[Any, Any, Any] = (None, None, None),
+    *,
+    incremental: bool = False,
+    classes: Any = None,
+) -> Task:
+    """Check parameters and data, and learn the classes; after this only the training itself can fail."""
+    hidden_layer_sizes = estimator._check_parameters()
+    continues = hasattr(estimator, "coefs_") and (incremental or estimator.warm_start)
+    X, home = check_samples(estimator, X, reset=not continues)
+    if continues:
+        home = check_same_place(estimator, home, "partial_fit" if incremental else "fit")
+    there = computing_place(estimator.backend, home)
+    given = y
+    y = estimator._check_y(given, X.shape[0], home)
+    if continues:
+        estimator._check_learned_targets(y, complete=not incremental)
+    else:
+        estimator._learn_targets(y, home, classes, is_sparse(given))
+    targets = estimator._encode(y)
+    network = Network(
+        (X.shape[1], *hidden_layer_sizes, targets.shape[1]),
+        activation=estimator._activation(len(hidden_layer_sizes)),
+        loss=LOSS_OF_OUTPUT[estimator.out_activation_],
+        alpha=estimator.alpha,
+        matmul_precision=estimator.matmul_precision,
+    )
+    if continues:
+        _check_same_network(estimator, network)
+    estimator.n_outputs_, estimator.n_layers_ = targets.shape[1], len(network.layer_sizes)
+    weight = check_weight("sample_weight", sample_weight, X.shape[0], there)
+    factors = estimator._class_weights(y, weight, incremental)
+    if factors is not None:
+        factors = there.from_host(factors)
+        weight = factors if weight is None else weight * factors
+    samples = _samples(estimator, network, there, X, targets, weight)
+    validation = _validation_samples(estimator, network, home, there, *validation_data)
+
+    memory = estimator._memory if continues else None
+    random = estimator._random()
+    if continues:
+        params: Parameters = params_at(estimator, there)
+        if memory is not None and not incremental and memory["progress"]["random"] is not random:
+            random = copy.deepcopy(memory["progress"]["random"])
+    else:
+        draw = glorot_uniform(2.0 if estimator._all_logistic() else 6.0)
+        params = network.init(random, like=there.from_host([0.0]), weight=draw, bias=draw)
+    split = None if memory is None else memory["split"]
+    if estimator.early_stopping and estimator.solver != "lbfgs" and validation is None:
+        drawing = random
+        if split is not None:
+            drawing = np.random.RandomState()
+            drawing.set_state(split)
+        split = drawing.get_state()
+        samples, validation = _split(estimator, samples, targets, drawing)
+    if validation is not None:
+        _try_scorer(estimator, network, params, validation)
+    batch_size = estimator._batch_size(len(samples))
+    return Task(
+        home, continues, incremental, network, params, samples, batch_size, validation, random, split, memory
+    )
+
+
+def _check_same_network(estimator: BaseMLP, network: Network) -> None:
+    """Check that training can continue: the network must be the fitted one."""
+    fitted = network_of(estimator).layer_sizes
+    if network.layer_sizes == fitted:
+        return
+    if network.layer_sizes[-1] != fitted[-1]:
+        raise ValueError(
+            f"`y` must have {fitted[-1]} columns as in the last fit, got {network.layer_sizes[-1]}"
+        )
+    raise ValueError(
+        f"`hidden_layer_sizes` must stay {list(fitted[1:-1])} where a fitted model trains on, got "
+        f"{list(network.layer_sizes[1:-1])}"
+    )
+
+
+def _samples(
+    estimator: BaseMLP, network: Network, there: Placement, X: Any, targets: Any, weight: Array | None
+) -> Samples:
+    """Bring checked samples to the place to compute, and check targets and weights there."""
+    samples = Samples(there, samples_at(there, X), there.bring(targets), weight)
+    check_weights(samples)
+    if not estimator._is_classifier:  # encoded labels always fit the loss
+        check_targets(network, samples)
+    return samples
+
+
+def _validation_samples(
+    estimator: BaseMLP,
+    network: Network,
+    home: Placement,
+    there: Placement,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+) -> Samples | None:
+    """Check the validation data that the user gave; return them in the place to compute."""
+    if X is None and y is None and sample_weight is None:
+        return None
+    if X is None or y is None:
+        raise ValueError("`X_val` and `y_val` must be given together")
+    if estimator.solver == "lbfgs":
+        raise ValueError("`X_val` must come with `solver` 'sgd' or 'adam', got 'lbfgs'")
+    try:
+        X, place = check_samples(estimator, X, reset=False)
+        if not place.same_as(home):
+            raise ValueError(f"it must live where `X` does: `X` is {home}, `X_val` is {place}")
+        y = estimator._check_y(y, X.shape[0], home)
+        estimator._check_learned_targets(y, complete=False)
+        targets = estimator._encode(y)
+        if targets.shape[1] != estimator.n_outputs_:
+            raise ValueError(
+                f"`y_val` must have {estimator.n_outputs_} columns as `y`, got {targets.shape[1]}"
+            )
+        weight = check_weight("sample_weight_val", sample_weight, X.shape[0], there)
+        return _samples(estimator, network, there, X, targets, weight)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"in the validation data: {error}") from error
+
+
+def _split(
+    estimator: BaseMLP, samples: Samples, targets: Any, random: np.random.RandomState
+) -> tuple[Samples, Samples]:
+    """Choose the rows to train on and those to validate on; no row is copied."""
+    if not estimator.validation_fraction:
+        raise ValueError("`validation_fraction` must be > 0 for `early_stopping` without `X_val`, got 0")
+    by_class = estimator._is_classifier and estimator.n_outputs_ == 1
+    train, validation = train_test_split(
+        np.arange(len(samples)),
+        random_state=random,
+        test_size=estimator.validation_fraction,
+        stratify=targets[:, 0] if by_class else None,
+    )
+    if len(validation) < 2:
+        raise ValueError(
+            "The validation set is too small. Increase `validation_fraction` or the size of your dataset."
+        )
+    if samples.sample_weight is not None:
+        weight = to_host(samples.sample_weight)
+        if not (weight[train].any() and weight[validation].any()):
+            raise ValueError(
+                "`sample_weight` must not be all zero in the rows to train on, nor in the validation "
+                "part that is split off (another `random_state` splits otherwise)"
+            )
+    return replace(samples, rows=train), replace(samples, rows=validation)
+
+
+# Early stopping by a score.
+
+
+def early_stopping_of(estimator: BaseMLP) -> tuple[EarlyStopping, Metric]:
+    """Return the rule that the parameters ask for, and the score of the validation data."""
+    metric = METRICS["accuracy" if estimator._is_classifier else "r2"]
+    monitor = "loss"
+    if isinstance(estimator.early_stopping, str) and estimator.early_stopping not in ("loss", "score"):
+        metric = Metric(estimator.early_stopping, _Scorer(estimator), greater_is_better=True)
+    if estimator.early_stopping:
+        monitor = "val_loss" if estimator.early_stopping == "loss" else f"val_{metric.name}"
+    adaptive = estimator.solver == "sgd" and estimator.learning_rate == "adaptive"
+    rule = EarlyStopping(
+        monitor,
+        n_iter_no_change=estimator.n_iter_no_change,
+        tol=estimator.tol,
+        restore_best=bool(estimator.early_stopping),
+        divide_rate=5.0 if adaptive else None,
+    )
+    return rule, metric
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    """A scikit-learn scorer as a metric: it scores a copy of the estimator that returns given outputs."""
+
+    estimator: BaseMLP
+
+    def __call__(
+        self, xp: Namespace, loss: Loss, y: Array, predictions: Array, sample_weight: Array | None
+    ) -> float:
+        outputs = to_host(predictions)
+        answering = self.estimator._answering(outputs)
+        weights = {} if sample_weight is None else {"sample_weight": to_host(sample_weight)}
+        scorer = get_scorer(self.estimator.early_stopping)
+        return float(scorer(answering, outputs, answering._decode(to_host(y), HOST), **weights))
+
+
+def _try_scorer(estimator: BaseMLP, network: Network, params: Parameters, validation: Samples) -> None:
+    """Compute a scikit-learn scorer once before the training, to see whether it can be computed."""
+    _, metric = early_stopping_of(estimator)
+    if isinstance(metric.compute, _Scorer):
+        try:
+            place = validation.place
+            with computing(place, estimator.matmul_precision), without_autodiff(place.xp):
+                measure(network, params, validation, [metric])
+        except Exception as error:
+            raise ValueError(
+                f"`early_stopping` must name a score that can be computed on the validation data, got "
+                f"{estimator.early_stopping!r} ({type(error).__name__}: {error})"
+            ) from error
