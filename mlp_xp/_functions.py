@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import partial, wraps
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+def renamed(**names: str) -> Callable[[type[T]], type[T]]:
+    """Return a class decorator: an argument under its former name is an error that says the new one."""
+
+    def decorate(cls: Any) -> Any:
+        initialise = cls.__init__
+
+        @wraps(initialise)
+        def init(self: Any, *args: Any, **settings: Any) -> None:
+            for former in settings.keys() & names:
+                raise TypeError(f"`{former}` is now called `{names[former]}`")
+            initialise(self, *args, **settings)
+
+        cls.__init__ = init
+        return cls
+
+    return decorate
 
 
 class PickledAsCall:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from mlp_xp._activations import Activation, resolve_activation
 from mlp_xp._arrays import Array, Namespace, Placement, placement
 from mlp_xp._devices import MATMUL_PRECISIONS, computing
-from mlp_xp._functions import HashablePartial
+from mlp_xp._functions import HashablePartial, renamed
 from mlp_xp._initializers import Initializer, resolve_initializer
 from mlp_xp._losses import Loss, resolve_loss
 from mlp_xp._parameters import Layer, Pair, Parameters, named
@@ -23,6 +23,7 @@ Objective: TypeAlias = Callable[[Parameters, Array, Array, "Array | None"], tupl
 """``(params, X, y, sample_weight) -> (objective, gradients)``."""
 
 
+@renamed(hidden="activation")
 @dataclass(frozen=True)
 class Network:
     """A multilayer perceptron without its parameters: frozen, hashable, no arrays inside.
@@ -73,11 +74,6 @@ class Network:
     matmul_precision: str = field(default="highest", kw_only=True)
     _activations: tuple[Activation, ...] = field(init=False, repr=False, compare=False)
     _loss: Loss = field(init=False, repr=False, compare=False)
-
-    def __new__(cls, *args: Any, **settings: Any) -> Network:
-        if "hidden" in settings:
-            raise TypeError("`hidden` has another name: `activation`, as in the estimators")
-        return super().__new__(cls)
 
     def __getstate__(self) -> dict[str, Any]:
         return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}
