@@ -24,7 +24,7 @@ Device: TypeAlias = Any
 Dtype: TypeAlias = Any
 HostArray: TypeAlias = "np.ndarray[Any, Any]"
 
-BLOCK_ELEMENTS = 2**22
+ELEMENTS_PER_BLOCK = 2**22
 """Work that grows with the number of rows is done on blocks of about this many numbers."""
 
 NEAR_BYTES = 2**20
@@ -223,7 +223,7 @@ def is_on_cuda(place: Placement) -> bool:
     return is_cupy(place.xp) or on_torch_cuda
 
 
-def to_look_at(xp: Namespace, *arrays: Array) -> tuple[Any, ...]:
+def for_inspection(xp: Namespace, *arrays: Array) -> tuple[Any, ...]:
     """Return the namespace and the arrays to look at their values with, once.
 
     JAX compiles each function for each shape. That takes far longer than looking at the values on the
@@ -331,7 +331,7 @@ def computing_namespace(xp: Namespace, X: Array) -> Namespace:
     return _torch_on_device(xp) if array_api_compat.is_torch_namespace(xp) else xp
 
 
-def is_elsewhere(array: Any) -> bool:
+def is_non_numpy_array(array: Any) -> bool:
     """Whether this is an array of another library than NumPy, on whatever device."""
     return (
         not isinstance(array, (np.ndarray, np.generic))
@@ -346,21 +346,21 @@ def row_slices(n_rows: int, n_each: int) -> Iterator[slice]:
         yield slice(start, min(start + n_each, n_rows))
 
 
-def block_length(row_width: int) -> int:
-    """Return how many rows of so many numbers hold about `BLOCK_ELEMENTS` numbers."""
-    return max(1, BLOCK_ELEMENTS // max(1, row_width))
+def rows_per_block(row_width: int) -> int:
+    """Return how many rows of so many numbers hold about `ELEMENTS_PER_BLOCK` numbers."""
+    return max(1, ELEMENTS_PER_BLOCK // max(1, row_width))
 
 
 def row_blocks(n_rows: int, row_width: int) -> Iterator[slice]:
-    """Slices of rows that hold about `BLOCK_ELEMENTS` numbers each."""
-    return row_slices(n_rows, block_length(row_width))
+    """Slices of rows that hold about `ELEMENTS_PER_BLOCK` numbers each."""
+    return row_slices(n_rows, rows_per_block(row_width))
 
 
 def check_finite(xp: Namespace, name: str, array: Array) -> None:
     """Raise a ValueError that says where the 2-D `array` holds NaN or infinity."""
     if not xp.isdtype(array.dtype, "real floating"):
         return
-    xp, array = to_look_at(xp, array)
+    xp, array = for_inspection(xp, array)
     for block in row_blocks(*array.shape):
         # A sum is one pass over memory, and finite only if all is; if it overflows, that says nothing.
         with quiet_floating_point():

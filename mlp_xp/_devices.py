@@ -143,7 +143,7 @@ def _setting_of_torch(torch: Any) -> _Setting:
 # Memory.
 
 
-class Shortage(NamedTuple):
+class MemoryShortage(NamedTuple):
     """A training that does not fit.
 
     Attributes
@@ -211,7 +211,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
-RELEASERS: list[Callable[[], None]] = []
+MEMORY_RELEASE_HOOKS: list[Callable[[], None]] = []
 """What engines that keep memory for the next training add, to give it back."""
 
 
@@ -219,7 +219,7 @@ def release_memory(place: Placement) -> None:
     """Give memory that a library, or an engine, keeps for later back to the device."""
     gc.collect()
     with suppress(Exception):  # on the way to an error that matters more
-        for release in RELEASERS:
+        for release in MEMORY_RELEASE_HOOKS:
             release()
         if is_cupy(place.xp):
             with place.device:

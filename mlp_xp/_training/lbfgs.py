@@ -13,9 +13,9 @@ import numpy as np
 from mlp_xp._arrays import (
     Array,
     Placement,
-    block_length,
     placement,
     row_slices,
+    rows_per_block,
     to_host,
     without_autodiff,
 )
@@ -165,7 +165,7 @@ def _make_objective(
 ) -> Callable[[HostVector], tuple[float, HostVector]]:
     """Return the function of the flat parameters: the objective and its gradient, summed over blocks."""
     samples = samples.small_ones_cast()
-    length = block_length(samples.row_width(network.layer_sizes))
+    length = rows_per_block(samples.row_width(network.layer_sizes))
     shares = _shares(samples, length)
     # Each block that counts brings a part of the penalty along.
     n_counting = sum(share > 0.0 for share in shares)

@@ -18,12 +18,12 @@ from mlp_xp._arrays import (
     Namespace,
     Placement,
     check_finite,
+    for_inspection,
     placement,
-    to_look_at,
     without_autodiff,
 )
 from mlp_xp._devices import (
-    Shortage,
+    MemoryShortage,
     computing,
     current_device,
     is_out_of_memory,
@@ -515,14 +515,14 @@ def out_of_memory(
     epoch: int,
     params: Parameters,
     history: History,
-    shortage: Shortage | None,
+    shortage: MemoryShortage | None,
 ) -> OutOfMemoryError:
     """Return the error to raise; `error` is what came, None where it is known before anything fails."""
     found = f"in epoch {epoch}" if history else "before its first epoch"
     message = f"the device's memory does not hold the training ({found})"
     if error is not None:
         message = f"memory ran out {found.replace('its', 'the')} ({type(error).__name__}: {error})"
-    shortage = shortage or Shortage(None, None, None)
+    shortage = shortage or MemoryShortage(None, None, None)
     if shortage.needed is not None and shortage.free is not None:
         message += f": {shortage}"
     return OutOfMemoryError(message, epoch, params, history, *shortage)
@@ -618,7 +618,7 @@ def check_targets(network: Network, samples: Samples) -> None:
     check_finite(xp, "y", y)
     # Batches of targets alone: those of samples that are to be cast would be copies.
     for batch in replace(samples, X=y, sample_weight=None).blocks(y.shape[1]):
-        problem = network._loss_entry.problem(*to_look_at(xp, batch.y))
+        problem = network._loss_entry.problem(*for_inspection(xp, batch.y))
         if problem:
             loss = f"the loss {network.loss!r}" if isinstance(network.loss, str) else "the loss"
             raise ValueError(f"`y` must, for {loss}, {problem}")
@@ -628,7 +628,7 @@ def check_weights(samples: Samples) -> None:
     """Raise a ValueError if these cannot be the samples' weights."""
     xp, sample_weight = samples.place.xp, samples.sample_weight
     if sample_weight is not None:
-        xp, sample_weight = to_look_at(xp, samples.place.cast(sample_weight))
+        xp, sample_weight = for_inspection(xp, samples.place.cast(sample_weight))
         check_finite(xp, "sample_weight", xp.reshape(sample_weight, (-1, 1)))
         if not bool(xp.all(sample_weight >= 0.0)) or not bool(xp.any(sample_weight > 0.0)):
             raise ValueError(

@@ -29,7 +29,7 @@ from mlp_xp._arrays import (
     to_host,
     without_autodiff,
 )
-from mlp_xp._devices import RELEASERS, computing, current_device
+from mlp_xp._devices import MEMORY_RELEASE_HOOKS, computing, current_device
 from mlp_xp._initializers import glorot_uniform
 from mlp_xp._losses import LOSS_OF_OUTPUT, Loss
 from mlp_xp._network import Network
@@ -731,7 +731,7 @@ def _equal(one: Array, other: Array) -> bool:
 _COPIED: WeakKeyDictionary[BasePerceptron, _Copied] = WeakKeyDictionary()
 """By the estimator, and not in it: what is pickled with it needs no library but the one it is in."""
 
-RELEASERS.append(_COPIED.clear)
+MEMORY_RELEASE_HOOKS.append(_COPIED.clear)
 
 _ENGINES: WeakKeyDictionary[BasePerceptron, str] = WeakKeyDictionary()
 """How a model that was trained in this process was trained. It is no part of what the model is."""
