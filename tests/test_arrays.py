@@ -12,7 +12,7 @@ from conftest import assert_close, need
 
 from mlp_xp import _arrays as arrays
 from mlp_xp._arrays import Placement, check_finite, is_non_numpy_array, placement, row_blocks, to_host
-from mlp_xp.backends import BackendUnavailableError, backend, destination
+from mlp_xp.backends import BackendUnavailableError, _destination, backend
 
 
 def default_floating(library):
@@ -240,19 +240,19 @@ def test_arrays_elsewhere_are_told_from_what_the_host_holds(library):
 
 def test_destinations_are_backends_or_devices(request):
     here = placement(like=np.ones(1, dtype="float32"))
-    assert destination("numpy", here) == here
-    assert destination("cpu", here) == here
+    assert _destination("numpy", here) == here
+    assert _destination("cpu", here) == here
     with pytest.raises(
         ValueError, match=r"`target` must be one of .*'cupy'.* or a device of NumPy, got 'gpu'"
     ):
-        destination("gpu", here)
+        _destination("gpu", here)
     torch = need("torch", request)
-    assert destination("torch", here).dtype == torch.float32
+    assert _destination("torch", here).dtype == torch.float32
     tensors = placement(like=torch.ones(1))
-    assert destination("meta", tensors).device == torch.device("meta")
-    assert destination("numpy", tensors) == here
+    assert _destination("meta", tensors).device == torch.device("meta")
+    assert _destination("numpy", tensors) == here
     with pytest.raises(ValueError, match="or a device of PyTorch, got 'nowhere'"):
-        destination("nowhere", tensors)
+        _destination("nowhere", tensors)
 
 
 # blocks of rows

@@ -52,7 +52,7 @@ from mlp_xp._training.loop import (
 )
 from mlp_xp._training.metrics import METRICS, Metric
 from mlp_xp._validation import lookup
-from mlp_xp.backends import destination
+from mlp_xp.backends import _destination
 from mlp_xp.estimators._hyperparameters import Hyperparameters
 from mlp_xp.estimators._input import HOST, InputChecks, check_weight, rows_at
 from mlp_xp.estimators._report import FitReport, shown
@@ -222,7 +222,7 @@ class BasePerceptron(Hyperparameters, CallbackSupportMixin, InputChecks, ABC):
             If there is no such library or device.
         """
         check_is_fitted(self)
-        place = destination(target, placement(coefs_=self.coefs_[0]))
+        place = _destination(target, placement(coefs_=self.coefs_[0]))
         memory: _Memory | None = vars(self)["_memory"]
         if memory is not None:
             memory = memory._replace(progress=memory.progress.moved(place))
