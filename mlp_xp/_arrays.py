@@ -1,7 +1,7 @@
-"""Where arrays live: their namespace, device and dtype, and the way to the host and back.
+"""Namespace, device and dtype of arrays, and transfers between host and device.
 
-Only this module, `mlp_xp.backends`, `mlp_xp._devices` and `mlp_xp._engines` know array libraries by name,
-and each is imported only when its arrays come in or the user names it.
+Only this module, `mlp_xp.backends`, `mlp_xp._devices` and `mlp_xp._engines` refer to array libraries by name.
+A library is imported only if the user names it; for arrays passed in, it is imported already.
 """
 
 from __future__ import annotations
@@ -21,20 +21,31 @@ Array: TypeAlias = Any
 Namespace: TypeAlias = Any
 """A module, or an object like one, with the functions of the Array API standard, 2024.12."""
 Device: TypeAlias = Any
+"""A device of a namespace, as its arrays' attribute ``device`` has it; array libraries share no type."""
 Dtype: TypeAlias = Any
+"""A dtype of a namespace, as its arrays' attribute ``dtype`` has it."""
 HostArray: TypeAlias = "np.ndarray[Any, Any]"
+"""A NumPy array."""
 
-BLOCK_ELEMENTS = 2**22
-"""Work that grows with the number of rows is done on blocks of about this many numbers."""
+ELEMENTS_PER_BLOCK = 2**22
+"""Number of elements in a block of rows, where many rows are processed block by block.
 
-NEAR_BYTES = 2**20
-"""As little is copied to the host sooner than JAX compiles a function."""
+Chosen so that a temporary array of a block takes 32 MiB in float64, however many rows there are.
+"""
+
+MAX_BYTES_INSPECTED_ON_HOST = 2**20
+"""Maximum size of JAX arrays on a GPU that are copied to the host to check their values.
+
+JAX compiles each function for each shape, which takes it 60 ms for ``isfinite(sum(x))`` (measured on a CPU);
+chosen so that the copy takes much less than that.
+"""
 
 LIBRARY_NAMES = {"numpy": "NumPy", "cupy": "CuPy", "torch": "PyTorch", "jax": "JAX"}
+"""Names of the libraries to show to users, by the name of their top-level module."""
 
 
 class Placement(NamedTuple):
-    """Where an array lives, and the floating dtype that computations on it have.
+    """Namespace and device of an array, and the floating dtype to compute in.
 
     Attributes
     ----------
@@ -48,33 +59,37 @@ class Placement(NamedTuple):
     dtype: Dtype
 
     def from_host(self, values: Any) -> Array:
-        """Copy numbers on the host into a new array here."""
-        if is_jax(self.xp):  # its `asarray` would compile something
+        """Return a new array with this placement that holds a copy of values on the host."""
+        if is_jax(self.xp):  # unlike JAX's `asarray`, `device_put` compiles nothing
             return sys.modules["jax"].device_put(np.array(values, dtype=self.dtype), self.device)
-        # Cast first: some devices cannot hold the float64 that the host draws.
+        # The cast is on the host, because some devices have no float64, which `values` may be in.
         host = np.array(values, dtype=self.dtype_name)
         return self.xp.asarray(host, dtype=self.dtype, device=self.device)
 
     @property
     def dtype_name(self) -> str:
-        """NumPy's name of the dtype."""
+        """The dtype's name: "float32" or "float64"."""
         return f"float{self.xp.finfo(self.dtype).bits}"
 
     def same_as(self, other: Placement) -> bool:
-        """Whether these are one namespace and one device; the dtype may differ."""
+        """Whether both have the same namespace and device; the dtype may differ."""
         return self.xp is other.xp and bool(self.device == other.device)
 
     def bring(self, array: Array) -> Array:
-        """Return an array of any library here, floating ones in this dtype; itself if it is here already."""
+        """Return an array of any library with this namespace and device; floating arrays get this dtype.
+
+        An array that has this namespace and device already is returned as it is.
+        """
         if self.same_as(placement(array=array)):
             return array
         host = to_host(array)
         if host.dtype.kind == "f":
             return self.from_host(host)
+        # PyTorch warns of a read-only array and refuses negative strides, so such arrays are copied.
         return self.xp.asarray(np.require(host, requirements=["C", "W"]), device=self.device)
 
     def cast(self, array: Array) -> Array:
-        """Return `array` in this dtype, itself where it has it already."""
+        """Return `array` in this dtype, without a copy if it has this dtype already."""
         return array if array.dtype == self.dtype else self.xp.astype(array, self.dtype)
 
     def __str__(self) -> str:
@@ -82,12 +97,12 @@ class Placement(NamedTuple):
 
 
 def placement(**arrays: Array) -> Placement:
-    """Find the one place where all the named arrays live.
+    """Return the placement that all the named arrays share.
 
     Parameters
     ----------
     **arrays : array
-        Arrays by the name of the argument they came in as.
+        Arrays, by the name of the argument to use in error messages.
 
     Returns
     -------
@@ -108,7 +123,7 @@ def placement(**arrays: Array) -> Placement:
     >>> print(placement(X=np.ones((3, 2)), y=np.zeros((3, 1))))
     NumPy on cpu
     """
-    places = {name: _placement_of_one(name, array) for name, array in arrays.items()}
+    places = {name: _array_placement(name, array) for name, array in arrays.items()}
     (first_name, first), *others = places.items()
     for name, other in others:
         devices_differ = None not in (first.device, other.device) and first.device != other.device
@@ -120,15 +135,15 @@ def placement(**arrays: Array) -> Placement:
     return first
 
 
-def _placement_of_one(name: str, array: Array) -> Placement:
-    if type(array) is np.ndarray and array.dtype in _NUMPY_PLACES:
-        return _NUMPY_PLACES[array.dtype]
+def _array_placement(name: str, array: Array) -> Placement:
+    if type(array) is np.ndarray and array.dtype in _NUMPY_PLACEMENTS:
+        return _NUMPY_PLACEMENTS[array.dtype]
     if isinstance(array, np.generic) or not array_api_compat.is_array_api_obj(array):
         raise TypeError(
             f"`{name}` must be an array of a library that follows the Array API standard "
             f"(NumPy, CuPy, PyTorch, JAX, ...), got {type(array).__module__}.{type(array).__qualname__}"
         )
-    if _is_not_plain(array):
+    if _is_unsupported_kind(array):
         raise TypeError(
             f"`{name}` must be a plain dense array, got {type(array).__module__}.{type(array).__qualname__}"
         )
@@ -138,13 +153,13 @@ def _placement_of_one(name: str, array: Array) -> Placement:
     return Placement(xp, device, _floating_dtype(name, xp, array.dtype, device))
 
 
-_NUMPY_PLACES = {np.dtype(name): Placement(np, "cpu", np.dtype(name)) for name in ("float32", "float64")}
-"""Where nearly all arrays live: not worth asking again for each."""
+_NUMPY_PLACEMENTS = {np.dtype(name): Placement(np, "cpu", np.dtype(name)) for name in ("float32", "float64")}
+"""Placement of NumPy arrays by dtype, as a shortcut for the most frequent case."""
 
 
-def _is_not_plain(array: Array) -> bool:
+def _is_unsupported_kind(array: Array) -> bool:
     if isinstance(array, np.ndarray):
-        # A mask would be passed over in silence, and a matrix multiplies where an array does not.
+        # Of subclasses, a masked array would lose its mask and a matrix has another meaning of `*`.
         return type(array) not in (np.ndarray, np.memmap)
     if array_api_compat.is_torch_array(array):
         return bool(array.layout != sys.modules["torch"].strided)
@@ -152,8 +167,8 @@ def _is_not_plain(array: Array) -> bool:
 
 
 def _namespace(array: Array) -> Namespace:
-    # NumPy is a namespace of the standard itself; array_api_compat.numpy wraps its matmul in Python,
-    # and imports f2py and unittest. For JAX's it would compile something.
+    # NumPy's own namespace follows the standard; array_api_compat.numpy would add a Python call to each
+    # matmul, and import f2py and unittest. For JAX arrays, `array_namespace` would compile a function.
     if isinstance(array, np.ndarray):
         return np
     if array_api_compat.is_jax_array(array):
@@ -174,20 +189,20 @@ def _floating_dtype(name: str, xp: Namespace, dtype: Dtype, device: Device) -> D
 
 
 def default_dtype(xp: Namespace, device: Device = None) -> Dtype:
-    """Return the floating dtype that the namespace makes when none is asked for."""
+    """Return the namespace's default floating dtype on a device."""
     if is_jax(xp):
-        return xp.result_type(float)  # compiles nothing
+        return xp.result_type(float)  # unlike `empty`, this compiles nothing
     return xp.empty((0,), device=device).dtype
 
 
 def library_name(xp: Namespace) -> str:
-    """Return the name by which people know the namespace's library."""
+    """Return the name of the namespace's library to show to users, such as "PyTorch"."""
     module: str = xp.__name__.removeprefix("array_api_compat.").split(".")[0]
     return LIBRARY_NAMES.get(module, module)
 
 
 def to_host(array: Array) -> np.ndarray[Any, Any]:
-    """Return an array of any namespace as a NumPy array, without a copy where it is one.
+    """Return an array of any namespace as a NumPy array; a NumPy array is not copied.
 
     Examples
     --------
@@ -208,7 +223,7 @@ def to_host(array: Array) -> np.ndarray[Any, Any]:
 
 
 def is_jax(xp: Namespace) -> bool:
-    """Whether this is JAX's namespace, whose functions can be compiled."""
+    """Whether this is JAX's namespace."""
     return bool(array_api_compat.is_jax_namespace(xp))
 
 
@@ -218,42 +233,42 @@ def is_cupy(xp: Namespace) -> bool:
 
 
 def is_on_cuda(place: Placement) -> bool:
-    """Whether arrays of CuPy or PyTorch live on a CUDA device."""
+    """Whether the placement is CuPy, or PyTorch on a CUDA device; JAX on a GPU is not included."""
     on_torch_cuda = array_api_compat.is_torch_namespace(place.xp) and place.device.type == "cuda"
     return is_cupy(place.xp) or on_torch_cuda
 
 
-def to_look_at(xp: Namespace, *arrays: Array) -> tuple[Any, ...]:
-    """Return the namespace and the arrays to look at their values with, once.
+def for_inspection(xp: Namespace, *arrays: Array) -> tuple[Any, ...]:
+    """Return a namespace and the arrays in it for checking their values once, as ``(xp, *arrays)``.
 
-    JAX compiles each function for each shape. That takes far longer than looking at the values on the
-    host, where they are already if the device is the CPU, and where a few are fast.
+    JAX arrays on the CPU and small ones on a GPU become NumPy arrays, because JAX would compile each check
+    for each shape, which takes longer than the check. All other arrays are returned as they are.
     """
     if is_jax(xp) and arrays:
         on_cpu = all(device.platform == "cpu" for device in arrays[0].devices())
-        if on_cpu or sum(array.nbytes for array in arrays) <= NEAR_BYTES:
+        if on_cpu or sum(array.nbytes for array in arrays) <= MAX_BYTES_INSPECTED_ON_HOST:
             return np, *map(to_host, arrays)
     return xp, *arrays
 
 
 def copy_array(xp: Namespace, array: Array) -> Array:
-    """Copy an array; a PyTorch tensor's copy stands outside autograd."""
+    """Return a copy of an array; the copy of a PyTorch tensor is detached from autograd."""
     if array_api_compat.is_torch_namespace(xp):
         return array.detach().clone()
     if is_jax(xp):
-        return sys.modules["jax"].device_put(array, may_alias=False)  # compiles nothing
+        return sys.modules["jax"].device_put(array, may_alias=False)  # `asarray` would compile
     return xp.asarray(array, copy=True)
 
 
 class _SparseNumPy:
-    """NumPy, with the functions that touch a SciPy sparse matrix of samples able to do so."""
+    """NumPy's namespace, with `matmul`, `take` and `astype` that accept SciPy's sparse matrices too."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(np, name)
 
     @staticmethod
     def matmul(a: Any, b: Any) -> Any:
-        return operator.matmul(a, b)  # NumPy's own knows no sparse matrices
+        return operator.matmul(a, b)  # `np.matmul` refuses sparse matrices
 
     @staticmethod
     def take(array: Any, indices: Any, *, axis: int) -> Any:
@@ -269,15 +284,15 @@ _SPARSE_NUMPY = _SparseNumPy()
 
 _ARITHMETIC = ("maximum", "minimum", "logaddexp", "atan2", "hypot", "copysign", "nextafter")
 _COMPARISONS = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal")
-_OF_TENSORS_ALONE = frozenset((*_ARITHMETIC, *_COMPARISONS))
-"""Functions of two operands, either of which may be a number in the standard, and not in PyTorch."""
+_TENSOR_ONLY_FUNCTIONS = frozenset((*_ARITHMETIC, *_COMPARISONS))
+"""Binary functions that take a Python number as an operand in the standard, but not in PyTorch."""
 
 
-class _TorchOnDevice:
-    """PyTorch's namespace, with functions of a tensor and a Python number that stay on the device.
+class _TorchWithoutHostCopies:
+    """PyTorch's namespace, with functions of a tensor and a Python number that copy nothing from the host.
 
-    Elsewhere the number becomes a tensor on the host that is copied to the device; the host waits for
-    that, and no CUDA graph can capture it.
+    array_api_compat makes the number a tensor on the host and copies that to the device. The host waits for
+    the copy, and a CUDA graph cannot capture it.
     """
 
     def __init__(self, xp: Namespace) -> None:
@@ -286,7 +301,7 @@ class _TorchOnDevice:
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._xp, name)
-        if name not in _OF_TENSORS_ALONE:
+        if name not in _TENSOR_ONLY_FUNCTIONS:
             return function
         return lambda *operands: function(*self._tensors(operands))
 
@@ -297,7 +312,7 @@ class _TorchOnDevice:
         return self._torch.clamp(x1, max=x2) if _is_number(x2) else self._xp.minimum(*self._tensors((x1, x2)))
 
     def _tensors(self, operands: tuple[Any, ...]) -> list[Array]:
-        """Return the operands as tensors; the device itself writes the numbers."""
+        """Return the operands as tensors; `full` writes a number by a kernel, without a copy."""
         like = next(one for one in operands if not _is_number(one))
         return [
             self._torch.full((), one, dtype=self._torch.result_type(like, one), device=like.device)
@@ -311,28 +326,29 @@ def _is_number(operand: Any) -> bool:
     return isinstance(operand, (int, float))
 
 
-@lru_cache
-def _torch_on_device(xp: Namespace) -> Namespace:
-    return _TorchOnDevice(xp)
+@lru_cache  # by the namespace, of which there is one
+def _torch_without_host_copies(xp: Namespace) -> Namespace:
+    return _TorchWithoutHostCopies(xp)
 
 
 def is_sparse(array: Any) -> bool:
-    """Whether this is a sparse matrix or array of SciPy's."""
+    """Whether this is a sparse matrix or sparse array of SciPy."""
     return "scipy.sparse" in sys.modules and bool(sys.modules["scipy.sparse"].issparse(array))
 
 
 def computing_namespace(xp: Namespace, X: Array) -> Namespace:
-    """Return the namespace to compute in with these samples: `xp`, or one that can what `xp` cannot.
+    """Return the namespace to compute in: `xp`, or a wrapper with functions that `xp` lacks.
 
-    Its products take SciPy's sparse matrices, or its functions leave PyTorch's tensors on their device.
+    If `X` is sparse, the wrapper accepts SciPy's sparse matrices. For PyTorch, its functions of a tensor and
+    a number copy nothing from the host.
     """
     if is_sparse(X):
         return _SPARSE_NUMPY
-    return _torch_on_device(xp) if array_api_compat.is_torch_namespace(xp) else xp
+    return _torch_without_host_copies(xp) if array_api_compat.is_torch_namespace(xp) else xp
 
 
-def is_elsewhere(array: Any) -> bool:
-    """Whether this is an array of another library than NumPy, on whatever device."""
+def is_non_numpy_array(array: Any) -> bool:
+    """Whether this is an array of another library than NumPy, on any device; sparse matrices are not."""
     return (
         not isinstance(array, (np.ndarray, np.generic))
         and array_api_compat.is_array_api_obj(array)
@@ -341,28 +357,29 @@ def is_elsewhere(array: Any) -> bool:
 
 
 def row_slices(n_rows: int, n_each: int) -> Iterator[slice]:
-    """Slices of `n_each` rows, the last with those that are left."""
+    """Yield consecutive slices of `n_each` rows; the last one may be shorter."""
     for start in range(0, n_rows, n_each):
         yield slice(start, min(start + n_each, n_rows))
 
 
-def block_length(row_width: int) -> int:
-    """Return how many rows of so many numbers hold about `BLOCK_ELEMENTS` numbers."""
-    return max(1, BLOCK_ELEMENTS // max(1, row_width))
+def rows_per_block(row_width: int) -> int:
+    """Return the number of rows of this width in a block of about `ELEMENTS_PER_BLOCK` elements."""
+    return max(1, ELEMENTS_PER_BLOCK // max(1, row_width))
 
 
 def row_blocks(n_rows: int, row_width: int) -> Iterator[slice]:
-    """Slices of rows that hold about `BLOCK_ELEMENTS` numbers each."""
-    return row_slices(n_rows, block_length(row_width))
+    """Yield consecutive slices of rows with about `ELEMENTS_PER_BLOCK` elements each."""
+    return row_slices(n_rows, rows_per_block(row_width))
 
 
 def check_finite(xp: Namespace, name: str, array: Array) -> None:
-    """Raise a ValueError that says where the 2-D `array` holds NaN or infinity."""
+    """Raise a ValueError that names the position of the first NaN or infinity in the 2-D `array`."""
     if not xp.isdtype(array.dtype, "real floating"):
         return
-    xp, array = to_look_at(xp, array)
+    xp, array = for_inspection(xp, array)
     for block in row_blocks(*array.shape):
-        # A sum is one pass over memory, and finite only if all is; if it overflows, that says nothing.
+        # The sum takes one pass over memory and no temporary array. If it is finite, so are all elements; if
+        # it is not, it may have overflowed.
         with quiet_floating_point():
             if bool(xp.isfinite(xp.sum(array[block, :]))):
                 continue
@@ -377,13 +394,16 @@ def check_finite(xp: Namespace, name: str, array: Array) -> None:
 
 @contextmanager
 def quiet_floating_point() -> Iterator[None]:
-    """Keep NumPy from warning of overflow: activations saturate by it, and training looks for NaN itself."""
+    """Context without NumPy's floating-point warnings.
+
+    Activations overflow where they saturate, which is correct, and training checks for NaN itself.
+    """
     with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
         yield
 
 
 def without_autodiff(xp: Namespace) -> Any:
-    """Context in which PyTorch records nothing for its own backward pass; elsewhere it does nothing."""
+    """Return a context in which PyTorch's autograd records nothing; it does nothing for other namespaces."""
     if array_api_compat.is_torch_namespace(xp):
         return sys.modules["torch"].no_grad()
     return nullcontext()

@@ -1,6 +1,6 @@
-"""What a device is told and asked while it computes: who is current, how exact products are, its memory.
+"""State of devices: the current device, the precision of matrix products, free and released memory.
 
-Beside `mlp_xp._arrays`, `mlp_xp.backends` and the engines, this module knows array libraries by name.
+Like `mlp_xp._arrays`, `mlp_xp.backends` and the engines, this module refers to array libraries by name.
 """
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ import numpy as np
 from mlp_xp._arrays import Array, Placement, is_cupy, is_jax, is_on_cuda, quiet_floating_point, to_host
 
 MATMUL_PRECISIONS = ("highest", "tf32")
-"""How float32 matrix products are computed: in float32, or on factors rounded to NVIDIA's TensorFloat-32,
-whose fraction has 10 bits where float32's has 23. Sums are in float32 in both."""
+"""Precisions of float32 matrix products: "highest" multiplies in float32, "tf32" rounds the factors to
+NVIDIA's TensorFloat-32, which has 10 bits of fraction where float32 has 23. Both add in float32."""
 
-JAX_PRECISIONS = {"highest": "highest", "tf32": "tensorfloat32"}
-TORCH_PRECISIONS = {"highest": ("ieee", "highest"), "tf32": ("tf32", "high")}
-"""By PyTorch's present and by its older interface."""
+_JAX_PRECISIONS = {"highest": "highest", "tf32": "tensorfloat32"}
+"""JAX's name of each precision."""
+_TORCH_PRECISIONS = {"highest": ("ieee", "highest"), "tf32": ("tf32", "high")}
+"""PyTorch's names of each precision: for ``fp32_precision`` (from 2.9 on), and for its older functions."""
 
 
 def current_device(*arrays: Any) -> AbstractContextManager[Any]:
-    """Return a context in which the device of these arrays is current, as CuPy demands of its own.
+    """Return a context that makes the device of these arrays CuPy's current device.
 
-    CuPy makes new arrays, and runs kernels, on the current device. Other libraries follow the arrays.
+    CuPy allocates and runs kernels on the current device. Other libraries use the device of the operands, so
+    that the context does nothing for their arrays.
     """
     for array in arrays:
         if array_api_compat.is_cupy_array(array):
@@ -40,16 +42,16 @@ def current_device(*arrays: Any) -> AbstractContextManager[Any]:
 
 @contextmanager
 def computing(place: Placement, matmul_precision: str = "highest") -> Iterator[None]:
-    """Context that everything on arrays of a place is computed in.
+    """Context for all computations on arrays of a placement.
 
-    Its device is current, float32 products are as exact as asked for whatever the process's own settings
-    are, and NumPy does not warn of overflow.
+    It makes the device current, sets the precision of float32 products, whatever the settings of the process
+    are, and turns off NumPy's warnings of overflow.
     """
     with quiet_floating_point():
         if place.xp is np:
             yield
         elif is_jax(place.xp):
-            with sys.modules["jax"].default_matmul_precision(JAX_PRECISIONS[matmul_precision]):
+            with sys.modules["jax"].default_matmul_precision(_JAX_PRECISIONS[matmul_precision]):
                 yield
         elif is_cupy(place.xp):
             with place.device, _cupy_precision(matmul_precision, place.device):
@@ -61,34 +63,36 @@ def computing(place: Placement, matmul_precision: str = "highest") -> Iterator[N
             yield
 
 
-class _Setting:
-    """A setting of the whole process that several threads want to be one way or another for a while.
+class _ProcessSetting:
+    """A setting that is global to the process, and that several threads change for the time of a context.
 
-    The last to come decides; when all have gone, it is as it was before the first came.
+    The context entered last determines its value. When all contexts have been left, the setting is restored
+    to the value that it had before the first one.
     """
 
     def __init__(self, read: Callable[[], Any], write: Callable[[Any], None]) -> None:
         self.read = read
         self.write = write
         self.lock = threading.Lock()
-        self.wishes: list[list[Any]] = []
-        self.before: Any = None
+        # The values that active contexts have set, each in a list, which tells equal values apart.
+        self.active: list[list[Any]] = []
+        self.original: Any = None
 
     @contextmanager
     def at(self, value: Any) -> Iterator[None]:
         """Context in which the setting has this value."""
-        wish = [value]
+        entry = [value]
         with self.lock:
-            if not self.wishes:
-                self.before = self.read()
-            self.wishes.append(wish)
+            if not self.active:
+                self.original = self.read()
+            self.active.append(entry)
             self._apply(value)
         try:
             yield
         finally:
             with self.lock:
-                self.wishes = [one for one in self.wishes if one is not wish]
-                self._apply(self.wishes[-1][0] if self.wishes else self.before)
+                self.active = [one for one in self.active if one is not entry]
+                self._apply(self.active[-1][0] if self.active else self.original)
 
     def _apply(self, value: Any) -> None:
         if self.read() != value:
@@ -96,64 +100,68 @@ class _Setting:
 
 
 def _cupy_precision(wanted: str, device: Any) -> AbstractContextManager[None]:
-    """Context in which CuPy's own products have this precision."""
+    """Return a context in which CuPy's matrix products have this precision."""
     linalg = sys.modules["cupy"]._core._routines_linalg
-    tf32 = wanted == "tf32" and int(device.compute_capability) >= 80
-    return _setting("cupy").at(linalg.COMPUTE_TYPE_TF32 if tf32 else linalg.COMPUTE_TYPE_DEFAULT)
+    tf32 = wanted == "tf32" and int(device.compute_capability) >= 80  # older GPUs have no TF32
+    return _precision_setting("cupy").at(linalg.COMPUTE_TYPE_TF32 if tf32 else linalg.COMPUTE_TYPE_DEFAULT)
 
 
 def _torch_precision(wanted: str) -> AbstractContextManager[None]:
-    """Context in which PyTorch's products on CUDA have this precision."""
-    present, older = TORCH_PRECISIONS[wanted]
-    has_present = hasattr(sys.modules["torch"].backends.cuda.matmul, "fp32_precision")  # from PyTorch 2.9 on
-    return _setting("torch").at(present if has_present else older)
+    """Return a context in which PyTorch's matrix products on CUDA have this precision."""
+    precision, legacy_precision = _TORCH_PRECISIONS[wanted]
+    is_new = hasattr(sys.modules["torch"].backends.cuda.matmul, "fp32_precision")  # PyTorch 2.9
+    return _precision_setting("torch").at(precision if is_new else legacy_precision)
 
 
-_SETTINGS: dict[Any, _Setting] = {}
+_SETTINGS: dict[Any, _ProcessSetting] = {}
+"""The settings of precision in use, by the library's module: all threads must share one."""
 
 
-def _setting(library: str) -> _Setting:
-    """Return the process's setting of a library's precision."""
+def _precision_setting(library: str) -> _ProcessSetting:
+    """Return the process-wide precision setting of a library."""
     module = sys.modules[library]
     if module not in _SETTINGS:
-        _SETTINGS[module] = {"cupy": _setting_of_cupy, "torch": _setting_of_torch}[library](module)
+        make = {"cupy": _cupy_precision_setting, "torch": _torch_precision_setting}[library]
+        _SETTINGS[module] = make(module)
     return _SETTINGS[module]
 
 
-def _setting_of_cupy(cupy: Any) -> _Setting:
+def _cupy_precision_setting(cupy: Any) -> _ProcessSetting:
     linalg = cupy._core._routines_linalg
-    return _Setting(
+    return _ProcessSetting(
         lambda: linalg.get_compute_type("float32"), lambda kind: linalg.set_compute_type("float32", kind)
     )
 
 
-def _setting_of_torch(torch: Any) -> _Setting:
+def _torch_precision_setting(torch: Any) -> _ProcessSetting:
     products = torch.backends.cuda.matmul
     if not hasattr(products, "fp32_precision"):
-        return _Setting(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision)
+        return _ProcessSetting(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision)
 
     def write(precision: str) -> None:
-        products.fp32_precision = "none"  # what it inherits, which it had before unless it now differs
+        # "none" inherits the precision from more general settings. Where it inherits the one to restore, it
+        # stays "none", because that is what it was.
+        products.fp32_precision = "none"
         if products.fp32_precision != precision:
             products.fp32_precision = precision
 
-    return _Setting(lambda: products.fp32_precision, write)
+    return _ProcessSetting(lambda: products.fp32_precision, write)
 
 
-# Memory.
+# Memory
 
 
-class Shortage(NamedTuple):
-    """A training that does not fit.
+class MemoryShortage(NamedTuple):
+    """Memory that a training needs and that is free, where the training does not fit on the device.
 
     Attributes
     ----------
     needed : int or None
-        Bytes it takes beside what is there already; None if its step cannot be recorded.
+        Bytes needed in addition to the memory in use; None if the step cannot be recorded.
     free : int or None
-        Bytes; None where nobody can tell.
+        Bytes free on the device; None if the library does not report it.
     batch_size : int or None
-        The largest that fits; 0 if none does, None where it is not known.
+        The largest batch size that fits; 0 if none does, None if it is not known.
     """
 
     needed: int | None
@@ -162,21 +170,24 @@ class Shortage(NamedTuple):
 
     def __str__(self) -> str:
         needed = "an amount not known beforehand" if self.needed is None else _size(self.needed)
-        said = f"{needed} needed, {'an unknown amount' if self.free is None else _size(self.free)} free"
+        amounts = f"{needed} needed, {'an unknown amount' if self.free is None else _size(self.free)} free"
         if self.batch_size is None:
-            return said
+            return amounts
         fits = f"the largest `batch_size` that fits is {self.batch_size}"
-        return f"{said}; {fits if self.batch_size else 'no `batch_size` fits'}"
+        return f"{amounts}; {fits if self.batch_size else 'no `batch_size` fits'}"
 
 
 def free_bytes(place: Placement) -> int | None:
-    """Return how many more bytes arrays can take on the device; None where nobody can tell."""
+    """Return the number of bytes that new arrays can take on the device; None if it is not reported.
+
+    Memory that the library's pool keeps and no array uses counts as free.
+    """
     if is_cupy(place.xp):
         cupy = sys.modules["cupy"]
         with place.device:
             pool = cupy.get_default_memory_pool()
             free = int(cupy.cuda.runtime.memGetInfo()[0]) + int(pool.free_bytes())
-            limit = int(pool.get_limit())
+            limit = int(pool.get_limit())  # 0 is none
             return min(free, limit - int(pool.used_bytes())) if limit else free
     if is_on_cuda(place):
         cuda = sys.modules["torch"].cuda
@@ -196,11 +207,11 @@ _OUT_OF_MEMORY = {
     "torch": ("ALLOC_FAILED",),
     "nvmath": ("ALLOC_FAILED",),
 }
-"""What errors say that have no class of their own for it, by the package of their class."""
+"""Text of errors of exhausted memory that have no class of their own, by the package of their class."""
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or one that it was raised from, says that memory has run out."""
+    """Whether an error, or one in its chain of causes, is a lack of memory on the host or the device."""
     while error is not None:
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             return True
@@ -211,15 +222,15 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
-RELEASERS: list[Callable[[], None]] = []
-"""What engines that keep memory for the next training add, to give it back."""
+MEMORY_RELEASE_HOOKS: list[Callable[[], None]] = []
+"""Functions that free device memory cached for later; modules that cache such memory add theirs."""
 
 
 def release_memory(place: Placement) -> None:
-    """Give memory that a library, or an engine, keeps for later back to the device."""
+    """Return memory that libraries and engines cache to the device."""
     gc.collect()
-    with suppress(Exception):  # on the way to an error that matters more
-        for release in RELEASERS:
+    with suppress(Exception):  # it is called while another error is handled, which must not be replaced
+        for release in MEMORY_RELEASE_HOOKS:
             release()
         if is_cupy(place.xp):
             with place.device:
@@ -229,24 +240,24 @@ def release_memory(place: Placement) -> None:
 
 
 def to_floats(place: Placement, values: Sequence[Array | float]) -> list[float]:
-    """Return numbers and arrays of shape () as numbers: from a GPU with one copy, which waits once."""
+    """Return numbers and arrays of shape () as Python floats; arrays on a GPU are fetched by one copy."""
     if not is_on_cuda(place):
         return list(map(float, values))
     arrays = [value for value in values if _is_scalar_of(place, value)]
     fetched = iter(to_host(place.xp.stack(arrays)).tolist() if arrays else [])
-    # What users' own metrics return may be anything that is a number.
+    # Metrics defined by users may return other numbers too: Python's, NumPy's, or arrays of another dtype.
     return [next(fetched) if _is_scalar_of(place, value) else float(value) for value in values]
 
 
 def _is_scalar_of(place: Placement, value: Any) -> bool:
-    """Whether this is an array of shape () of the place, in its dtype."""
+    """Whether a value is an array of shape () with this placement and its dtype."""
     if isinstance(value, (float, int, np.generic, np.ndarray)):
         return False
     return bool(array_api_compat.is_array_api_obj(value) and value.shape == () and value.dtype == place.dtype)
 
 
 def _size(n_bytes: int) -> str:
-    """Return a size in three figures.
+    """Return a number of bytes as text with three significant digits and a unit.
 
     Examples
     --------
@@ -259,3 +270,4 @@ def _size(n_bytes: int) -> str:
 
 
 _UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"), (1, "bytes"))
+"""Units of sizes, the largest first."""

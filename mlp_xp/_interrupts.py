@@ -1,4 +1,4 @@
-"""Ctrl-C, where it must wait."""
+"""Deferral of Ctrl-C around work that must not be left half done."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from contextlib import contextmanager
 
 @contextmanager
 def holding_interrupts() -> Iterator[None]:
-    """Let Ctrl-C wait for the end of a short piece of work that must not be left half done."""
-    if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
+    """Context in which Ctrl-C is deferred: `KeyboardInterrupt` is raised at its end."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         yield
         return
-    came: list[int] = []
-    former = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    received: list[int] = []
+    previous_handler = signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, former)
-    if came:
+        signal.signal(signal.SIGINT, previous_handler)
+    if received:
         raise KeyboardInterrupt

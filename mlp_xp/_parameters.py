@@ -8,7 +8,7 @@ from itertools import chain
 from types import NoneType
 from typing import Any, NamedTuple, TypeAlias
 
-from mlp_xp._arrays import Array, Namespace, copy_array, quiet_floating_point, to_look_at
+from mlp_xp._arrays import Array, Namespace, copy_array, for_inspection, quiet_floating_point
 
 
 class Layer(NamedTuple):
@@ -90,7 +90,7 @@ def is_array(leaf: Any) -> bool:
 
 def all_finite(xp: Namespace, tree: Any) -> bool:
     """Whether all arrays in nested tuples, lists and dicts are finite; if so, waits for the device once."""
-    xp, *arrays = to_look_at(xp, *filter(is_array, leaves(tree)))
+    xp, *arrays = for_inspection(xp, *filter(is_array, leaves(tree)))
     if not arrays:
         return True
     # Rarely a sum is not finite where all of its terms are, and to look at each takes far longer.

@@ -13,10 +13,10 @@ from mlp_xp._arrays import (
     Array,
     Namespace,
     Placement,
-    block_length,
     computing_namespace,
     is_sparse,
     row_slices,
+    rows_per_block,
 )
 
 Rows: TypeAlias = "np.ndarray[Any, Any]"
@@ -78,7 +78,7 @@ class Samples:
         """Return the samples with each array that one block holds cast at once, rather than by batches."""
         X, y, sample_weight = (
             array
-            if array is None or array.shape[0] > block_length(math.prod(array.shape[1:]))
+            if array is None or array.shape[0] > rows_per_block(math.prod(array.shape[1:]))
             else self._cast(array)
             for array in self.arrays
         )
@@ -128,7 +128,7 @@ class Samples:
 
     def blocks(self, row_width: int) -> Iterator[Batch]:
         """Yield batches as they are, small enough that rows of so many numbers take a bounded memory."""
-        return self.batches(block_length(row_width))
+        return self.batches(rows_per_block(row_width))
 
     def _taker(self, order: Rows | None) -> Callable[[Array, slice], Array]:
         """Return the function that takes a slice of the order from one of the arrays."""

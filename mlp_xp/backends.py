@@ -1,4 +1,4 @@
-"""The array libraries that can compute here: found, chosen by name, listed with their devices."""
+"""The array libraries installed on this machine: choose one by name, list them with their devices."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ import array_api_compat
 import numpy as np
 
 from mlp_xp._arrays import LIBRARY_NAMES, Device, Namespace, Placement, library_name
+from mlp_xp._messages import first_line
 from mlp_xp._validation import lookup
+
+__all__ = ["Backend", "BackendUnavailableError", "Found", "backend", "find_libraries"]
 
 
 class Backend(NamedTuple):
-    """A namespace that arrays can be made in, and why it was chosen.
+    """An array library's namespace, the device to use, and why both were chosen.
 
     Attributes
     ----------
     xp : namespace
     device : device to put arrays on
     reason : str
-        One line for people: what was found, and what was not.
+        One line to show to users: which device was found, or why none was.
     """
 
     xp: Namespace
@@ -32,9 +35,9 @@ class Backend(NamedTuple):
     reason: str
 
     def place(self, dtype: str) -> Placement:
-        """Where arrays of `dtype` ("float32" or "float64") live on this backend."""
+        """Return the placement of arrays of `dtype` ("float32" or "float64") on this backend."""
         if array_api_compat.is_jax_namespace(self.xp) and dtype == "float64":
-            # JAX holds float64 only after this switch, which is the whole process's.
+            # Without this setting, which is global to the process, JAX makes float32 of float64.
             sys.modules["jax"].config.update("jax_enable_x64", True)
         return Placement(self.xp, self.device, getattr(self.xp, dtype))
 
@@ -77,11 +80,11 @@ def backend(name: str) -> Backend:
     >>> backend("numpy").reason
     'asked for'
     """
-    return lookup("backend", name, BACKENDS)()
+    return lookup("backend", name, _BACKENDS)()
 
 
-def destination(target: Any, here: Placement) -> Placement:
-    """Return the place called `target`: a backend, or a device of the namespace that `here` is in.
+def _destination(target: Any, here: Placement) -> Placement:
+    """Return the placement that `target` names: a backend, or a device of the namespace of `here`.
 
     Raises
     ------
@@ -90,114 +93,113 @@ def destination(target: Any, here: Placement) -> Placement:
     ValueError
         If there is no backend and no device of that name.
     """
-    if isinstance(target, str) and target in BACKENDS:
+    if isinstance(target, str) and target in _BACKENDS:
         return backend(target).place(here.dtype_name)
     probe = here.from_host([0.0])
     try:
+        # Only the library itself knows which devices it has and how they are named.
         moved = array_api_compat.to_device(probe, target)
     except Exception as error:
         raise ValueError(
-            f"`target` must be one of {sorted(BACKENDS)} or a device of {library_name(here.xp)}, "
-            f"got {target!r} ({_first_line(error)})"
+            f"`target` must be one of {sorted(_BACKENDS)} or a device of {library_name(here.xp)}, "
+            f"got {target!r} ({first_line(error)})"
         ) from error
     return here._replace(device=array_api_compat.device(moved))
 
 
-def _auto() -> Backend:
+def _auto_backend() -> Backend:
     try:
-        return _cupy()._replace(reason="a CUDA GPU was found")
+        return _cupy_backend()._replace(reason="a CUDA GPU was found")
     except BackendUnavailableError as error:
-        return _numpy()._replace(reason=f"no GPU: {error}")
+        return _numpy_backend()._replace(reason=f"no GPU: {error}")
 
 
-def _numpy() -> Backend:
+def _numpy_backend() -> Backend:
     return Backend(np, "cpu", "asked for")
 
 
-def _cupy() -> Backend:
+def _cupy_backend() -> Backend:
     cupy = _import_library("cupy", "CuPy")
     try:
-        _check_that_it_computes(cupy)
+        _check_cupy_computes(cupy)
         device = cupy.cuda.Device()
-        name = _name_of_cupy_device(cupy, device.id)
+        name = _cupy_device_name(cupy, device.id)
     except Exception as error:
         raise BackendUnavailableError(
-            f"CuPy is installed, but no CUDA device answers ({_first_line(error)})"
+            f"CuPy is installed, but no CUDA device answers ({first_line(error)})"
         ) from error
     return Backend(import_module("array_api_compat.cupy"), device, f"asked for; it runs on {name}")
 
 
-# Each `predict` of an estimator with ``backend="auto"`` asks for the backend; the device is asked once.
+# Each `predict` of an estimator with ``backend="auto"`` looks up the backend. The next two functions query
+# the device, so they are cached, by CuPy's module and the device's number; errors are not cached.
 
 
 @lru_cache
-def _check_that_it_computes(cupy: Any) -> None:
-    """Raise what an unusable device raises at the first computation: to count devices is not enough."""
+def _check_cupy_computes(cupy: Any) -> None:
+    """Raise an error if CuPy cannot compute; it may count a device that it has no working driver for."""
     if float(cupy.ones(2).sum()) != 2.0:
         raise RuntimeError("it returned a wrong sum")
 
 
 @lru_cache
-def _name_of_cupy_device(cupy: Any, number: int) -> str:
+def _cupy_device_name(cupy: Any, number: int) -> str:
+    """Return the name that the CUDA runtime gives a device."""
     name: str = cupy.cuda.runtime.getDeviceProperties(number)["name"].decode()
     return name
 
 
-def _torch() -> Backend:
+def _torch_backend() -> Backend:
     torch = _import_library("torch", "PyTorch")
     gpu = torch.cuda.is_available()
     reason = f"asked for; {'a CUDA GPU was found' if gpu else 'PyTorch finds no CUDA GPU'}"
     return Backend(import_module("array_api_compat.torch"), torch.device("cuda:0" if gpu else "cpu"), reason)
 
 
-def _jax() -> Backend:
+def _jax_backend() -> Backend:
     jax = _import_library("jax", "JAX")
     try:
         device = jax.devices()[0]
     except Exception as error:
-        raise BackendUnavailableError(f"JAX has no device ({_first_line(error)})") from error
+        raise BackendUnavailableError(f"JAX has no device ({first_line(error)})") from error
     return Backend(jax.numpy, device, f"asked for; JAX's default device is {device}")
 
 
 def _import_library(module: str, library: str) -> Any:
+    """Import an array library; raise `BackendUnavailableError` if that fails."""
     try:
         return import_module(module)
     except Exception as error:  # a CUDA build without its CUDA libraries fails in many ways
         if isinstance(error, ModuleNotFoundError) and error.name == module:
             raise BackendUnavailableError(f"{library} is not installed") from None
-        raise BackendUnavailableError(f"{library} does not import ({_first_line(error)})") from error
+        raise BackendUnavailableError(f"{library} does not import ({first_line(error)})") from error
 
 
-def _first_line(error: Exception) -> str:
-    """Return the first line of the message that has words in it; CuPy frames its own with rules."""
-    lines = [line.strip() for line in str(error).splitlines() if any(map(str.isalpha, line))]
-    return lines[0].rstrip(".") if lines else type(error).__name__
-
-
-BACKENDS: dict[str, Callable[[], Backend]] = {
-    "auto": _auto,
-    "numpy": _numpy,
-    "cupy": _cupy,
-    "torch": _torch,
-    "jax": _jax,
+_BACKENDS: dict[str, Callable[[], Backend]] = {
+    "auto": _auto_backend,
+    "numpy": _numpy_backend,
+    "cupy": _cupy_backend,
+    "torch": _torch_backend,
+    "jax": _jax_backend,
 }
+"""Functions that make each backend, by the name that users choose it by."""
 
 
 class Found(NamedTuple):
-    """An array library and what it can compute on, or why it cannot.
+    """An array library and the devices it can compute on, or why it cannot be used.
 
     Attributes
     ----------
     name : str
-        By which `backend` takes it.
+        The argument of `backend` that chooses it.
     library : str
-        As people call it.
+        Its name as its project writes it, such as "PyTorch".
     version : str
-        "" where it is not installed.
+        "" if it is not installed.
     devices : tuple of str
-        Described for people; none where it cannot be used.
+        A description of each device, to show to users; empty if the library cannot be used.
     problem : str
-        Why it cannot be used; "" where it can.
+        Why it cannot be used; "" if it can.
     """
 
     name: str
@@ -208,12 +210,12 @@ class Found(NamedTuple):
 
 
 def find_libraries() -> list[Found]:
-    """Import each library and ask it for its devices.
+    """List all array libraries that are supported, with their devices; this imports those installed.
 
     Returns
     -------
     list of Found
-        In the order of `BACKENDS`, without "auto".
+        NumPy, CuPy, PyTorch, JAX, in this order.
 
     Examples
     --------
@@ -221,23 +223,23 @@ def find_libraries() -> list[Found]:
     >>> find_libraries()[0].library
     'NumPy'
     """
-    return [_find(name, list_devices) for name, list_devices in DEVICES.items()]
+    return [_found(name, list_devices) for name, list_devices in _DEVICE_LISTERS.items()]
 
 
-def _find(name: str, list_devices: Callable[[Any], list[str]]) -> Found:
+def _found(name: str, list_devices: Callable[[Any], list[str]]) -> Found:
     devices, problem = [], ""
     try:
         backend(name)
         devices = list_devices(sys.modules[name])
     except BackendUnavailableError as error:
         problem = str(error)
-    except Exception as error:  # it imports, but a driver does not answer
-        problem = f"its devices do not answer ({_first_line(error)})"
+    except Exception as error:  # it imports, but its driver fails
+        problem = f"its devices do not answer ({first_line(error)})"
     version = str(getattr(sys.modules.get(name), "__version__", ""))
     return Found(name, LIBRARY_NAMES[name], version, tuple(devices), problem)
 
 
-def _host(numpy: Any) -> list[str]:
+def _numpy_devices(numpy: Any) -> list[str]:
     return [f"CPU, {os.cpu_count()} cores"]
 
 
@@ -246,7 +248,7 @@ def _cupy_devices(cupy: Any) -> list[str]:
     found = []
     for number in range(runtime.getDeviceCount()):
         properties = runtime.getDeviceProperties(number)
-        found.append(_gpu(number, properties["name"].decode(), properties["totalGlobalMem"]))
+        found.append(_describe_gpu(number, properties["name"].decode(), properties["totalGlobalMem"]))
     return found
 
 
@@ -254,7 +256,7 @@ def _torch_devices(torch: Any) -> list[str]:
     found = [f"CPU, {torch.get_num_threads()} threads"]
     for number in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(number)
-        found.append(_gpu(number, properties.name, properties.total_memory))
+        found.append(_describe_gpu(number, properties.name, properties.total_memory))
     return found
 
 
@@ -262,13 +264,14 @@ def _jax_devices(jax: Any) -> list[str]:
     return [f"{device} ({device.device_kind})" for device in jax.devices()]
 
 
-def _gpu(number: int, name: str, n_bytes: int) -> str:
+def _describe_gpu(number: int, name: str, n_bytes: int) -> str:
     return f"GPU {number}: {name}, {n_bytes / 2**30:.0f} GiB"
 
 
-DEVICES: dict[str, Callable[[Any], list[str]]] = {
-    "numpy": _host,
+_DEVICE_LISTERS: dict[str, Callable[[Any], list[str]]] = {
+    "numpy": _numpy_devices,
     "cupy": _cupy_devices,
     "torch": _torch_devices,
     "jax": _jax_devices,
 }
+"""Functions that describe the devices of an imported library, by the name of its backend."""

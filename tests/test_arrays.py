@@ -11,8 +11,8 @@ import pytest
 from conftest import assert_close, need
 
 from mlp_xp import _arrays as arrays
-from mlp_xp._arrays import Placement, check_finite, is_elsewhere, placement, row_blocks, to_host
-from mlp_xp.backends import BackendUnavailableError, backend, destination
+from mlp_xp._arrays import Placement, check_finite, is_non_numpy_array, placement, row_blocks, to_host
+from mlp_xp.backends import BackendUnavailableError, _destination, backend
 
 
 def default_floating(library):
@@ -232,27 +232,27 @@ def test_bring_to_the_host(library):
 
 
 def test_arrays_elsewhere_are_told_from_what_the_host_holds(library):
-    assert is_elsewhere(library.array([1.0])) == (library.xp is not np)
+    assert is_non_numpy_array(library.array([1.0])) == (library.xp is not np)
     sparse = pytest.importorskip("scipy.sparse")
     for here in ([1.0], (1.0,), 1.0, np.float64(1.0), "text", None, sparse.csr_array([[1.0]])):
-        assert not is_elsewhere(here)
+        assert not is_non_numpy_array(here)
 
 
 def test_destinations_are_backends_or_devices(request):
     here = placement(like=np.ones(1, dtype="float32"))
-    assert destination("numpy", here) == here
-    assert destination("cpu", here) == here
+    assert _destination("numpy", here) == here
+    assert _destination("cpu", here) == here
     with pytest.raises(
         ValueError, match=r"`target` must be one of .*'cupy'.* or a device of NumPy, got 'gpu'"
     ):
-        destination("gpu", here)
+        _destination("gpu", here)
     torch = need("torch", request)
-    assert destination("torch", here).dtype == torch.float32
+    assert _destination("torch", here).dtype == torch.float32
     tensors = placement(like=torch.ones(1))
-    assert destination("meta", tensors).device == torch.device("meta")
-    assert destination("numpy", tensors) == here
+    assert _destination("meta", tensors).device == torch.device("meta")
+    assert _destination("numpy", tensors) == here
     with pytest.raises(ValueError, match="or a device of PyTorch, got 'nowhere'"):
-        destination("nowhere", tensors)
+        _destination("nowhere", tensors)
 
 
 # blocks of rows
@@ -262,7 +262,7 @@ def test_destinations_are_backends_or_devices(request):
     ("n_rows", "row_width"), [(10, 3), (12, 3), (1, 100), (7, 25), (5, 1), (0, 3), (4, 0)]
 )
 def test_row_blocks_cover_every_row_once(n_rows, row_width, monkeypatch):
-    monkeypatch.setattr(arrays, "BLOCK_ELEMENTS", 12)
+    monkeypatch.setattr(arrays, "ELEMENTS_PER_BLOCK", 12)
     blocks = list(row_blocks(n_rows, row_width))
     rows = [row for block in blocks for row in range(block.start, block.stop)]
     assert rows == list(range(n_rows))
@@ -275,7 +275,7 @@ def test_row_blocks_cover_every_row_once(n_rows, row_width, monkeypatch):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (3, 2), (9, 1)])
 def test_check_finite_says_where_and_what(library, value, row, column, monkeypatch):
-    monkeypatch.setattr(arrays, "BLOCK_ELEMENTS", 6)
+    monkeypatch.setattr(arrays, "ELEMENTS_PER_BLOCK", 6)
     values = np.arange(30.0).reshape(10, 3)
     values[row, column] = value
     message = f"`features` must hold finite numbers, got {value} in row {row}, column {column}"
@@ -466,10 +466,10 @@ def test_memory_maps_are_plain(tmp_path):
 
 def test_values_of_jax_are_looked_at_where_nothing_compiles(library):
     one, other = library.array([[1.0, 2.0]]), library.array([3.0])
-    xp, *seen = arrays.to_look_at(library.xp, one, other)
+    xp, *seen = arrays.for_inspection(library.xp, one, other)
     of_jax = library.name in ("jax", "jax_cuda")
     assert xp is (np if of_jax else library.xp)
     for array, original in zip(seen, (one, other), strict=True):
         assert of_jax or array is original
         np.testing.assert_array_equal(arrays.to_host(array), arrays.to_host(original))
-    assert arrays.to_look_at(library.xp) == (library.xp,)
+    assert arrays.for_inspection(library.xp) == (library.xp,)

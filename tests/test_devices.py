@@ -19,7 +19,14 @@ from mlp_xp import (
     train,
 )
 from mlp_xp._arrays import computing_namespace, placement, to_host
-from mlp_xp._devices import Shortage, _torch_precision, computing, free_bytes, is_out_of_memory, to_floats
+from mlp_xp._devices import (
+    MemoryShortage,
+    _torch_precision,
+    computing,
+    free_bytes,
+    is_out_of_memory,
+    to_floats,
+)
 from mlp_xp._engines import make_engine
 from mlp_xp._parameters import plain
 from mlp_xp._samples import Samples
@@ -323,10 +330,11 @@ def test_memory_errors_are_memory_errors_and_can_be_pickled():
 
 def test_a_shortage_in_words():
     words = {
-        Shortage(3_210_000_000, 1_100_000, 256): "3.21 GB needed, 1.1 MB free; the largest `batch_size` that "
-        "fits is 256",
-        Shortage(999_900, 5, 0): "1000 kB needed, 5 bytes free; no `batch_size` fits",
-        Shortage(None, None, None): "an amount not known beforehand needed, an unknown amount free",
+        MemoryShortage(
+            3_210_000_000, 1_100_000, 256
+        ): "3.21 GB needed, 1.1 MB free; the largest `batch_size` that fits is 256",
+        MemoryShortage(999_900, 5, 0): "1000 kB needed, 5 bytes free; no `batch_size` fits",
+        MemoryShortage(None, None, None): "an amount not known beforehand needed, an unknown amount free",
     }
     assert {str(shortage): text for shortage, text in words.items()} == {
         text: text for text in words.values()

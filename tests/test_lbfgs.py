@@ -69,7 +69,7 @@ def test_blocks_of_rows_add_up(monkeypatch, library, weighted):
     few = dict(LIMITS, max_iter=8)
     whole = minimise(NETWORK, params_in(library), samples_in(library, weighted=weighted), **few)
     # Blocks of 5 rows: in some of them every row weighs nothing.
-    monkeypatch.setattr(arrays_module, "BLOCK_ELEMENTS", 20)
+    monkeypatch.setattr(arrays_module, "ELEMENTS_PER_BLOCK", 20)
     blocks = minimise(NETWORK, params_in(library), samples_in(library, weighted=weighted), **few)
     assert blocks.loss == pytest.approx(whole.loss, rel=1e-9)
     for ours, theirs in zip(flatten(blocks.params), flatten(whole.params), strict=True):

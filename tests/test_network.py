@@ -218,7 +218,7 @@ def test_prediction_in_blocks_is_prediction_at_once(monkeypatch, library):
     network, params, X, _, _ = problem("relu", "squared_error")
     params = unflatten_like(params, map(library.array, flatten(params)))
     at_once = network.predict(params, library.array(X))
-    monkeypatch.setattr(arrays_module, "BLOCK_ELEMENTS", 5 * 5)
+    monkeypatch.setattr(arrays_module, "ELEMENTS_PER_BLOCK", 5 * 5)
     blocks = list(arrays_module.row_blocks(N_SAMPLES, max(SIZES)))
     assert len(blocks) == 3
     assert_close(network.predict(params, library.array(X)), to_host(at_once), at_once, rtol=1e-14)

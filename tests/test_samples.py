@@ -50,7 +50,7 @@ def test_without_weights_and_targets_batches_have_none(library):
 
 
 def test_small_arrays_are_cast_at_once_and_large_ones_by_the_batch(monkeypatch, library):
-    monkeypatch.setattr(arrays_module, "BLOCK_ELEMENTS", 50)
+    monkeypatch.setattr(arrays_module, "ELEMENTS_PER_BLOCK", 50)
     x = library.array(X, "float32")
     samples = Samples(library.place(), x, library.array(Y, "bool")).small_ones_cast()
     assert samples.X is x

@@ -621,8 +621,3 @@ def test_lists_of_names():
     assert tables.listed(["a", 1]) == "a, 1"
     assert tables.listed("abcd", most=2) == "a, b, ... (4 in all)"
     assert tables.listed([]) == ""
-
-
-def test_first_lines_of_errors():
-    assert tables.first_line(ValueError("one\ntwo")) == "one"
-    assert tables.first_line(ValueError()) == "ValueError"

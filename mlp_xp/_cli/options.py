@@ -13,7 +13,7 @@ import numpy as np
 from mlp_xp._activations import ACTIVATIONS
 from mlp_xp._devices import MATMUL_PRECISIONS
 from mlp_xp._version import __version__
-from mlp_xp.backends import BACKENDS
+from mlp_xp.backends import _BACKENDS
 from mlp_xp.datasets import DATASETS
 
 EXIT_FAILED = 1
@@ -416,7 +416,7 @@ def _add_estimator(command: argparse.ArgumentParser, network: Any) -> None:
 def _add_backend(group: Any) -> None:
     group.add_argument(
         "--backend",
-        choices=list(BACKENDS),
+        choices=list(_BACKENDS),
         default="auto",
         help="array library (auto: CuPy where a CUDA GPU answers, else NumPy)",
     )

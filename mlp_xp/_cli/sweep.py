@@ -20,6 +20,7 @@ from mlp_xp._cli.loading import Problem, describe, load_problem, make_estimator
 from mlp_xp._cli.options import EXIT_INTERRUPTED
 from mlp_xp._cli.screen import Screen, figure
 from mlp_xp._interrupts import holding_interrupts
+from mlp_xp._messages import first_line
 from mlp_xp.backends import backend
 from mlp_xp.files._folders import NewFolder, write_json
 from mlp_xp.files._models import save_model
@@ -27,7 +28,7 @@ from mlp_xp.plotting import plot_learning_curve
 from mlp_xp.plotting._common import literal
 from mlp_xp.tables._pictures import draw_boundary, has_boundary
 from mlp_xp.tables._pipelines import SCORES, Part, baseline_name
-from mlp_xp.tables._reading import DataError, first_line
+from mlp_xp.tables._reading import DataError
 
 SWEEP = "sweep.json"
 

@@ -20,7 +20,7 @@ import cupy
 import numpy as np
 
 from mlp_xp._arrays import Array, Namespace
-from mlp_xp._devices import RELEASERS
+from mlp_xp._devices import MEMORY_RELEASE_HOOKS
 from mlp_xp._engines.cuda_graph import CAPTURES
 from mlp_xp._engines.gemm import factor
 
@@ -142,7 +142,7 @@ class CupyGraphs:
                 CAPTURES.release()
 
 
-@RELEASERS.append
+@MEMORY_RELEASE_HOOKS.append
 def _free_all_of_this_thread() -> None:
     for kept in vars(_KEPT).get("by_device", {}).values():
         kept.free()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from mlp_xp._arrays import Placement
-from mlp_xp._devices import Shortage, is_out_of_memory, release_memory
+from mlp_xp._devices import MemoryShortage, is_out_of_memory, release_memory
 from mlp_xp._parameters import Layer
 from mlp_xp._training.history import History, OutOfMemoryError, TrainingError, TrainingInterruptedWarning
 from mlp_xp._warnings import warn
@@ -43,7 +43,7 @@ class Run(Protocol):
     def restore(self) -> None:
         """Go back to the state last saved, which is finite."""
 
-    def release(self, error: BaseException) -> Shortage | None:
+    def release(self, error: BaseException) -> MemoryShortage | None:
         """Free the memory that the training took, keep what was trained; return what was lacking."""
 
 
@@ -91,14 +91,14 @@ def out_of_memory(
     epoch: int,
     params: tuple[Layer, ...],
     history: History,
-    shortage: Shortage | None,
+    shortage: MemoryShortage | None,
 ) -> OutOfMemoryError:
     """Make the error to raise; `error` is what was caught, None if the training was not begun."""
     where = f"in epoch {epoch}" if history else "before its first epoch"
     message = f"the device's memory does not hold the training ({where})"
     if error is not None:
         message = f"memory ran out {where.replace('its', 'the')} ({type(error).__name__}: {error})"
-    shortage = shortage or Shortage(None, None, None)
+    shortage = shortage or MemoryShortage(None, None, None)
     if shortage.needed is not None and shortage.free is not None:
         message += f": {shortage}"
     return OutOfMemoryError(message, epoch, params, history, *shortage)

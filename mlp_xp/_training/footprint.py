@@ -9,7 +9,7 @@ import numpy as np
 
 from mlp_xp._arrays import is_jax
 from mlp_xp._compiler.graph import Graph, Tracer, Value
-from mlp_xp._devices import Shortage, free_bytes
+from mlp_xp._devices import MemoryShortage, free_bytes
 from mlp_xp._engines import State, make_step
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
@@ -45,7 +45,7 @@ class Footprint:
         self.state = map_tree(lambda array: _Shape(tuple(array.shape)), state)
         self.epochs = epochs
 
-    def shortage_of(self, batch_size: int, *, happened: bool = False) -> Shortage | None:
+    def shortage_of(self, batch_size: int, *, happened: bool = False) -> MemoryShortage | None:
         """Return what is lacking, None if nothing is known to be; `happened` says that memory ran out.
 
         Where XLA allocates, which joins elementwise calls, the recorded step says only the most that may
@@ -59,10 +59,12 @@ class Footprint:
         if fits and not happened:
             return None
         if needed is None:
-            return Shortage(None, free, None) if happened else None
+            return MemoryShortage(None, free, None) if happened else None
         # What runs out where it should fit was not all to be had: fragments, or another process's.
         below = batch_size // 2 if fits else batch_size - 1
-        return Shortage(needed, free, None if free is None else self._largest(below, free - free // MARGIN))
+        return MemoryShortage(
+            needed, free, None if free is None else self._largest(below, free - free // MARGIN)
+        )
 
     def bytes_needed(self, batch_size: int) -> int | None:
         """Return the bytes that a training allocates at most at a time; None if that is not known."""

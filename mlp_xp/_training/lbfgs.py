@@ -13,13 +13,13 @@ from mlp_xp._arrays import (
     Array,
     HostArray,
     Placement,
-    block_length,
     placement,
     row_slices,
+    rows_per_block,
     to_host,
     without_autodiff,
 )
-from mlp_xp._devices import Shortage, computing
+from mlp_xp._devices import MemoryShortage, computing
 from mlp_xp._network import Network
 from mlp_xp._parameters import Layer, Pair, Parameters, named, plain
 from mlp_xp._samples import Samples
@@ -186,7 +186,7 @@ class _Minimisation:
     def restore(self) -> None:
         """Do nothing: the parameters are those of the last iteration."""
 
-    def release(self, error: BaseException) -> Shortage | None:
+    def release(self, error: BaseException) -> MemoryShortage | None:
         """Free the memory that the minimisation took; what was lacking is not known."""
         release_frames(error, self.place)
         return None
@@ -197,7 +197,7 @@ def _make_objective(
 ) -> Callable[[HostArray], tuple[float, HostArray]]:
     """Return the function of the flat parameters: the objective and its gradient, summed over blocks."""
     samples = samples.small_ones_cast()
-    length = block_length(samples.row_width(network.layer_sizes))
+    length = rows_per_block(samples.row_width(network.layer_sizes))
     shares = _shares(samples, length)
     # Each block that counts brings a part of the penalty along.
     n_counting = sum(share > 0.0 for share in shares)

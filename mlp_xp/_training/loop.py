@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlp_xp._arrays import Namespace, Placement, without_autodiff
-from mlp_xp._devices import Shortage, computing, is_out_of_memory, release_memory, to_floats
+from mlp_xp._devices import MemoryShortage, computing, is_out_of_memory, release_memory, to_floats
 from mlp_xp._engines import Engine, Epoch, State, make_engine
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer, OptimizerState
@@ -420,7 +420,7 @@ class _Loop:
             self.saved = self.engine.state  # nothing writes in it any more
         self._update_progress()
 
-    def release(self, error: BaseException) -> Shortage | None:
+    def release(self, error: BaseException) -> MemoryShortage | None:
         """Free the memory that the training took; return what was lacking."""
         place = self.samples.place
         release_frames(error, place)

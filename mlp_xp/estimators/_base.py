@@ -16,7 +16,7 @@ from mlp_xp._network import Network
 from mlp_xp._training.endings import without_frames
 from mlp_xp._training.history import History, OutOfMemoryError
 from mlp_xp._training.loop import moved
-from mlp_xp.backends import destination
+from mlp_xp.backends import _destination
 from mlp_xp.estimators._fitted import FittedAttributes, outputs, params_at, set_weights
 from mlp_xp.estimators._fitting import ENGINES, run, unchanged_on_error
 from mlp_xp.estimators._hyperparameters import Hyperparameters
@@ -160,7 +160,7 @@ class BaseMLP(Hyperparameters, CallbackSupportMixin, FittedAttributes, ABC):
             If there is no such library or device.
         """
         check_is_fitted(self)
-        place = destination(target, placement(coefs_=self.coefs_[0]))
+        place = _destination(target, placement(coefs_=self.coefs_[0]))
         memory: dict[str, Any] | None = vars(self)["_memory"]
         if memory is not None:
             memory = {**memory, "progress": moved(memory["progress"], place)}

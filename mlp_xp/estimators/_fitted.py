@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from mlp_xp._arrays import Array, HostArray, Placement, placement, without_autodiff
-from mlp_xp._devices import RELEASERS, computing
+from mlp_xp._devices import MEMORY_RELEASE_HOOKS, computing
 from mlp_xp._losses import LOSS_OF_OUTPUT
 from mlp_xp._network import Network
 from mlp_xp._parameters import Layer, Parameters
@@ -131,7 +131,7 @@ def _equal(one: Array, other: Array) -> bool:
 _DEVICE_COPIES: WeakKeyDictionary[BaseMLP, _DeviceCopy] = WeakKeyDictionary()
 """By estimator; not an attribute, so that its pickle needs no library but the one that it lives in."""
 
-RELEASERS.append(_DEVICE_COPIES.clear)
+MEMORY_RELEASE_HOOKS.append(_DEVICE_COPIES.clear)
 
 
 def params_at(estimator: BaseMLP, there: Placement) -> tuple[Layer, ...]:

@@ -17,7 +17,7 @@ from mlp_xp._optimizers import Optimizer, adam, decoupled_weight_decay, momentum
 from mlp_xp._schedules import Schedule, inverse_scaling
 from mlp_xp._validation import check_integer, check_real, lookup
 from mlp_xp._warnings import warn
-from mlp_xp.backends import BACKENDS
+from mlp_xp.backends import _BACKENDS
 
 
 @dataclass(eq=False, repr=False)
@@ -93,7 +93,7 @@ class Hyperparameters(BaseEstimator):
             names = ["loss", "score", *get_scorer_names()]
             lookup("early_stopping", self.early_stopping, dict.fromkeys(names))
         if self.backend is not None:
-            lookup("backend", self.backend, BACKENDS)
+            lookup("backend", self.backend, _BACKENDS)
         lookup("matmul_precision", self.matmul_precision, dict.fromkeys(MATMUL_PRECISIONS))
         if self.solver == "lbfgs" and self.weight_decay:
             raise ValueError(

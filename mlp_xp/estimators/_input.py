@@ -13,13 +13,13 @@ from mlp_xp._arrays import (
     Placement,
     check_finite,
     default_dtype,
-    is_elsewhere,
+    is_non_numpy_array,
     is_sparse,
     placement,
     quiet_floating_point,
     to_host,
 )
-from mlp_xp._devices import Shortage, free_bytes
+from mlp_xp._devices import MemoryShortage, free_bytes
 from mlp_xp._training.history import History, OutOfMemoryError
 from mlp_xp.backends import backend
 
@@ -33,7 +33,7 @@ def check_samples(estimator: Any, X: Any, *, reset: bool) -> tuple[Any, Placemen
     """Check samples; return them and where they live. `reset` makes them define the number of features."""
     if not reset and _needs_no_check(estimator, X):
         return X, placement(X=X)
-    if not is_elsewhere(X):
+    if not is_non_numpy_array(X):
         dtype = np.float32 if _is_table_of_float32(X) else DTYPES
         X = validate_data(estimator, X, reset=reset, accept_sparse=["csr", "csc"], dtype=dtype)
         home = HOST._replace(dtype=np.float32 if X.dtype == np.float32 else np.float64)
@@ -107,7 +107,7 @@ def _check_memory(place: Placement, X: Any) -> None:
     n_bytes = X.shape[0] * X.shape[1] * n_bits // 8
     free = None if here.same_as(place) else free_bytes(place)
     if free is not None and n_bytes > free:
-        shortage = Shortage(n_bytes, free, None)
+        shortage = MemoryShortage(n_bytes, free, None)
         message = f"the memory of {place} does not hold `X`: {shortage}"
         raise OutOfMemoryError(message, 1, (), History(), *shortage)
 
@@ -120,7 +120,7 @@ def check_weight(name: str, weight: Any, n_samples: int, there: Placement) -> Ar
     """Check sample weights; return them in the place to compute, or None."""
     if weight is None:
         return None
-    if not is_elsewhere(weight):
+    if not is_non_numpy_array(weight):
         weight = np.full(n_samples, float(weight)) if isinstance(weight, Real) else weight
         weight = check_array(weight, ensure_2d=False, dtype=[np.float64, np.float32], input_name=name)
     placement(**{name: weight})
@@ -132,7 +132,7 @@ def check_weight(name: str, weight: Any, n_samples: int, there: Placement) -> Ar
 def on_host(y: Any, n_samples: int, estimator: Any, *, numeric: bool) -> Any:
     """Check targets of any library as scikit-learn does; return them as a NumPy array."""
     rows = np.broadcast_to(np.float32(0.0), (n_samples, 1))
-    y = to_host(y) if is_elsewhere(y) else y
+    y = to_host(y) if is_non_numpy_array(y) else y
     _, y = check_X_y(rows, y, multi_output=True, y_numeric=numeric, estimator=estimator)
     y = y.toarray() if is_sparse(y) else y
     return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y

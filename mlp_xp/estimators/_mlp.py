@@ -15,7 +15,7 @@ from mlp_xp._arrays import (
     Array,
     HostArray,
     Placement,
-    is_elsewhere,
+    is_non_numpy_array,
     is_sparse,
     placement,
     quiet_floating_point,
@@ -113,7 +113,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         if classes is None and not fitted:
             raise ValueError("`classes` must be passed on the first call to partial_fit")
         if classes is not None:
-            classes = unique_labels(to_host(classes) if is_elsewhere(classes) else classes)
+            classes = unique_labels(to_host(classes) if is_non_numpy_array(classes) else classes)
             if fitted and not np.array_equal(classes, self._labels[0]):
                 raise ValueError(f"`classes` must be those of the first call, {self.classes_}, got {classes}")
         return self._partial_fit(X, y, sample_weight, classes)
@@ -317,7 +317,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     def _check_y(self, y: Any, n_samples: int, home: Placement) -> Any:
         if is_sparse(y):
             raise TypeError("`y` must be a dense array of values, got a sparse one")
-        if not (is_elsewhere(y) and placement(y=y).same_as(home)):
+        if not (is_non_numpy_array(y) and placement(y=y).same_as(home)):
             y = on_host(y, n_samples, self, numeric=True)
             placement(y=y)
         if y.ndim not in (1, 2) or y.shape[0] != n_samples:
@@ -346,7 +346,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
 def _score(metric: Any, y: Any, predictions: Array, sample_weight: Any) -> float:
     """Compute a metric of scikit-learn's, on the host, whatever library the arrays are of."""
     y, predictions, sample_weight = (
-        to_host(array) if is_elsewhere(array) else array for array in (y, predictions, sample_weight)
+        to_host(array) if is_non_numpy_array(array) else array for array in (y, predictions, sample_weight)
     )
     return float(metric(y, predictions, sample_weight=sample_weight))
 

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
-from mlp_xp._arrays import HostArray, Placement, is_elsewhere, placement, to_host
+from mlp_xp._arrays import HostArray, Placement, is_non_numpy_array, placement, to_host
 from mlp_xp._network import Network
 from mlp_xp._parameters import leaves
 
@@ -109,7 +109,7 @@ def place_of(params: Any) -> Placement:
 
 def on_host(array: Any) -> HostArray:
     """Return an array of any library, a list or a column of a table as a NumPy array."""
-    return to_host(array) if is_elsewhere(array) else np.asarray(array)
+    return to_host(array) if is_non_numpy_array(array) else np.asarray(array)
 
 
 def literal(text: str) -> str:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, to_rgb
 from matplotlib.ticker import MaxNLocator
 
-from mlp_xp._arrays import HostArray, is_elsewhere, placement, to_host
+from mlp_xp._arrays import HostArray, is_non_numpy_array, placement, to_host
 from mlp_xp._network import Network
 from mlp_xp._validation import check_integer
 from mlp_xp.plotting._common import (
@@ -138,7 +138,7 @@ def plot_decision_boundary(
 def _numbers(name: str, values: Any) -> HostArray:
     """Return an array or a table of any library as numbers on the host."""
     try:
-        return np.asarray(to_host(values) if is_elsewhere(values) else values, dtype=np.float64)
+        return np.asarray(to_host(values) if is_non_numpy_array(values) else values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise TypeError(f"`{name}` must hold numbers ({error})") from None
 
@@ -209,7 +209,7 @@ def _one_column(predictions: HostArray) -> HostArray:
 
 def _like(home: Any, X: Any, places: HostArray) -> Any:
     """Return points as the model takes them: where its weights are, or as X is."""
-    if is_elsewhere(home):
+    if is_non_numpy_array(home):
         return placement(X=home).from_host(places)
     return type(X)(dict(zip(X.columns, places.T))) if hasattr(X, "columns") else places
 

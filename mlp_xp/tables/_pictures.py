@@ -13,10 +13,10 @@ from matplotlib.ticker import AutoLocator, StrMethodFormatter
 from sklearn.metrics import ConfusionMatrixDisplay, PredictionErrorDisplay
 from sklearn.pipeline import Pipeline
 
+from mlp_xp._messages import first_line
 from mlp_xp.plotting import plot_decision_boundary, plot_learning_curve
 from mlp_xp.plotting._common import literal
 from mlp_xp.tables._pipelines import Part, columns_of, fillings, network_of, outputs
-from mlp_xp.tables._reading import first_line
 from mlp_xp.tables._runs import Run
 
 MOST_CLASSES_IN_PICTURE = 30

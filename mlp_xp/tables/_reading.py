@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from mlp_xp._arrays import HostArray
+from mlp_xp._messages import first_line
 from mlp_xp.datasets import Dataset
 from mlp_xp.files._folders import replacing
 
@@ -366,11 +367,6 @@ def listed(names: Iterable[object], most: int = 12) -> str:
     """Name them, the first ones if they are many."""
     each = [str(name) for name in names]
     return ", ".join(each[:most]) + (f", ... ({len(each)} in all)" if len(each) > most else "")
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _is_number(text: str) -> bool:

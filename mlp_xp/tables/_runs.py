@@ -13,6 +13,7 @@ import polars as pl
 from sklearn.pipeline import Pipeline
 
 from mlp_xp._arrays import HostArray
+from mlp_xp._messages import first_line
 from mlp_xp.files._folders import write_json
 from mlp_xp.files._models import save_model
 from mlp_xp.tables._columns import known_labels, select, without_missing
@@ -30,7 +31,7 @@ from mlp_xp.tables._pipelines import (
     task_of,
     typed,
 )
-from mlp_xp.tables._reading import DataError, as_frame, first_line, listed
+from mlp_xp.tables._reading import DataError, as_frame, listed
 
 FORMAT = 1
 """Of the folder; a newer one is refused."""
