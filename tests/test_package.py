@@ -1,14 +1,81 @@
 """What importing the package brings, and what it does not."""
 
+import ast
+import copy
 import doctest
+import inspect
 import json
+import pickle
+import pkgutil
+import re
 import subprocess
 import sys
+import warnings
+import zipfile
+from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 import mlp_xp
+import mlp_xp.datasets
 
 PACKAGE = Path(mlp_xp.__file__).parent
+
+
+PUBLIC = {
+    "mlp_xp": [
+        *("Activation", "BackendUnavailableError", "Callback", "DivergenceError", "EagerFallbackWarning"),
+        *(
+            "EarlyStopping",
+            "History",
+            "Initializer",
+            "Layer",
+            "Loss",
+            "ModelFileError",
+            "Network",
+            "Optimizer",
+        ),
+        *("OutOfMemoryError", "ProgressBar", "Schedule", "Trained", "TrainingError"),
+        *("TrainingInterruptedWarning", "adam", "backend", "cosine", "decoupled_weight_decay", "elu"),
+        *("evaluate", "glorot_uniform", "gradient_descent", "he_normal", "inverse_scaling", "leaky_relu"),
+        *("load_model", "momentum", "normal", "one_hot", "save_model", "step_decay", "to_host", "train"),
+        "zeros",
+    ],
+    "mlp_xp.estimators": ["MLPClassifier", "MLPRegressor"],
+    "mlp_xp.files": ["ModelFileError", "load_model", "save_model"],
+    "mlp_xp.plotting": ["plot_decision_boundary", "plot_learning_curve", "plot_network"],
+}
+"""The names that users may rely on; all other modules and names have an underscore."""
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_names(module):
+    found = pytest.importorskip(module)
+    assert found.__all__ == PUBLIC[module]
+    assert set(found.__all__) <= set(dir(found))
+
+
+def test_public_modules_are_those_that_help_names():
+    modules = {module.name for module in pkgutil.iter_modules(mlp_xp.__path__)}
+    public = {name for name in modules if not name.startswith("_")}
+    assert public == {"backends", "datasets", "estimators", "files", "plotting", "tables"}
+    for name in public:
+        assert f"`mlp_xp.{name}`" in mlp_xp.__doc__
+        package = import_module(f"mlp_xp.{name}") if name not in ("plotting", "tables") else None
+        for part in pkgutil.iter_modules(getattr(package, "__path__", [])):
+            assert part.name.startswith("_"), part.name
+    for name in [*mlp_xp.__all__, "MLPClassifier", "MLPRegressor"]:
+        assert f"`{name}`" in mlp_xp.__doc__, name
+
+
+def test_tab_completion_shows_what_users_call():
+    methods = {name for name in dir(mlp_xp.Network) if not name.startswith("_")}
+    assert methods == {
+        *("activation", "alpha", "init", "logits", "loss_and_gradients", "matmul_precision", "predict"),
+    }
 
 
 def test_all_is_what_there_is():
@@ -120,3 +187,169 @@ def test_only_four_rooms_know_array_libraries():
                 "jax",
                 "array_api_compat",
             ), f"{path.name}: {line}"
+
+
+# Rooms.
+
+ROOMS = [
+    *("_version", "_messages", "_warnings", "_interrupts", "_functions", "_validation"),
+    *("_arrays", "_devices", "backends", "datasets"),
+    *("_activations", "_losses", "_initializers", "_schedules", "_parameters", "_optimizers"),
+    *("_compiler", "_samples", "_network", "_engines", "_training"),
+    *("plotting", "estimators", "files", "tables", "_cli"),
+]
+"""From the ground floor up: a room imports only rooms before it."""
+
+
+def modules():
+    """Yield the name, the room and the syntax tree of each module."""
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if parts[0] not in ("__init__", "__main__"):
+            name = ".".join(part for part in parts if part != "__init__")
+            yield name, parts[0], ast.parse(path.read_text())
+
+
+def imported(tree, names):
+    """Return the modules of the package that a module imports anywhere, but for types alone."""
+    typing_only = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
+        for node in ast.walk(block)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "mlp_xp":
+            module = node.module.removeprefix("mlp_xp").removeprefix(".")
+            inner = {f"{module}.{alias.name}".removeprefix(".") for alias in node.names} & names
+            found |= {(name, id(node) in typing_only) for name in inner or {module}}
+        elif isinstance(node, ast.Import):
+            found |= {
+                (alias.name.removeprefix("mlp_xp").removeprefix("."), id(node) in typing_only)
+                for alias in node.names
+                if alias.name.split(".")[0] == "mlp_xp"
+            }
+    return found
+
+
+def test_rooms_import_rooms_below_them_only():
+    parsed = list(modules())
+    names = {name for name, _, _ in parsed}
+    assert {room for _, room, _ in parsed} == set(ROOMS)
+    for name, room, tree in parsed:
+        for other, _ in imported(tree, names):
+            floor = other.split(".")[0]
+            assert floor == room or ROOMS.index(floor) < ROOMS.index(room), (
+                f"{name} imports {other or 'mlp_xp'}"
+            )
+
+
+# Pickles.
+
+
+def pickled():
+    """Yield objects that users make with public functions and classes."""
+    yield from (mlp_xp.leaky_relu(0.1), mlp_xp.elu(0.5), mlp_xp.normal(0.1), mlp_xp.glorot_uniform(2.0))
+    yield from (mlp_xp.he_normal(), mlp_xp.zeros(), mlp_xp.cosine(0.1, 5), mlp_xp.step_decay(0.1, 5))
+    yield from (mlp_xp.inverse_scaling(0.1), mlp_xp.gradient_descent(0.1), mlp_xp.momentum(0.1, 0.5))
+    yield from (mlp_xp.adam(mlp_xp.cosine(0.1, 5)), mlp_xp.momentum(0.1, 0.0), mlp_xp.EarlyStopping("loss"))
+    yield mlp_xp.decoupled_weight_decay(mlp_xp.momentum(0.1, nesterovs_momentum=True), 0.1)
+    yield mlp_xp.Network((2, 3, 1), activation=[mlp_xp.leaky_relu(0.2)], loss="poisson")
+    yield mlp_xp.Network((2, 1), loss="binary_cross_entropy", alpha=0.1, matmul_precision="tf32")
+    yield mlp_xp.datasets.xor()
+
+
+def private_names(data):
+    """Return the private names of the package in a pickle's text."""
+    return [name for name in re.findall(rb"mlp_xp[.\w]*", data) if b"._" in name]
+
+
+@pytest.mark.parametrize("thing", list(pickled()), ids=lambda thing: type(thing).__name__)
+def test_pickles_name_public_addresses_only(thing):
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        data = pickle.dumps(thing, protocol)
+        assert b"mlp_xp" in data
+        assert not private_names(data)
+        again = pickle.loads(data)
+        assert type(again) is type(thing)
+        if isinstance(thing, mlp_xp.datasets.Dataset):
+            assert again.feature_names == thing.feature_names
+        else:
+            assert again == thing
+            assert hash(again) == hash(thing)
+            assert copy.deepcopy(thing) == thing
+
+
+def test_pickles_of_results_name_public_addresses_only():
+    X = np.linspace(-1.0, 1.0, 20)[:, None]
+    network = mlp_xp.Network((1, 3, 1), activation="tanh", loss="squared_error")
+    start = network.init(0, like=X)
+    result = mlp_xp.train(network, start, X, X, optimizer=mlp_xp.adam(), epochs=2)
+    with pytest.raises(mlp_xp.DivergenceError) as diverged:
+        mlp_xp.train(network, start, X, 1e200 * X, optimizer=mlp_xp.gradient_descent(1e200), epochs=9)
+    data = pickle.dumps((network, result, diverged.value))
+    assert not private_names(data)
+    _, again, error = pickle.loads(data)
+    assert again.history == result.history
+    assert error.history == diverged.value.history
+    np.testing.assert_array_equal(again.params[0].weight, result.params[0].weight)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"solver": "adam", "early_stopping": True, "warm_start": True},
+        {"solver": "sgd", "learning_rate": "adaptive", "n_iter_no_change": 1, "tol": 1.0},
+        {"solver": "lbfgs"},
+        {"solver": "sgd", "momentum": 0.0, "random_state": np.random.RandomState(0)},
+    ],
+)
+def test_pickles_of_estimators_name_public_addresses_only(settings):
+    estimators = pytest.importorskip("mlp_xp.estimators")
+    pytest.importorskip("sklearn")
+    data = mlp_xp.datasets.planar()
+    model = estimators.MLPClassifier(
+        (4,), mlp_xp.leaky_relu(0.1), max_iter=5, **{"random_state": 0} | settings
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(data.X, data.y)
+        text = pickle.dumps(model)
+        assert not private_names(text)
+        again = pickle.loads(text)
+        np.testing.assert_array_equal(again.predict_proba(data.X), model.predict_proba(data.X))
+        # The copy continues as the model itself does: nothing that a training needs is lost.
+        if settings["solver"] != "lbfgs":
+            for each in (again, model):
+                each.set_params(early_stopping=False).partial_fit(data.X, data.y)
+            np.testing.assert_array_equal(again.coefs_[0], model.coefs_[0])
+
+
+def test_skops_files_name_public_addresses_only():
+    io, estimators = pytest.importorskip("skops.io"), pytest.importorskip("mlp_xp.estimators")
+    data = mlp_xp.datasets.planar()
+    model = estimators.MLPClassifier((4,), "tanh", solver="lbfgs", max_iter=3, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(data.X, data.y)
+    text = io.dumps(model)
+    with zipfile.ZipFile(BytesIO(text)) as archive:
+        assert not private_names(archive.read("schema.json"))
+    again = io.loads(text, trusted=io.get_untrusted_types(data=text))
+    np.testing.assert_array_equal(again.predict_proba(data.X), model.predict_proba(data.X))
+
+
+def test_former_names_of_arguments_say_the_new_ones():
+    with pytest.raises(TypeError, match="^`hidden` is now called `activation`$"):
+        mlp_xp.Network((2, 3, 1), hidden="tanh", loss="squared_error")
+    # The signature that tab completion and help show is that of the class itself.
+    names = list(inspect.signature(mlp_xp.Network).parameters)
+    assert names == ["layer_sizes", "activation", "loss", "alpha", "matmul_precision"]
+
+
+def test_a_typed_users_script_runs():
+    """The type check of the package includes it; here it is run."""
+    script = Path(__file__).with_name("typed_user.py")
+    output = subprocess.run([sys.executable, script], check=True, capture_output=True, text=True).stdout
+    assert output == "True\n"
