@@ -1,4 +1,7 @@
-"""Activation functions of hidden layers: one forward/backward pair each, in one table."""
+"""Activation functions of hidden layers, each a pair of forward and backward function: `ACTIVATIONS`.
+
+A new activation goes here: two functions and an entry of the table.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ from mlp_xp._arrays import Array, Namespace
 from mlp_xp._functions import HashablePartial, PickledAsCall, made_by
 from mlp_xp._validation import check_real, lookup
 
-Kept: TypeAlias = Any
-"""What a forward pass keeps for its backward pass: an array or a tuple of arrays."""
+Saved: TypeAlias = Any
+"""What a forward function saves for the backward function: an array or a tuple of arrays."""
 
 
 @dataclass(frozen=True)
@@ -21,17 +24,17 @@ class Activation(PickledAsCall):
 
     Attributes
     ----------
-    forward : callable ``(xp, z) -> (activation, kept)``
+    forward : callable ``(xp, z) -> (activation, saved)``
         The activation of the pre-activation `z`, and whatever `backward` needs.
-    backward : callable ``(xp, delta, kept) -> dJ/dz``
-        The loss's derivative by `z`, where `delta` is its derivative by the activation.
+    backward : callable ``(xp, delta, saved) -> dJ/dz``
+        The derivative of the loss by `z`, given its derivative `delta` by the activation.
 
     Notes
     -----
-    Both use functions of the namespace `xp` alone and change nothing they are given. Any pair of
-    module-level functions makes an activation; a network that uses one stays hashable and picklable.
-    They are compiled, with JAX and with NumPy, and kept for the next training: what they return must
-    depend on nothing that changes but what they are given. Those that look at values are not compiled.
+    Both call functions of the namespace `xp` only, and do not modify their arguments. With module-level
+    functions a network stays hashable and picklable. With JAX and NumPy they are compiled, and the compiled
+    step is cached for later trainings: what they return must depend on their arguments only. Functions that
+    branch on the values of arrays are not compiled.
 
     Examples
     --------
@@ -47,8 +50,8 @@ class Activation(PickledAsCall):
     (2, 3, 1)
     """
 
-    forward: Callable[[Namespace, Array], tuple[Array, Kept]]
-    backward: Callable[[Namespace, Array, Kept], Array]
+    forward: Callable[[Namespace, Array], tuple[Array, Saved]]
+    backward: Callable[[Namespace, Array, Saved], Array]
 
 
 def resolve_activation(activation: str | Activation) -> Activation:
@@ -61,75 +64,75 @@ def resolve_activation(activation: str | Activation) -> Activation:
 def logistic(xp: Namespace, z: Array) -> Array:
     """Compute ``1 / (1 + exp(-z))`` as ``tanh(z / 2) / 2 + 1 / 2``, which cannot overflow.
 
-    Its absolute error is a rounding of 1; the link of the binary cross-entropy keeps the digits of
-    small probabilities too.
+    Its absolute error is that of rounding 1, so tiny values lose their relative precision; the link of the
+    binary cross-entropy keeps it.
     """
     return 0.5 * xp.tanh(0.5 * z) + 0.5
 
 
-def _identity_forward(xp: Namespace, z: Array) -> tuple[Array, Kept]:
+def _identity_forward(xp: Namespace, z: Array) -> tuple[Array, Saved]:
     return z, None
 
 
-def _identity_backward(xp: Namespace, delta: Array, kept: Kept) -> Array:
+def _identity_backward(xp: Namespace, delta: Array, saved: Saved) -> Array:
     return delta
 
 
-def _logistic_forward(xp: Namespace, z: Array) -> tuple[Array, Kept]:
+def _logistic_forward(xp: Namespace, z: Array) -> tuple[Array, Saved]:
     a = logistic(xp, z)
     return a, a
 
 
-def _logistic_backward(xp: Namespace, delta: Array, a: Kept) -> Array:
+def _logistic_backward(xp: Namespace, delta: Array, a: Saved) -> Array:
     return delta * (a * (1.0 - a))
 
 
-def _tanh_forward(xp: Namespace, z: Array) -> tuple[Array, Kept]:
+def _tanh_forward(xp: Namespace, z: Array) -> tuple[Array, Saved]:
     a = xp.tanh(z)
     return a, a
 
 
-def _tanh_backward(xp: Namespace, delta: Array, a: Kept) -> Array:
+def _tanh_backward(xp: Namespace, delta: Array, a: Saved) -> Array:
     return delta * (1.0 - a * a)
 
 
-def _relu_forward(xp: Namespace, z: Array) -> tuple[Array, Kept]:
+def _relu_forward(xp: Namespace, z: Array) -> tuple[Array, Saved]:
     a = xp.maximum(z, 0.0)
     return a, a
 
 
-def _relu_backward(xp: Namespace, delta: Array, a: Kept) -> Array:
+def _relu_backward(xp: Namespace, delta: Array, a: Saved) -> Array:
     return xp.where(a > 0.0, delta, 0.0)
 
 
-def _leaky_relu_forward(xp: Namespace, z: Array, *, slope: float) -> tuple[Array, Kept]:
+def _leaky_relu_forward(xp: Namespace, z: Array, *, slope: float) -> tuple[Array, Saved]:
     positive = z > 0.0
     return xp.where(positive, z, slope * z), positive
 
 
-def _leaky_relu_backward(xp: Namespace, delta: Array, positive: Kept, *, slope: float) -> Array:
+def _leaky_relu_backward(xp: Namespace, delta: Array, positive: Saved, *, slope: float) -> Array:
     return xp.where(positive, delta, slope * delta)
 
 
-def _elu_forward(xp: Namespace, z: Array, *, alpha: float) -> tuple[Array, Kept]:
+def _elu_forward(xp: Namespace, z: Array, *, alpha: float) -> tuple[Array, Saved]:
     positive = z > 0.0
     a = xp.where(positive, z, alpha * xp.expm1(xp.minimum(z, 0.0)))
     return a, (positive, a)
 
 
-def _elu_backward(xp: Namespace, delta: Array, kept: Kept, *, alpha: float) -> Array:
-    positive, a = kept
+def _elu_backward(xp: Namespace, delta: Array, saved: Saved, *, alpha: float) -> Array:
+    positive, a = saved
     return xp.where(positive, delta, delta * (a + alpha))
 
 
-def _silu_forward(xp: Namespace, z: Array) -> tuple[Array, Kept]:
+def _silu_forward(xp: Namespace, z: Array) -> tuple[Array, Saved]:
     s = logistic(xp, z)
     a = z * s
     return a, (s, a)
 
 
-def _silu_backward(xp: Namespace, delta: Array, kept: Kept) -> Array:
-    s, a = kept
+def _silu_backward(xp: Namespace, delta: Array, saved: Saved) -> Array:
+    s, a = saved
     return delta * (s + a * (1.0 - s))
 
 
@@ -137,14 +140,14 @@ _GELU_SCALE = math.sqrt(2.0 / math.pi)
 _GELU_CUBIC = 0.044715
 
 
-def _gelu_forward(xp: Namespace, z: Array) -> tuple[Array, Kept]:
+def _gelu_forward(xp: Namespace, z: Array) -> tuple[Array, Saved]:
     t = xp.tanh(_GELU_SCALE * z * (1.0 + _GELU_CUBIC * z * z))
     return 0.5 * z * (1.0 + t), (z, t)
 
 
-def _gelu_backward(xp: Namespace, delta: Array, kept: Kept) -> Array:
-    z, t = kept
-    # (1 - t^2) is 0 where the polynomial is large, so it goes first.
+def _gelu_backward(xp: Namespace, delta: Array, saved: Saved) -> Array:
+    z, t = saved
+    # (1 - t^2) first: it is 0 where the polynomial would overflow.
     inner = (1.0 - t * t) * z * _GELU_SCALE * (1.0 + 3.0 * _GELU_CUBIC * z * z)
     return delta * (0.5 * (1.0 + t + inner))
 
@@ -219,8 +222,8 @@ ACTIVATIONS: dict[str, Activation] = {
     "silu": Activation(_silu_forward, _silu_backward),
     "gelu": Activation(_gelu_forward, _gelu_backward),
 }
-"""Activations by name. "gelu" is the tanh form of Hendrycks and Gimpel, "Gaussian error linear
-units", arXiv:1606.08415: the standard has no erf."""
+"""Activations by name. "gelu" is the tanh approximation of Hendrycks and Gimpel, "Gaussian error linear
+units", arXiv:1606.08415, because the Array API standard has no erf."""
 
 
 _MAKERS = {"leaky_relu": leaky_relu, "elu": elu}
@@ -228,7 +231,7 @@ _MAKERS = {"leaky_relu": leaky_relu, "elu": elu}
 
 
 def name_activation(activation: Activation) -> tuple[str, dict[str, float]] | None:
-    """Return the name and the parameters of a built-in activation, None for any other."""
+    """Return the name and the parameters of a built-in activation, or None."""
     (forward, parameters), (backward, also) = _split(activation.forward), _split(activation.backward)
     for name, entry in ACTIVATIONS.items():
         (known, defaults), (known_backward, _) = _split(entry.forward), _split(entry.backward)
@@ -239,7 +242,7 @@ def name_activation(activation: Activation) -> tuple[str, dict[str, float]] | No
 
 
 def make_activation(name: str, parameters: Mapping[str, float]) -> Activation:
-    """Return the built-in activation that `name_activation` names."""
+    """Return the built-in activation with this name and these parameters."""
     entry = lookup("activation", name, ACTIVATIONS)
     _, defaults = _split(entry.forward)
     if parameters.keys() != defaults.keys():

@@ -1,4 +1,4 @@
-"""Initial weights and biases, drawn on the host so that every namespace starts from the same numbers."""
+"""Initializers of weights and biases: they draw on the host, so that every namespace starts alike."""
 
 from __future__ import annotations
 

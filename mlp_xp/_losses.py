@@ -1,4 +1,4 @@
-"""Losses from logits: each one an entry of link, loss with its delta, decision and target check."""
+"""Losses of logits, each with link, derivative, decision and check of targets: `LOSSES`."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Loss:
     link : callable ``(xp, logits) -> predictions``
         What the network predicts: probabilities, rates, values.
     evaluate : callable ``(xp, logits, y) -> (losses, delta)``
-        The losses, of shape ``(n_samples, k)`` with any k, whose sum over a row is that sample's
-        loss; and `delta`, of the logits' shape, the derivative of each sample's loss by its logits.
-        Both are new arrays.
+        `losses` of shape ``(n_samples, k)`` with any k; the loss of a sample is the sum over its row.
+        `delta`, of the logits' shape, is the derivative of each sample's loss by its logits. Both are new
+        arrays.
     decide : callable ``(xp, predictions) -> bool array``, optional
         The hard decision for each output of a classifier; None, the default, for a regression loss.
     problem : callable ``(xp, y) -> str``, optional
-        What keeps `y` from being targets of this loss, "" if nothing does. By default all finite numbers
-        are.
+        Why `y` cannot be targets of this loss, as the end of a sentence "`y` must ...", or "". By default
+        all finite numbers are accepted.
 
     Examples
     --------
@@ -56,17 +56,17 @@ def resolve_loss(loss: str | Loss) -> Loss:
     return loss if isinstance(loss, Loss) else lookup("loss", loss, LOSSES)
 
 
-# Each of these losses stands with its canonical link, for which the derivative by the logits is
-# simply link(logits) - y (Bishop, "Pattern recognition and machine learning", 4.3.6).
+# Each loss has its canonical link, for which the derivative by the logits is link(logits) - y (Bishop,
+# "Pattern recognition and machine learning", 4.3.6).
 
 
 def _logistic_link(xp: Namespace, logits: Array) -> Array:
-    # exp(-log(1 + exp(-z))) has all its digits also where it is next to 0, and never overflows.
+    # exp(-log(1 + exp(-z))) is exact to rounding near 0 too, and never overflows.
     return xp.exp(-xp.logaddexp(xp.zeros_like(logits), -logits))
 
 
 def _evaluate_binary_cross_entropy(xp: Namespace, logits: Array, y: Array) -> tuple[Array, Array]:
-    # log(1 + exp(z)) - y z in a form without overflow and without cancellation at y = 0 and y = 1.
+    # log(1 + exp(z)) - y z without overflow, and without cancellation at y = 0 and y = 1.
     yz = y * logits
     return xp.logaddexp(-yz, logits - yz), logistic(xp, logits) - y
 
@@ -127,8 +127,8 @@ def _exp(xp: Namespace, logits: Array) -> Array:
 
 
 def _evaluate_poisson(xp: Namespace, logits: Array, y: Array) -> tuple[Array, Array]:
-    # Above the cap, where the rate is near the largest number of the dtype, the loss goes on along
-    # its tangent, so that it and its derivative stay finite.
+    # Above the cap, where the rate nears the largest number of the dtype, the loss is continued by its
+    # tangent, so that it and its derivative stay finite.
     cap = 2.0 / 3.0 * math.log(float(xp.finfo(logits.dtype).max))
     capped = xp.minimum(logits, cap)
     rate = xp.exp(capped)

@@ -1,4 +1,4 @@
-"""The network: layer sizes, activations and a loss; its parameters come in and go out."""
+"""`Network`: layer sizes, activations and loss, without parameters; forward and backward pass."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlp_xp._samples import Samples
 from mlp_xp._validation import Seed, check_integer, check_real, lookup, random_source
 
 Trace: TypeAlias = list[tuple[Array, Callable[[Namespace, Array, Any], Array], Any]]
-"""For each hidden layer: its input, its activation's backward function, and what the activation kept."""
+"""For each hidden layer: its input, its activation's backward function, and what the activation saved."""
 
 Objective: TypeAlias = Callable[[Parameters, Array, Array, "Array | None"], tuple[Array, list[Pair]]]
 """``(params, X, y, sample_weight) -> (objective, gradients)``."""
@@ -26,7 +26,7 @@ Objective: TypeAlias = Callable[[Parameters, Array, Array, "Array | None"], tupl
 @renamed(hidden="activation")
 @dataclass(frozen=True)
 class Network:
-    """A multilayer perceptron without its parameters: frozen, hashable, no arrays inside.
+    """A multilayer perceptron without its parameters: immutable and hashable, it holds no arrays.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ class Network:
             object.__setattr__(self, name, value)
         lookup("matmul_precision", self.matmul_precision, dict.fromkeys(MATMUL_PRECISIONS))
 
-    # What users call: arguments are checked, the namespace is found.
+    # Public methods: they check their arguments and find the namespace.
 
     def init(
         self,
@@ -237,11 +237,11 @@ class Network:
         with computing(place, self.matmul_precision):
             return self._blockwise(Samples(place, X), params, self._loss.link)
 
-    # What training and engines call: `xp` is known and arguments are checked.
+    # For training and engines: arguments are checked already, and the namespace is known.
 
     @property
     def _loss_entry(self) -> Loss:
-        """The loss itself, where `loss` may be its name."""
+        """The `Loss`; `loss` may be its name."""
         return self._loss
 
     def _check_params(self, params: Parameters) -> Placement:
@@ -270,7 +270,7 @@ class Network:
         return place
 
     def _check(self, params: Parameters, X: Array, y: Array, sample_weight: Array | None) -> Samples:
-        """Check shapes and places; return the samples, to be taken in the parameters' dtype."""
+        """Check shapes and places; return the samples, whose batches have the parameters' dtype."""
         place = self._check_params(params)
         weights = {} if sample_weight is None else {"sample_weight": sample_weight}
         self._check_rows(params, X, y=y, **weights)
@@ -291,10 +291,10 @@ class Network:
         return Samples(place, X, y, sample_weight)
 
     def _make_objective(self, xp: Namespace) -> Objective:
-        """Return the function that one step is made of: `loss_and_gradients` on checked arguments.
+        """Return the function of a step: `loss_and_gradients` for checked arguments.
 
-        What does not change from step to step is looked up here, once: on small networks looking it up
-        in each step would take a fiftieth of the time.
+        Attributes that do not change from step to step are looked up here once: on small networks looking
+        them up in each step takes a fiftieth of the time.
         """
         evaluate, alpha, total = self._loss.evaluate, self.alpha, xp.sum
         forward, backward = make_forward(xp, self._activations), make_backward(xp)
@@ -334,7 +334,7 @@ class Network:
     def _blockwise(
         self, samples: Samples, params: Parameters, finish: Callable[[Namespace, Array], Array]
     ) -> Array:
-        """Compute logits, and what `finish` makes of them, on checked arguments: in blocks of rows."""
+        """Compute ``finish(xp, logits)`` in blocks of rows, so that memory stays bounded."""
         outputs = HashablePartial(_outputs, activations=self._activations, finish=finish)
         return samples.map(outputs, params, samples.row_width(self.layer_sizes))
 
@@ -350,7 +350,7 @@ class Network:
 
 
 def logits_themselves(xp: Namespace, logits: Array) -> Array:
-    """Finish nothing: for `Network._blockwise`."""
+    """Return the logits: the `finish` of `Network._blockwise` that changes nothing."""
     return logits
 
 
@@ -369,23 +369,20 @@ def _outputs(
 def make_forward(
     xp: Namespace, activations: tuple[Activation, ...]
 ) -> Callable[[Parameters, Array], tuple[Array, Array, Trace]]:
-    """Return the forward pass, for training and prediction alike.
-
-    It returns the logits, the input of the output layer, and what the backward pass needs of the others.
-    """
+    """Return the forward pass: ``(params, X) -> (logits, input of the output layer, trace)``."""
     matmul = xp.matmul
     pairs = [(activation.forward, activation.backward) for activation in activations]
 
     def forward(params: Parameters, X: Array) -> tuple[Array, Array, Trace]:
         inputs = X
         trace: Trace = []
-        for activate, through in pairs:
+        for activation_forward, activation_backward in pairs:
             weight, bias = params[len(trace)]
             z = matmul(inputs, weight)
             z += bias
-            activation, kept = activate(xp, z)
-            trace.append((inputs, through, kept))
-            inputs = activation
+            outputs, saved = activation_forward(xp, z)
+            trace.append((inputs, activation_backward, saved))
+            inputs = outputs
         weight, bias = params[-1]
         logits = matmul(inputs, weight)
         logits += bias
@@ -395,9 +392,10 @@ def make_forward(
 
 
 def make_backward(xp: Namespace) -> Callable[[Parameters, Array, Trace, Array], list[Pair]]:
-    """Return the backward pass, from the objective's derivative by the logits to the gradients.
+    """Return the backward pass: ``(params, input of the output layer, trace, delta) -> gradients``.
 
-    It empties the trace on its way, so that activations are let go when they are done with.
+    `delta` is the derivative of the objective by the logits. The trace is emptied on the way, so that each
+    activation is freed as soon as it is not needed any more.
     """
     matmul, total = xp.matmul, xp.sum
 
@@ -405,8 +403,8 @@ def make_backward(xp: Namespace) -> Callable[[Parameters, Array, Trace, Array], 
         gradients = [(matmul(inputs.T, delta), total(delta, axis=0))]
         while trace:
             delta = matmul(delta, params[len(trace)][0].T)
-            inputs, through, kept = trace.pop()
-            delta = through(xp, delta, kept)
+            inputs, activation_backward, saved = trace.pop()
+            delta = activation_backward(xp, delta, saved)
             gradients.append((matmul(inputs.T, delta), total(delta, axis=0)))
         gradients.reverse()
         return gradients
@@ -427,7 +425,7 @@ def _check_sizes(layer_sizes: object) -> tuple[int, ...]:
 
 def _inverse_total(xp: Namespace, sample_weight: Array) -> Array:
     total = xp.sum(sample_weight)
-    # A batch without any weight counts for nothing, rather than for 0 / 0.
+    # A batch without any weight has the objective 0, not 0 / 0.
     return xp.where(total > 0.0, 1.0 / xp.where(total > 0.0, total, 1.0), 0.0)
 
 

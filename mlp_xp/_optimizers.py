@@ -1,4 +1,4 @@
-"""Optimizers: each a pair of functions that start its state and take one step, and a learning rate."""
+"""Optimizers: an initial state, an update of the parameters, and a learning rate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlp_xp._schedules import Schedule, check_learning_rate
 from mlp_xp._validation import check_real
 
 OptimizerState: TypeAlias = Any
-"""A (named) tuple of parameter-like tuples of layers and numbers."""
+"""Nested tuples, lists and dicts of arrays and numbers."""
 
 Update: TypeAlias = Callable[
     [Namespace, Parameters, Parameters, OptimizerState, float], tuple[Parameters, OptimizerState]
@@ -23,17 +23,17 @@ Update: TypeAlias = Callable[
 
 @dataclass(frozen=True)
 class Optimizer(PickledAsCall):
-    """How gradients move parameters.
+    """An optimizer: how gradients change the parameters.
 
     Attributes
     ----------
     init : callable ``(xp, params) -> state``
     update : callable ``(xp, params, gradients, state, learning_rate) -> (params, state)``
-        One step. It may write in the parameters, gradients and state it is given, which are the
-        training's own, and returns what holds the new ones. It is compiled, as is an
-        `Activation`, unless it looks at values; the numbers of a state can then change, too.
+        One step. It may modify the parameters, gradients and state in place, which belong to the
+        training, and returns the new ones. It is compiled like an `Activation`, unless it branches on the
+        values of arrays; Python numbers in the state may change from step to step.
     learning_rate : float or Schedule
-        The rate of each epoch, which the training hands to `update`.
+        The training passes the rate of each epoch to `update`.
     """
 
     init: Callable[[Namespace, Parameters], OptimizerState]
@@ -110,7 +110,7 @@ _momentum = momentum
 
 
 class MomentumState(NamedTuple):
-    """The velocity of each parameter."""
+    """State of `momentum`: the velocity of each parameter."""
 
     velocity: Parameters
 
@@ -141,8 +141,8 @@ def adam(
 
     Notes
     -----
-    As in scikit-learn, and in the paper's more efficient form, `epsilon` stands beside the uncorrected
-    ``sqrt(v)``; PyTorch and optax add it after the correction.
+    As in scikit-learn, and in the paper's more efficient form, `epsilon` is added to the uncorrected
+    ``sqrt(v)``; PyTorch and optax add it after the bias correction.
 
     References
     ----------
@@ -165,7 +165,7 @@ def adam(
 
 
 class AdamState(NamedTuple):
-    """Steps taken, and the running means of each gradient and of its square."""
+    """State of `adam`: the number of steps, the running means of each gradient and of its square."""
 
     steps: int
     mean: Parameters
@@ -173,10 +173,10 @@ class AdamState(NamedTuple):
 
 
 def decoupled_weight_decay(optimizer: Optimizer, weight_decay: float) -> Optimizer:
-    """Let weights shrink before each step of an optimizer: ``W <- (1 - learning_rate * weight_decay) W``.
+    """Add decoupled weight decay: ``W <- (1 - learning_rate * weight_decay) W`` before each step.
 
-    With `adam` it is AdamW. Unlike `Network`'s `alpha` it is no part of the objective, and nothing
-    that the optimizer does to gradients is done to it. Biases do not decay.
+    With `adam` it is AdamW. Unlike `Network`'s `alpha` it is not part of the objective, so that the
+    optimizer does not scale it as it scales gradients. Biases do not decay.
 
     Parameters
     ----------
@@ -214,10 +214,10 @@ def _decayed_update(
     update: Update,
     weight_decay: float,
 ) -> tuple[Parameters, OptimizerState]:
-    left = 1.0 - learning_rate * weight_decay
+    factor = 1.0 - learning_rate * weight_decay
     decayed = []
     for weight, bias in params:
-        weight *= left
+        weight *= factor
         decayed.append((weight, bias))
     return update(xp, layers_like(params, decayed), gradients, state, learning_rate)
 
@@ -279,7 +279,7 @@ def _adam_update(
     epsilon: float,
 ) -> tuple[Parameters, AdamState]:
     count = state.steps + 1
-    # Powers, not math.sqrt: under a jit the count is an array.
+    # `** 0.5` and not math.sqrt, because under jax.jit the count is an array.
     rate = learning_rate * (1.0 - beta_2**count) ** 0.5 / (1.0 - beta_1**count)
     updated, means, squares = [], [], []
     arrays = zip(flatten(params), flatten(gradients), flatten(state.mean), flatten(state.square))

@@ -25,25 +25,25 @@ class Layer(NamedTuple):
 
 
 Pair: TypeAlias = "tuple[Array, Array]"
-"""A weight and a bias, or their gradients. A `Layer` is one; inside a training layers are plain pairs,
-because making and unpacking named ones costs a twentieth of a step on small networks."""
+"""A weight and a bias, or their gradients: a `Layer`, or a plain tuple. Inside a training layers are plain
+tuples, because making and unpacking named ones takes a twentieth of a step on small networks."""
 
 Parameters: TypeAlias = Sequence[Pair]
-"""The layers, as a tuple of `Layer` wherever users meet them."""
+"""The layers; in public results always a tuple of `Layer`."""
 
 
 def plain(params: Iterable[Pair]) -> tuple[Pair, ...]:
-    """Return the layers as plain pairs."""
+    """Return the layers as plain tuples."""
     return tuple((weight, bias) for weight, bias in params)
 
 
 def named(params: Iterable[Pair]) -> tuple[Layer, ...]:
-    """Return the layers with their names."""
+    """Return the layers as `Layer`, with named fields."""
     return tuple(Layer(weight, bias) for weight, bias in params)
 
 
 def layers_like(params: Parameters, pairs: Iterable[Pair]) -> Parameters:
-    """Return plain pairs as layers of the kind that `params` has."""
+    """Return pairs as the type that the layers of `params` have: `Layer` or plain tuples."""
     return tuple(pairs) if type(params[0]) is tuple else named(pairs)
 
 
@@ -53,18 +53,18 @@ def flatten(params: Parameters) -> list[Array]:
 
 
 def unflatten_like(params: Parameters, arrays: Iterable[Array]) -> Parameters:
-    """Make layers of arrays in the order of `flatten`, of the kind that `params` has."""
+    """Undo `flatten`: return layers of the type that the layers of `params` have."""
     iterator = iter(arrays)
     return layers_like(params, zip(iterator, iterator))
 
 
 def zeros_like(xp: Namespace, params: Parameters) -> Parameters:
-    """Zeros in the structure of `params`."""
+    """Return zeros in the structure of `params`."""
     return unflatten_like(params, (xp.zeros_like(array) for array in flatten(params)))
 
 
 def leaves(tree: Any) -> list[Any]:
-    """List the arrays and numbers in nested tuples, lists and dicts (parameters, an optimizer's state)."""
+    """Return the arrays and numbers in nested tuples, lists and dicts, such as an optimizer's state."""
     if isinstance(tree, dict):
         tree = tree.values()
     elif not isinstance(tree, (tuple, list)):
@@ -73,7 +73,7 @@ def leaves(tree: Any) -> list[Any]:
 
 
 def with_leaves(tree: Any, new: Iterable[Any]) -> Any:
-    """Return a tree like this one that holds the new leaves, in the order of `leaves`."""
+    """Return a tree of the same structure with new leaves, in the order of `leaves`."""
     new = iter(new)
     if isinstance(tree, dict):
         return {key: with_leaves(child, new) for key, child in tree.items()}
@@ -84,16 +84,17 @@ def with_leaves(tree: Any, new: Iterable[Any]) -> Any:
 
 
 def is_array(leaf: Any) -> bool:
-    """Whether a leaf is an array rather than a number or nothing."""
+    """Whether a leaf is an array, not a number or None."""
     return not isinstance(leaf, (int, float, NoneType))
 
 
 def all_finite(xp: Namespace, tree: Any) -> bool:
-    """Whether all arrays in nested tuples, lists and dicts are finite; if so, waits for the device once."""
+    """Whether all arrays in nested tuples, lists and dicts are finite; synchronises with the device."""
     xp, *arrays = for_inspection(xp, *filter(is_array, leaves(tree)))
     if not arrays:
         return True
-    # Rarely a sum is not finite where all of its terms are, and to look at each takes far longer.
+    # Fast path: a finite sum has finite terms. A sum may overflow where all terms are finite, which is
+    # rare; only then each element is checked, which takes longer.
     with quiet_floating_point():
         if bool(xp.all(xp.stack([xp.isfinite(xp.sum(array)) for array in arrays]))):
             return True

@@ -1,4 +1,4 @@
-"""The samples that a training sees: arrays that are never copied whole, and the rows chosen of them."""
+"""Samples to train on: arrays that are never copied whole, a choice of rows, and batches of them."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples to train on or to measure.
+    """Samples to train on, or to measure on.
 
     Parameters
     ----------
     place : Placement
         Where they live, and the dtype that computations on them have.
     X : array of shape (n, n_features)
-        Of any real dtype; on NumPy also a SciPy CSR matrix. Batches of it are cast, never the whole
-        of it, unless it is small.
+        Of any real dtype; on NumPy also a SciPy CSR matrix. Batches are cast to the dtype of `place`, and
+        never all of X unless it is small: X may be a memory map larger than memory.
     y : array of shape (n, n_outputs), optional
         Of any real dtype or bool.
     sample_weight : array of shape (n,), optional
     rows : array of int, optional
-        The rows that count, on the host; all of them by default.
+        Indices of the rows to use, on the host; all by default.
     """
 
     place: Placement
@@ -60,22 +60,22 @@ class Samples:
 
     @property
     def xp(self) -> Namespace:
-        """The namespace to compute in."""
+        """The namespace to compute in; see `mlp_xp._arrays.computing_namespace`."""
         return computing_namespace(self.place.xp, self.X)
 
     @property
     def arrays(self) -> Batch:
-        """The arrays as they came, all rows of them."""
+        """The arrays as they were given, with all rows."""
         return Batch(self.X, self.y, self.sample_weight)
 
     @property
     def row_bytes(self) -> int:
-        """How many bytes a row takes in a batch."""
+        """The number of bytes of a row in a batch."""
         numbers = sum(math.prod(array.shape[1:]) for array in self.arrays if array is not None)
         return int(numbers * self.place.xp.finfo(self.place.dtype).bits // 8)
 
     def small_ones_cast(self) -> Samples:
-        """Return the samples with each array that one block holds cast at once, rather than by batches."""
+        """Return the samples with arrays of up to a block's size cast now, so that batches need no cast."""
         X, y, sample_weight = (
             array
             if array is None or array.shape[0] > rows_per_block(math.prod(array.shape[1:]))
@@ -85,13 +85,15 @@ class Samples:
         return replace(self, X=X, y=y, sample_weight=sample_weight)
 
     def by_rows(self) -> Samples:
-        """Return the samples with an X in Fortran order, as tables have it, copied to rows that lie together.
+        """Return the samples with an X in Fortran order, as tables have it, copied to C order.
 
-        Taking scattered rows of columns misses the cache once for each number: ten times as slow and more.
-        A memory map stays as it is.
+        Taking scattered rows of a Fortran-ordered array misses the cache once for each number: ten times
+        as slow and more. A memory map, which may be larger than memory, is not copied.
         """
-        columns = type(self.X) is np.ndarray and not self.X.flags.c_contiguous and self.X.flags.f_contiguous
-        return replace(self, X=np.ascontiguousarray(self.X)) if columns else self
+        is_by_columns = (
+            type(self.X) is np.ndarray and not self.X.flags.c_contiguous and self.X.flags.f_contiguous
+        )
+        return replace(self, X=np.ascontiguousarray(self.X)) if is_by_columns else self
 
     def whole(self) -> Batch:
         """Return all samples as one batch."""
@@ -105,14 +107,17 @@ class Samples:
         return take(self.y, everything), take(self.sample_weight, everything)
 
     def batches(self, size: int, order: Rows | None = None) -> Iterator[Batch]:
-        """Yield batches of `size` samples, the last with those left, in the order given or as they are."""
+        """Yield batches of `size` samples, the last one smaller, in the given order or that of the rows."""
         take = self._taker(order)
         for some in row_slices(len(self), size):
             yield Batch(take(self.X, some), take(self.y, some), take(self.sample_weight, some))
 
     def map(self, function: Callable[[Namespace, Any, Array], Array], params: Any, row_width: int) -> Array:
-        """Apply ``function(xp, params, X)`` to all rows, which take so many numbers each: in blocks."""
-        from mlp_xp._compiler.rows import map_rows  # not before there are rows: imports stay quick
+        """Apply ``function(xp, params, X)`` to all rows, in blocks that bound the memory.
+
+        `row_width` is the largest number of elements that a row becomes, see `row_width()`.
+        """
+        from mlp_xp._compiler.rows import map_rows  # not at the top: `import mlp_xp` imports no compiler
 
         take = self._taker(None)
         mapped = map_rows(self.xp, function, params, lambda rows: take(self.X, rows), len(self), row_width)
@@ -122,20 +127,20 @@ class Samples:
         return blocks[0] if len(blocks) == 1 else self.xp.concat(blocks, axis=0)
 
     def row_width(self, layer_sizes: Sequence[int]) -> int:
-        """Return how many numbers a pass through layers of these sizes makes of a row, at a time."""
+        """Return the largest number of elements that a row becomes on its way through these layers."""
         copied = self.rows is not None or self.X.dtype != self.place.dtype
         return max(layer_sizes if copied and not is_sparse(self.X) else layer_sizes[1:])
 
     def blocks(self, row_width: int) -> Iterator[Batch]:
-        """Yield batches as they are, small enough that rows of so many numbers take a bounded memory."""
+        """Yield batches in the order of the rows, of so many rows that a block has a bounded size."""
         return self.batches(rows_per_block(row_width))
 
     def _taker(self, order: Rows | None) -> Callable[[Array, slice], Array]:
-        """Return the function that takes a slice of the order from one of the arrays."""
+        """Return ``(array, slice) -> array``: these places of the order, taken from one of the arrays."""
         place, xp, cast = self.place, self.xp, self._cast
         if self.rows is not None:
             order = self.rows if order is None else self.rows[order]
-        # On the host's clock one copy of the order an epoch is cheaper than one a batch.
+        # The order is copied to the device once an epoch: a copy for each batch would take longer.
         there = order if order is None or place.xp is np else place.xp.asarray(order, device=place.device)
 
         def take(array: Array, some: slice) -> Array:

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: functions of the number of epochs done, read on the host once an epoch."""
+"""Learning-rate schedules: functions of the epoch's index, called on the host once an epoch."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _read(schedule: Schedule, epoch: int) -> float:
 
 
 def inverse_scaling(learning_rate: float, power_t: float = 0.5, n_samples: int = 1) -> Schedule:
-    """Let the learning rate fall as ``learning_rate / (1 + epoch * n_samples) ** power_t``.
+    """Decay the learning rate as ``learning_rate / (1 + epoch * n_samples) ** power_t``.
 
     Parameters
     ----------
@@ -54,8 +54,8 @@ def inverse_scaling(learning_rate: float, power_t: float = 0.5, n_samples: int =
     power_t : float, default=0.5
         At least 0.
     n_samples : int, default=1
-        What an epoch counts for. With 1 the rate falls with the epochs; with the number of training
-        samples it is scikit-learn's ``learning_rate="invscaling"``.
+        The number of training samples gives scikit-learn's ``learning_rate="invscaling"``; with 1 the rate
+        depends on the number of epochs only.
 
     Returns
     -------
@@ -76,14 +76,14 @@ def inverse_scaling(learning_rate: float, power_t: float = 0.5, n_samples: int =
 
 
 def step_decay(learning_rate: float, every: int, factor: float = 0.1) -> Schedule:
-    """Multiply the learning rate by `factor` after every so many epochs.
+    """Multiply the learning rate by `factor` after every `every` epochs.
 
     Parameters
     ----------
     learning_rate : float
         The rate of the first epoch, greater than 0.
     every : int
-        Epochs between two falls.
+        Epochs with the same rate.
     factor : float, default=0.1
         Greater than 0.
 
@@ -106,14 +106,14 @@ def step_decay(learning_rate: float, every: int, factor: float = 0.1) -> Schedul
 
 
 def cosine(learning_rate: float, epochs: int, final: float = 0.0) -> Schedule:
-    """Let the learning rate fall along half a cosine wave, and stay at its end.
+    """Decay the learning rate along half a cosine wave; afterwards it stays constant.
 
     Parameters
     ----------
     learning_rate : float
         The rate of the first epoch, greater than 0.
     epochs : int
-        The number of epochs that the fall takes.
+        The number of epochs over which the rate decays.
     final : float, default=0.0
         The rate from the epoch with index `epochs` on, at least 0.
 

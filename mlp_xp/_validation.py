@@ -1,4 +1,4 @@
-"""Arguments checked before work starts; errors name the argument, what was expected and what came."""
+"""Checks of arguments; errors name the argument, what was expected and what was given."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def lookup(argument: str, name: object, table: Mapping[str, Entry]) -> Entry:
 
 
 def random_source(seed: Seed) -> RandomSource:
-    """Return the host generator that `seed` stands for.
+    """Return the NumPy generator for a seed.
 
-    An integer seeds NumPy's ``RandomState``, whose streams are frozen for good: a seed gives the
-    same network in every version of NumPy, and the one that scikit-learn draws.
+    An integer seeds NumPy's ``RandomState``, whose streams never change: a seed gives the same network in
+    every version of NumPy, and the same as in scikit-learn.
     """
     if isinstance(seed, (np.random.RandomState, np.random.Generator)):
         return seed

@@ -1,4 +1,4 @@
-"""How much memory a training takes on a device, known before it begins from one recorded step."""
+"""Peak memory of a training, computed before it begins by tracing one step on arrays without data."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from mlp_xp._optimizers import Optimizer
 from mlp_xp._parameters import is_array, leaves, map_tree
 from mlp_xp._samples import Samples
 
-MARGIN = 4
-"""The batch size that is advised leaves a quarter of the memory free: pools split blocks, and what is left of
-one, beside a mask of a byte an element, holds no other array (a fifth, measured on a best-fit pool)."""
+MIN_SHARE_LEFT_FREE = 0.25
+"""Share of the free memory that a training with the advised batch size leaves unused. Pools split blocks, and
+the rest of a block may be too small for any other array: a fifth was lost so, measured on a best-fit pool."""
 
 
 class Footprint:
-    """The memory of a training, by its batch size.
+    """The peak memory of a training, by its batch size.
 
     Parameters
     ----------
     network : Network
     optimizer : Optimizer
     samples : Samples
-        As the engine gets them.
+        As they are passed to the engine.
     state : State
-        Where the training begins.
+        The state that the training begins with.
     epochs : int
     """
 
@@ -41,15 +41,16 @@ class Footprint:
         self.network = network
         self.optimizer = optimizer
         self.samples = samples
-        # Shapes alone: whoever keeps an error keeps this, and should keep no memory of the device.
+        # Shapes only: an error's traceback may keep this object, which must not keep arrays alive.
         self.state = map_tree(lambda array: _Shape(tuple(array.shape)), state)
         self.epochs = epochs
 
     def shortage_of(self, batch_size: int, *, happened: bool = False) -> MemoryShortage | None:
-        """Return what is lacking, None if nothing is known to be; `happened` says that memory ran out.
+        """Return needed and free memory if the training does not fit, else None.
 
-        Where XLA allocates, which joins elementwise calls, the recorded step says only the most that may
-        be needed: no reason to refuse, but good enough for advice.
+        `happened` says that memory has run out; then the result is never None. XLA fuses elementwise calls,
+        so that for JAX the traced step gives an upper bound only: it is no reason to refuse a training, but
+        good enough for advice.
         """
         free = free_bytes(self.samples.place)
         if not happened and (free is None or is_jax(self.samples.place.xp)):
@@ -60,22 +61,24 @@ class Footprint:
             return None
         if needed is None:
             return MemoryShortage(None, free, None) if happened else None
-        # What runs out where it should fit was not all to be had: fragments, or another process's.
+        # If memory ran out although it should suffice, part of it was fragmented or another process's.
         below = batch_size // 2 if fits else batch_size - 1
         return MemoryShortage(
-            needed, free, None if free is None else self._largest(below, free - free // MARGIN)
+            needed,
+            free,
+            None if free is None else self._largest(below, int((1.0 - MIN_SHARE_LEFT_FREE) * free)),
         )
 
     def bytes_needed(self, batch_size: int) -> int | None:
-        """Return the bytes that a training allocates at most at a time; None if that is not known."""
+        """Return the peak number of bytes that a training allocates; None if its step cannot be traced."""
         samples, state_bytes = self.samples, self._bytes(self.state)
         try:
             step = self._step_bytes(min(batch_size, len(samples)))
-        except Exception:  # functions of the user's own may do what cannot be recorded
+        except Exception:  # a user's own functions may do what cannot be traced
             return None
-        # The engine's own, and where epochs follow the last state that is known to be finite.
+        # The engine's state and, if there are several epochs, a copy of the last finite one.
         copies = state_bytes * (2 if self.epochs > 1 else 1)
-        # A batch of chosen rows is taken from the samples and, to be captured, laid in a place of its own.
+        # A batch is gathered from the samples and, for CUDA graphs, copied to a fixed buffer.
         gathered = 0
         if batch_size < len(samples):
             gathered = 2 * batch_size * samples.row_bytes
@@ -84,7 +87,7 @@ class Footprint:
         return copies + gathered + step
 
     def _largest(self, below: int, free: int) -> int:
-        """Return the largest batch size up to `below` that fits, 0 if none does."""
+        """Return the largest batch size up to `below` that fits, 0 if none does: by bisection."""
         low, high = 0, below
         while low < high:
             middle = (low + high + 1) // 2
@@ -95,7 +98,7 @@ class Footprint:
         return low
 
     def _step_bytes(self, n_rows: int) -> int:
-        """Return the most bytes that a step on so many rows holds at a time."""
+        """Return the peak number of bytes that a step on this many rows allocates."""
         graph, dtype = _MeteredGraph(), np.dtype(self.samples.place.dtype_name)
         state = map_tree(lambda array: graph.given(array.shape, dtype), self.state)
         X, y, sample_weight = map_tree(
@@ -113,30 +116,30 @@ class Footprint:
 
 @dataclass(frozen=True)
 class _Shape:
-    """What is left of an array."""
+    """The shape of an array, without the array."""
 
     shape: tuple[int, ...]
 
 
 class _MeteredGraph(Graph):
-    """A record of what a function computes that knows how much memory its arrays take while they live."""
+    """A graph that adds up the bytes of the arrays alive while it is traced."""
 
     def __init__(self) -> None:
         super().__init__()
         self.held = self.peak = self.n_given = 0
 
     def given(self, shape: tuple[int, ...], dtype: Any) -> Tracer:
-        """Return an array that is there already."""
+        """Return a tracer for an array that exists before the step and takes no new memory."""
         self.n_given += 1
         return Tracer(self, self.add("given", shape, dtype, detail=self.n_given))
 
     def trace(self, value: Value) -> Tracer:
-        """Return a new array."""
+        """Return a tracer for a new array, whose bytes count while it is alive."""
         return _Metered(self, value)
 
 
 class _Metered(Tracer):
-    """An array whose memory counts for as long as somebody holds it."""
+    """A tracer whose bytes count until it is garbage-collected."""
 
     def __init__(self, graph: _MeteredGraph, value: Value) -> None:
         super().__init__(graph, value)

@@ -1,4 +1,4 @@
-"""Scores of predictions, computed where the predictions live."""
+"""Metrics of predictions, by name or of the user's own, computed where the predictions live."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UserMetric: TypeAlias = Callable[[Array, Array], float]
 
 
 class Metric(NamedTuple):
-    """A score by name.
+    """A metric.
 
     Attributes
     ----------
@@ -22,7 +22,7 @@ class Metric(NamedTuple):
         Its column in the history.
     compute : callable ``(xp, loss, y, predictions, sample_weight) -> float or array of shape ()``
     greater_is_better : bool or None
-        None where only the user knows.
+        None for a metric of the user's own.
     """
 
     name: str
@@ -59,19 +59,19 @@ def _user_metric(function: UserMetric) -> Metric:
 
 def _accuracy(xp: Namespace, loss: Loss, y: Array, predictions: Array, sample_weight: Array | None) -> Array:
     assert loss.decide is not None
-    right = xp.all(loss.decide(xp, predictions) == loss.decide(xp, y), axis=1)
-    return _mean(xp, xp.astype(right, predictions.dtype), sample_weight)
+    correct = xp.all(loss.decide(xp, predictions) == loss.decide(xp, y), axis=1)
+    return _mean(xp, xp.astype(correct, predictions.dtype), sample_weight)
 
 
 def _r2(xp: Namespace, loss: Loss, y: Array, predictions: Array, sample_weight: Array | None) -> Array:
     centre = _mean(xp, y, sample_weight)
     residual = _mean(xp, (y - predictions) ** 2, sample_weight)
     spread = _mean(xp, (y - centre) ** 2, sample_weight)
-    # A constant target is met perfectly or not at all, as in scikit-learn.
+    # For a constant target the score is 1 if it is predicted exactly, else 0, as in scikit-learn.
     constant = spread == 0.0
     score = 1.0 - residual / xp.where(constant, 1.0, spread)
-    met = xp.astype(residual == 0.0, y.dtype)
-    return xp.mean(xp.where(constant, met, score))
+    exact = xp.astype(residual == 0.0, y.dtype)
+    return xp.mean(xp.where(constant, exact, score))
 
 
 def _mean(xp: Namespace, values: Array, sample_weight: Array | None) -> Array:

@@ -1,4 +1,4 @@
-"""A bar that shows how a training goes on: in a terminal or a notebook, and nowhere else."""
+"""`ProgressBar`: the progress of a training, shown in terminals and notebooks only."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from typing import Any
 from mlp_xp._training.history import History
 from mlp_xp._validation import check_integer
 
-SECONDS_BETWEEN_LOOKS = 0.1
+MIN_SECONDS_BETWEEN_UPDATES = 0.1
+"""Ten updates a second look continuous; more would only take time from the training."""
 
-NARROW = 90
-"""Terminals of so many columns have no room for words."""
+MAX_NARROW_COLUMNS = 90
+"""In terminals of up to so many columns the bar is short and units are abbreviated."""
 
 
 class ProgressBar:
     """Show a training's loss, score, epochs a second and the time left, on stderr.
 
-    Where no terminal or notebook is, as in a pipe, it shows nothing.
+    Without a terminal or notebook, as in a pipe, it shows nothing.
 
     Parameters
     ----------
     epochs : int, optional
-        The most epochs there will be. An estimator says itself.
+        The largest number of epochs. For an estimator it is `max_iter`.
     console : rich.console.Console, optional
         Where to draw, stderr by default.
     description : str, default="epoch"
-        What stands before the bar.
+        Text in front of the bar.
 
     Raises
     ------
@@ -38,7 +39,7 @@ class ProgressBar:
     Notes
     -----
     It is a context manager to pass as `on_progress` to `train`, and a callback for an estimator's
-    `set_callbacks`. It listens only: epochs are trained together as they are without it.
+    `set_callbacks`. It does not slow the training down: short epochs still run several at once.
 
     Examples
     --------
@@ -66,7 +67,7 @@ class ProgressBar:
         self._last_look = self._began = -math.inf
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the terminal behind, which no other process has."""
+        """Drop the console, which cannot be pickled."""
         return {**self.__dict__, "console": None, "_display": None, "_n_open": 0}
 
     def __enter__(self) -> ProgressBar:
@@ -77,34 +78,34 @@ class ProgressBar:
         self._close()
 
     def __call__(self, history: History) -> None:
-        """Show where a training stands."""
+        """Show the last epoch of a history."""
         self._history = history
         now = time.monotonic()
-        if self._display is not None and now - self._last_look >= SECONDS_BETWEEN_LOOKS:
+        if self._display is not None and now - self._last_look >= MIN_SECONDS_BETWEEN_UPDATES:
             self._last_look = now
             self._draw(self._display)
 
     on_progress = __call__
 
-    # scikit-learn's protocol of callbacks.
+    # scikit-learn's callback protocol.
 
     def setup(self, estimator: Any, context: Any) -> None:
-        """Begin, with a fit."""
+        """Open the bar when a fit begins."""
         self._open(estimator.max_iter)
 
     def teardown(self, estimator: Any, context: Any) -> None:
-        """End, with a fit."""
+        """Close the bar when a fit ends."""
         self._close()
 
     def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
-        """Do nothing: the history says it all."""
+        """Do nothing: `on_progress` gets the history."""
 
     def on_fit_task_end(self, estimator: Any, context: Any) -> None:
-        """Do nothing: the history says it all."""
+        """Do nothing: `on_progress` gets the history."""
 
     def _open(self, epochs: int | None) -> None:
         self._n_open += 1
-        if self._n_open > 1:  # one bar for several fits at once shows the first
+        if self._n_open > 1:  # of several fits at once it shows the first
             return
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -114,11 +115,11 @@ class ProgressBar:
             return
         self._history = History()
         self._began = time.monotonic()
-        # It is drawn when there is something new, not by a thread that takes time from the training.
+        # Drawn when epochs are reported, not by a thread, which would take time from the training.
         self._display = Progress(
             TextColumn("{task.description}", markup=False),
             MofNCompleteColumn(),
-            BarColumn(bar_width=5 if console.width <= NARROW else 24),
+            BarColumn(bar_width=5 if console.width <= MAX_NARROW_COLUMNS else 24),
             TextColumn("{task.fields[measured]}", markup=False),
             TimeRemainingColumn(compact=True),
             TextColumn("left"),
@@ -142,13 +143,13 @@ class ProgressBar:
         if self._history:
             rate = len(self._history) / max(time.monotonic() - self._began, 1e-9)
             shown = f"{rate:,.0f}" if rate >= 10.0 else f"{rate:.2g}"
-            unit = " epochs/s" if display.console.width > NARROW else "/s"
+            unit = " epochs/s" if display.console.width > MAX_NARROW_COLUMNS else "/s"
             measured = f"{_measured(self._history[-1])} {shown}{unit}"
         display.update(self._task, completed=len(self._history), measured=measured, refresh=True)
 
 
 def _measured(record: dict[str, Any]) -> str:
-    """Say what an epoch measured: losses and one score, of validation data where there are any."""
+    """Format an epoch's losses and its last score, which is that of validation data if there are any."""
     text = f"loss {record['loss']:.4f}"
     if "val_loss" in record:
         text += f" val {record['val_loss']:.4f}"
