@@ -1,4 +1,4 @@
-"""The hyperparameters of the scikit-learn estimators: their defaults, their checks, and what they make."""
+"""Hyperparameters of the estimators: defaults, checks, and the activation and optimizer made of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mlp_xp.backends import _BACKENDS
 
 @dataclass(eq=False, repr=False)
 class Hyperparameters(BaseEstimator):
-    """What the classifier and the regressor have in common; the estimators' documentation explains them."""
+    """Parameters that classifier and regressor have in common; see the documentation of the estimators."""
 
     _: KW_ONLY
     solver: str = "adam"
@@ -101,7 +101,8 @@ class Hyperparameters(BaseEstimator):
                 f"{self.weight_decay}"
             )
         sizes = self.hidden_layer_sizes
-        # Of a list NumPy would make an array, with every text in it as long as the longest.
+        # np.ndim would copy a list into an array, which a crafted file could make huge: a list of strings
+        # takes the length of the longest for each.
         if not isinstance(sizes, (list, tuple)) and np.ndim(sizes) == 0:
             sizes = [sizes]
         sizes = [
@@ -134,16 +135,16 @@ class Hyperparameters(BaseEstimator):
         )
 
     def _optimizer(self, n_seen: int, n_samples: int) -> Optimizer:
-        """Return the optimizer of a training that begins when it has seen so many samples already."""
+        """Return the optimizer; `n_seen` samples were trained on before, which "invscaling" counts."""
         rate: float | Schedule = self.learning_rate_init
         if self.solver == "adam":
             optimizer = adam(rate, self.beta_1, self.beta_2, self.epsilon)
         else:
             if self.learning_rate == "invscaling":
-                falling = inverse_scaling(self.learning_rate_init, self.power_t)
+                schedule = inverse_scaling(self.learning_rate_init, self.power_t)
 
                 def rate(epoch: int) -> float:
-                    return falling(n_seen + epoch * n_samples)
+                    return schedule(n_seen + epoch * n_samples)
 
             optimizer = momentum(rate, self.momentum, self.nesterovs_momentum)
         return decoupled_weight_decay(optimizer, self.weight_decay) if self.weight_decay else optimizer
