@@ -147,7 +147,7 @@ def test_products_of_all_layouts_are_cupys(gpu, dtype, rtol, captured):
             for right in LAYOUTS:
                 a, b = laid_out(gpu, m, k, left, 0, dtype), laid_out(gpu, k, n, right, 1, dtype)
                 expected, results = cupy.matmul(a, b), []
-                with cuda.session():
+                with cuda.own_stream():
                     if captured:
                         cuda.capture(lambda: results.append(product(a, b)))()  # noqa: B023
                     else:
@@ -722,15 +722,15 @@ def test_memory_of_a_thread_that_trains_is_not_given_back(gpu, monkeypatch):
         def release(self):
             cuda.n_engines -= 1
 
-    with cuda.session(), cuda.scratch():
+    with cuda.own_stream(), cuda.graph_pool():
         gpu.module.empty((1000,))
     before = cuda.pool.total_bytes()
     assert before
-    monkeypatch.setattr(module, "CAPTURES", Lock())
+    monkeypatch.setattr(module, "CAPTURE_LOCK", Lock())
     cuda.release()
     assert cuda.pool.total_bytes() == before
     monkeypatch.undo()
-    cuda.free()
+    cuda.free_unused()
     assert not cuda.pool.total_bytes()
 
 
@@ -756,14 +756,15 @@ def test_an_interrupt_anywhere_leaves_whole_steps(gpu, batch_size):
     """Ctrl-C comes at some line of the engine; parameters and losses are of the same epochs."""
     import signal
 
-    engine_file = import_module("mlp_xp._engines.cuda_graph").__file__
-    working = ("_run", "_adopt", "_in_place", "_set", "_captured", "steps", "undisturbed", "_graph", "method")
+    names = ("cuda_graph", "step_numbers", "capture")
+    engine_files = {import_module(f"mlp_xp._engines.{name}").__file__ for name in names}
+    working = ("_run", "_store", "_in_place", "with_", "_capture", "steps", "exclusive", "_graph", "method")
     expected = classifier(NETWORK, None, epochs=40, batch_size=batch_size)
     for at in range(40, 1600, 170):
         lines = [0]
 
         def trace(frame, event, argument, lines=lines, at=at):
-            if frame.f_code.co_filename == engine_file and frame.f_code.co_name.startswith(working):
+            if frame.f_code.co_filename in engine_files and frame.f_code.co_name.startswith(working):
                 lines[0] += 1
                 if lines[0] == at:
                     signal.raise_signal(signal.SIGINT)
@@ -848,7 +849,7 @@ def test_the_command_says_what_it_runs_on(gpu, capsys, monkeypatch):
     assert "in float32, TF32 in products (a CUDA GPU was found" in said.out
     assert "call by call" not in said.err
     monkeypatch.setitem(sys.modules, "nvmath", None)
-    vars(vars(import_module("mlp_xp._engines.cupy_graphs"))["_KEPT"]).clear()
+    vars(vars(import_module("mlp_xp._engines.cupy_graphs"))["_THREAD_LOCAL"]).clear()
     assert main(arguments) == 0
     said = capsys.readouterr()
     assert "mlp-xp: training runs call by call" in " ".join(said.err.split())

@@ -26,10 +26,11 @@ from mlp_xp import (
 )
 from mlp_xp._activations import ACTIVATIONS
 from mlp_xp._arrays import computing_namespace, placement, quiet_floating_point
-from mlp_xp._engines import cuda_graph, make_step
-from mlp_xp._engines.cuda_graph import CudaGraphEngine, NotCapturableError, Number, Row
+from mlp_xp._engines import capture, cuda_graph, make_step
+from mlp_xp._engines.cuda_graph import CudaGraphEngine
 from mlp_xp._engines.eager import EagerEngine
-from mlp_xp._engines.gemm import factor
+from mlp_xp._engines.gemm import gemm_operand
+from mlp_xp._engines.step_numbers import MAX_NUMBERS_PER_STEP, NotCapturableError, StepNumber, TableRow
 from mlp_xp._losses import LOSSES
 from mlp_xp._parameters import is_array, leaves, map_tree, plain
 from mlp_xp._samples import Samples
@@ -120,7 +121,7 @@ def test_captured_epochs_are_those_run_call_by_call(optimizer, batch_size, shuff
         run_both(both, epochs_of(n_epochs, 23, shuffled, seed=n_epochs))
         assert_equal(engine, other)
     assert device.counts["replays"] > 0
-    assert not engine.refused
+    assert not engine.fell_back
 
 
 @pytest.mark.parametrize(("activation", "loss"), list(product(["relu", "logistic", "gelu", "elu"], LOSSES)))
@@ -131,7 +132,7 @@ def test_all_functions_can_be_captured(activation, loss, device):
         run_both(both, epochs_of(3, 12, shuffled=True, seed=seed))
     assert_equal(engine, other)
     assert device.counts["replays"] == 8
-    assert not engine.refused
+    assert not engine.fell_back
 
 
 def _swapping(xp, params, gradients, state, learning_rate):
@@ -216,7 +217,7 @@ def test_a_replayed_epoch_launches_little_and_reads_nothing(device):
 def test_a_whole_batch_is_read_where_it_is(device):
     network = Network((3, 4, 1), activation="tanh", loss="binary_cross_entropy")
     engine, _ = engines(device, network, adam(), 23)
-    assert engine.room.X is engine.samples.X
+    assert engine.inputs.X is engine.samples.X
     engine.run(epochs_of(200, 23, shuffled=False))
     # The first step runs call by call; then 64 at a time, and one by one what is left.
     assert device.counts["replays"] == 3 + (200 - 1) % 64
@@ -224,10 +225,10 @@ def test_a_whole_batch_is_read_where_it_is(device):
 
 
 def test_the_room_for_samples_is_bounded(device, monkeypatch):
-    monkeypatch.setattr(cuda_graph, "ROOM_BYTES", 400)
+    monkeypatch.setattr(cuda_graph, "MAX_SAMPLE_BYTES", 400)
     network = Network((3, 4, 1), activation="tanh", loss="binary_cross_entropy")
     both = engine, other = engines(device, network, adam(), 5)
-    assert engine.room.X.shape == (10, 3)  # two batches of 5 rows of 4 numbers take 320 bytes
+    assert engine.inputs.X.shape == (10, 3)  # two batches of 5 rows of 4 numbers take 320 bytes
     run_both(both, epochs_of(4, 23, shuffled=True))
     assert_equal(engine, other)
 
@@ -335,7 +336,7 @@ def test_a_missing_library_is_one_warning(monkeypatch):
     def missing(samples):
         raise ImportError("no nvmath here; `pip install nvmath-python[cu13]`")
 
-    monkeypatch.setattr(cuda_graph, "_cuda", missing)
+    monkeypatch.setattr(cuda_graph, "_graph_library", missing)
     X, y, _ = data("squared_error")
     network = Network((3, 4, 2), loss="squared_error")
     params = plain(network.init(0, like=X))
@@ -369,7 +370,7 @@ def test_a_capture_that_cuda_ends_leaves_the_stream_as_usable_as_before(refused,
             cuda.stream.is_capturing()
 
     result = []
-    with cuda.session():
+    with cuda.own_stream():
         with pytest.raises(cuda_stand_in.CUDARuntimeError, match="StreamCapture"):
             cuda.capture(lambda: REFUSALS[refused](cupy, array))
         assert not cuda.stream.is_capturing()
@@ -393,7 +394,7 @@ def test_the_librarys_own_products_are_refused_and_end_nothing(device):
             cupy.matmul(array, array)
         result.append(cuda.namespace("highest").matmul(array, array))
 
-    with cuda.session():
+    with cuda.own_stream():
         cuda.capture(capture)()
         np.testing.assert_array_equal(result[0].get(), [[7.0, 10.0], [15.0, 22.0]])
 
@@ -401,7 +402,7 @@ def test_the_librarys_own_products_are_refused_and_end_nothing(device):
 def test_a_graph_keeps_no_array_alive(device):
     cupy, cuda = sys.modules["cupy"], graphs()
     array, result = cupy.asarray([1.0, 2.0]), []
-    with cuda.session():
+    with cuda.own_stream():
         cuda.capture(lambda: result.append(array * 2.0))()
         np.testing.assert_array_equal(result[0].get(), [2.0, 4.0])
         del result[:]
@@ -417,7 +418,7 @@ def test_a_graph_keeps_no_array_alive(device):
 
 
 def number_of(value, places):
-    return Number(Row(places), lambda start: value)
+    return StepNumber(TableRow(places), lambda start: value)
 
 
 OPERATIONS = [
@@ -436,7 +437,7 @@ OPERATIONS = [
 @pytest.mark.parametrize("module", ["numpy", "torch"])
 def test_numbers_are_arrays_where_they_meet_arrays(operation, module):
     xp = pytest.importorskip(module)
-    x, places = xp.asarray([1.0, 2.0]), xp.ones(cuda_graph.NUMBERS_PER_STEP)
+    x, places = xp.asarray([1.0, 2.0]), xp.ones(MAX_NUMBERS_PER_STEP)
     number = number_of(3, places)
     operation(number, x)
     # What was asked for then is in its place now.
@@ -458,7 +459,7 @@ IN_PLACE = {
 def test_arrays_that_numbers_change_stay_where_they_are(name, module, device):
     xp = sys.modules["cupy"] if module == "cupy" else pytest.importorskip(module)
     operation, expected = IN_PLACE[name]
-    x, places = xp.asarray([1.0, 2.0]), xp.ones(cuda_graph.NUMBERS_PER_STEP) * 3.0
+    x, places = xp.asarray([1.0, 2.0]), xp.ones(MAX_NUMBERS_PER_STEP) * 3.0
     changed = operation(x, number_of(3, places))
     assert changed is x
     np.testing.assert_allclose(_arrays.to_host(x), expected)
@@ -496,12 +497,12 @@ def test_numbers_decide_nothing():
 
 
 def test_numbers_have_places_until_there_are_too_many():
-    row = Row(np.zeros(cuda_graph.NUMBERS_PER_STEP))
-    numbers = [Number(row, lambda start: 0.0) for _ in range(cuda_graph.NUMBERS_PER_STEP)]
+    row = TableRow(np.zeros(MAX_NUMBERS_PER_STEP))
+    numbers = [StepNumber(row, lambda start: 0.0) for _ in range(MAX_NUMBERS_PER_STEP)]
     for number in [*numbers, *numbers]:
-        row.place_of(number)
-    with pytest.raises(NotCapturableError, match=str(cuda_graph.NUMBERS_PER_STEP)):
-        row.place_of(Number(row, lambda start: 0.0))
+        row.entry_of(number)
+    with pytest.raises(NotCapturableError, match=str(MAX_NUMBERS_PER_STEP)):
+        row.entry_of(StepNumber(row, lambda start: 0.0))
 
 
 # PyTorch's side, on tensors of the CPU: a graph does again what its function does.
@@ -557,7 +558,7 @@ def torch_cuda(monkeypatch):
 
     capture_of_the_library = graphs.TorchGraphs.capture
     monkeypatch.setattr(graphs.TorchGraphs, "capture", capture)
-    monkeypatch.setattr(graphs._KEPT, "streams", {}, raising=False)
+    monkeypatch.setattr(graphs._THREAD_LOCAL, "streams", {}, raising=False)
     for name, value in {
         "CUDAGraph": Graph,
         "Stream": cuda.new_stream,
@@ -614,11 +615,11 @@ def test_pytorchs_capture_that_fails_says_why_and_gives_the_pool_up(torch_cuda):
     def fails():
         raise ValueError("what the user did")
 
-    with cuda.session(), cuda_graph.undisturbed(), pytest.raises(ValueError, match="what the user did"):
+    with cuda.own_stream(), capture.exclusive_capture(), pytest.raises(ValueError, match="what the user did"):
         cuda.capture(fails)
     assert cuda.pool != pool
     assert gc.isenabled()
-    assert not cuda_graph.CAPTURES.locked()
+    assert not capture.CAPTURE_LOCK.locked()
 
 
 # Layouts.
@@ -654,8 +655,8 @@ LAYOUTS = [
 def blas_reads(array, found, n_rows, n_columns):
     """Return what a BLAS that counts by columns makes of an array: its transpose or, turned, itself."""
     stored = (n_rows, n_columns) if found.transposed else (n_columns, n_rows)
-    assert found.leading >= max(1, stored[0])
-    by_columns = as_strided(array, stored, (array.itemsize, found.leading * array.itemsize))
+    assert found.leading_dimension >= max(1, stored[0])
+    by_columns = as_strided(array, stored, (array.itemsize, found.leading_dimension * array.itemsize))
     return by_columns.T if found.transposed else by_columns
 
 
@@ -668,10 +669,10 @@ def test_products_of_all_layouts(left, right, sizes):
     a, b = matrix(m, k, left, 0), matrix(k, n, right, 1)
     factors = []
     for array in (a, b):
-        found = factor(array.shape, [stride // array.itemsize for stride in array.strides])
+        found = gemm_operand(array.shape, [stride // array.itemsize for stride in array.strides])
         if found is None:
             array = np.ascontiguousarray(array)
-            found = factor(array.shape, (array.shape[1], 1))
+            found = gemm_operand(array.shape, (array.shape[1], 1))
         factors.append(blas_reads(array, found, *array.shape))
     # C' = B' A', written by columns: the rows of C.
     np.testing.assert_allclose((factors[1] @ factors[0]).T, a @ b, rtol=1e-13, atol=1e-13)
@@ -680,7 +681,7 @@ def test_products_of_all_layouts(left, right, sizes):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_only_matrices_with_gaps_are_copied(layout):
     array = matrix(3, 4, layout, 0)
-    found = factor(array.shape, [stride // array.itemsize for stride in array.strides])
+    found = gemm_operand(array.shape, [stride // array.itemsize for stride in array.strides])
     assert (found is None) == (layout in ("with_gaps", "backwards", "repeated"))
 
 

@@ -191,16 +191,16 @@ def test_compiled_epochs_diverge_where_numpys_do(request, monkeypatch):
 def engines(request, monkeypatch):
     """A compiled engine that needs many calls, NumPy's one for the same samples, and epochs for both."""
     jax = need("jax", request)
-    from mlp_xp._engines import jax as room
+    from mlp_xp._engines import jax as jax_engine
 
-    monkeypatch.setattr(room, "EPOCHS_PER_CALL", 4)
+    monkeypatch.setattr(jax_engine, "MAX_EPOCHS_PER_CALL", 4)
     network, params, X, y = problem()
     made = []
     for xp, arrays in ((jax.numpy, on(jax, (plain(params), X, y))), (np, (plain(params), X, y))):
         params, X, y = arrays
         samples = Samples(placement(X=X), X, y, rows=np.arange(1, 21))
         made.append(make_engine(network, adam(), samples, 6, (params, adam().init(xp, params))))
-    assert type(made[0]) is room.JaxEngine
+    assert type(made[0]) is jax_engine.JaxEngine
     random = np.random.RandomState(0)
     return *made, [(0.01 * epoch, random.permutation(20)) for epoch in range(30)]
 
