@@ -1,4 +1,4 @@
-"""Where arrays live, the way to the host and back, and which library a machine offers."""
+"""Placement of arrays, transfers to and from the host, blocks of rows, and backends."""
 
 import json
 import os

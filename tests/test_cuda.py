@@ -1,4 +1,4 @@
-"""Whether what the library assumes of a CUDA GPU is true of this one: on the stand-in, and on real ones.
+"""Training on CUDA GPUs: on the stand-in, and on real GPUs, which show whether the stand-in is right.
 
 ``pytest -m cuda tests/test_cuda.py`` runs what needs a GPU.
 """
@@ -40,7 +40,7 @@ from mlp_xp.datasets import planar
 
 
 class Gpu(NamedTuple):
-    """Where arrays are made, and for the stand-in its machine."""
+    """The library that makes arrays on a GPU, and the stand-in's machine."""
 
     name: str
     library: Any
@@ -67,7 +67,7 @@ class Gpu(NamedTuple):
 
 
 def on(*names):
-    """Run a test on these GPUs; real ones carry the marker."""
+    """Run a test on these GPUs; the real ones get the marker `cuda`."""
     marks = {"stand-in": ()}
     params = [pytest.param(name, marks=marks.get(name, (pytest.mark.cuda,))) for name in names]
     return pytest.mark.parametrize("gpu", params, indirect=True)
@@ -204,7 +204,7 @@ def test_the_precision_is_the_one_asked_for(gpu, asked_by_the_process):
 
 @contextmanager
 def process_setting(gpu, precision):
-    """Let the process ask for a precision, as a user may have for work of their own."""
+    """Set the precision of the whole process, as a user may do for other computations."""
     if gpu.name == "torch_cuda":
         gpu.module.set_float32_matmul_precision({"highest": "highest", "tf32": "high"}[precision])
         yield
@@ -235,7 +235,7 @@ def test_two_hundred_epochs_end_where_they_do_on_the_cpu(gpu, dtype, rtol, optim
 
 @on(*CAPTURING)
 def test_a_thousand_replays_under_pressure_are_a_thousand_steps(gpu):
-    """Between steps other code takes and gives back memory of all sizes, full of NaN."""
+    """Other code allocates, fills with NaN and frees memory of all sizes between steps."""
     source, held = np.random.RandomState(0), []
     xp = placement(X=gpu.array([1.0])).xp
 
@@ -258,7 +258,7 @@ def test_streams_of_the_callers_are_waited_for(gpu):
     expected = classifier(NETWORK, None)
     for _ in range(2):
         with a_stream(gpu):
-            # Data that this stream is still making, and results that it reads.
+            # The stream is still computing the data, and reads the results.
             assert_same(classifier(NETWORK, gpu), expected, 1e-6)
 
 
@@ -425,7 +425,7 @@ def test_losses_are_fetched_once_a_run_and_things_are_made_once(gpu):
         thread.join()
         del thread
     assert len(thread_results) == 3
-    # A thread that has ended leaves its own to the next.
+    # The stream and the handle of a thread that has ended are reused by the next.
     assert counts["streams"] == counts["handles"] == 2
 
 
@@ -477,8 +477,8 @@ def test_an_activation_that_reads_runs_call_by_call_and_spoils_nothing(gpu):
 
 @on(*CAPTURING)
 def test_a_capture_that_the_library_gives_up_spoils_nothing(gpu):
-    """The optimizer decides by its count, and so the capture ends in an error while CUDA finds it valid."""
-    _, optimizer, why = REFUSED["decides"]
+    """The optimizer branches on its count: the capture fails with an error, although it is valid for CUDA."""
+    _, optimizer, why = REFUSED["branches"]
     for _ in range(2):
         with pytest.warns(EagerFallbackWarning, match=f"call by call.*{why}"):
             trained = classifier(NETWORK, gpu, optimizer=optimizer)
@@ -558,7 +558,7 @@ def test_a_process_that_forks_after_a_training_goes_on(gpu):
 
 
 def wide(gpu, n_rows=None):
-    """Return data and a network whose whole batch takes more memory than there is."""
+    """Return data and a network that need more memory than there is, with all samples as one batch."""
     free = free_bytes(placement(X=gpu.array([1.0])))
     width = 2**15 if gpu.machine is None else 2**9
     n_rows = n_rows or free // (4 * width)
@@ -567,7 +567,7 @@ def wide(gpu, n_rows=None):
 
 
 SMALL = 2**25 + 2**24
-"""Bytes of a stand-in with room for cuBLAS's workspace, and as much as half of that again."""
+"""Memory of a stand-in in bytes: 1.5 times the workspace of cuBLAS."""
 
 
 @contextmanager
@@ -601,7 +601,7 @@ def test_what_does_not_fit_is_refused_and_what_is_advised_fits(gpu):
 @on(*CAPTURING)
 @pytest.mark.filterwarnings("ignore::mlp_xp.EagerFallbackWarning")
 def test_what_is_found_on_the_way_is_given_back(gpu):
-    """An activation that cannot be recorded, so that nobody can know what it takes."""
+    """The activation cannot be recorded, so that the memory needed is not known beforehand."""
     with with_little_memory(gpu):
         free = free_bytes(placement(X=gpu.array([1.0])))
 
@@ -649,7 +649,7 @@ def test_an_estimator_stays_as_it_was(gpu):
             model.set_params(batch_size=len(X), warm_start=True).fit(X, y)
         assert model.coefs_ is coefs
         assert model.loss_curve_ is state
-        # Data on the host that the device cannot take.
+        # The data on the host is larger than the memory of the device.
         big = np.ones((SMALL // 8, 2))
         with pytest.raises(OutOfMemoryError, match="does not hold `X`: 101 MB needed"):
             MLPRegressor(hidden_layer_sizes=(2,), backend="cupy").fit(big, big[:, 0])
@@ -657,7 +657,7 @@ def test_an_estimator_stays_as_it_was(gpu):
 
 @on("stand-in")
 def test_the_advised_batch_size_is_taken_as_the_documentation_takes_it(gpu):
-    """With data on the host, and the error still at hand."""
+    """The data is on the host, and the error is still referenced."""
     pytest.importorskip("sklearn", minversion="1.9")
     from mlp_xp import MLPRegressor
 
@@ -668,7 +668,7 @@ def test_the_advised_batch_size_is_taken_as_the_documentation_takes_it(gpu):
     with pytest.raises(OutOfMemoryError) as caught:
         model.fit(X, X[:, 0])
     assert caught.value.batch_size
-    # Nothing of the data stays on the device for whoever keeps the error; the workspace of cuBLAS may.
+    # The error keeps none of the data alive on the device; only the workspace of cuBLAS may be left there.
     assert gpu.machine.default_pool.used_bytes() <= 2**25 + 2**16
     with pytest.warns(UserWarning, match="Maximum iterations"):
         model.set_params(batch_size=caught.value.batch_size).fit(X, X[:, 0])
@@ -677,7 +677,7 @@ def test_the_advised_batch_size_is_taken_as_the_documentation_takes_it(gpu):
 
 @on("stand-in")
 def test_memory_that_is_out_for_good_is_still_our_error(gpu, monkeypatch):
-    """When even a look at what was trained takes memory that is not there."""
+    """There is not even enough memory to check the trained parameters."""
     trained = classifier(NETWORK, gpu, epochs=3, batch_size=None)
     kept = []
 
@@ -710,7 +710,7 @@ def test_whole_numbers_take_no_more_room_than_they_do(gpu):
 
 @on("stand-in")
 def test_memory_of_a_thread_that_trains_is_not_given_back(gpu, monkeypatch):
-    """The finalizer of one engine runs while another one begins."""
+    """The finalizer of one engine runs while another engine starts."""
     cuda, module = graphs(), import_module("mlp_xp._engines.cupy_graphs")
     cuda.retain()
 
@@ -753,7 +753,7 @@ def test_metrics_of_the_users_own_may_be_any_numbers(gpu):
 @on("stand-in")
 @pytest.mark.parametrize("batch_size", [None, 64])
 def test_an_interrupt_anywhere_leaves_whole_steps(gpu, batch_size):
-    """Ctrl-C comes at some line of the engine; parameters and losses are of the same epochs."""
+    """After Ctrl-C at any line of the engine, parameters and losses are of the same epochs."""
     import signal
 
     names = ("cuda_graph", "step_numbers", "capture")

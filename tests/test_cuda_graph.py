@@ -1,4 +1,4 @@
-"""Captured steps of CuPy, on a stand-in for CUDA that refuses what CUDA refuses; the layouts of products."""
+"""Captured steps: CuPy's on a stand-in for CUDA, PyTorch's on the CPU; and operands of gemm."""
 
 import gc
 import operator
@@ -72,7 +72,7 @@ def data(loss, n_samples=23, n_outputs=2, weighted=False, dtype="float64"):
 
 
 def engines(device, network, optimizer, batch_size, weighted=False, rows=None, dtype="float64"):
-    """Return the engine on the stand-in, and the eager one on NumPy."""
+    """Return the engine of CUDA graphs on the stand-in, and the eager engine on NumPy."""
     X, y, weight = data(network.loss, n_outputs=network.layer_sizes[-1], weighted=weighted, dtype=dtype)
     params = plain(network.init(0, like=X, bias="normal"))
     state = (params, optimizer.init(np, params))
@@ -136,7 +136,7 @@ def test_all_functions_can_be_captured(activation, loss, device):
 
 
 def _swapping(xp, params, gradients, state, learning_rate):
-    """Let two arrays of the state change places in each step."""
+    """Swap two arrays of the state in each step."""
     one, other = state
     (weight, bias), *rest = params
     (weight_gradient, bias_gradient), *_ = gradients
@@ -154,7 +154,7 @@ def test_arrays_of_the_state_that_change_places(device):
 
 
 def _growing(xp, params, gradients, state, learning_rate):
-    """Keep the last gradients from the first step on."""
+    """Store gradients in the state, which is empty at first."""
     params = tuple(
         (w - learning_rate * g, b - learning_rate * d) for (w, b), (g, d) in zip(params, gradients)
     )
@@ -162,7 +162,7 @@ def _growing(xp, params, gradients, state, learning_rate):
 
 
 def _remembering(xp, params, gradients, state, learning_rate):
-    """Keep a view of the last parameters, and go back to them a little."""
+    """Store a view of the parameters in the state, which the next update uses."""
     (weight, bias), *rest = params
     (weight_gradient, _), *_ = gradients
     (before,) = state
@@ -208,7 +208,7 @@ def test_a_replayed_epoch_launches_little_and_reads_nothing(device):
     engine.run(epochs_of(3, 23, shuffled=True))
     before = device.counts["launches"], device.counts["replays"], device.counts["reads"]
     engine.run(epochs_of(5, 23, shuffled=True))
-    # For twelve steps, one graph; beside it the samples are put in order, and the losses added.
+    # One graph for twelve steps; beside it, samples are copied in order and the losses are added.
     assert device.counts["replays"] - before[1] == 5
     assert device.counts["launches"] - before[0] <= 5 * 8
     assert device.counts["reads"] == before[2]
@@ -219,7 +219,7 @@ def test_a_whole_batch_is_read_where_it_is(device):
     engine, _ = engines(device, network, adam(), 23)
     assert engine.inputs.X is engine.samples.X
     engine.run(epochs_of(200, 23, shuffled=False))
-    # The first step runs call by call; then 64 at a time, and one by one what is left.
+    # The first step runs call by call, the others 64 at a time, and the rest one by one.
     assert device.counts["replays"] == 3 + (200 - 1) % 64
     assert len(engine.losses) == 200
 
@@ -269,7 +269,7 @@ def test_losses_are_nobody_elses_memory(device):
     np.testing.assert_allclose([float(loss) for loss in kept], other.losses, rtol=1e-10)
 
 
-# What cannot be captured runs call by call, and says so once.
+# What cannot be captured runs call by call, with one warning.
 
 
 def reading(xp, z):
@@ -281,7 +281,7 @@ def reading_backward(xp, delta, kept):
 
 
 def _warmed(xp, params, gradients, state, learning_rate):
-    """Take short steps at first, by a decision that a graph cannot repeat."""
+    """Take short steps at first, by a condition that a graph cannot evaluate."""
     count = state[0] + 1
     rate = learning_rate * (0.1 if count < 10 else 1.0)
     return tuple((w - rate * g, b - rate * d) for (w, b), (g, d) in zip(params, gradients)), (count,)
@@ -293,7 +293,11 @@ REFUSED = {
         gradient_descent(0.1),
         "not permitted when stream is capturing",
     ),
-    "decides": ("tanh", Optimizer(lambda xp, params: (0,), _warmed, 0.1), "decides by a number"),
+    "branches": (
+        "tanh",
+        Optimizer(lambda xp, params: (0,), _warmed, 0.1),
+        "a condition or a conversion uses a number",
+    ),
 }
 
 
@@ -362,7 +366,7 @@ def test_a_capture_that_cuda_ends_leaves_the_stream_as_usable_as_before(refused,
     array = cupy.asarray([1.0, 2.0])
 
     def refused_and_more():
-        with suppress(Exception):  # as a user's activation might go on
+        with suppress(Exception):  # as a user's activation may do
             REFUSALS[refused](cupy, array)
         with pytest.raises(cuda_stand_in.CUDARuntimeError, match="Invalidated"):
             array * 2.0
@@ -374,7 +378,7 @@ def test_a_capture_that_cuda_ends_leaves_the_stream_as_usable_as_before(refused,
         with pytest.raises(cuda_stand_in.CUDARuntimeError, match="StreamCapture"):
             cuda.capture(lambda: REFUSALS[refused](cupy, array))
         assert not cuda.stream.is_capturing()
-        # What is swallowed is seen at the end.
+        # The end of the capture reports the error that was suppressed.
         with pytest.raises(cuda_stand_in.CUDARuntimeError, match="Invalidated"):
             cuda.capture(refused_and_more)
         assert not cuda.stream.is_capturing()
@@ -407,7 +411,7 @@ def test_a_graph_keeps_no_array_alive(device):
         np.testing.assert_array_equal(result[0].get(), [2.0, 4.0])
         del result[:]
         replay = cuda.capture(lambda: result.append(array * 3.0))
-        # The pool gives the memory of what is gone to the next one.
+        # The pool reuses the memory of the array that was deleted.
         replay()
         np.testing.assert_array_equal(result[0].get(), [3.0, 6.0])
         with pytest.raises(TypeError, match="Implicit conversion"):
@@ -440,9 +444,9 @@ def test_numbers_are_arrays_where_they_meet_arrays(operation, module):
     x, places = xp.asarray([1.0, 2.0]), xp.ones(MAX_NUMBERS_PER_STEP)
     number = number_of(3, places)
     operation(number, x)
-    # What was asked for then is in its place now.
-    (asked,) = number.row.numbers
-    places[...] = asked.compute(())
+    # The first call has given the number an entry; now the entry gets its value.
+    (operand,) = number.row.numbers
+    places[...] = operand.compute(())
     np.testing.assert_allclose(np.asarray(operation(number, x)), operation(3, np.asarray([1.0, 2.0])))
 
 
@@ -505,11 +509,11 @@ def test_numbers_have_places_until_there_are_too_many():
         row.entry_of(StepNumber(row, lambda start: 0.0))
 
 
-# PyTorch's side, on tensors of the CPU: a graph does again what its function does.
+# PyTorch on the CPU: a replay calls the captured function again.
 
 
 class TorchCuda:
-    """What `TorchGraphs` asks of `torch.cuda`, with the order of the calls."""
+    """The part of `torch.cuda` that `TorchGraphs` uses; it records the calls."""
 
     def __init__(self, torch):
         self.torch, self.calls = torch, []
@@ -589,7 +593,7 @@ def torch_engine(network, optimizer, batch_size):
 def test_pytorchs_epochs_are_those_run_call_by_call(optimizer, batch_size, torch_cuda):
     network = Network((3, 4, 2), activation="elu", loss="categorical_cross_entropy", alpha=0.1)
     both = engine, other = torch_engine(network, OPTIMIZERS[optimizer], batch_size)
-    # What a capture does here it does: back to the state before.
+    # Here a capture runs the steps, so that the state before it must be restored.
     run_both(both, epochs_of(1, 23, shuffled=batch_size < 23))
     before = engine.copied_state(), other.copied_state()
     lengths = (23,) if batch_size == 23 else (8, 8, 7)
@@ -653,7 +657,7 @@ LAYOUTS = [
 
 
 def blas_reads(array, found, n_rows, n_columns):
-    """Return what a BLAS that counts by columns makes of an array: its transpose or, turned, itself."""
+    """Return the matrix that a column-major BLAS reads: the transpose, or the matrix if it transposes."""
     stored = (n_rows, n_columns) if found.transposed else (n_columns, n_rows)
     assert found.leading_dimension >= max(1, stored[0])
     by_columns = as_strided(array, stored, (array.itemsize, found.leading_dimension * array.itemsize))
@@ -674,7 +678,7 @@ def test_products_of_all_layouts(left, right, sizes):
             array = np.ascontiguousarray(array)
             found = gemm_operand(array.shape, (array.shape[1], 1))
         factors.append(blas_reads(array, found, *array.shape))
-    # C' = B' A', written by columns: the rows of C.
+    # C' = B' A' written column by column is C row by row.
     np.testing.assert_allclose((factors[1] @ factors[0]).T, a @ b, rtol=1e-13, atol=1e-13)
 
 

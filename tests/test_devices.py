@@ -1,4 +1,4 @@
-"""What devices are told and asked: precision of products, memory, and numbers that stay on the device."""
+"""Precision of matrix products, memory of devices, and functions that copy nothing from the host."""
 
 import pickle
 from dataclasses import replace
@@ -155,7 +155,7 @@ def test_pytorch_has_its_own_precision_back(wanted, setup, request):
         with pytest.raises(ZeroDivisionError), _torch_precision(wanted):
             raise ZeroDivisionError
         assert precision_state(torch) == before
-        # What was inherited still is.
+        # The precision is still inherited.
         torch.backends.fp32_precision = "ieee"
         assert (products.fp32_precision == "ieee") == (
             setup in ("untouched", "all tf32", "ieee", "legacy highest")
@@ -168,7 +168,7 @@ def test_pytorch_has_its_own_precision_back(wanted, setup, request):
 
 @pytest.mark.parametrize("order", [("tf32", "highest"), ("highest", "tf32")])
 def test_threads_leave_the_precision_as_it_was(order, request):
-    """The first to come is the first to go, while the other still computes."""
+    """The context entered first is left first, while the other is still active."""
     torch = need("torch", request)
     products = torch.backends.cuda.matmul
     if not hasattr(products, "fp32_precision"):
@@ -283,7 +283,7 @@ def test_nobody_tells_how_much_memory_a_cpu_has(library):
 
 @pytest.fixture
 def room(monkeypatch):
-    """Let devices say how much memory they have."""
+    """Make devices report this much memory."""
 
     def has(n_bytes):
         monkeypatch.setattr(mlp_xp._training.footprint, "free_bytes", lambda place: n_bytes)
@@ -309,7 +309,7 @@ def test_what_does_not_fit_is_refused_before_it_begins(library, room):
     assert f"the largest `batch_size` that fits is {error.batch_size}" in str(error)
     assert error.params[0].weight is params[0].weight
     assert (error.epoch, error.history) == (1, [])
-    # That one fits, with something to spare, and none much larger.
+    # This batch size fits with a margin, and none that is much larger fits.
     assert len(train(NETWORK, params, X, y, batch_size=error.batch_size, **settings).history) == 3
     with pytest.raises(OutOfMemoryError) as larger:
         train(NETWORK, params, X, y, batch_size=int(1.5 * error.batch_size), **settings)
@@ -342,14 +342,14 @@ def test_a_shortage_in_words():
 
 
 def greedy(limit):
-    """Return an activation that finds no memory in its `limit`-th pass forward."""
+    """Return an activation that raises a MemoryError in its `limit`-th forward pass."""
     calls = []
 
     def forward(xp, z):
         calls.append(1)
         if len(calls) >= limit:
             raise MemoryError("no more")
-        # Looking at a value keeps it from being compiled: it is called in each step.
+        # Reading a value prevents compilation, so that the function is called in each step.
         return (z * 1.0 if float(z[0, 0]) == float(z[0, 0]) else z), None
 
     return Activation(forward, lambda xp, delta, _: delta)
@@ -391,7 +391,7 @@ def test_a_part_of_a_history_knows_the_engine():
 
 
 def test_what_ran_out_is_let_go(library):
-    """Nobody who keeps the error keeps the arrays that the failed step had made."""
+    """An error that is kept does not keep the arrays alive that the failed step allocated."""
     import gc
     import weakref
 
@@ -411,7 +411,7 @@ def test_what_ran_out_is_let_go(library):
         train(network, network.init(0, like=X), X, y, optimizer=adam(), epochs=2)
     gc.collect()
     assert held
-    # Attempts to record or to trace the step fail first, and their frames go with their errors.
+    # Recording or tracing the step fails first, and the frames are freed with those errors.
     assert all(mark() is None for mark in held)
     assert caught.value.history == []
 

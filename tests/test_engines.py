@@ -1,4 +1,4 @@
-"""What engines promise the training, and that a step can be compiled."""
+"""The interface of engines, and the compilation of steps by JAX."""
 
 import subprocess
 import sys
@@ -79,7 +79,7 @@ def test_an_engine_keeps_its_state_and_counts_epochs(library):
     assert losses[0] > losses[1] > losses[2]
 
 
-# Compiled epochs: what NumPy's give, and no more compilations than one.
+# Compiled epochs: results as NumPy's, with one compilation
 
 
 def problem(activation="tanh", loss="squared_error", n_samples=23, **network):
@@ -95,7 +95,7 @@ def on(jax, tree):
 
 
 def train_on_both(jax, monkeypatch, network, params, X, y, **settings):
-    """Train with NumPy, and with JAX where nothing but compiled epochs can run."""
+    """Train with NumPy, and with JAX while the eager engine is disabled."""
     expected = train(network, params, X, y, **settings)
     monkeypatch.setattr(EagerEngine, "run", None)
     settings |= {
@@ -272,7 +272,7 @@ def test_what_breaks_off_a_compiled_training_loses_nothing(error, request, monke
 
 @pytest.fixture(scope="module")
 def compilations(request):
-    """The names of what JAX compiles from now on."""
+    """Record the names of the functions that JAX compiles from now on."""
     jax = need("jax", request)
     names = []
 
@@ -291,17 +291,17 @@ def test_a_training_like_another_compiles_nothing(batches, compilations, request
     network, params, X, y = problem(n_samples=29, activation="elu")
     params, X, y = on(jax, (params, X, y))
     compilations.clear()
-    # One block of one epoch, then longer ones, and after that parameters that were trained.
+    # One call for one epoch, then calls for more epochs, then calls with trained parameters.
     trained, _ = train(network, params, X, y, optimizer=momentum(0.1), epochs=700, **batches)
     assert [name for name in compilations if "run" in name] == ["jit(run)"]
     compilations.clear()
     for epochs, rate in ((3, 0.02), (301, cosine(0.1, epochs=9))):
         network = Network((3, 4, 2), activation="elu", loss="squared_error")
         train(network, trained, X, y, optimizer=momentum(rate), epochs=epochs, **batches)
-    # Observed epochs are the same ones.
+    # Epochs with a callback use the same function.
     train(network, trained, X, y, optimizer=momentum(0.2), epochs=3, callback=lambda *_: None, **batches)
     assert compilations == []
-    # Another optimizer is another training.
+    # Another optimizer needs another function.
     train(network, trained, X, y, optimizer=momentum(0.1, momentum=0.8), epochs=3, **batches)
     assert compilations == ["jit(run)"]
 
@@ -341,7 +341,7 @@ def test_what_is_wrong_says_so(request):
 
 
 class Halving:
-    """An update that cannot be hashed, with a state of its own kind."""
+    """An unhashable update function, with a state."""
 
     __hash__ = None
 

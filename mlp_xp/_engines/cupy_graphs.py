@@ -222,8 +222,8 @@ class _CublasProducts:
             from nvmath.bindings import cublas
         except ImportError as error:
             raise ImportError(
-                "CuPy's matrix products cannot be captured, and nvmath-python, whose can, is not installed "
-                f"({error}); `pip install nvmath-python[cu13]` (or `[cu12]`, as your CUDA is)"
+                "CuPy's matrix products cannot be captured; those of nvmath-python can, but it is not "
+                f"installed ({error}); `pip install nvmath-python[cu13]` (or `[cu12]`, as your CUDA is)"
             ) from error
         try:
             self.handle = cublas.create()

@@ -21,7 +21,7 @@ from mlp_xp._parameters import leaves, with_leaves
 MAX_NUMBERS_PER_STEP = 64
 """Maximum number of different step numbers that meet arrays in one step: the width of the table.
 
-Chosen so that it exceeds what optimizers need (Adam has two) and a table of 64 steps takes 32 KiB.
+Chosen so that it exceeds what optimizers need (AdamW has two) and a table of 64 steps takes 32 KiB.
 """
 
 StartNumbers: TypeAlias = "tuple[float, ...]"
@@ -38,7 +38,7 @@ class NotCapturableError(Exception):
 class StepNumber:
     """A number that changes from step to step: an expression on the host, an array of shape () with arrays.
 
-    Comparisons and conversions raise `NotCapturableError`, because a replay could not take another branch.
+    Conditions and conversions raise `NotCapturableError`, because a replay cannot take another branch.
     """
 
     __array_ufunc__ = None  # makes arrays of NumPy and CuPy leave binary operators to this class
@@ -59,7 +59,7 @@ class StepNumber:
         return function(*arrays, **(options or {}))
 
     def _refuse(self, *_: Any) -> NoReturn:
-        raise NotCapturableError("something decides by a number that changes from step to step")
+        raise NotCapturableError("a condition or a conversion uses a number that changes from step to step")
 
     __bool__ = __float__ = __int__ = __index__ = __eq__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
     __hash__ = object.__hash__
