@@ -177,7 +177,7 @@ def laid_out(gpu, n_rows, n_columns, layout, seed, dtype):
 
 @on(*ALL)
 @pytest.mark.parametrize("asked_by_the_process", ["highest", "tf32"])
-def test_the_precision_is_the_one_asked_for(gpu, asked_by_the_process):
+def test_products_have_the_requested_precision(gpu, asked_by_the_process):
     source = np.random.RandomState(0)
     X, weight = source.standard_normal((64, 512)), source.standard_normal((512, 32))
     exact, scale = X @ weight, np.abs(X) @ np.abs(weight)
@@ -295,7 +295,7 @@ def test_threads_train_at_the_same_time(gpu):
 
 
 @on(*CUPY)
-def test_the_device_of_the_arrays_counts_and_not_the_current_one(gpu):
+def test_training_uses_the_device_of_the_arrays(gpu):
     cupy = gpu.module
     if cupy.cuda.runtime.getDeviceCount() < 2:
         pytest.skip("there is one GPU")
@@ -410,7 +410,7 @@ def test_the_host_is_done_long_before_the_device(gpu):
 
 
 @on("stand-in")
-def test_losses_are_fetched_once_a_run_and_things_are_made_once(gpu):
+def test_losses_are_fetched_once_a_run_and_streams_are_made_once(gpu):
     counts = gpu.machine.counts
     classifier(NETWORK, gpu, epochs=100, batch_size=None)
     first = counts.copy()
@@ -430,7 +430,7 @@ def test_losses_are_fetched_once_a_run_and_things_are_made_once(gpu):
 
 
 @on("stand-in")
-def test_nothing_is_captured_that_does_not_pay(gpu):
+def test_short_trainings_are_not_captured(gpu):
     counts = gpu.machine.counts
     classifier(NETWORK, gpu, epochs=3, batch_size=None)
     classifier(NETWORK, gpu, epochs=1, batch_size=300)
@@ -580,7 +580,7 @@ def with_little_memory(gpu):
 
 
 @on(*CAPTURING)
-def test_what_does_not_fit_is_refused_and_what_is_advised_fits(gpu):
+def test_a_batch_that_does_not_fit_is_refused_and_the_advised_one_fits(gpu):
     with with_little_memory(gpu):
         classifier(NETWORK, gpu)  # what libraries keep is there
         X, y, network = wide(gpu)
@@ -600,7 +600,7 @@ def test_what_does_not_fit_is_refused_and_what_is_advised_fits(gpu):
 
 @on(*CAPTURING)
 @pytest.mark.filterwarnings("ignore::mlp_xp.EagerFallbackWarning")
-def test_what_is_found_on_the_way_is_given_back(gpu):
+def test_memory_is_freed_after_running_out_in_a_step(gpu):
     """The activation cannot be recorded, so that the memory needed is not known beforehand."""
     with with_little_memory(gpu):
         free = free_bytes(placement(X=gpu.array([1.0])))
@@ -631,7 +631,7 @@ def test_what_is_found_on_the_way_is_given_back(gpu):
 
 
 @on("stand-in")
-def test_an_estimator_stays_as_it_was(gpu):
+def test_an_estimator_that_runs_out_of_memory_is_unchanged(gpu):
     pytest.importorskip("sklearn", minversion="1.9")
     from mlp_xp import MLPRegressor
 
@@ -656,7 +656,7 @@ def test_an_estimator_stays_as_it_was(gpu):
 
 
 @on("stand-in")
-def test_the_advised_batch_size_is_taken_as_the_documentation_takes_it(gpu):
+def test_the_advised_batch_size_works_as_documented(gpu):
     """The data is on the host, and the error is still referenced."""
     pytest.importorskip("sklearn", minversion="1.9")
     from mlp_xp import MLPRegressor
@@ -676,7 +676,7 @@ def test_the_advised_batch_size_is_taken_as_the_documentation_takes_it(gpu):
 
 
 @on("stand-in")
-def test_memory_that_is_out_for_good_is_still_our_error(gpu, monkeypatch):
+def test_out_of_memory_is_raised_even_if_no_memory_can_be_freed(gpu, monkeypatch):
     """There is not even enough memory to check the trained parameters."""
     trained = classifier(NETWORK, gpu, epochs=3, batch_size=None)
     kept = []
@@ -695,7 +695,7 @@ def test_memory_that_is_out_for_good_is_still_our_error(gpu, monkeypatch):
 
 
 @on("stand-in")
-def test_whole_numbers_take_no_more_room_than_they_do(gpu):
+def test_integer_samples_are_not_cast_as_a_whole(gpu):
     pytest.importorskip("sklearn", minversion="1.9")
     from mlp_xp import MLPClassifier
 
@@ -709,7 +709,7 @@ def test_whole_numbers_take_no_more_room_than_they_do(gpu):
 
 
 @on("stand-in")
-def test_memory_of_a_thread_that_trains_is_not_given_back(gpu, monkeypatch):
+def test_memory_of_a_thread_that_trains_is_not_freed(gpu, monkeypatch):
     """The finalizer of one engine runs while another engine starts."""
     cuda, module = graphs(), import_module("mlp_xp._engines.cupy_graphs")
     cuda.retain()
@@ -752,7 +752,7 @@ def test_metrics_of_the_users_own_may_be_any_numbers(gpu):
 
 @on("stand-in")
 @pytest.mark.parametrize("batch_size", [None, 64])
-def test_an_interrupt_anywhere_leaves_whole_steps(gpu, batch_size):
+def test_an_interrupt_at_any_line_leaves_whole_steps(gpu, batch_size):
     """After Ctrl-C at any line of the engine, parameters and losses are of the same epochs."""
     import signal
 
@@ -792,7 +792,7 @@ def test_an_interrupt_anywhere_leaves_whole_steps(gpu, batch_size):
 @pytest.mark.parametrize("batch_size", [100, 1000])
 @pytest.mark.parametrize("activation", ["relu", "gelu", "logistic", "elu"])
 @pytest.mark.parametrize("optimizer", [gradient_descent(1e-5), adam()], ids=["sgd", "adam"])
-def test_a_footprint_is_what_a_training_takes(gpu, activation, optimizer, batch_size):
+def test_a_footprint_is_the_memory_that_a_training_takes(gpu, activation, optimizer, batch_size):
     X, y = gpu.array(np.ones((1000, 60)), "float32"), gpu.array(np.ones((1000, 1)), "float32")
     network = Network((60, 200, 100, 1), activation=activation, loss="squared_error")
     params = network.init(0, like=X)

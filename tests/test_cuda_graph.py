@@ -144,7 +144,7 @@ def _swapping(xp, params, gradients, state, learning_rate):
     return (first, *rest), (other + bias_gradient, one)
 
 
-def test_arrays_of_the_state_that_change_places(device):
+def test_arrays_of_the_state_that_are_swapped(device):
     network = Network((3, 4, 1), activation="tanh", loss="binary_cross_entropy")
     zeros = Optimizer(lambda xp, params: tuple(xp.zeros_like(params[0][1]) for _ in "ab"), _swapping, 0.1)
     both = engine, other = engines(device, network, zeros, 8)
@@ -214,7 +214,7 @@ def test_a_replayed_epoch_launches_little_and_reads_nothing(device):
     assert device.counts["reads"] == before[2]
 
 
-def test_a_whole_batch_is_read_where_it_is(device):
+def test_a_full_batch_is_not_copied(device):
     network = Network((3, 4, 1), activation="tanh", loss="binary_cross_entropy")
     engine, _ = engines(device, network, adam(), 23)
     assert engine.inputs.X is engine.samples.X
@@ -224,7 +224,7 @@ def test_a_whole_batch_is_read_where_it_is(device):
     assert len(engine.losses) == 200
 
 
-def test_the_room_for_samples_is_bounded(device, monkeypatch):
+def test_the_buffers_for_samples_are_bounded(device, monkeypatch):
     monkeypatch.setattr(cuda_graph, "MAX_SAMPLE_BYTES", 400)
     network = Network((3, 4, 1), activation="tanh", loss="binary_cross_entropy")
     both = engine, other = engines(device, network, adam(), 5)
@@ -233,7 +233,7 @@ def test_the_room_for_samples_is_bounded(device, monkeypatch):
     assert_equal(engine, other)
 
 
-def test_a_state_assigned_is_gone_back_to(device):
+def test_training_goes_on_from_an_assigned_state(device):
     network = Network((3, 4, 1), activation="tanh", loss="binary_cross_entropy")
     both = engine, other = engines(device, network, adam(), 8)
     run_both(both, epochs_of(3, 23, shuffled=True))
@@ -248,7 +248,7 @@ def test_a_state_assigned_is_gone_back_to(device):
     assert_equal(engine, other)
 
 
-def test_what_diverges_is_seen(device):
+def test_divergence_is_detected(device):
     network = Network((3, 4, 1), activation="relu", loss="squared_error")
     engine, _ = engines(device, network, gradient_descent(1.0), 8)
     assert engine.is_finite()
@@ -257,7 +257,7 @@ def test_what_diverges_is_seen(device):
     assert not np.isfinite(float(engine.losses[-1]))
 
 
-def test_losses_are_nobody_elses_memory(device):
+def test_losses_are_not_overwritten_by_later_epochs(device):
     network = Network((3, 4, 1), activation="tanh", loss="binary_cross_entropy")
     both = engine, other = engines(device, network, adam(), 8)
     kept = []
@@ -303,7 +303,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 @pytest.mark.parametrize("batch_size", [23, 8])
-def test_what_is_refused_runs_call_by_call(case, batch_size, device):
+def test_a_step_that_cannot_be_captured_runs_call_by_call(case, batch_size, device):
     activation, optimizer, why = REFUSED[case]
     network = Network((3, 4, 1), activation=activation, loss="binary_cross_entropy")
     both = engine, other = engines(device, network, optimizer, batch_size)
@@ -336,7 +336,7 @@ def test_an_interrupt_call_by_call_is_between_two_epochs(device):
     assert_equal(engine, other)
 
 
-def test_a_missing_library_is_one_warning(monkeypatch):
+def test_a_missing_library_warns_once(monkeypatch):
     def missing(samples):
         raise ImportError("no nvmath here; `pip install nvmath-python[cu13]`")
 
@@ -361,7 +361,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("refused", REFUSALS)
-def test_a_capture_that_cuda_ends_leaves_the_stream_as_usable_as_before(refused, device):
+def test_the_stream_is_usable_after_a_failed_capture(refused, device):
     cupy, cuda = sys.modules["cupy"], graphs()
     array = cupy.asarray([1.0, 2.0])
 
@@ -389,7 +389,7 @@ def test_a_capture_that_cuda_ends_leaves_the_stream_as_usable_as_before(refused,
         np.testing.assert_array_equal(result[0].get(), [3.0, 6.0])
 
 
-def test_the_librarys_own_products_are_refused_and_end_nothing(device):
+def test_cupys_own_products_raise_an_error_that_does_not_end_the_capture(device):
     cupy, cuda = sys.modules["cupy"], graphs()
     array, result = cupy.asarray([[1.0, 2.0], [3.0, 4.0]]), []
 
@@ -439,7 +439,7 @@ OPERATIONS = [
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("module", ["numpy", "torch"])
-def test_numbers_are_arrays_where_they_meet_arrays(operation, module):
+def test_step_numbers_are_arrays_in_operations_with_arrays(operation, module):
     xp = pytest.importorskip(module)
     x, places = xp.asarray([1.0, 2.0]), xp.ones(MAX_NUMBERS_PER_STEP)
     number = number_of(3, places)
@@ -460,7 +460,7 @@ IN_PLACE = {
 
 @pytest.mark.parametrize("name", IN_PLACE)
 @pytest.mark.parametrize("module", ["cupy", "torch"])
-def test_arrays_that_numbers_change_stay_where_they_are(name, module, device):
+def test_in_place_operations_with_step_numbers_write_in_place(name, module, device):
     xp = sys.modules["cupy"] if module == "cupy" else pytest.importorskip(module)
     operation, expected = IN_PLACE[name]
     x, places = xp.asarray([1.0, 2.0]), xp.ones(MAX_NUMBERS_PER_STEP) * 3.0
@@ -493,14 +493,14 @@ def test_steps_of_pytorch_copy_nothing_from_the_host(activation, loss, monkeypat
         torch.testing.assert_close(one, another)
 
 
-def test_numbers_decide_nothing():
+def test_conditions_and_conversions_of_step_numbers_are_refused():
     number = number_of(3, np.zeros(8))
     for decide in (bool, float, int, lambda n: n < 4, lambda n: n == 3, range):
         with pytest.raises(NotCapturableError, match="changes from step to step"):
             decide(number)
 
 
-def test_numbers_have_places_until_there_are_too_many():
+def test_step_numbers_have_entries_until_there_are_too_many():
     row = TableRow(np.zeros(MAX_NUMBERS_PER_STEP))
     numbers = [StepNumber(row, lambda start: 0.0) for _ in range(MAX_NUMBERS_PER_STEP)]
     for number in [*numbers, *numbers]:
@@ -610,7 +610,7 @@ def test_pytorchs_epochs_are_those_run_call_by_call(optimizer, batch_size, torch
     assert waits[1::2] == [("caller", "waits for", "own")] * (len(waits) // 2)
 
 
-def test_pytorchs_capture_that_fails_says_why_and_gives_the_pool_up(torch_cuda):
+def test_a_failed_capture_of_pytorch_says_why_and_releases_the_pool(torch_cuda):
     torch, graphs = sys.modules["torch"], import_module("mlp_xp._engines.torch_graphs")
     x = torch.ones(2)
     cuda = graphs.TorchGraphs(placement(x=x), placement(x=x).xp)
@@ -689,7 +689,7 @@ def test_only_matrices_with_gaps_are_copied(layout):
     assert (found is None) == (layout in ("with_gaps", "backwards", "repeated"))
 
 
-def test_warnings_are_not_needed_elsewhere(device):
+def test_captured_epochs_warn_of_nothing(device):
     network = Network((3, 4, 1), activation="tanh", loss="binary_cross_entropy")
     engine, _ = engines(device, network, adam(), 8)
     with warnings.catch_warnings():

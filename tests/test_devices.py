@@ -70,7 +70,7 @@ IN_JAX = {"highest": "HIGHEST", "tf32": "HIGH"}
 
 @pytest.mark.parametrize("precision", IN_JAX)
 @pytest.mark.parametrize("asked_by_the_process", [None, "bfloat16", "highest"])
-def test_jax_computes_with_the_precision_asked_for(precision, asked_by_the_process, request):
+def test_jax_computes_with_the_requested_precision(precision, asked_by_the_process, request):
     jax = need("jax", request)
     X, y = jax.numpy.ones((8, 5), "float32"), jax.numpy.ones((8, 1), "float32")
     network = replace(NETWORK, matmul_precision=precision)
@@ -141,7 +141,7 @@ def precision_state(torch):
 
 @pytest.mark.parametrize("wanted", ["highest", "tf32"])
 @pytest.mark.parametrize("setup", SETUPS)
-def test_pytorch_has_its_own_precision_back(wanted, setup, request):
+def test_pytorchs_precision_is_restored(wanted, setup, request):
     torch = need("torch", request)
     products = torch.backends.cuda.matmul
     if not hasattr(products, "fp32_precision"):
@@ -167,7 +167,7 @@ def test_pytorch_has_its_own_precision_back(wanted, setup, request):
 
 
 @pytest.mark.parametrize("order", [("tf32", "highest"), ("highest", "tf32")])
-def test_threads_leave_the_precision_as_it_was(order, request):
+def test_the_precision_is_restored_after_overlapping_threads(order, request):
     """The context entered first is left first, while the other is still active."""
     torch = need("torch", request)
     products = torch.backends.cuda.matmul
@@ -202,7 +202,7 @@ CALLS = {
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", CALLS)
-def test_numbers_beside_tensors_stay_on_the_device(name, dtype, request, monkeypatch):
+def test_functions_of_tensors_and_numbers_copy_nothing_from_the_host(name, dtype, request, monkeypatch):
     torch = need("torch", request)
     values = [-1.0, -0.0, 0.5, 3.0, float("nan"), float("inf")]
     x = torch.asarray(values, dtype=getattr(torch, dtype))
@@ -222,7 +222,7 @@ def test_numbers_beside_tensors_stay_on_the_device(name, dtype, request, monkeyp
         np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-6)
 
 
-def test_numbers_beside_whole_numbers_are_promoted(request):
+def test_floats_with_integer_tensors_are_promoted(request):
     torch = need("torch", request)
     x = torch.asarray([1, 2])
     xp = computing_namespace(placement(x=x).xp, x)
@@ -239,7 +239,7 @@ def test_one_namespace_for_all_tensors(request):
     assert computing_namespace(np, np.ones(1)) is np
 
 
-def test_floats_of_arrays_and_numbers(library):
+def test_to_floats_of_arrays_and_numbers(library):
     values = [1.5, library.array([2.5], "float32")[0], np.float64(3.5), library.array([4.5], "float32")[0]]
     numbers = to_floats(library.place("float32"), values)
     assert numbers == [1.5, 2.5, 3.5, 4.5]
@@ -250,7 +250,7 @@ def test_floats_of_arrays_and_numbers(library):
 # Memory.
 
 
-def test_what_runs_out_of_memory_says_so(request):
+def test_is_out_of_memory(request):
     def raised(call):
         with pytest.raises(Exception) as caught:  # noqa: PT011 - which, depends on the library
             call()
@@ -274,7 +274,7 @@ def test_jax_and_pytorch_running_out_of_memory(request):
     assert not is_out_of_memory(RuntimeError("some other trouble"))
 
 
-def test_nobody_tells_how_much_memory_a_cpu_has(library):
+def test_free_memory_of_a_cpu_is_unknown(library):
     if library.name in ("cupy", "torch_cuda", "jax_cuda"):
         assert 0 < free_bytes(library.place()) < 2**42
     else:
@@ -291,7 +291,7 @@ def room(monkeypatch):
     return has
 
 
-def test_what_does_not_fit_is_refused_before_it_begins(library, room):
+def test_a_training_that_does_not_fit_is_refused_before_it_starts(library, room):
     if library.name.startswith("jax"):
         pytest.skip("XLA joins calls: what they take by themselves says nothing")
     X, y = problem(library, n_samples=4096)
@@ -328,7 +328,7 @@ def test_memory_errors_are_memory_errors_and_can_be_pickled():
     assert not issubclass(DivergenceError, MemoryError)
 
 
-def test_a_shortage_in_words():
+def test_text_of_a_memory_shortage():
     words = {
         MemoryShortage(
             3_210_000_000, 1_100_000, 256
@@ -357,7 +357,7 @@ def greedy(limit):
 
 @may_run_call_by_call
 @pytest.mark.parametrize("observed", [False, True])
-def test_running_out_on_the_way_keeps_what_was_trained(library, observed, room):
+def test_running_out_of_memory_keeps_the_trained_parameters(library, observed, room):
     X, y = problem(library, n_samples=40, dtype="float64")
     more = {"callback": lambda history, params: None} if observed else {}
     network = replace(NETWORK, activation=greedy(8))
@@ -375,7 +375,7 @@ def test_running_out_on_the_way_keeps_what_was_trained(library, observed, room):
         np.testing.assert_allclose(to_host(one.weight), to_host(other.weight), rtol=1e-10)
 
 
-def test_whose_memory_error_it_was_is_said():
+def test_a_memory_error_names_its_source():
     def fails(history, params):
         raise MemoryError("mine")
 
@@ -390,7 +390,7 @@ def test_a_part_of_a_history_knows_the_engine():
     assert history[:2].engine == history.engine == "compiled"
 
 
-def test_what_ran_out_is_let_go(library):
+def test_an_out_of_memory_error_keeps_no_arrays_alive(library):
     """An error that is kept does not keep the arrays alive that the failed step allocated."""
     import gc
     import weakref
@@ -417,7 +417,7 @@ def test_what_ran_out_is_let_go(library):
 
 
 @pytest.mark.parametrize("optimizer", [gradient_descent(0.1), adam()])
-def test_a_footprint_grows_with_the_batch_by_what_a_row_takes(optimizer):
+def test_a_footprint_grows_with_the_batch_by_the_size_of_a_row(optimizer):
     X = np.ones((1000, 20))
     network = Network((20, 50, 30, 3), activation="relu", loss="squared_error")
     params = plain(network.init(0, like=X))
@@ -433,7 +433,7 @@ def test_a_footprint_grows_with_the_batch_by_what_a_row_takes(optimizer):
     assert few - once.bytes_needed(100) == 8 * n_state
 
 
-def test_what_cannot_be_recorded_has_no_footprint():
+def test_a_step_that_cannot_be_recorded_has_no_footprint():
     network = replace(NETWORK, activation=greedy(100))
     X = np.ones((10, 5))
     params = plain(network.init(0, like=X))

@@ -239,7 +239,7 @@ def test_an_interrupt_between_calls_keeps_those_before(engines):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_what_breaks_off_a_compiled_training_loses_nothing(error, request, monkeypatch):
+def test_an_error_in_a_compiled_training_loses_nothing(error, request, monkeypatch):
     jax = need("jax", request)
     from mlp_xp._engines.jax import JaxEngine
 
@@ -285,7 +285,7 @@ def compilations(request):
 
 
 @pytest.mark.parametrize("batches", [{}, {"batch_size": 11, "seed": 0}], ids=["full", "mini"])
-def test_a_training_like_another_compiles_nothing(batches, compilations, request):
+def test_a_similar_training_compiles_nothing(batches, compilations, request):
     jax = need("jax", request)
     # Sizes that no other test has.
     network, params, X, y = problem(n_samples=29, activation="elu")
@@ -316,7 +316,7 @@ def test_a_first_training_compiles_one_function(compilations, request):
     assert compilations == ["jit(run)"]
 
 
-def test_what_cannot_be_compiled_runs_all_the_same(request):
+def test_a_step_that_cannot_be_compiled_runs_call_by_call(request):
     jax = need("jax", request)
 
     def forward(xp, z):
@@ -332,7 +332,7 @@ def test_what_cannot_be_compiled_runs_all_the_same(request):
     assert_equal_params(trained, expected)
 
 
-def test_what_is_wrong_says_so(request):
+def test_errors_in_the_users_functions_are_raised(request):
     jax = need("jax", request)
     wrong = Activation(lambda xp, z: (xp.no_such_function(z), z), lambda xp, delta, kept: delta)
     network, params, X, y = problem(activation=wrong)
@@ -384,7 +384,7 @@ for ours, theirs in zip(trained, expected):
 """
 
 
-def test_single_precision_where_jax_has_no_other(request, monkeypatch):
+def test_single_precision_without_x64(request, monkeypatch):
     need("jax", request)
     monkeypatch.setenv("JAX_ENABLE_X64", "0")
     done = subprocess.run([sys.executable, "-c", SINGLE_PRECISION], capture_output=True, text=True)
