@@ -1,9 +1,10 @@
-"""CuPy, array_api_compat's CuPy and nvmath's cuBLAS on memory of the host, that refuse what CUDA refuses.
+"""Stand-ins for CuPy, array_api_compat.cupy and nvmath's cuBLAS that compute on the host.
 
-The library runs on it unchanged: `installed` puts the modules where Python looks for them. What is launched
-on a stream that captures is recorded and not done; memory that is freed is poisoned and given to the next
-one; what runs on one stream and reads what another one is still to write is an error, as is an array of a
-device that is not current. Modelled on the sources of CuPy 14 and the manuals of CUDA and cuBLAS.
+They raise the errors that CUDA raises. The library runs on them unchanged: `installed` puts the modules into
+`sys.modules`. Kernels launched on a stream that captures are recorded and not run. Memory that is freed is
+filled with NaN and reused for the next allocation. It is an error to read on one stream what another one has
+not written yet, or to use an array of a device that is not current. Modelled on the sources of CuPy 14 and
+the manuals of CUDA and cuBLAS.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ NAMES = {
     905: "cudaErrorStreamCaptureIsolation: dependency created on uncaptured work in another stream",
 }
 ROUNDING = 512
-"""Bytes that CuPy's pool rounds sizes up to."""
+"""CuPy's pool rounds sizes up to a multiple of so many bytes."""
 
 
 class CUDARuntimeError(RuntimeError):
@@ -44,15 +45,15 @@ CUDARuntimeError.__module__ = "cupy_backends.cuda.api.runtime"
 
 
 class OutOfMemoryError(MemoryError):
-    """CuPy's own."""
+    """CuPy's error for exhausted memory."""
 
 
 class RaceError(AssertionError):
-    """What a stream reads or writes, another one may still be writing."""
+    """A stream reads or writes memory that another one may still be writing."""
 
 
 class Machine:
-    """The devices, and what was asked of them."""
+    """The devices with their streams and memory, and counts of the calls to them."""
 
     def __init__(self, n_devices=2, n_bytes=2**28):
         self.counts = Counter()
@@ -94,10 +95,10 @@ class Machine:
                 start = memory.bytes.ctypes.data
                 if start <= pointer < start + memory.bytes.size:
                     return memory
-        raise AssertionError("a pointer to nobody's memory")
+        raise AssertionError("a pointer to memory that is not allocated")
 
     def refuse_where_captured(self, device):
-        """Wait for a device, which ends every capture on it."""
+        """Raise CUDA's error, and invalidate the captures, if a stream of the device captures."""
         capturing = [one for one in self.streams if one.device == device and one.work is not None]
         for stream in capturing:
             stream.invalid = True
@@ -196,7 +197,7 @@ class Stream:
             MACHINE.local.streams[self.device] = before
 
     def launch(self, function):
-        """Do something, or record it."""
+        """Call a function, or record it if the stream captures."""
         if self.device != MACHINE.device:
             raise CUDARuntimeError(ILLEGAL_STATE)
         if self.invalid:
@@ -207,7 +208,7 @@ class Stream:
         function(self)
 
     def step(self):
-        """Count one more piece of work, which follows what the host has waited for."""
+        """Return the number of the next piece of work; it follows all that the host has waited for."""
         _join(self.known, self.machine.host_knows)
         self.known[self.ptr] = self.known.get(self.ptr, 0) + 1
         return self.known[self.ptr]
@@ -285,7 +286,7 @@ def get_current_stream():
 
 
 class Memory:
-    """What cudaMalloc gives; freed, it is poisoned, and the next one's of that size."""
+    """Memory allocated by cudaMalloc; once freed, it is filled with NaN and reused for the same size."""
 
     def __init__(self, size):
         machine = self.machine = MACHINE
@@ -297,7 +298,7 @@ class Memory:
         machine.peak[self.device] = max(machine.peak[self.device], machine.used[self.device])
         free = machine.recycled.get((self.device, size), [])
         self.bytes = free.pop() if free else np.empty(size, np.uint8)
-        self.bytes[:] = 255  # NaN, as floats: what was there is nobody's
+        self.bytes[:] = 255  # NaN, as floats: the former content must not be used
         self.size = size
         self.writers = {}
 
@@ -319,7 +320,7 @@ class MemoryPointer:
 
 
 class Chunk:
-    """A part of a pool's memory: free or in use, between its neighbours."""
+    """A part of a pool's memory, free or in use, and its neighbours."""
 
     def __init__(self, mem, offset, size):
         self.mem, self.offset, self.size = mem, offset, size
@@ -327,7 +328,7 @@ class Chunk:
 
 
 class PooledMemory:
-    """A chunk in use, as arrays hold it."""
+    """A chunk in use, which arrays reference."""
 
     def __init__(self, pool, arena, chunk):
         self.pool, self.arena, self.chunk = pool, arena, chunk
@@ -343,7 +344,7 @@ class PooledMemory:
 
 
 class MemoryPool:
-    """Best fit, split and merged; memory is kept by device and stream."""
+    """CuPy's pool: best fit, with chunks split and merged, and an arena for each device and stream."""
 
     def __init__(self, allocator=None, *, machine=None):
         self.machine = machine or MACHINE
@@ -453,7 +454,7 @@ class MemoryPool:
 
 
 DEFAULT_LIMIT = [0]
-"""What CUPY_GPU_MEMORY_LIMIT says."""
+"""The limit of new pools, as set by CUPY_GPU_MEMORY_LIMIT."""
 
 
 class PinnedMemoryPointer(bytearray):
@@ -481,7 +482,7 @@ def using_allocator(allocator=None):
 
 
 class ndarray(NDArrayOperatorsMixin):  # noqa: N801 - CuPy's name
-    """NumPy's rules for shapes and dtypes, and no way to the host but `get`."""
+    """CuPy's array, with NumPy's rules for shapes and dtypes; only `get` copies it to the host."""
 
     def __init__(self, data, view, device):
         self.data, self.view, self.device = data, view, Device(device)
@@ -629,12 +630,12 @@ def _check_reading(stream, writers):
 
 
 def _check_writing(stream, writers, read):
-    # Closures hold these, and not the memory: a graph keeps no array alive.
+    # Closures reference these views, not the memory, because a graph keeps no array alive.
     writers[stream.ptr] = _check_reading(stream, [writers, *read])
 
 
 def run(function, *inputs, out=None, **options):
-    """Launch a function of NumPy on arrays of the stand-in."""
+    """Launch a NumPy function on arrays of the stand-in."""
     inputs = [x.__cupy_get_ndarray__() if hasattr(x, "__cupy_get_ndarray__") else x for x in inputs]
     if not all(isinstance(x, (ndarray, int, float, np.generic)) for x in inputs):
         return NotImplemented
@@ -678,7 +679,7 @@ def matmul(a, b):
 
 
 class Functions(ModuleType):
-    """The namespace of array_api_compat's CuPy: `device` is used where that uses it, and nowhere else."""
+    """The module array_api_compat.cupy; only the functions that take a `device` there take one here."""
 
     isdtype, finfo = staticmethod(np.isdtype), staticmethod(np.finfo)
     float16, float32, float64, bool, uint8 = np.float16, np.float32, np.float64, np.bool_, np.uint8
@@ -756,7 +757,7 @@ class Functions(ModuleType):
 
 
 class Cublas(ModuleType):
-    """nvmath.bindings.cublas: products by raw pointers, counted by columns."""
+    """nvmath.bindings.cublas: column-major products of matrices given by pointers."""
 
     ComputeType = SimpleNamespace(COMPUTE_32F=68, COMPUTE_64F=70, COMPUTE_32F_FAST_TF32=77)
     GemmAlgo = SimpleNamespace(DEFAULT=-1)
@@ -881,7 +882,7 @@ RELOADED = "mlp_xp._engines.cupy_graphs"
 
 @contextmanager
 def installed(n_devices=2, n_bytes=2**28):
-    """Let Python find the stand-in where it looks for CuPy; yield its machine."""
+    """Context in which `import cupy` finds the stand-in; yields its `Machine`."""
     import mlp_xp._engines
 
     global MACHINE

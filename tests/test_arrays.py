@@ -1,4 +1,4 @@
-"""Where arrays live, the way to the host and back, and which library a machine offers."""
+"""Placement of arrays, transfers to and from the host, blocks of rows, and backends."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def test_integers_on_a_device_without_float64_become_float32(request):
     assert (found.device, found.dtype) == (device, strict.float32)
 
 
-def test_the_first_array_gives_the_dtype_and_none_is_passed_over(library):
+def test_placement_has_the_dtype_of_the_first_array_and_checks_all(library):
     single, double = library.array([1.0], "float32"), library.array([1.0], "float64")
     assert placement(y=single, z=double).dtype == library.xp.float32
     assert placement(y=double, z=single).dtype == library.xp.float64
@@ -74,7 +74,7 @@ def test_complex_numbers_are_refused(library):
         (np.zeros(2, dtype=[("a", "f8")]), "[('a', '<f8')]"),
     ],
 )
-def test_numpy_arrays_of_other_things_are_refused(values, came):
+def test_numpy_arrays_that_hold_no_numbers_are_refused(values, came):
     message = f"`labels` must hold real numbers, got dtype {came}"
     with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
         placement(labels=values)
@@ -90,7 +90,7 @@ def test_numpy_arrays_of_other_things_are_refused(values, came):
         ("text", "builtins.str"),
     ],
 )
-def test_what_is_no_array_is_refused(value, came):
+def test_other_objects_than_arrays_are_refused(value, came):
     with pytest.raises(TypeError, match=rf"`X` must be an array .*NumPy, CuPy.* got {re.escape(came)}$"):
         placement(X=value)
 
@@ -138,7 +138,7 @@ def test_mixed_devices_are_refused(request):
     assert placement(X=first, y=first).device == strict.Device("device1")
 
 
-def test_inside_a_jit_arrays_are_on_no_device(request):
+def test_arrays_inside_a_jit_have_no_device(request):
     jax = need("jax", request)
     found = []
 
@@ -164,12 +164,12 @@ def test_to_host(library, dtype, shape):
     np.testing.assert_array_equal(found, values, strict=True)
 
 
-def test_to_host_copies_no_numpy_array():
+def test_to_host_does_not_copy_numpy_arrays():
     values = np.ones((2, 2))
     assert to_host(values) is values
 
 
-def test_to_host_of_a_tensor_that_wants_a_gradient(request):
+def test_to_host_of_a_tensor_that_requires_a_gradient(request):
     torch = need("torch", request)
     found = to_host(torch.tensor([1.5, 2.5], requires_grad=True) * 2.0)
     np.testing.assert_array_equal(found, np.array([3.0, 5.0], dtype=np.float32), strict=True)
@@ -208,7 +208,7 @@ def test_cast(library):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "int32", "uint8", "bool"])
-def test_bring_moves_here_and_casts_what_is_floating(library, dtype):
+def test_bring_moves_arrays_and_casts_floating_ones(library, dtype):
     host = np.array([[0.0, 1.0], [3.0, 2.0]]).astype(dtype)
     host.flags.writeable = False
     brought = library.place("float32").bring(host)
@@ -218,7 +218,7 @@ def test_bring_moves_here_and_casts_what_is_floating(library, dtype):
     np.testing.assert_array_equal(to_host(brought), host)
 
 
-def test_bring_returns_what_is_here_already(library):
+def test_bring_returns_an_array_that_needs_no_move(library):
     array = library.array([1.0, 2.0])
     assert library.place("float32").bring(array) is array
 
@@ -231,7 +231,7 @@ def test_bring_to_the_host(library):
         np.testing.assert_array_equal(brought, to_host(array))
 
 
-def test_arrays_elsewhere_are_told_from_what_the_host_holds(library):
+def test_is_non_numpy_array(library):
     assert is_non_numpy_array(library.array([1.0])) == (library.xp is not np)
     sparse = pytest.importorskip("scipy.sparse")
     for here in ([1.0], (1.0,), 1.0, np.float64(1.0), "text", None, sparse.csr_array([[1.0]])):
@@ -274,7 +274,7 @@ def test_row_blocks_cover_every_row_once(n_rows, row_width, monkeypatch):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (3, 2), (9, 1)])
-def test_check_finite_says_where_and_what(library, value, row, column, monkeypatch):
+def test_check_finite_names_position_and_value(library, value, row, column, monkeypatch):
     monkeypatch.setattr(arrays, "ELEMENTS_PER_BLOCK", 6)
     values = np.arange(30.0).reshape(10, 3)
     values[row, column] = value
@@ -392,7 +392,7 @@ def test_auto_is_numpy_without_cupy(monkeypatch):
 
 
 @pytest.mark.parametrize(("module", "name"), [("torch", "PyTorch"), ("jax", "JAX")])
-def test_libraries_that_are_not_there(module, name, monkeypatch):
+def test_libraries_that_are_not_installed(module, name, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(BackendUnavailableError, match=rf"^{name} is not installed$"):
         backend(module)
@@ -424,7 +424,7 @@ def test_jax_without_its_device_is_unavailable(tmp_path, request):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("name", "title"), [("numpy", "NumPy"), ("torch", "PyTorch"), ("jax", "JAX")])
-def test_backends_asked_for(name, title, dtype, request):
+def test_backends_by_name(name, title, dtype, request):
     need(name, request)
     found = backend(name)
     array = found.place(dtype).from_host([1.0, 2.0])
@@ -454,17 +454,17 @@ def torch_sparse():
     ("make", "name"),
     [(masked, "MaskedArray"), (torch_sparse, "Tensor")],
 )
-def test_arrays_that_are_more_than_their_numbers(make, name):
+def test_masked_and_sparse_arrays_are_refused(make, name):
     with pytest.raises(TypeError, match=rf"`X` must be a plain dense array, got .*{name}"):
         placement(X=make())
 
 
-def test_memory_maps_are_plain(tmp_path):
+def test_memory_maps_are_accepted(tmp_path):
     array = np.memmap(tmp_path / "numbers", dtype="float32", mode="w+", shape=(3, 2))
     assert placement(X=array).dtype == np.float32
 
 
-def test_values_of_jax_are_looked_at_where_nothing_compiles(library):
+def test_for_inspection_moves_arrays_of_jax_to_the_host(library):
     one, other = library.array([[1.0, 2.0]]), library.array([3.0])
     xp, *seen = arrays.for_inspection(library.xp, one, other)
     of_jax = library.name in ("jax", "jax_cuda")

@@ -1,4 +1,4 @@
-"""Whether what the library assumes of a CUDA GPU is true of this one: on the stand-in, and on real ones.
+"""Training on CUDA GPUs: on the stand-in, and on real GPUs, which show whether the stand-in is right.
 
 ``pytest -m cuda tests/test_cuda.py`` runs what needs a GPU.
 """
@@ -40,7 +40,7 @@ from mlp_xp.datasets import planar
 
 
 class Gpu(NamedTuple):
-    """Where arrays are made, and for the stand-in its machine."""
+    """The library that makes arrays on a GPU, and the stand-in's machine."""
 
     name: str
     library: Any
@@ -67,7 +67,7 @@ class Gpu(NamedTuple):
 
 
 def on(*names):
-    """Run a test on these GPUs; real ones carry the marker."""
+    """Run a test on these GPUs; the real ones get the marker `cuda`."""
     marks = {"stand-in": ()}
     params = [pytest.param(name, marks=marks.get(name, (pytest.mark.cuda,))) for name in names]
     return pytest.mark.parametrize("gpu", params, indirect=True)
@@ -147,7 +147,7 @@ def test_products_of_all_layouts_are_cupys(gpu, dtype, rtol, captured):
             for right in LAYOUTS:
                 a, b = laid_out(gpu, m, k, left, 0, dtype), laid_out(gpu, k, n, right, 1, dtype)
                 expected, results = cupy.matmul(a, b), []
-                with cuda.session():
+                with cuda.own_stream():
                     if captured:
                         cuda.capture(lambda: results.append(product(a, b)))()  # noqa: B023
                     else:
@@ -177,7 +177,7 @@ def laid_out(gpu, n_rows, n_columns, layout, seed, dtype):
 
 @on(*ALL)
 @pytest.mark.parametrize("asked_by_the_process", ["highest", "tf32"])
-def test_the_precision_is_the_one_asked_for(gpu, asked_by_the_process):
+def test_products_have_the_requested_precision(gpu, asked_by_the_process):
     source = np.random.RandomState(0)
     X, weight = source.standard_normal((64, 512)), source.standard_normal((512, 32))
     exact, scale = X @ weight, np.abs(X) @ np.abs(weight)
@@ -204,7 +204,7 @@ def test_the_precision_is_the_one_asked_for(gpu, asked_by_the_process):
 
 @contextmanager
 def process_setting(gpu, precision):
-    """Let the process ask for a precision, as a user may have for work of their own."""
+    """Set the precision of the whole process, as a user may do for other computations."""
     if gpu.name == "torch_cuda":
         gpu.module.set_float32_matmul_precision({"highest": "highest", "tf32": "high"}[precision])
         yield
@@ -235,7 +235,7 @@ def test_two_hundred_epochs_end_where_they_do_on_the_cpu(gpu, dtype, rtol, optim
 
 @on(*CAPTURING)
 def test_a_thousand_replays_under_pressure_are_a_thousand_steps(gpu):
-    """Between steps other code takes and gives back memory of all sizes, full of NaN."""
+    """Other code allocates, fills with NaN and frees memory of all sizes between steps."""
     source, held = np.random.RandomState(0), []
     xp = placement(X=gpu.array([1.0])).xp
 
@@ -258,7 +258,7 @@ def test_streams_of_the_callers_are_waited_for(gpu):
     expected = classifier(NETWORK, None)
     for _ in range(2):
         with a_stream(gpu):
-            # Data that this stream is still making, and results that it reads.
+            # The stream is still computing the data, and reads the results.
             assert_same(classifier(NETWORK, gpu), expected, 1e-6)
 
 
@@ -295,7 +295,7 @@ def test_threads_train_at_the_same_time(gpu):
 
 
 @on(*CUPY)
-def test_the_device_of_the_arrays_counts_and_not_the_current_one(gpu):
+def test_training_uses_the_device_of_the_arrays(gpu):
     cupy = gpu.module
     if cupy.cuda.runtime.getDeviceCount() < 2:
         pytest.skip("there is one GPU")
@@ -410,7 +410,7 @@ def test_the_host_is_done_long_before_the_device(gpu):
 
 
 @on("stand-in")
-def test_losses_are_fetched_once_a_run_and_things_are_made_once(gpu):
+def test_losses_are_fetched_once_a_run_and_streams_are_made_once(gpu):
     counts = gpu.machine.counts
     classifier(NETWORK, gpu, epochs=100, batch_size=None)
     first = counts.copy()
@@ -425,12 +425,12 @@ def test_losses_are_fetched_once_a_run_and_things_are_made_once(gpu):
         thread.join()
         del thread
     assert len(thread_results) == 3
-    # A thread that has ended leaves its own to the next.
+    # The stream and the handle of a thread that has ended are reused by the next.
     assert counts["streams"] == counts["handles"] == 2
 
 
 @on("stand-in")
-def test_nothing_is_captured_that_does_not_pay(gpu):
+def test_short_trainings_are_not_captured(gpu):
     counts = gpu.machine.counts
     classifier(NETWORK, gpu, epochs=3, batch_size=None)
     classifier(NETWORK, gpu, epochs=1, batch_size=300)
@@ -477,8 +477,8 @@ def test_an_activation_that_reads_runs_call_by_call_and_spoils_nothing(gpu):
 
 @on(*CAPTURING)
 def test_a_capture_that_the_library_gives_up_spoils_nothing(gpu):
-    """The optimizer decides by its count, and so the capture ends in an error while CUDA finds it valid."""
-    _, optimizer, why = REFUSED["decides"]
+    """The optimizer branches on its count: the capture fails with an error, although it is valid for CUDA."""
+    _, optimizer, why = REFUSED["branches"]
     for _ in range(2):
         with pytest.warns(EagerFallbackWarning, match=f"call by call.*{why}"):
             trained = classifier(NETWORK, gpu, optimizer=optimizer)
@@ -558,7 +558,7 @@ def test_a_process_that_forks_after_a_training_goes_on(gpu):
 
 
 def wide(gpu, n_rows=None):
-    """Return data and a network whose whole batch takes more memory than there is."""
+    """Return data and a network that need more memory than there is, with all samples as one batch."""
     free = free_bytes(placement(X=gpu.array([1.0])))
     width = 2**15 if gpu.machine is None else 2**9
     n_rows = n_rows or free // (4 * width)
@@ -567,7 +567,7 @@ def wide(gpu, n_rows=None):
 
 
 SMALL = 2**25 + 2**24
-"""Bytes of a stand-in with room for cuBLAS's workspace, and as much as half of that again."""
+"""Memory of a stand-in in bytes: 1.5 times the workspace of cuBLAS."""
 
 
 @contextmanager
@@ -580,7 +580,7 @@ def with_little_memory(gpu):
 
 
 @on(*CAPTURING)
-def test_what_does_not_fit_is_refused_and_what_is_advised_fits(gpu):
+def test_a_batch_that_does_not_fit_is_refused_and_the_advised_one_fits(gpu):
     with with_little_memory(gpu):
         classifier(NETWORK, gpu)  # what libraries keep is there
         X, y, network = wide(gpu)
@@ -600,8 +600,8 @@ def test_what_does_not_fit_is_refused_and_what_is_advised_fits(gpu):
 
 @on(*CAPTURING)
 @pytest.mark.filterwarnings("ignore::mlp_xp.EagerFallbackWarning")
-def test_what_is_found_on_the_way_is_given_back(gpu):
-    """An activation that cannot be recorded, so that nobody can know what it takes."""
+def test_memory_is_freed_after_running_out_in_a_step(gpu):
+    """The activation cannot be recorded, so that the memory needed is not known beforehand."""
     with with_little_memory(gpu):
         free = free_bytes(placement(X=gpu.array([1.0])))
 
@@ -631,7 +631,7 @@ def test_what_is_found_on_the_way_is_given_back(gpu):
 
 
 @on("stand-in")
-def test_an_estimator_stays_as_it_was(gpu):
+def test_an_estimator_that_runs_out_of_memory_is_unchanged(gpu):
     pytest.importorskip("sklearn", minversion="1.9")
     from mlp_xp import MLPRegressor
 
@@ -649,15 +649,15 @@ def test_an_estimator_stays_as_it_was(gpu):
             model.set_params(batch_size=len(X), warm_start=True).fit(X, y)
         assert model.coefs_ is coefs
         assert model.loss_curve_ is state
-        # Data on the host that the device cannot take.
+        # The data on the host is larger than the memory of the device.
         big = np.ones((SMALL // 8, 2))
         with pytest.raises(OutOfMemoryError, match="does not hold `X`: 101 MB needed"):
             MLPRegressor(hidden_layer_sizes=(2,), backend="cupy").fit(big, big[:, 0])
 
 
 @on("stand-in")
-def test_the_advised_batch_size_is_taken_as_the_documentation_takes_it(gpu):
-    """With data on the host, and the error still at hand."""
+def test_the_advised_batch_size_works_as_documented(gpu):
+    """The data is on the host, and the error is still referenced."""
     pytest.importorskip("sklearn", minversion="1.9")
     from mlp_xp import MLPRegressor
 
@@ -668,7 +668,7 @@ def test_the_advised_batch_size_is_taken_as_the_documentation_takes_it(gpu):
     with pytest.raises(OutOfMemoryError) as caught:
         model.fit(X, X[:, 0])
     assert caught.value.batch_size
-    # Nothing of the data stays on the device for whoever keeps the error; the workspace of cuBLAS may.
+    # The error keeps none of the data alive on the device; only the workspace of cuBLAS may be left there.
     assert gpu.machine.default_pool.used_bytes() <= 2**25 + 2**16
     with pytest.warns(UserWarning, match="Maximum iterations"):
         model.set_params(batch_size=caught.value.batch_size).fit(X, X[:, 0])
@@ -676,8 +676,8 @@ def test_the_advised_batch_size_is_taken_as_the_documentation_takes_it(gpu):
 
 
 @on("stand-in")
-def test_memory_that_is_out_for_good_is_still_our_error(gpu, monkeypatch):
-    """When even a look at what was trained takes memory that is not there."""
+def test_out_of_memory_is_raised_even_if_no_memory_can_be_freed(gpu, monkeypatch):
+    """There is not even enough memory to check the trained parameters."""
     trained = classifier(NETWORK, gpu, epochs=3, batch_size=None)
     kept = []
 
@@ -695,7 +695,7 @@ def test_memory_that_is_out_for_good_is_still_our_error(gpu, monkeypatch):
 
 
 @on("stand-in")
-def test_whole_numbers_take_no_more_room_than_they_do(gpu):
+def test_integer_samples_are_not_cast_as_a_whole(gpu):
     pytest.importorskip("sklearn", minversion="1.9")
     from mlp_xp import MLPClassifier
 
@@ -709,8 +709,8 @@ def test_whole_numbers_take_no_more_room_than_they_do(gpu):
 
 
 @on("stand-in")
-def test_memory_of_a_thread_that_trains_is_not_given_back(gpu, monkeypatch):
-    """The finalizer of one engine runs while another one begins."""
+def test_memory_of_a_thread_that_trains_is_not_freed(gpu, monkeypatch):
+    """The finalizer of one engine runs while another engine starts."""
     cuda, module = graphs(), import_module("mlp_xp._engines.cupy_graphs")
     cuda.retain()
 
@@ -722,15 +722,15 @@ def test_memory_of_a_thread_that_trains_is_not_given_back(gpu, monkeypatch):
         def release(self):
             cuda.n_engines -= 1
 
-    with cuda.session(), cuda.scratch():
+    with cuda.own_stream(), cuda.graph_pool():
         gpu.module.empty((1000,))
     before = cuda.pool.total_bytes()
     assert before
-    monkeypatch.setattr(module, "CAPTURES", Lock())
+    monkeypatch.setattr(module, "CAPTURE_LOCK", Lock())
     cuda.release()
     assert cuda.pool.total_bytes() == before
     monkeypatch.undo()
-    cuda.free()
+    cuda.free_unused()
     assert not cuda.pool.total_bytes()
 
 
@@ -752,18 +752,19 @@ def test_metrics_of_the_users_own_may_be_any_numbers(gpu):
 
 @on("stand-in")
 @pytest.mark.parametrize("batch_size", [None, 64])
-def test_an_interrupt_anywhere_leaves_whole_steps(gpu, batch_size):
-    """Ctrl-C comes at some line of the engine; parameters and losses are of the same epochs."""
+def test_an_interrupt_at_any_line_leaves_whole_steps(gpu, batch_size):
+    """After Ctrl-C at any line of the engine, parameters and losses are of the same epochs."""
     import signal
 
-    engine_file = import_module("mlp_xp._engines.cuda_graph").__file__
-    working = ("_run", "_adopt", "_in_place", "_set", "_captured", "steps", "undisturbed", "_graph", "method")
+    names = ("cuda_graph", "step_numbers", "capture")
+    engine_files = {import_module(f"mlp_xp._engines.{name}").__file__ for name in names}
+    working = ("_run", "_store", "_in_place", "with_", "_capture", "steps", "exclusive", "_graph", "method")
     expected = classifier(NETWORK, None, epochs=40, batch_size=batch_size)
     for at in range(40, 1600, 170):
         lines = [0]
 
         def trace(frame, event, argument, lines=lines, at=at):
-            if frame.f_code.co_filename == engine_file and frame.f_code.co_name.startswith(working):
+            if frame.f_code.co_filename in engine_files and frame.f_code.co_name.startswith(working):
                 lines[0] += 1
                 if lines[0] == at:
                     signal.raise_signal(signal.SIGINT)
@@ -791,7 +792,7 @@ def test_an_interrupt_anywhere_leaves_whole_steps(gpu, batch_size):
 @pytest.mark.parametrize("batch_size", [100, 1000])
 @pytest.mark.parametrize("activation", ["relu", "gelu", "logistic", "elu"])
 @pytest.mark.parametrize("optimizer", [gradient_descent(1e-5), adam()], ids=["sgd", "adam"])
-def test_a_footprint_is_what_a_training_takes(gpu, activation, optimizer, batch_size):
+def test_a_footprint_is_the_memory_that_a_training_takes(gpu, activation, optimizer, batch_size):
     X, y = gpu.array(np.ones((1000, 60)), "float32"), gpu.array(np.ones((1000, 1)), "float32")
     network = Network((60, 200, 100, 1), activation=activation, loss="squared_error")
     params = network.init(0, like=X)
@@ -848,7 +849,7 @@ def test_the_command_says_what_it_runs_on(gpu, capsys, monkeypatch):
     assert "in float32, TF32 in products (a CUDA GPU was found" in said.out
     assert "call by call" not in said.err
     monkeypatch.setitem(sys.modules, "nvmath", None)
-    vars(vars(import_module("mlp_xp._engines.cupy_graphs"))["_KEPT"]).clear()
+    vars(vars(import_module("mlp_xp._engines.cupy_graphs"))["_THREAD_LOCAL"]).clear()
     assert main(arguments) == 0
     said = capsys.readouterr()
     assert "mlp-xp: training runs call by call" in " ".join(said.err.split())

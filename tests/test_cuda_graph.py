@@ -1,4 +1,4 @@
-"""Captured steps of CuPy, on a stand-in for CUDA that refuses what CUDA refuses; the layouts of products."""
+"""Captured steps: CuPy's on a stand-in for CUDA, PyTorch's on the CPU; and operands of gemm."""
 
 import gc
 import operator
@@ -26,10 +26,11 @@ from mlp_xp import (
 )
 from mlp_xp._activations import ACTIVATIONS
 from mlp_xp._arrays import computing_namespace, placement, quiet_floating_point
-from mlp_xp._engines import cuda_graph, make_step
-from mlp_xp._engines.cuda_graph import CudaGraphEngine, NotCapturableError, Number, Row
+from mlp_xp._engines import capture, cuda_graph, make_step
+from mlp_xp._engines.cuda_graph import CudaGraphEngine
 from mlp_xp._engines.eager import EagerEngine
-from mlp_xp._engines.gemm import factor
+from mlp_xp._engines.gemm import gemm_operand
+from mlp_xp._engines.step_numbers import MAX_NUMBERS_PER_STEP, NotCapturableError, StepNumber, TableRow
 from mlp_xp._losses import LOSSES
 from mlp_xp._parameters import is_array, leaves, map_tree, plain
 from mlp_xp._samples import Samples
@@ -71,7 +72,7 @@ def data(loss, n_samples=23, n_outputs=2, weighted=False, dtype="float64"):
 
 
 def engines(device, network, optimizer, batch_size, weighted=False, rows=None, dtype="float64"):
-    """Return the engine on the stand-in, and the eager one on NumPy."""
+    """Return the engine of CUDA graphs on the stand-in, and the eager engine on NumPy."""
     X, y, weight = data(network.loss, n_outputs=network.layer_sizes[-1], weighted=weighted, dtype=dtype)
     params = plain(network.init(0, like=X, bias="normal"))
     state = (params, optimizer.init(np, params))
@@ -120,7 +121,7 @@ def test_captured_epochs_are_those_run_call_by_call(optimizer, batch_size, shuff
         run_both(both, epochs_of(n_epochs, 23, shuffled, seed=n_epochs))
         assert_equal(engine, other)
     assert device.counts["replays"] > 0
-    assert not engine.refused
+    assert not engine.fell_back
 
 
 @pytest.mark.parametrize(("activation", "loss"), list(product(["relu", "logistic", "gelu", "elu"], LOSSES)))
@@ -131,11 +132,11 @@ def test_all_functions_can_be_captured(activation, loss, device):
         run_both(both, epochs_of(3, 12, shuffled=True, seed=seed))
     assert_equal(engine, other)
     assert device.counts["replays"] == 8
-    assert not engine.refused
+    assert not engine.fell_back
 
 
 def _swapping(xp, params, gradients, state, learning_rate):
-    """Let two arrays of the state change places in each step."""
+    """Swap two arrays of the state in each step."""
     one, other = state
     (weight, bias), *rest = params
     (weight_gradient, bias_gradient), *_ = gradients
@@ -143,7 +144,7 @@ def _swapping(xp, params, gradients, state, learning_rate):
     return (first, *rest), (other + bias_gradient, one)
 
 
-def test_arrays_of_the_state_that_change_places(device):
+def test_arrays_of_the_state_that_are_swapped(device):
     network = Network((3, 4, 1), activation="tanh", loss="binary_cross_entropy")
     zeros = Optimizer(lambda xp, params: tuple(xp.zeros_like(params[0][1]) for _ in "ab"), _swapping, 0.1)
     both = engine, other = engines(device, network, zeros, 8)
@@ -153,7 +154,7 @@ def test_arrays_of_the_state_that_change_places(device):
 
 
 def _growing(xp, params, gradients, state, learning_rate):
-    """Keep the last gradients from the first step on."""
+    """Store gradients in the state, which is empty at first."""
     params = tuple(
         (w - learning_rate * g, b - learning_rate * d) for (w, b), (g, d) in zip(params, gradients)
     )
@@ -161,7 +162,7 @@ def _growing(xp, params, gradients, state, learning_rate):
 
 
 def _remembering(xp, params, gradients, state, learning_rate):
-    """Keep a view of the last parameters, and go back to them a little."""
+    """Store a view of the parameters in the state, which the next update uses."""
     (weight, bias), *rest = params
     (weight_gradient, _), *_ = gradients
     (before,) = state
@@ -207,32 +208,32 @@ def test_a_replayed_epoch_launches_little_and_reads_nothing(device):
     engine.run(epochs_of(3, 23, shuffled=True))
     before = device.counts["launches"], device.counts["replays"], device.counts["reads"]
     engine.run(epochs_of(5, 23, shuffled=True))
-    # For twelve steps, one graph; beside it the samples are put in order, and the losses added.
+    # One graph for twelve steps; beside it, samples are copied in order and the losses are added.
     assert device.counts["replays"] - before[1] == 5
     assert device.counts["launches"] - before[0] <= 5 * 8
     assert device.counts["reads"] == before[2]
 
 
-def test_a_whole_batch_is_read_where_it_is(device):
+def test_a_full_batch_is_not_copied(device):
     network = Network((3, 4, 1), activation="tanh", loss="binary_cross_entropy")
     engine, _ = engines(device, network, adam(), 23)
-    assert engine.room.X is engine.samples.X
+    assert engine.inputs.X is engine.samples.X
     engine.run(epochs_of(200, 23, shuffled=False))
-    # The first step runs call by call; then 64 at a time, and one by one what is left.
+    # The first step runs call by call, the others 64 at a time, and the rest one by one.
     assert device.counts["replays"] == 3 + (200 - 1) % 64
     assert len(engine.losses) == 200
 
 
-def test_the_room_for_samples_is_bounded(device, monkeypatch):
-    monkeypatch.setattr(cuda_graph, "ROOM_BYTES", 400)
+def test_the_buffers_for_samples_are_bounded(device, monkeypatch):
+    monkeypatch.setattr(cuda_graph, "MAX_SAMPLE_BYTES", 400)
     network = Network((3, 4, 1), activation="tanh", loss="binary_cross_entropy")
     both = engine, other = engines(device, network, adam(), 5)
-    assert engine.room.X.shape == (10, 3)  # two batches of 5 rows of 4 numbers take 320 bytes
+    assert engine.inputs.X.shape == (10, 3)  # two batches of 5 rows of 4 numbers take 320 bytes
     run_both(both, epochs_of(4, 23, shuffled=True))
     assert_equal(engine, other)
 
 
-def test_a_state_assigned_is_gone_back_to(device):
+def test_training_goes_on_from_an_assigned_state(device):
     network = Network((3, 4, 1), activation="tanh", loss="binary_cross_entropy")
     both = engine, other = engines(device, network, adam(), 8)
     run_both(both, epochs_of(3, 23, shuffled=True))
@@ -247,7 +248,7 @@ def test_a_state_assigned_is_gone_back_to(device):
     assert_equal(engine, other)
 
 
-def test_what_diverges_is_seen(device):
+def test_divergence_is_detected(device):
     network = Network((3, 4, 1), activation="relu", loss="squared_error")
     engine, _ = engines(device, network, gradient_descent(1.0), 8)
     assert engine.is_finite()
@@ -256,7 +257,7 @@ def test_what_diverges_is_seen(device):
     assert not np.isfinite(float(engine.losses[-1]))
 
 
-def test_losses_are_nobody_elses_memory(device):
+def test_losses_are_not_overwritten_by_later_epochs(device):
     network = Network((3, 4, 1), activation="tanh", loss="binary_cross_entropy")
     both = engine, other = engines(device, network, adam(), 8)
     kept = []
@@ -268,7 +269,7 @@ def test_losses_are_nobody_elses_memory(device):
     np.testing.assert_allclose([float(loss) for loss in kept], other.losses, rtol=1e-10)
 
 
-# What cannot be captured runs call by call, and says so once.
+# What cannot be captured runs call by call, with one warning.
 
 
 def reading(xp, z):
@@ -280,7 +281,7 @@ def reading_backward(xp, delta, kept):
 
 
 def _warmed(xp, params, gradients, state, learning_rate):
-    """Take short steps at first, by a decision that a graph cannot repeat."""
+    """Take short steps at first, by a condition that a graph cannot evaluate."""
     count = state[0] + 1
     rate = learning_rate * (0.1 if count < 10 else 1.0)
     return tuple((w - rate * g, b - rate * d) for (w, b), (g, d) in zip(params, gradients)), (count,)
@@ -292,13 +293,17 @@ REFUSED = {
         gradient_descent(0.1),
         "not permitted when stream is capturing",
     ),
-    "decides": ("tanh", Optimizer(lambda xp, params: (0,), _warmed, 0.1), "decides by a number"),
+    "branches": (
+        "tanh",
+        Optimizer(lambda xp, params: (0,), _warmed, 0.1),
+        "a condition or a conversion uses a number",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
 @pytest.mark.parametrize("batch_size", [23, 8])
-def test_what_is_refused_runs_call_by_call(case, batch_size, device):
+def test_a_step_that_cannot_be_captured_runs_call_by_call(case, batch_size, device):
     activation, optimizer, why = REFUSED[case]
     network = Network((3, 4, 1), activation=activation, loss="binary_cross_entropy")
     both = engine, other = engines(device, network, optimizer, batch_size)
@@ -331,11 +336,11 @@ def test_an_interrupt_call_by_call_is_between_two_epochs(device):
     assert_equal(engine, other)
 
 
-def test_a_missing_library_is_one_warning(monkeypatch):
+def test_a_missing_library_warns_once(monkeypatch):
     def missing(samples):
         raise ImportError("no nvmath here; `pip install nvmath-python[cu13]`")
 
-    monkeypatch.setattr(cuda_graph, "_cuda", missing)
+    monkeypatch.setattr(cuda_graph, "_graph_library", missing)
     X, y, _ = data("squared_error")
     network = Network((3, 4, 2), loss="squared_error")
     params = plain(network.init(0, like=X))
@@ -356,12 +361,12 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("refused", REFUSALS)
-def test_a_capture_that_cuda_ends_leaves_the_stream_as_usable_as_before(refused, device):
+def test_the_stream_is_usable_after_a_failed_capture(refused, device):
     cupy, cuda = sys.modules["cupy"], graphs()
     array = cupy.asarray([1.0, 2.0])
 
     def refused_and_more():
-        with suppress(Exception):  # as a user's activation might go on
+        with suppress(Exception):  # as a user's activation may do
             REFUSALS[refused](cupy, array)
         with pytest.raises(cuda_stand_in.CUDARuntimeError, match="Invalidated"):
             array * 2.0
@@ -369,11 +374,11 @@ def test_a_capture_that_cuda_ends_leaves_the_stream_as_usable_as_before(refused,
             cuda.stream.is_capturing()
 
     result = []
-    with cuda.session():
+    with cuda.own_stream():
         with pytest.raises(cuda_stand_in.CUDARuntimeError, match="StreamCapture"):
             cuda.capture(lambda: REFUSALS[refused](cupy, array))
         assert not cuda.stream.is_capturing()
-        # What is swallowed is seen at the end.
+        # The end of the capture reports the error that was suppressed.
         with pytest.raises(cuda_stand_in.CUDARuntimeError, match="Invalidated"):
             cuda.capture(refused_and_more)
         assert not cuda.stream.is_capturing()
@@ -384,7 +389,7 @@ def test_a_capture_that_cuda_ends_leaves_the_stream_as_usable_as_before(refused,
         np.testing.assert_array_equal(result[0].get(), [3.0, 6.0])
 
 
-def test_the_librarys_own_products_are_refused_and_end_nothing(device):
+def test_cupys_own_products_raise_an_error_that_does_not_end_the_capture(device):
     cupy, cuda = sys.modules["cupy"], graphs()
     array, result = cupy.asarray([[1.0, 2.0], [3.0, 4.0]]), []
 
@@ -393,7 +398,7 @@ def test_the_librarys_own_products_are_refused_and_end_nothing(device):
             cupy.matmul(array, array)
         result.append(cuda.namespace("highest").matmul(array, array))
 
-    with cuda.session():
+    with cuda.own_stream():
         cuda.capture(capture)()
         np.testing.assert_array_equal(result[0].get(), [[7.0, 10.0], [15.0, 22.0]])
 
@@ -401,12 +406,12 @@ def test_the_librarys_own_products_are_refused_and_end_nothing(device):
 def test_a_graph_keeps_no_array_alive(device):
     cupy, cuda = sys.modules["cupy"], graphs()
     array, result = cupy.asarray([1.0, 2.0]), []
-    with cuda.session():
+    with cuda.own_stream():
         cuda.capture(lambda: result.append(array * 2.0))()
         np.testing.assert_array_equal(result[0].get(), [2.0, 4.0])
         del result[:]
         replay = cuda.capture(lambda: result.append(array * 3.0))
-        # The pool gives the memory of what is gone to the next one.
+        # The pool reuses the memory of the array that was deleted.
         replay()
         np.testing.assert_array_equal(result[0].get(), [3.0, 6.0])
         with pytest.raises(TypeError, match="Implicit conversion"):
@@ -417,7 +422,7 @@ def test_a_graph_keeps_no_array_alive(device):
 
 
 def number_of(value, places):
-    return Number(Row(places), lambda start: value)
+    return StepNumber(TableRow(places), lambda start: value)
 
 
 OPERATIONS = [
@@ -434,14 +439,14 @@ OPERATIONS = [
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("module", ["numpy", "torch"])
-def test_numbers_are_arrays_where_they_meet_arrays(operation, module):
+def test_step_numbers_are_arrays_in_operations_with_arrays(operation, module):
     xp = pytest.importorskip(module)
-    x, places = xp.asarray([1.0, 2.0]), xp.ones(cuda_graph.NUMBERS_PER_STEP)
+    x, places = xp.asarray([1.0, 2.0]), xp.ones(MAX_NUMBERS_PER_STEP)
     number = number_of(3, places)
     operation(number, x)
-    # What was asked for then is in its place now.
-    (asked,) = number.row.numbers
-    places[...] = asked.compute(())
+    # The first call has given the number an entry; now the entry gets its value.
+    (operand,) = number.row.numbers
+    places[...] = operand.compute(())
     np.testing.assert_allclose(np.asarray(operation(number, x)), operation(3, np.asarray([1.0, 2.0])))
 
 
@@ -455,10 +460,10 @@ IN_PLACE = {
 
 @pytest.mark.parametrize("name", IN_PLACE)
 @pytest.mark.parametrize("module", ["cupy", "torch"])
-def test_arrays_that_numbers_change_stay_where_they_are(name, module, device):
+def test_in_place_operations_with_step_numbers_write_in_place(name, module, device):
     xp = sys.modules["cupy"] if module == "cupy" else pytest.importorskip(module)
     operation, expected = IN_PLACE[name]
-    x, places = xp.asarray([1.0, 2.0]), xp.ones(cuda_graph.NUMBERS_PER_STEP) * 3.0
+    x, places = xp.asarray([1.0, 2.0]), xp.ones(MAX_NUMBERS_PER_STEP) * 3.0
     changed = operation(x, number_of(3, places))
     assert changed is x
     np.testing.assert_allclose(_arrays.to_host(x), expected)
@@ -488,27 +493,27 @@ def test_steps_of_pytorch_copy_nothing_from_the_host(activation, loss, monkeypat
         torch.testing.assert_close(one, another)
 
 
-def test_numbers_decide_nothing():
+def test_conditions_and_conversions_of_step_numbers_are_refused():
     number = number_of(3, np.zeros(8))
     for decide in (bool, float, int, lambda n: n < 4, lambda n: n == 3, range):
         with pytest.raises(NotCapturableError, match="changes from step to step"):
             decide(number)
 
 
-def test_numbers_have_places_until_there_are_too_many():
-    row = Row(np.zeros(cuda_graph.NUMBERS_PER_STEP))
-    numbers = [Number(row, lambda start: 0.0) for _ in range(cuda_graph.NUMBERS_PER_STEP)]
+def test_step_numbers_have_entries_until_there_are_too_many():
+    row = TableRow(np.zeros(MAX_NUMBERS_PER_STEP))
+    numbers = [StepNumber(row, lambda start: 0.0) for _ in range(MAX_NUMBERS_PER_STEP)]
     for number in [*numbers, *numbers]:
-        row.place_of(number)
-    with pytest.raises(NotCapturableError, match=str(cuda_graph.NUMBERS_PER_STEP)):
-        row.place_of(Number(row, lambda start: 0.0))
+        row.entry_of(number)
+    with pytest.raises(NotCapturableError, match=str(MAX_NUMBERS_PER_STEP)):
+        row.entry_of(StepNumber(row, lambda start: 0.0))
 
 
-# PyTorch's side, on tensors of the CPU: a graph does again what its function does.
+# PyTorch on the CPU: a replay calls the captured function again.
 
 
 class TorchCuda:
-    """What `TorchGraphs` asks of `torch.cuda`, with the order of the calls."""
+    """The part of `torch.cuda` that `TorchGraphs` uses; it records the calls."""
 
     def __init__(self, torch):
         self.torch, self.calls = torch, []
@@ -557,7 +562,7 @@ def torch_cuda(monkeypatch):
 
     capture_of_the_library = graphs.TorchGraphs.capture
     monkeypatch.setattr(graphs.TorchGraphs, "capture", capture)
-    monkeypatch.setattr(graphs._KEPT, "streams", {}, raising=False)
+    monkeypatch.setattr(graphs._THREAD_LOCAL, "streams", {}, raising=False)
     for name, value in {
         "CUDAGraph": Graph,
         "Stream": cuda.new_stream,
@@ -588,7 +593,7 @@ def torch_engine(network, optimizer, batch_size):
 def test_pytorchs_epochs_are_those_run_call_by_call(optimizer, batch_size, torch_cuda):
     network = Network((3, 4, 2), activation="elu", loss="categorical_cross_entropy", alpha=0.1)
     both = engine, other = torch_engine(network, OPTIMIZERS[optimizer], batch_size)
-    # What a capture does here it does: back to the state before.
+    # Here a capture runs the steps, so that the state before it must be restored.
     run_both(both, epochs_of(1, 23, shuffled=batch_size < 23))
     before = engine.copied_state(), other.copied_state()
     lengths = (23,) if batch_size == 23 else (8, 8, 7)
@@ -605,7 +610,7 @@ def test_pytorchs_epochs_are_those_run_call_by_call(optimizer, batch_size, torch
     assert waits[1::2] == [("caller", "waits for", "own")] * (len(waits) // 2)
 
 
-def test_pytorchs_capture_that_fails_says_why_and_gives_the_pool_up(torch_cuda):
+def test_a_failed_capture_of_pytorch_says_why_and_releases_the_pool(torch_cuda):
     torch, graphs = sys.modules["torch"], import_module("mlp_xp._engines.torch_graphs")
     x = torch.ones(2)
     cuda = graphs.TorchGraphs(placement(x=x), placement(x=x).xp)
@@ -614,11 +619,11 @@ def test_pytorchs_capture_that_fails_says_why_and_gives_the_pool_up(torch_cuda):
     def fails():
         raise ValueError("what the user did")
 
-    with cuda.session(), cuda_graph.undisturbed(), pytest.raises(ValueError, match="what the user did"):
+    with cuda.own_stream(), capture.exclusive_capture(), pytest.raises(ValueError, match="what the user did"):
         cuda.capture(fails)
     assert cuda.pool != pool
     assert gc.isenabled()
-    assert not cuda_graph.CAPTURES.locked()
+    assert not capture.CAPTURE_LOCK.locked()
 
 
 # Layouts.
@@ -652,10 +657,10 @@ LAYOUTS = [
 
 
 def blas_reads(array, found, n_rows, n_columns):
-    """Return what a BLAS that counts by columns makes of an array: its transpose or, turned, itself."""
+    """Return the matrix that a column-major BLAS reads: the transpose, or the matrix if it transposes."""
     stored = (n_rows, n_columns) if found.transposed else (n_columns, n_rows)
-    assert found.leading >= max(1, stored[0])
-    by_columns = as_strided(array, stored, (array.itemsize, found.leading * array.itemsize))
+    assert found.leading_dimension >= max(1, stored[0])
+    by_columns = as_strided(array, stored, (array.itemsize, found.leading_dimension * array.itemsize))
     return by_columns.T if found.transposed else by_columns
 
 
@@ -668,23 +673,23 @@ def test_products_of_all_layouts(left, right, sizes):
     a, b = matrix(m, k, left, 0), matrix(k, n, right, 1)
     factors = []
     for array in (a, b):
-        found = factor(array.shape, [stride // array.itemsize for stride in array.strides])
+        found = gemm_operand(array.shape, [stride // array.itemsize for stride in array.strides])
         if found is None:
             array = np.ascontiguousarray(array)
-            found = factor(array.shape, (array.shape[1], 1))
+            found = gemm_operand(array.shape, (array.shape[1], 1))
         factors.append(blas_reads(array, found, *array.shape))
-    # C' = B' A', written by columns: the rows of C.
+    # C' = B' A' written column by column is C row by row.
     np.testing.assert_allclose((factors[1] @ factors[0]).T, a @ b, rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_only_matrices_with_gaps_are_copied(layout):
     array = matrix(3, 4, layout, 0)
-    found = factor(array.shape, [stride // array.itemsize for stride in array.strides])
+    found = gemm_operand(array.shape, [stride // array.itemsize for stride in array.strides])
     assert (found is None) == (layout in ("with_gaps", "backwards", "repeated"))
 
 
-def test_warnings_are_not_needed_elsewhere(device):
+def test_captured_epochs_warn_of_nothing(device):
     network = Network((3, 4, 1), activation="tanh", loss="binary_cross_entropy")
     engine, _ = engines(device, network, adam(), 8)
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""What devices are told and asked: precision of products, memory, and numbers that stay on the device."""
+"""Precision of matrix products, memory of devices, and functions that copy nothing from the host."""
 
 import pickle
 from dataclasses import replace
@@ -70,7 +70,7 @@ IN_JAX = {"highest": "HIGHEST", "tf32": "HIGH"}
 
 @pytest.mark.parametrize("precision", IN_JAX)
 @pytest.mark.parametrize("asked_by_the_process", [None, "bfloat16", "highest"])
-def test_jax_computes_with_the_precision_asked_for(precision, asked_by_the_process, request):
+def test_jax_computes_with_the_requested_precision(precision, asked_by_the_process, request):
     jax = need("jax", request)
     X, y = jax.numpy.ones((8, 5), "float32"), jax.numpy.ones((8, 1), "float32")
     network = replace(NETWORK, matmul_precision=precision)
@@ -141,7 +141,7 @@ def precision_state(torch):
 
 @pytest.mark.parametrize("wanted", ["highest", "tf32"])
 @pytest.mark.parametrize("setup", SETUPS)
-def test_pytorch_has_its_own_precision_back(wanted, setup, request):
+def test_pytorchs_precision_is_restored(wanted, setup, request):
     torch = need("torch", request)
     products = torch.backends.cuda.matmul
     if not hasattr(products, "fp32_precision"):
@@ -155,7 +155,7 @@ def test_pytorch_has_its_own_precision_back(wanted, setup, request):
         with pytest.raises(ZeroDivisionError), _torch_precision(wanted):
             raise ZeroDivisionError
         assert precision_state(torch) == before
-        # What was inherited still is.
+        # The precision is still inherited.
         torch.backends.fp32_precision = "ieee"
         assert (products.fp32_precision == "ieee") == (
             setup in ("untouched", "all tf32", "ieee", "legacy highest")
@@ -167,8 +167,8 @@ def test_pytorch_has_its_own_precision_back(wanted, setup, request):
 
 
 @pytest.mark.parametrize("order", [("tf32", "highest"), ("highest", "tf32")])
-def test_threads_leave_the_precision_as_it_was(order, request):
-    """The first to come is the first to go, while the other still computes."""
+def test_the_precision_is_restored_after_overlapping_threads(order, request):
+    """The context entered first is left first, while the other is still active."""
     torch = need("torch", request)
     products = torch.backends.cuda.matmul
     if not hasattr(products, "fp32_precision"):
@@ -202,7 +202,7 @@ CALLS = {
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", CALLS)
-def test_numbers_beside_tensors_stay_on_the_device(name, dtype, request, monkeypatch):
+def test_functions_of_tensors_and_numbers_copy_nothing_from_the_host(name, dtype, request, monkeypatch):
     torch = need("torch", request)
     values = [-1.0, -0.0, 0.5, 3.0, float("nan"), float("inf")]
     x = torch.asarray(values, dtype=getattr(torch, dtype))
@@ -222,7 +222,7 @@ def test_numbers_beside_tensors_stay_on_the_device(name, dtype, request, monkeyp
         np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-6)
 
 
-def test_numbers_beside_whole_numbers_are_promoted(request):
+def test_floats_with_integer_tensors_are_promoted(request):
     torch = need("torch", request)
     x = torch.asarray([1, 2])
     xp = computing_namespace(placement(x=x).xp, x)
@@ -239,7 +239,7 @@ def test_one_namespace_for_all_tensors(request):
     assert computing_namespace(np, np.ones(1)) is np
 
 
-def test_floats_of_arrays_and_numbers(library):
+def test_to_floats_of_arrays_and_numbers(library):
     values = [1.5, library.array([2.5], "float32")[0], np.float64(3.5), library.array([4.5], "float32")[0]]
     numbers = to_floats(library.place("float32"), values)
     assert numbers == [1.5, 2.5, 3.5, 4.5]
@@ -250,7 +250,7 @@ def test_floats_of_arrays_and_numbers(library):
 # Memory.
 
 
-def test_what_runs_out_of_memory_says_so(request):
+def test_is_out_of_memory(request):
     def raised(call):
         with pytest.raises(Exception) as caught:  # noqa: PT011 - which, depends on the library
             call()
@@ -274,7 +274,7 @@ def test_jax_and_pytorch_running_out_of_memory(request):
     assert not is_out_of_memory(RuntimeError("some other trouble"))
 
 
-def test_nobody_tells_how_much_memory_a_cpu_has(library):
+def test_free_memory_of_a_cpu_is_unknown(library):
     if library.name in ("cupy", "torch_cuda", "jax_cuda"):
         assert 0 < free_bytes(library.place()) < 2**42
     else:
@@ -283,7 +283,7 @@ def test_nobody_tells_how_much_memory_a_cpu_has(library):
 
 @pytest.fixture
 def room(monkeypatch):
-    """Let devices say how much memory they have."""
+    """Make devices report this much memory."""
 
     def has(n_bytes):
         monkeypatch.setattr(mlp_xp._training.footprint, "free_bytes", lambda place: n_bytes)
@@ -291,7 +291,7 @@ def room(monkeypatch):
     return has
 
 
-def test_what_does_not_fit_is_refused_before_it_begins(library, room):
+def test_a_training_that_does_not_fit_is_refused_before_it_starts(library, room):
     if library.name.startswith("jax"):
         pytest.skip("XLA joins calls: what they take by themselves says nothing")
     X, y = problem(library, n_samples=4096)
@@ -309,7 +309,7 @@ def test_what_does_not_fit_is_refused_before_it_begins(library, room):
     assert f"the largest `batch_size` that fits is {error.batch_size}" in str(error)
     assert error.params[0].weight is params[0].weight
     assert (error.epoch, error.history) == (1, [])
-    # That one fits, with something to spare, and none much larger.
+    # This batch size fits with a margin, and none that is much larger fits.
     assert len(train(NETWORK, params, X, y, batch_size=error.batch_size, **settings).history) == 3
     with pytest.raises(OutOfMemoryError) as larger:
         train(NETWORK, params, X, y, batch_size=int(1.5 * error.batch_size), **settings)
@@ -328,7 +328,7 @@ def test_memory_errors_are_memory_errors_and_can_be_pickled():
     assert not issubclass(DivergenceError, MemoryError)
 
 
-def test_a_shortage_in_words():
+def test_text_of_a_memory_shortage():
     words = {
         MemoryShortage(
             3_210_000_000, 1_100_000, 256
@@ -342,14 +342,14 @@ def test_a_shortage_in_words():
 
 
 def greedy(limit):
-    """Return an activation that finds no memory in its `limit`-th pass forward."""
+    """Return an activation that raises a MemoryError in its `limit`-th forward pass."""
     calls = []
 
     def forward(xp, z):
         calls.append(1)
         if len(calls) >= limit:
             raise MemoryError("no more")
-        # Looking at a value keeps it from being compiled: it is called in each step.
+        # Reading a value prevents compilation, so that the function is called in each step.
         return (z * 1.0 if float(z[0, 0]) == float(z[0, 0]) else z), None
 
     return Activation(forward, lambda xp, delta, _: delta)
@@ -357,7 +357,7 @@ def greedy(limit):
 
 @may_run_call_by_call
 @pytest.mark.parametrize("observed", [False, True])
-def test_running_out_on_the_way_keeps_what_was_trained(library, observed, room):
+def test_running_out_of_memory_keeps_the_trained_parameters(library, observed, room):
     X, y = problem(library, n_samples=40, dtype="float64")
     more = {"callback": lambda history, params: None} if observed else {}
     network = replace(NETWORK, activation=greedy(8))
@@ -375,7 +375,7 @@ def test_running_out_on_the_way_keeps_what_was_trained(library, observed, room):
         np.testing.assert_allclose(to_host(one.weight), to_host(other.weight), rtol=1e-10)
 
 
-def test_whose_memory_error_it_was_is_said():
+def test_a_memory_error_names_its_source():
     def fails(history, params):
         raise MemoryError("mine")
 
@@ -390,8 +390,8 @@ def test_a_part_of_a_history_knows_the_engine():
     assert history[:2].engine == history.engine == "compiled"
 
 
-def test_what_ran_out_is_let_go(library):
-    """Nobody who keeps the error keeps the arrays that the failed step had made."""
+def test_an_out_of_memory_error_keeps_no_arrays_alive(library):
+    """An error that is kept does not keep the arrays alive that the failed step allocated."""
     import gc
     import weakref
 
@@ -411,13 +411,13 @@ def test_what_ran_out_is_let_go(library):
         train(network, network.init(0, like=X), X, y, optimizer=adam(), epochs=2)
     gc.collect()
     assert held
-    # Attempts to record or to trace the step fail first, and their frames go with their errors.
+    # Recording or tracing the step fails first, and the frames are freed with those errors.
     assert all(mark() is None for mark in held)
     assert caught.value.history == []
 
 
 @pytest.mark.parametrize("optimizer", [gradient_descent(0.1), adam()])
-def test_a_footprint_grows_with_the_batch_by_what_a_row_takes(optimizer):
+def test_a_footprint_grows_with_the_batch_by_the_size_of_a_row(optimizer):
     X = np.ones((1000, 20))
     network = Network((20, 50, 30, 3), activation="relu", loss="squared_error")
     params = plain(network.init(0, like=X))
@@ -433,7 +433,7 @@ def test_a_footprint_grows_with_the_batch_by_what_a_row_takes(optimizer):
     assert few - once.bytes_needed(100) == 8 * n_state
 
 
-def test_what_cannot_be_recorded_has_no_footprint():
+def test_a_step_that_cannot_be_recorded_has_no_footprint():
     network = replace(NETWORK, activation=greedy(100))
     X = np.ones((10, 5))
     params = plain(network.init(0, like=X))

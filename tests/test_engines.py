@@ -1,4 +1,4 @@
-"""What engines promise the training, and that a step can be compiled."""
+"""The interface of engines, and the compilation of steps by JAX."""
 
 import subprocess
 import sys
@@ -79,7 +79,7 @@ def test_an_engine_keeps_its_state_and_counts_epochs(library):
     assert losses[0] > losses[1] > losses[2]
 
 
-# Compiled epochs: what NumPy's give, and no more compilations than one.
+# Compiled epochs: results as NumPy's, with one compilation
 
 
 def problem(activation="tanh", loss="squared_error", n_samples=23, **network):
@@ -95,7 +95,7 @@ def on(jax, tree):
 
 
 def train_on_both(jax, monkeypatch, network, params, X, y, **settings):
-    """Train with NumPy, and with JAX where nothing but compiled epochs can run."""
+    """Train with NumPy, and with JAX while the eager engine is disabled."""
     expected = train(network, params, X, y, **settings)
     monkeypatch.setattr(EagerEngine, "run", None)
     settings |= {
@@ -191,16 +191,16 @@ def test_compiled_epochs_diverge_where_numpys_do(request, monkeypatch):
 def engines(request, monkeypatch):
     """A compiled engine that needs many calls, NumPy's one for the same samples, and epochs for both."""
     jax = need("jax", request)
-    from mlp_xp._engines import jax as room
+    from mlp_xp._engines import jax as jax_engine
 
-    monkeypatch.setattr(room, "EPOCHS_PER_CALL", 4)
+    monkeypatch.setattr(jax_engine, "MAX_EPOCHS_PER_CALL", 4)
     network, params, X, y = problem()
     made = []
     for xp, arrays in ((jax.numpy, on(jax, (plain(params), X, y))), (np, (plain(params), X, y))):
         params, X, y = arrays
         samples = Samples(placement(X=X), X, y, rows=np.arange(1, 21))
         made.append(make_engine(network, adam(), samples, 6, (params, adam().init(xp, params))))
-    assert type(made[0]) is room.JaxEngine
+    assert type(made[0]) is jax_engine.JaxEngine
     random = np.random.RandomState(0)
     return *made, [(0.01 * epoch, random.permutation(20)) for epoch in range(30)]
 
@@ -239,7 +239,7 @@ def test_an_interrupt_between_calls_keeps_those_before(engines):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_what_breaks_off_a_compiled_training_loses_nothing(error, request, monkeypatch):
+def test_an_error_in_a_compiled_training_loses_nothing(error, request, monkeypatch):
     jax = need("jax", request)
     from mlp_xp._engines.jax import JaxEngine
 
@@ -272,7 +272,7 @@ def test_what_breaks_off_a_compiled_training_loses_nothing(error, request, monke
 
 @pytest.fixture(scope="module")
 def compilations(request):
-    """The names of what JAX compiles from now on."""
+    """Record the names of the functions that JAX compiles from now on."""
     jax = need("jax", request)
     names = []
 
@@ -285,23 +285,23 @@ def compilations(request):
 
 
 @pytest.mark.parametrize("batches", [{}, {"batch_size": 11, "seed": 0}], ids=["full", "mini"])
-def test_a_training_like_another_compiles_nothing(batches, compilations, request):
+def test_a_similar_training_compiles_nothing(batches, compilations, request):
     jax = need("jax", request)
     # Sizes that no other test has.
     network, params, X, y = problem(n_samples=29, activation="elu")
     params, X, y = on(jax, (params, X, y))
     compilations.clear()
-    # One block of one epoch, then longer ones, and after that parameters that were trained.
+    # One call for one epoch, then calls for more epochs, then calls with trained parameters.
     trained, _ = train(network, params, X, y, optimizer=momentum(0.1), epochs=700, **batches)
     assert [name for name in compilations if "run" in name] == ["jit(run)"]
     compilations.clear()
     for epochs, rate in ((3, 0.02), (301, cosine(0.1, epochs=9))):
         network = Network((3, 4, 2), activation="elu", loss="squared_error")
         train(network, trained, X, y, optimizer=momentum(rate), epochs=epochs, **batches)
-    # Observed epochs are the same ones.
+    # Epochs with a callback use the same function.
     train(network, trained, X, y, optimizer=momentum(0.2), epochs=3, callback=lambda *_: None, **batches)
     assert compilations == []
-    # Another optimizer is another training.
+    # Another optimizer needs another function.
     train(network, trained, X, y, optimizer=momentum(0.1, momentum=0.8), epochs=3, **batches)
     assert compilations == ["jit(run)"]
 
@@ -316,7 +316,7 @@ def test_a_first_training_compiles_one_function(compilations, request):
     assert compilations == ["jit(run)"]
 
 
-def test_what_cannot_be_compiled_runs_all_the_same(request):
+def test_a_step_that_cannot_be_compiled_runs_call_by_call(request):
     jax = need("jax", request)
 
     def forward(xp, z):
@@ -332,7 +332,7 @@ def test_what_cannot_be_compiled_runs_all_the_same(request):
     assert_equal_params(trained, expected)
 
 
-def test_what_is_wrong_says_so(request):
+def test_errors_in_the_users_functions_are_raised(request):
     jax = need("jax", request)
     wrong = Activation(lambda xp, z: (xp.no_such_function(z), z), lambda xp, delta, kept: delta)
     network, params, X, y = problem(activation=wrong)
@@ -341,7 +341,7 @@ def test_what_is_wrong_says_so(request):
 
 
 class Halving:
-    """An update that cannot be hashed, with a state of its own kind."""
+    """An unhashable update function, with a state."""
 
     __hash__ = None
 
@@ -384,7 +384,7 @@ for ours, theirs in zip(trained, expected):
 """
 
 
-def test_single_precision_where_jax_has_no_other(request, monkeypatch):
+def test_single_precision_without_x64(request, monkeypatch):
     need("jax", request)
     monkeypatch.setenv("JAX_ENABLE_X64", "0")
     done = subprocess.run([sys.executable, "-c", SINGLE_PRECISION], capture_output=True, text=True)

@@ -1,8 +1,22 @@
-"""How epochs of steps run: one way for each kind of array library, one result for all.
+"""Engines, which run the epochs of a training: one for each kind of array library, with the same results.
 
-An engine is made once for a training and owns its state: parameters and optimizer state that no
-caller sees until they are asked for. It runs epochs and says what each one's loss was; deciding
-anything from that is the training's business.
+`make_engine` decides which engine runs, by the namespace and the device of the samples:
+
+- NumPy: ``compiled``, steps as generated code with fewer NumPy calls
+- JAX: ``xla``, many epochs in one call of a function that `jax.jit` compiled
+- CuPy, and PyTorch on CUDA: ``cuda_graph``, many steps in one replay of a captured CUDA graph
+- all others, and what these engines cannot run: ``eager``, a Python loop of steps, call by call
+
+The eager engine works in every namespace. But at small sizes the overhead of each array call takes longer
+than its computation, and the other engines avoid that. The eager engine also runs what they cannot run: on
+NumPy a step that the compiler cannot record, and samples in SciPy's sparse matrices; on JAX a step that
+`jax.jit` cannot trace; on CUDA a training too short to pay for a capture or, with an `EagerFallbackWarning`,
+one for which a library is missing. A step that fails to be captured makes the ``cuda_graph`` engine itself
+run call by call, with the same warning.
+
+An engine is made for one training and owns its state: the parameters and the optimizer's state. It runs
+epochs and records their losses; all decisions from these, such as to stop early, are made by
+`mlp_xp._training`.
 """
 
 from __future__ import annotations
@@ -20,25 +34,26 @@ from mlp_xp._parameters import Parameters
 from mlp_xp._samples import Rows, Samples
 
 State: TypeAlias = "tuple[Parameters, OptimizerState]"
-"""What a step changes."""
+"""Parameters and optimizer state: what a step updates."""
 
 
 Epoch: TypeAlias = "tuple[float, Rows | None]"
-"""One pass over the samples: its learning rate, and their order, None for as they are."""
+"""Settings of one pass over the samples: the learning rate, and their order (None: as they are stored)."""
 
 
 Step: TypeAlias = Callable[
     [Parameters, OptimizerState, Array, Array, "Array | None", float],
     tuple[Parameters, OptimizerState, Array],
 ]
+"""``(params, optimizer_state, X, y, sample_weight, learning_rate) -> (params, optimizer_state, loss)``"""
 
 
 class EagerFallbackWarning(RuntimeWarning):
-    """A training runs call by call, which is slower, where it should run as captured CUDA graphs.
+    """A training on CUDA runs call by call, which is slower than captured CUDA graphs.
 
     Examples
     --------
-    A script that measures had better stop than measure the wrong thing:
+    A benchmark can turn the warning into an error, so that it does not measure the slower engine:
 
     >>> import warnings
     >>> from mlp_xp import EagerFallbackWarning
@@ -49,16 +64,16 @@ class EagerFallbackWarning(RuntimeWarning):
 
 
 class Engine(Protocol):
-    """What the training asks of a way to run epochs.
+    """Interface of an engine: it runs epochs and owns the state that their steps update.
 
     Attributes
     ----------
     state : State
-        The state after the last step begun, in arrays that the engine writes in; assigning one, which
-        is copied, goes back to it.
+        The state after the last step, in the engine's own arrays, which later steps write in. A state
+        assigned is copied, and the next epoch starts from it.
     losses : list of array
-        One is appended for each epoch that is finished: the mean of its steps' objectives, weighted by
-        their rows, an array of shape () on the device. The training empties it.
+        The loss of each finished epoch: the mean of its steps' objectives, weighted by their numbers of rows,
+        an array of shape () on the device. The training empties the list.
     """
 
     state: State
@@ -66,23 +81,23 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """How the epochs so far ran: "eager", "compiled", "xla" or "cuda_graph"."""
+        """The way in which the epochs so far ran: "eager", "compiled", "xla" or "cuda_graph"."""
 
     def run(self, epochs: Sequence[Epoch]) -> None:
-        """Run these epochs, the whole batch or mini-batches in each."""
+        """Run these epochs, each as one step on all samples or as steps on mini-batches."""
 
     def is_finite(self) -> bool:
-        """Whether all of the state is finite."""
+        """Whether all arrays of the state are finite."""
 
     def copied_state(self) -> State:
-        """Return the state in arrays that the engine never writes in."""
+        """Return the state in arrays that no later step writes in."""
 
 
 def make_step(network: Network, optimizer: Optimizer, xp: Namespace) -> Step:
-    """Return the function that updates the parameters once.
+    """Return the function that does one training step: loss and gradients, then the optimizer's update.
 
-    It returns the new parameters, the new optimizer state and the objective before the update. It
-    never waits for the device, and ``jax.jit`` can compile it as it is.
+    The loss that the function returns is the objective before the update. The function never waits for the
+    device, and ``jax.jit`` can compile it.
     """
     objective_and_gradients, update = network._make_objective(xp), optimizer.update
 
@@ -109,9 +124,28 @@ def make_engine(
     state: State,
     epochs: int = sys.maxsize,
 ) -> Engine:
-    """Make the engine for the samples' namespace. It copies `state`, and never writes in the samples.
+    """Make the engine for the samples' namespace and device: this function decides which engine runs.
 
-    `epochs` is how many there will be at most: what only pays in a long training is left out of a short one.
+    NumPy arrays get the compiled engine, JAX arrays the XLA engine, CuPy arrays and PyTorch tensors on CUDA
+    the engine of CUDA graphs. Where that engine cannot run the training, and in all other namespaces, the
+    eager engine runs it. The module's docstring tells why.
+
+    Parameters
+    ----------
+    network : Network
+    optimizer : Optimizer
+    samples : Samples
+        The engine never writes in their arrays.
+    batch_size : int
+    state : State
+        The state to start from. The engine copies it, because its steps write in their state.
+    epochs : int
+        Maximum number of epochs that will run. On CUDA it determines what is captured: capturing takes time
+        that only many replays save.
+
+    Returns
+    -------
+    Engine
     """
     from mlp_xp._engines.eager import EagerEngine
 

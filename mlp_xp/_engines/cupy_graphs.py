@@ -1,8 +1,8 @@
-"""CUDA graphs of CuPy's arrays, with matrix products that can be captured.
+"""CUDA graphs of CuPy's arrays, with matrix products that can be captured; see `capture.GraphLibrary`.
 
-CuPy's own cannot: each sets the stream of CuPy's cuBLAS handle, which CuPy refuses while the stream
-captures. cuBLAS itself can, on a handle whose stream is set beforehand (cuBLAS documentation, "CUDA
-Graphs support"); NVIDIA's nvmath-python has the binding.
+CuPy's own products cannot be captured: each sets the stream of CuPy's cuBLAS handle, and CuPy raises an error
+for that while the stream captures. cuBLAS permits captures on a handle whose stream was set before (cuBLAS
+documentation, "CUDA Graphs support"), and NVIDIA's nvmath-python makes such a handle accessible.
 """
 
 from __future__ import annotations
@@ -19,65 +19,67 @@ import array_api_compat.cupy
 import cupy
 import numpy as np
 
-from mlp_xp._arrays import Array, Namespace
+from mlp_xp._arrays import Array, HostArray, Namespace
 from mlp_xp._devices import MEMORY_RELEASE_HOOKS
-from mlp_xp._engines.cuda_graph import CAPTURES
-from mlp_xp._engines.gemm import factor
+from mlp_xp._engines.capture import CAPTURE_LOCK
+from mlp_xp._engines.gemm import GemmOperand, gemm_operand
 
 WORKSPACE_BYTES = 2**25
-"""What NVIDIA advises for Hopper; cuBLAS must not allocate its own during a capture."""
+"""Size of cuBLAS's workspace, which cannot allocate one during a capture; NVIDIA advises this for Hopper."""
 
 OUT_OF_MEMORY = 2
-"""cudaErrorMemoryAllocation, which CuPy has no name for."""
+"""The status cudaErrorMemoryAllocation, which CuPy has no name for."""
 
-UPLOADS_UNDER_WAY = 32
-"""Buffers for numbers on their way to the device, and so by how many graphs the host may be ahead."""
+MAX_PENDING_UPLOADS = 32
+"""Number of pinned buffers for uploads, and so of replays that the host may be ahead of the device."""
 
-_KEPT = threading.local()
-"""A thread's `CupyGraphs`, by device."""
+_THREAD_LOCAL = threading.local()
+"""The `CupyGraphs` of each thread, by device."""
 
-_IDLE: dict[int, list[CupyGraphs]] = {}
-"""Those of threads that have ended, by device."""
+_OF_ENDED_THREADS: dict[int, list[CupyGraphs]] = {}
+"""The `CupyGraphs` of threads that have ended, by device."""
 
 
 class CupyGraphs:
-    """See `mlp_xp._engines.cuda_graph.Cuda`.
+    """A stream, a cuBLAS handle and a memory pool for graphs: one of each for each thread and device.
 
-    One for each thread and device serves all trainings, one after the other. Streams and handles of cuBLAS
-    take long to make; to destroy a handle waits for the device, which would end what another thread
-    captures there. So none is ever destroyed, and those of a thread that has ended serve the next one.
+    All trainings of the thread use them, one after the other, because streams and handles take long to make.
+    They are never destroyed, because destroying a handle waits for the device, which invalidates the captures
+    of other threads on it. When a thread has ended, the next new thread takes them over.
     """
 
     @staticmethod
     def of_this_thread(device: Any) -> CupyGraphs:
-        """Return the thread's own."""
-        kept: dict[int, CupyGraphs] = vars(_KEPT).setdefault("by_device", {})
-        if device.id not in kept:
-            idle = _IDLE.setdefault(device.id, [])
-            kept[device.id] = idle.pop() if idle else CupyGraphs(device)
-            weakref.finalize(threading.current_thread(), idle.append, kept[device.id]).atexit = False
-        return kept[device.id]
+        """Return the instance of the current thread for a device."""
+        by_device: dict[int, CupyGraphs] = vars(_THREAD_LOCAL).setdefault("by_device", {})
+        if device.id not in by_device:
+            unused = _OF_ENDED_THREADS.setdefault(device.id, [])
+            by_device[device.id] = unused.pop() if unused else CupyGraphs(device)
+            weakref.finalize(threading.current_thread(), unused.append, by_device[device.id]).atexit = False
+        return by_device[device.id]
 
     def __init__(self, device: Any) -> None:
         self.device = device
         self.n_engines = 0
-        with CAPTURES, device:
+        with CAPTURE_LOCK, device:
             self.stream = cupy.cuda.Stream(non_blocking=True)
-            # A graph keeps no array alive: what it works on belongs to a pool that lives as long, and that
-            # nothing but trainings of this thread, which run by turns, allocates from.
+            # A graph does not keep the arrays alive that it works on. Their memory belongs to this pool,
+            # which lives as long as the graph, and only trainings of this thread allocate from it, one at a
+            # time.
             self.pool = cupy.cuda.MemoryPool(_allocate)
-            # At a limit, CUPY_GPU_MEMORY_LIMIT by default, it would give back what graphs work on.
+            # No limit (by default CUPY_GPU_MEMORY_LIMIT): at a limit, the pool would free unused blocks, on
+            # which graphs work.
             self.pool.set_limit(size=0)
-            self.products = _Products(self.stream)
-            self.uploads = cycle([_Upload(None, cupy.cuda.Event()) for _ in range(UPLOADS_UNDER_WAY)])
+            self.products = _CublasProducts(self.stream)
+            self.buffers = cycle([_PinnedBuffer() for _ in range(MAX_PENDING_UPLOADS)])
 
     def namespace(self, matmul_precision: str) -> Namespace:
-        """Return functions that can be captured."""
-        return _Capturable(self.products, matmul_precision)
+        """Return a namespace whose functions can be captured."""
+        return _CapturableNamespace(self.products, matmul_precision)
 
     @contextmanager
-    def session(self) -> Iterator[None]:
-        """Work on a stream of our own, after what the caller's does and before what it will do."""
+    def own_stream(self) -> Iterator[None]:
+        """Context that makes the engine's stream current, ordered with the caller's stream by events."""
         with self.device:
             caller = cupy.cuda.get_current_stream()
             self.stream.wait_event(caller.record())
@@ -87,20 +89,20 @@ class CupyGraphs:
             finally:
                 caller.wait_event(self.stream.record())
 
-    def scratch(self) -> AbstractContextManager[None]:
-        """Take memory from the graphs' pool."""
+    def graph_pool(self) -> AbstractContextManager[None]:
+        """Return a context in which CuPy allocates from the graphs' pool."""
         context: AbstractContextManager[None] = cupy.cuda.using_allocator(self.pool.malloc)
         return context
 
     def capture(self, function: Callable[[], None]) -> Callable[[], None]:
-        """Record what a function launches; return what launches it all."""
-        with self.scratch():
+        """Capture the kernels that a function launches; return the function that replays them."""
+        with self.graph_pool():
             try:
                 self.stream.begin_capture()
                 function()
                 graph = self.stream.end_capture()
             except BaseException:
-                # Whether it is valid or not: it must end, and until then the stream refuses all else.
+                # An invalid capture must be ended too: until then the stream raises errors for all calls.
                 with suppress(Exception):
                     self.stream.end_capture()
                 raise
@@ -110,53 +112,54 @@ class CupyGraphs:
 
         return replay
 
-    def upload(self, values: np.ndarray[Any, Any], out: Array) -> None:
-        """Copy numbers from the host into an array."""
-        upload = next(self.uploads)
-        # From pageable memory the copy might wait for the stream; this waits for what came long before.
-        upload.done.synchronize()
-        numbers = upload.room(values.shape, out.dtype)
-        numbers[...] = values
-        out.set(numbers, stream=self.stream)
-        upload.done.record(self.stream)
+    def upload(self, values: HostArray, out: Array) -> None:
+        """Copy values from the host into an array, without waiting for the stream."""
+        # They are copied to pinned memory first, because a copy from pageable memory may wait for the stream.
+        # This only waits for the buffer's last upload, which began `MAX_PENDING_UPLOADS` uploads ago.
+        buffer = next(self.buffers)
+        buffer.free.synchronize()
+        pinned = buffer.array(values.shape, out.dtype)
+        pinned[...] = values
+        out.set(pinned, stream=self.stream)
+        buffer.free.record(self.stream)
 
     def retain(self) -> None:
-        """Keep memory for graphs from now on."""
-        with CAPTURES:
+        """Count one more engine: until its `release`, memory of graphs is kept."""
+        with CAPTURE_LOCK:
             self.n_engines += 1
 
     def release(self) -> None:
-        """Give memory back when there is no engine any more, and so no graph."""
+        """Count one engine less; free the pool's memory if there is none left."""
         self.n_engines -= 1
-        self.free()
+        self.free_unused()
 
-    def free(self) -> None:
-        """Give memory back, unless there is an engine, and so a graph that works on it."""
-        # Where something captures, what is kept stays for the next training.
-        if CAPTURES.acquire(blocking=False):
+    def free_unused(self) -> None:
+        """Free the pool's memory, unless there is an engine, whose graphs may work on it."""
+        # During a capture, nothing is freed, and the memory is there for the next training.
+        if CAPTURE_LOCK.acquire(blocking=False):
             try:
                 if not self.n_engines:
                     with self.device:
                         self.pool.free_all_blocks()
             finally:
-                CAPTURES.release()
+                CAPTURE_LOCK.release()
 
 
 @MEMORY_RELEASE_HOOKS.append
-def _free_all_of_this_thread() -> None:
-    for kept in vars(_KEPT).get("by_device", {}).values():
-        kept.free()
+def _free_unused_of_this_thread() -> None:
+    for graphs in vars(_THREAD_LOCAL).get("by_device", {}).values():
+        graphs.free_unused()
 
 
-class _Upload:
-    """Pinned memory on the host, and the event after which it is free again."""
+class _PinnedBuffer:
+    """Pinned memory on the host, and the event after which an upload from it is done."""
 
-    def __init__(self, memory: Any, done: Any) -> None:
-        self.memory = memory
-        self.done = done
+    def __init__(self) -> None:
+        self.memory: Any = None
+        self.free = cupy.cuda.Event()
 
-    def room(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
-        """Return an array in it; it grows where it must."""
+    def array(self, shape: tuple[int, ...], dtype: Any) -> HostArray:
+        """Return an array in the memory, which is allocated again if it is too small."""
         n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         if self.memory is None or self.memory.size() < n_bytes:
             self.memory = cupy.cuda.alloc_pinned_memory(n_bytes)
@@ -164,41 +167,54 @@ class _Upload:
 
 
 def _allocate(size: int) -> Any:
-    """Allocate memory, with an error that is no reason for a pool to give back what graphs work on."""
-    for last in (False, True):
+    """Allocate device memory for a pool of graphs.
+
+    If there is none left, it raises a MemoryError: at CuPy's own error, the pool would free blocks that
+    graphs work on.
+    """
+    for is_last_try in (False, True):
         try:
             return cupy.cuda.MemoryPointer(cupy.cuda.Memory(size), 0)
         except cupy.cuda.runtime.CUDARuntimeError as error:
             if error.status != OUT_OF_MEMORY:
                 raise
-            if last:
+            if is_last_try:
                 raise MemoryError(f"{error}") from error
-            # What others have let go of is kept there.
+            # CuPy's default pool caches memory that arrays outside of graphs no longer use.
             cupy.get_default_memory_pool().free_all_blocks()
     return None
 
 
-class _Capturable:
-    """CuPy's namespace, but for its products."""
+class _CapturableNamespace:
+    """CuPy's namespace with a `matmul` that can be captured."""
 
-    def __init__(self, products: _Products, matmul_precision: str) -> None:
+    def __init__(self, products: _CublasProducts, matmul_precision: str) -> None:
         self.matmul = partial(products.matmul, precision=matmul_precision)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(array_api_compat.cupy, name)
 
 
-class _Kind(NamedTuple):
-    """How cuBLAS is asked for products of a dtype."""
+class _GemmTypes(NamedTuple):
+    """The arguments of gemm that describe the product of matrices of a dtype.
+
+    Attributes
+    ----------
+    data : int
+        cuBLAS's number of the matrices' dtype.
+    compute : dict of int
+        cuBLAS's compute type, by `matmul_precision`.
+    scalar : dtype
+        Of the factors alpha and beta.
+    """
 
     data: int
     compute: dict[str, int]
-    """By precision."""
     scalar: np.dtype[Any]
 
 
-class _Products:
-    """Matrix products by a cuBLAS handle of our own, on one stream."""
+class _CublasProducts:
+    """Matrix products by a cuBLAS handle whose stream is fixed."""
 
     def __init__(self, stream: Any) -> None:
         try:
@@ -206,8 +222,8 @@ class _Products:
             from nvmath.bindings import cublas
         except ImportError as error:
             raise ImportError(
-                "CuPy's matrix products cannot be captured, and nvmath-python, whose can, is not installed "
-                f"({error}); `pip install nvmath-python[cu13]` (or `[cu12]`, as your CUDA is)"
+                "CuPy's matrix products cannot be captured; those of nvmath-python can, but it is not "
+                f"installed ({error}); `pip install nvmath-python[cu13]` (or `[cu12]`, as your CUDA is)"
             ) from error
         try:
             self.handle = cublas.create()
@@ -216,33 +232,34 @@ class _Products:
         self.cublas = cublas
         self.workspace = cupy.empty(WORKSPACE_BYTES, dtype=cupy.uint8)
         cublas.set_stream(self.handle, stream.ptr)
-        # After the stream: setting that takes the workspace away.
+        # In this order, because `set_stream` resets the workspace.
         cublas.set_workspace(self.handle, self.workspace.data.ptr, WORKSPACE_BYTES)
         types, compute = nvmath.CudaDataType, cublas.ComputeType
         single = {"highest": int(compute.COMPUTE_32F), "tf32": int(compute.COMPUTE_32F_FAST_TF32)}
         half = dict.fromkeys(single, int(compute.COMPUTE_32F))
         double = dict.fromkeys(single, int(compute.COMPUTE_64F))
-        self.kinds: dict[Any, _Kind] = {
-            np.dtype("float16"): _Kind(int(types.CUDA_R_16F), half, np.dtype("float32")),
-            np.dtype("float32"): _Kind(int(types.CUDA_R_32F), single, np.dtype("float32")),
-            np.dtype("float64"): _Kind(int(types.CUDA_R_64F), double, np.dtype("float64")),
+        self.types: dict[Any, _GemmTypes] = {
+            np.dtype("float16"): _GemmTypes(int(types.CUDA_R_16F), half, np.dtype("float32")),
+            np.dtype("float32"): _GemmTypes(int(types.CUDA_R_32F), single, np.dtype("float32")),
+            np.dtype("float64"): _GemmTypes(int(types.CUDA_R_64F), double, np.dtype("float64")),
         }
-        # Read when a call is made or captured, not when it runs: the handle points to the host's memory.
-        self.one_and_zero = {kind.scalar: np.array([1.0, 0.0], kind.scalar) for kind in self.kinds.values()}
+        # Alpha and beta on the host: cuBLAS reads them when a call is made or captured, not when it runs.
+        self.scalars = {one.scalar: np.array([1.0, 0.0], one.scalar) for one in self.types.values()}
 
     def matmul(self, a: Array, b: Array, *, precision: str = "highest") -> Array:
         """Return the product of two matrices, or of two vectors."""
-        if not (a.ndim == b.ndim and a.dtype == b.dtype in self.kinds and a.shape[-1] == b.shape[0]):
-            return cupy.matmul(a, b)  # no capture, and no wrong numbers
+        if not (a.ndim == b.ndim and a.dtype == b.dtype in self.types and a.shape[-1] == b.shape[0]):
+            return cupy.matmul(a, b)  # which cannot be captured, but is right for all operands
         if a.ndim == 1:
             return self.matmul(a.reshape(1, -1), b.reshape(-1, 1), precision=precision).reshape(())
         if a.ndim != 2:
             return cupy.matmul(a, b)
         out = cupy.empty((a.shape[0], b.shape[1]), dtype=a.dtype)
-        a, left = _as_factor(a)
-        b, right = _as_factor(b)
-        kind = self.kinds[a.dtype]
-        numbers = self.one_and_zero[kind.scalar]
+        a, left = _as_operand(a)
+        b, right = _as_operand(b)
+        types = self.types[a.dtype]
+        alpha_beta = self.scalars[types.scalar]
+        # C' = B' A', because cuBLAS writes column by column: so the rows of C are contiguous.
         self.cublas.gemm_ex(
             self.handle,
             int(right.transposed),
@@ -250,27 +267,27 @@ class _Products:
             b.shape[1],
             a.shape[0],
             a.shape[1],
-            numbers.ctypes.data,
+            alpha_beta.ctypes.data,
             b.data.ptr,
-            kind.data,
-            right.leading,
+            types.data,
+            right.leading_dimension,
             a.data.ptr,
-            kind.data,
-            left.leading,
-            numbers.ctypes.data + kind.scalar.itemsize,
+            types.data,
+            left.leading_dimension,
+            alpha_beta.ctypes.data + types.scalar.itemsize,
             out.data.ptr,
-            kind.data,
+            types.data,
             out.shape[1],
-            kind.compute[precision],
+            types.compute[precision],
             int(self.cublas.GemmAlgo.DEFAULT),
         )
         return out
 
 
-def _as_factor(array: Array) -> tuple[Array, Any]:
-    strides = [stride // array.itemsize for stride in array.strides]
-    found = factor(array.shape, strides)
-    if found is None:
+def _as_operand(array: Array) -> tuple[Array, GemmOperand]:
+    """Return a matrix, copied if gemm cannot read it, and how to pass it to gemm."""
+    operand = gemm_operand(array.shape, [stride // array.itemsize for stride in array.strides])
+    if operand is None:
         array = cupy.ascontiguousarray(array)
-        found = factor(array.shape, (array.shape[1], 1))
-    return array, found
+        operand = GemmOperand(False, array.shape[1])
+    return array, operand

@@ -1,4 +1,4 @@
-"""Epochs as a Python loop of steps: the way that works in every namespace."""
+"""The eager engine: epochs as a Python loop of steps, which works in every namespace."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlp_xp._samples import Samples
 
 
 class EagerEngine:
-    """Runs each array call as it comes; see `mlp_xp._engines.Engine`."""
+    """Runs the array calls of each step one by one; see `mlp_xp._engines.Engine`."""
 
     name = "eager"
 
@@ -25,32 +25,34 @@ class EagerEngine:
         self.losses: list[Array] = []
         self.state = state
         self.step = make_step(network, optimizer, samples.xp)
-        self.whole = samples.whole() if batch_size >= len(samples) else None
+        # Where all samples are one batch, it is cast and put in order once, not in each epoch.
+        self.full_batch = samples.whole() if batch_size >= len(samples) else None
 
     @property
     def state(self) -> State:
-        """The state now, in arrays that later steps write in."""
+        """The current state, in arrays that later steps write in."""
         return self._state
 
     @state.setter
     def state(self, state: State) -> None:
+        # A copy, because steps update arrays in place, and the caller keeps the ones given.
         self._state: State = copy_tree(self.samples.place.xp, state)
 
     def is_finite(self) -> bool:
-        """Whether all of the state is finite."""
+        """Whether all arrays of the state are finite."""
         return all_finite(self.samples.place.xp, self._state)
 
     def copied_state(self) -> State:
-        """Return the state in arrays of its own."""
+        """Return a copy of the state."""
         state: State = copy_tree(self.samples.place.xp, self._state)
         return state
 
     def run(self, epochs: Sequence[Epoch]) -> None:
         """Run these epochs."""
-        if self.whole is None:
+        if self.full_batch is None:
             self._run_mini_batches(epochs)
         else:
-            self._run_full_batch(epochs, *self.whole)
+            self._run_full_batch(epochs, *self.full_batch)
 
     def _run_full_batch(self, epochs: Sequence[Epoch], X: Array, y: Array, sample_weight: Array) -> None:
         step, append = self.step, self.losses.append
@@ -73,5 +75,5 @@ class EagerEngine:
                     mean = mean + loss * (X.shape[0] / n_samples)
                 self.losses.append(mean)
         finally:
-            # Also when interrupted: what is trained of an epoch is kept.
+            # After an interrupt too: the steps done of an unfinished epoch count.
             self._state = params, state

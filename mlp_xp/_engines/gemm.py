@@ -1,4 +1,4 @@
-"""How a BLAS that counts column by column sees arrays: which product it is asked for."""
+"""Operands of a column-major matrix product (gemm) that reads row-major arrays."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 
-class Factor(NamedTuple):
-    """A matrix as the BLAS is told of it.
+class GemmOperand(NamedTuple):
+    """The arguments of gemm that describe how a matrix is stored.
 
     Attributes
     ----------
     transposed : bool
-        Whether the BLAS, which reads columns, finds the rows of the transpose of what is asked for.
-    leading : int
-        Elements from one of these columns to the next.
+        Whether gemm has to transpose the matrix that it reads, column by column.
+    leading_dimension : int
+        Distance between the columns that gemm reads, in elements.
     """
 
     transposed: bool
-    leading: int
+    leading_dimension: int
 
 
-def factor(shape: Sequence[int], strides: Sequence[int]) -> Factor | None:
-    """Describe a matrix as a factor of a product computed as ``C' = B' A'``.
+def gemm_operand(shape: Sequence[int], strides: Sequence[int]) -> GemmOperand | None:
+    """Return how to pass a matrix to gemm as a factor of ``C' = B' A'``, the transpose of ``C = A B``.
 
-    An array stored row by row is, read column by column, its own transpose. So the BLAS, asked for the
-    transposed product, writes the rows of C, and needs to turn the factors that are *not* stored so.
+    BLAS reads and writes column by column, and a row-major array read so is its own transpose. So the
+    product ``B' A'`` writes a row-major C, from row-major factors as they are; column-major factors must be
+    transposed.
 
     Parameters
     ----------
@@ -35,19 +36,20 @@ def factor(shape: Sequence[int], strides: Sequence[int]) -> Factor | None:
 
     Returns
     -------
-    Factor, or None
-        None for a matrix whose rows and columns both have gaps between elements: it must be copied.
+    GemmOperand or None
+        None if neither rows nor columns are contiguous, so that the matrix must be copied first.
 
     Examples
     --------
-    >>> from mlp_xp._engines.gemm import factor
-    >>> factor((3, 4), (4, 1)), factor((3, 4), (1, 3)), factor((3, 4), (8, 2))
-    (Factor(transposed=False, leading=4), Factor(transposed=True, leading=3), None)
+    >>> from mlp_xp._engines.gemm import gemm_operand
+    >>> gemm_operand((3, 4), (4, 1)), gemm_operand((3, 4), (1, 3))
+    (GemmOperand(transposed=False, leading_dimension=4), GemmOperand(transposed=True, leading_dimension=3))
+    >>> gemm_operand((3, 4), (8, 2))
     """
-    (n_rows, n_columns), (down, along) = shape, strides
-    # The stride of an axis of one element says nothing.
-    if (along == 1 or n_columns == 1) and (down >= n_columns or n_rows == 1):
-        return Factor(False, max(down, n_columns) if n_rows > 1 else n_columns)
-    if (down == 1 or n_rows == 1) and (along >= n_rows or n_columns == 1):
-        return Factor(True, max(along, n_rows) if n_columns > 1 else n_rows)
+    (n_rows, n_columns), (row_stride, column_stride) = shape, strides
+    # The stride of an axis of length 1 may be any number, and must not be used.
+    if (column_stride == 1 or n_columns == 1) and (row_stride >= n_columns or n_rows == 1):
+        return GemmOperand(False, max(row_stride, n_columns) if n_rows > 1 else n_columns)
+    if (row_stride == 1 or n_rows == 1) and (column_stride >= n_rows or n_columns == 1):
+        return GemmOperand(True, max(column_stride, n_rows) if n_columns > 1 else n_rows)
     return None

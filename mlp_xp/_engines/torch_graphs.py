@@ -1,4 +1,4 @@
-"""CUDA graphs of PyTorch's tensors."""
+"""CUDA graphs of PyTorch's tensors; see `mlp_xp._engines.capture.GraphLibrary`."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
-import numpy as np
 import torch
 
-from mlp_xp._arrays import Array, Namespace, Placement
+from mlp_xp._arrays import Array, HostArray, Namespace, Placement
 
-_KEPT = threading.local()
-"""A thread's streams, by device: for each stream PyTorch keeps a workspace of cuBLAS for good."""
+_THREAD_LOCAL = threading.local()
+"""The streams of each thread, by device. They are reused, because PyTorch never frees the cuBLAS workspace
+that it allocates for a stream."""
 
 
 class TorchGraphs:
-    """See `mlp_xp._engines.cuda_graph.Cuda`."""
+    """Captures graphs with `torch.cuda.graph`, for one engine."""
 
     def __init__(self, place: Placement, xp: Namespace) -> None:
         self._xp = xp
@@ -26,12 +26,15 @@ class TorchGraphs:
         self.pool = torch.cuda.graph_pool_handle()
 
     def namespace(self, matmul_precision: str) -> Namespace:
-        """Return functions that can be captured; their precision is the process's while they are."""
+        """Return a namespace whose functions can be captured.
+
+        A capture uses the process-wide precision, which `mlp_xp._devices.computing` sets.
+        """
         return self._xp
 
     @contextmanager
-    def session(self) -> Iterator[None]:
-        """Work on a stream of our own, after what the caller's does and before what it will do."""
+    def own_stream(self) -> Iterator[None]:
+        """Context that makes the engine's stream current, ordered with the caller's stream by events."""
         caller = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(caller)
         try:
@@ -40,15 +43,14 @@ class TorchGraphs:
         finally:
             caller.wait_stream(self.stream)
 
-    def scratch(self) -> AbstractContextManager[None]:
-        """Do nothing: before a capture PyTorch gives back what it has kept."""
+    def graph_pool(self) -> AbstractContextManager[None]:
+        """Return a context that does nothing: PyTorch frees its cached memory before a capture."""
         return nullcontext()
 
     def capture(self, function: Callable[[], None]) -> Callable[[], None]:
-        """Record what a function launches; return what launches it all."""
+        """Capture the kernels that a function launches; return the function that replays them."""
         graph = torch.cuda.CUDAGraph()
-        # Other threads may go on, whatever they do.
-        mode = "thread_local"
+        mode = "thread_local"  # calls of other threads do not invalidate the capture
         failure: list[BaseException] = []
 
         def recorded() -> None:
@@ -62,34 +64,35 @@ class TorchGraphs:
             with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode=mode):
                 recorded()
         except BaseException as error:
-            self._forget_capture()
-            # What ends a capture that is invalid says no more than that it is.
+            self._release_pool()
+            # The end of an invalid capture raises an error too, which does not tell the cause.
             raise (failure[0] if failure else error) from None
         replay: Callable[[], None] = graph.replay
         return replay
 
-    def _forget_capture(self) -> None:
-        """Let the allocator know that the capture is over, which an invalid one's end does not tell it."""
+    def _release_pool(self) -> None:
+        """Detach the allocator from the pool of a failed capture, as ending an invalid one does not."""
         with suppress(Exception):
-            # If the end of the capture has done so, this raises, and the pool is the graph's to give up.
+            # This raises if the end of the capture has done it already; then the graph releases the pool.
             torch._C._cuda_endAllocateToPool(self.device.index, self.pool)
             torch._C._cuda_releasePool(self.device.index, self.pool)
         self.pool = torch.cuda.graph_pool_handle()
 
-    def upload(self, values: np.ndarray[Any, Any], out: Array) -> None:
-        """Copy numbers from the host into a tensor."""
-        # From pageable memory, or from another dtype, the copy would wait for the stream.
+    def upload(self, values: HostArray, out: Array) -> None:
+        """Copy values from the host into a tensor, without waiting for the stream."""
+        # They are cast and copied to pinned memory first: otherwise the host would wait for the stream.
         out.copy_(torch.from_numpy(values).to(out.dtype).pin_memory(), non_blocking=True)
 
     def retain(self) -> None:
-        """Do nothing: PyTorch counts its graphs."""
+        """Do nothing: PyTorch counts the graphs that use a pool."""
 
     def release(self) -> None:
-        """Do nothing: a graph's memory goes with it."""
+        """Do nothing: PyTorch frees a graph's memory with the graph."""
 
 
 def _stream(device: Any) -> Any:
-    streams = vars(_KEPT).setdefault("streams", {})
+    """Return this thread's stream on a device; it is made at the first call."""
+    streams = vars(_THREAD_LOCAL).setdefault("streams", {})
     if device not in streams:
         streams[device] = torch.cuda.Stream(device)
     return streams[device]

@@ -1,0 +1,69 @@
+"""The interface between the engine of CUDA graphs and the libraries that capture them."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+from mlp_xp._arrays import Array, HostArray, Namespace
+
+
+class GraphLibrary(Protocol):
+    """Streams, memory and captures of a library whose arrays live on a CUDA device."""
+
+    def namespace(self, matmul_precision: str) -> Namespace:
+        """Return a namespace whose functions can be captured."""
+
+    def own_stream(self) -> AbstractContextManager[None]:
+        """Context that makes the engine's stream current: the default stream cannot be captured.
+
+        Its work runs after what the caller's stream has been given before, and before what it is given after.
+        """
+
+    def graph_pool(self) -> AbstractContextManager[None]:
+        """Context in which memory is allocated from the pool of the captures, so that both share it.
+
+        Arrays allocated in it are valid until the next replay of any graph of this thread.
+        """
+
+    def capture(self, function: Callable[[], None]) -> Callable[[], None]:
+        """Capture the kernels that a function launches as a graph; return the function that replays it.
+
+        The graph works on memory that is allocated to nothing else. If the capture fails, it is ended, and
+        the stream can be used as before.
+        """
+
+    def upload(self, values: HostArray, out: Array) -> None:
+        """Copy values from the host into an array, without waiting for the stream."""
+
+    def retain(self) -> None:
+        """Count one more engine: until its `release`, memory of graphs is kept."""
+
+    def release(self) -> None:
+        """Count one engine less; memory that no graph needs any more is freed."""
+
+
+CAPTURE_LOCK = threading.Lock()
+"""Lock for captures of all libraries and threads of the process, and for calls that wait for the device.
+
+Such a call invalidates every capture in progress on the device.
+"""
+
+
+@contextmanager
+def exclusive_capture() -> Iterator[None]:
+    """Context for a capture: it holds `CAPTURE_LOCK` and turns off the garbage collector.
+
+    A collection could free memory, and a capture in progress does not permit that.
+    """
+    with CAPTURE_LOCK:
+        enabled = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if enabled:
+                gc.enable()

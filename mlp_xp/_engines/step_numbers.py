@@ -1,0 +1,198 @@
+"""Numbers that change from step to step, such as the learning rate, in steps that a CUDA graph replays.
+
+A captured kernel reads the same memory in each replay. So a step is captured with a `StepNumber` for each
+such number. What is computed from these numbers alone stays on the host, as an expression of the numbers
+that the step starts with. A number that is an operand of an array operation is read from a table on the
+device, which the host fills before each replay by evaluating the expressions.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, NoReturn, TypeAlias
+
+import numpy as np
+
+from mlp_xp._arrays import Array, HostArray
+from mlp_xp._engines import State
+from mlp_xp._parameters import leaves, with_leaves
+
+MAX_NUMBERS_PER_STEP = 64
+"""Maximum number of different step numbers that meet arrays in one step: the width of the table.
+
+Chosen so that it exceeds what optimizers need (AdamW has two) and a table of 64 steps takes 32 KiB.
+"""
+
+StartNumbers: TypeAlias = "tuple[float, ...]"
+"""The numbers that a step starts with: its learning rate, and the numbers in the optimizer's state."""
+
+Expression: TypeAlias = "Callable[[StartNumbers], float]"
+"""A number as a function of those that its step starts with."""
+
+
+class NotCapturableError(Exception):
+    """The step does something that a replay cannot repeat."""
+
+
+class StepNumber:
+    """A number that changes from step to step: an expression on the host, an array of shape () with arrays.
+
+    Conditions and conversions raise `NotCapturableError`, because a replay cannot take another branch.
+    """
+
+    __array_ufunc__ = None  # makes arrays of NumPy and CuPy leave binary operators to this class
+
+    def __init__(self, row: TableRow, compute: Expression) -> None:
+        self.row = row
+        self.compute = compute
+
+    def __cupy_get_ndarray__(self) -> Array:
+        return self.row.entry_of(self)
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Callable[..., Any], types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
+        # Without this method, ``tensor *= number`` would make another tensor instead of writing in place.
+        arrays = [one.row.entry_of(one) if isinstance(one, StepNumber) else one for one in arguments]
+        return function(*arrays, **(options or {}))
+
+    def _refuse(self, *_: Any) -> NoReturn:
+        raise NotCapturableError("a condition or a conversion uses a number that changes from step to step")
+
+    __bool__ = __float__ = __int__ = __index__ = __eq__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
+    __hash__ = object.__hash__
+
+    def __neg__(self) -> StepNumber:
+        return StepNumber(self.row, lambda start: -self.compute(start))
+
+
+def _binary_method(function: Callable[[Any, Any], Any], *, swapped: bool) -> Callable[[StepNumber, Any], Any]:
+    """Return the method of `StepNumber` for a binary operator, or for its reflected (swapped) form."""
+
+    def method(self: StepNumber, other: Any) -> Any:
+        if isinstance(other, StepNumber):
+            return StepNumber(
+                self.row, lambda start: function(*order(self.compute(start), other.compute(start)))
+            )
+        if isinstance(other, (int, float)):
+            return StepNumber(self.row, lambda start: function(*order(self.compute(start), other)))
+        return function(*order(self.row.entry_of(self), other))
+
+    def order(mine: Any, other: Any) -> tuple[Any, Any]:
+        return (other, mine) if swapped else (mine, other)
+
+    return method
+
+
+for _name in ("add", "sub", "mul", "truediv", "pow", "floordiv", "mod"):
+    _function = getattr(operator, _name)
+    setattr(StepNumber, f"__{_name}__", _binary_method(_function, swapped=False))
+    setattr(StepNumber, f"__r{_name}__", _binary_method(_function, swapped=True))
+
+
+class TableRow:
+    """A row of the table on the device: the numbers of one step, in the order in which they meet arrays.
+
+    Parameters
+    ----------
+    entries : array of shape (MAX_NUMBERS_PER_STEP,)
+        A view of the table.
+    """
+
+    def __init__(self, entries: Array) -> None:
+        self.entries = entries
+        self.numbers: list[StepNumber] = []
+        self.index: dict[int, int] = {}
+
+    def entry_of(self, number: StepNumber) -> Array:
+        """Return the entry of a number, an array of shape (); a number that has none gets the next one."""
+        if id(number) not in self.index:
+            if len(self.numbers) == MAX_NUMBERS_PER_STEP:
+                raise NotCapturableError(f"more than {MAX_NUMBERS_PER_STEP} numbers change from step to step")
+            self.index[id(number)] = len(self.numbers)
+            self.numbers.append(number)
+        return self.entries[self.index[id(number)]]
+
+
+class CapturedSteps(NamedTuple):
+    """A captured graph of steps, and the expressions of their numbers.
+
+    Attributes
+    ----------
+    replay : callable
+        It launches the graph.
+    entries : list of Expression
+        The entries of a step's row of the table.
+    numbers_after : list of Expression
+        The numbers in the optimizer's state after a step.
+    """
+
+    replay: Callable[[], None]
+    entries: list[Expression]
+    numbers_after: list[Expression]
+
+    def table(self, rates: Sequence[float], numbers: list[float]) -> tuple[HostArray, list[float]]:
+        """Return the table of steps at these learning rates, and the numbers in the state after them."""
+        table = np.zeros((len(rates), MAX_NUMBERS_PER_STEP))
+        for row, rate in zip(table, rates):
+            start = (rate, *numbers)
+            row[: len(self.entries)] = [compute(start) for compute in self.entries]
+            numbers = [compute(start) for compute in self.numbers_after]
+        return table, numbers
+
+
+def learning_rate(row: TableRow) -> Any:
+    """Return the learning rate of a step as a `StepNumber`."""
+    return StepNumber(row, operator.itemgetter(0))
+
+
+def with_step_numbers(state: State, row: TableRow) -> State:
+    """Return the state with a `StepNumber` in place of each number."""
+    new: list[Any] = leaves(state)
+    count = 0
+    for index, leaf in enumerate(new):
+        if isinstance(leaf, (int, float)):
+            count += 1  # 0 is the learning rate
+            new[index] = StepNumber(row, operator.itemgetter(count))
+    result: State = with_leaves(state, new)
+    return result
+
+
+def expressions_of(state: State) -> list[Expression]:
+    """List the expressions of the numbers in a state that a captured step returned."""
+    return [
+        leaf.compute if isinstance(leaf, StepNumber) else _constant(leaf)
+        for leaf in leaves(state)
+        if isinstance(leaf, (StepNumber, int, float))
+    ]
+
+
+def _constant(number: float) -> Expression:
+    return lambda start: number
+
+
+def numbers_of(state: State) -> list[float]:
+    """List the numbers in a state."""
+    return [leaf for leaf in leaves(state) if isinstance(leaf, (int, float))]
+
+
+def with_numbers(state: State, numbers: Sequence[float]) -> State:
+    """Return the state with its numbers replaced, in the order of `numbers_of`."""
+    new = iter(numbers)
+    result: State = with_leaves(
+        state, [next(new) if isinstance(leaf, (int, float)) else leaf for leaf in leaves(state)]
+    )
+    return result
+
+
+def same_structure(old: State, new: State) -> bool:
+    """Whether two states agree in the shapes and dtypes of arrays, and in where numbers and Nones are."""
+    return list(map(_leaf_spec, leaves(old))) == list(map(_leaf_spec, leaves(new)))
+
+
+def _leaf_spec(leaf: Any) -> Any:
+    if isinstance(leaf, (StepNumber, int, float)):
+        return "number"
+    return None if leaf is None else (tuple(leaf.shape), str(leaf.dtype))
