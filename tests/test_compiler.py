@@ -24,7 +24,7 @@ from mlp_xp import (
 )
 from mlp_xp._activations import ACTIVATIONS
 from mlp_xp._arrays import placement, quiet_floating_point
-from mlp_xp._compiler import NotRecordableError, accumulate, code, compile_function, memory, passes, rows
+from mlp_xp._compiler import NotRecordableError, accumulate, codegen, compile_function, memory, passes, rows
 from mlp_xp._engines import compiled, make_engine
 from mlp_xp._engines.compiled import CompiledEngine
 from mlp_xp._engines.eager import EagerEngine
@@ -50,7 +50,7 @@ LIMITS = {
 }
 """The sizes that programs depend on: what takes megabytes otherwise is done for a few numbers."""
 
-MODULES = (memory, passes, accumulate, code, compiled)
+MODULES = (memory, passes, accumulate, codegen, compiled)
 
 
 def set_limits(monkeypatch, limits):

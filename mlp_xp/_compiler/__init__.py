@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mlp_xp._compiler.code import Program, compiled
+from mlp_xp._compiler.codegen import Program, compiled
 from mlp_xp._compiler.graph import Graph, NotRecordableError, Tracer, Value
 from mlp_xp._compiler.passes import Layout, Record
 from mlp_xp._compiler.schedule import base
