@@ -24,7 +24,16 @@ from mlp_xp import (
 )
 from mlp_xp._activations import ACTIVATIONS
 from mlp_xp._arrays import placement, quiet_floating_point
-from mlp_xp._compiler import NotRecordableError, accumulate, codegen, compile_function, memory, passes, rows
+from mlp_xp._compiler import (
+    NotRecordableError,
+    accumulate,
+    codegen,
+    compile_function,
+    passes,
+    regions,
+    rows,
+)
+from mlp_xp._compiler import program as program_module
 from mlp_xp._engines import compiled, make_engine
 from mlp_xp._engines.compiled import CompiledEngine
 from mlp_xp._engines.eager import EagerEngine
@@ -43,14 +52,34 @@ OPTIMIZERS = [
 
 LIMITS = {
     "usual": {},
-    "blocks": {"BLOCKED_ELEMENTS": 1, "BLOCK_BYTES": 64, "JOIN_BYTES": 0, "FUSED_ELEMENTS": 0, "LONG": 1},
-    "blocks_of_fused": {"BLOCKED_ELEMENTS": 8, "BLOCK_BYTES": 8, "WIDE": 1},
-    "large": {"JOIN_BYTES": 0, "SHUFFLED_BYTES": 0, "WIDE": 1, "LONG": 1},
-    "accumulated": {"ACCUMULATED_ELEMENTS": 1, "OUTER": 1, "BLOCKED_ELEMENTS": 8, "SHUFFLED_BYTES": 0},
+    "blocks": {
+        "MIN_ELEMENTS_TO_BLOCK": 1,
+        "MAX_BLOCK_BYTES": 64,
+        "MAX_GROUP_BYTES_TO_FUSE": 0,
+        "MIN_ELEMENTS_WITHOUT_BIAS_FUSION": 0,
+        "MIN_ELEMENTS_TO_FILL_ARRAYS": 1,
+    },
+    "blocks_of_fused": {
+        "MIN_ELEMENTS_TO_BLOCK": 8,
+        "MAX_BLOCK_BYTES": 8,
+        "MIN_ELEMENTS_TO_EXPAND_LOGADDEXP": 1,
+    },
+    "large": {
+        "MAX_GROUP_BYTES_TO_FUSE": 0,
+        "MAX_BYTES_SHUFFLED_AT_ONCE": 0,
+        "MIN_ELEMENTS_TO_EXPAND_LOGADDEXP": 1,
+        "MIN_ELEMENTS_TO_FILL_ARRAYS": 1,
+    },
+    "accumulated": {
+        "MIN_ELEMENTS_TO_ACCUMULATE": 1,
+        "MIN_ELEMENTS_TO_MULTIPLY_OUTER": 1,
+        "MIN_ELEMENTS_TO_BLOCK": 8,
+        "MAX_BYTES_SHUFFLED_AT_ONCE": 0,
+    },
 }
-"""The sizes that programs depend on: what takes megabytes otherwise is done for a few numbers."""
+"""Thresholds of the compiler, lowered so that a few elements take the paths of large arrays."""
 
-MODULES = (memory, passes, accumulate, codegen, compiled)
+MODULES = (passes, accumulate, regions, program_module, codegen, compiled)
 
 
 def set_limits(monkeypatch, limits):
@@ -59,7 +88,7 @@ def set_limits(monkeypatch, limits):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, limit)
     # Programs that were written under other limits are of no use.
-    monkeypatch.setattr(compiled, "_make_program", compiled._make_program.__wrapped__)
+    monkeypatch.setattr(compiled, "_compile_step", compiled._compile_step.__wrapped__)
 
 
 @pytest.fixture(params=LIMITS)
@@ -174,7 +203,7 @@ def bound(function, owned, given=(), n_numbers=0):
     program = compile_function(function, owned, given, n_numbers)
     groups = [np.concatenate([array.reshape(-1) for array in group]) for group in owned]
     # What is in its memory before does not matter.
-    pool = [np.full(nbytes, 255, np.uint8) for nbytes in program.pool]
+    pool = [np.full(nbytes, 255, np.uint8) for nbytes in program.pool_nbytes]
     arrays = []
     for group, flat in zip(owned, groups):
         stops = np.cumsum([array.size for array in group])
@@ -295,10 +324,10 @@ def test_updates_by_products(update, order, dtype, monkeypatch):
     numbers = [0.1]
     assert_same(step, [owned], given, numbers, rtol=1e-12 if dtype == "float64" else 1e-5)
     source = compile_function(step, [owned], given, 1).source
-    assert ("accumulated(" in source.partition("def step")[2]) == (update in ACCUMULATED)
+    assert ("gemm(" in source.partition("def step")[2]) == (update in ACCUMULATED)
     # Without SciPy NumPy does it.
-    monkeypatch.setattr(accumulate, "_blas", dict)
-    assert "accumulated(" not in compile_function(step, [owned], given, 1).source
+    monkeypatch.setattr(accumulate, "_scipy_blas", dict)
+    assert "gemm(" not in compile_function(step, [owned], given, 1).source
     assert_same(step, [owned], given, numbers, rtol=1e-12 if dtype == "float64" else 1e-5)
 
 
@@ -313,7 +342,7 @@ def test_a_gradient_that_is_needed_twice_is_computed_once(monkeypatch):
     owned, given = [arrays_of((3, 4), (3, 4))], arrays_of((10, 3), (10, 4))
     assert_same(step, owned, given)
     source = compile_function(step, owned, given).source.partition("def step")[2]
-    assert (source.count("dot("), source.count("matmul("), source.count("accumulated(")) == (0, 1, 0)
+    assert (source.count("dot("), source.count("matmul("), source.count("gemm(")) == (0, 1, 0)
 
 
 def test_a_product_of_what_it_updates():
@@ -450,8 +479,8 @@ def test_numbers_alone_stay_what_they_are():
 @pytest.mark.parametrize("wide", [1, 10**9], ids=["exp_and_log1p", "logaddexp"])
 @pytest.mark.parametrize("limit", [1, 2**15], ids=["blocks", "whole"])
 def test_logaddexp_at_hard_values(wide, limit, monkeypatch):
-    monkeypatch.setattr(passes, "WIDE", wide)
-    monkeypatch.setattr(memory, "BLOCKED_ELEMENTS", limit)
+    monkeypatch.setattr(passes, "MIN_ELEMENTS_TO_EXPAND_LOGADDEXP", wide)
+    monkeypatch.setattr(regions, "MIN_ELEMENTS_TO_BLOCK", limit)
     ends = np.array([-1e308, -1e4, -750.0, -37.0, -1.0, -1e-300, 0.0, 1e-17, 1.0, 36.5, 710.0, 1e4, 1e308])
     x, y = (np.ascontiguousarray(grid) for grid in np.meshgrid(ends, ends))
     step, _ = bound(result_of(lambda x, y: np.logaddexp(x, y)), [], [x, y])
@@ -886,7 +915,9 @@ def steps_counted(monkeypatch):
         return compile_function(*arguments)
 
     monkeypatch.setattr(compiled, "compile_function", count)
-    monkeypatch.setattr(compiled, "_make_program", rows.kept(compiled._make_program.__wrapped__))
+    monkeypatch.setattr(
+        compiled, "_compile_step", rows.cached_by_arguments(compiled._compile_step.__wrapped__)
+    )
     return counted
 
 
@@ -998,12 +1029,12 @@ def test_a_state_assigned_is_gone_back_to():
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("n_rows", [1, 7, 8, 9, 16, 17])
 def test_rows_in_blocks(n_rows, loss, monkeypatch):
-    monkeypatch.setattr(rows, "WORTH_IT", 10**9)
+    monkeypatch.setattr(rows, "MIN_ELEMENTS_TO_COMPILE", 10**9)
     network, params, X, _ = problem(["gelu"], loss, n_samples=n_rows)
     X = np.asfortranarray(X, dtype=["float64", "float32"][n_rows % 2])
     expected = network.predict(params, X), network.logits(params, X)
-    monkeypatch.setattr(rows, "WORTH_IT", 0)
-    monkeypatch.setattr(rows, "BLOCK_NUMBERS", 8 * 4)
+    monkeypatch.setattr(rows, "MIN_ELEMENTS_TO_COMPILE", 0)
+    monkeypatch.setattr(rows, "MAX_BLOCK_ELEMENTS", 8 * 4)
     programs = []
 
     def noted(*arguments):
@@ -1011,7 +1042,7 @@ def test_rows_in_blocks(n_rows, loss, monkeypatch):
         return programs[-1]
 
     monkeypatch.setattr(rows, "compile_function", noted)
-    monkeypatch.setattr(rows, "_row_program", rows._row_program.__wrapped__)
+    monkeypatch.setattr(rows, "_compile_row_function", rows._compile_row_function.__wrapped__)
     found = network.predict(params, X), network.logits(params, X)
     assert len(programs) == 2
     for ours, theirs in zip(found, expected):
@@ -1020,7 +1051,7 @@ def test_rows_in_blocks(n_rows, loss, monkeypatch):
 
 
 def test_rows_of_what_is_not_recorded(monkeypatch):
-    monkeypatch.setattr(rows, "WORTH_IT", 0)
+    monkeypatch.setattr(rows, "MIN_ELEMENTS_TO_COMPILE", 0)
     network, params, X, _ = problem(activation_of(REFUSED["bool"]))
     np.testing.assert_allclose(network.predict(params, X), problem("relu")[0].predict(params, X), rtol=1e-12)
 
@@ -1035,8 +1066,8 @@ def peak_of(function):
 
 
 def test_rows_in_blocks_take_a_bounded_memory(monkeypatch):
-    monkeypatch.setattr(rows, "WORTH_IT", 0)
-    monkeypatch.setattr(rows, "BLOCK_NUMBERS", 2**12)
+    monkeypatch.setattr(rows, "MIN_ELEMENTS_TO_COMPILE", 0)
+    monkeypatch.setattr(rows, "MAX_BLOCK_ELEMENTS", 2**12)
     network = Network((4, 64, 64, 1), loss="squared_error")
     X = np.ones((5_000, 4))
     params = network.init(0, like=X)
@@ -1102,7 +1133,7 @@ def test_all_parameters_of_a_small_network_are_updated_at_once():
     params = plain(params)
     state = compiled._state_like((params, adam().init(np, params)))
     batch = compiled._batch_like(Samples(placement(X=X), X, y), 23)
-    make_program = compiled._make_program.__wrapped__
+    make_program = compiled._compile_step.__wrapped__
     program = make_program(network, adam(), batch, state, False)
     assert program.source.count("sqrt(") == 1
     assert program.source.count("copyto(") == 0
@@ -1120,7 +1151,7 @@ def test_a_numpy_number_of_the_arrays_dtype_is_as_good_as_pythons():
     (array,) = owned = [np.linspace(1.0, 2.0, 5)]
     expected = np.sqrt(2.0 / np.pi) * array
     program = compile_function(function, [owned], [])
-    program.bind([array], [np.empty(size, np.uint8) for size in program.pool])()
+    program.bind([array], [np.empty(size, np.uint8) for size in program.pool_nbytes])()
     assert np.array_equal(array, expected)
     with pytest.raises(NotRecordableError):
         compile_function(function, [[array.astype("float32")]], [])

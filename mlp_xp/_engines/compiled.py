@@ -11,15 +11,15 @@ import numpy as np
 
 from mlp_xp._arrays import Array, HostArray, row_slices
 from mlp_xp._compiler import NotRecordableError, Program, compile_function
-from mlp_xp._compiler.passes import FUSED_ELEMENTS
-from mlp_xp._compiler.rows import ArraySpec, kept
+from mlp_xp._compiler.passes import MIN_ELEMENTS_WITHOUT_BIAS_FUSION
+from mlp_xp._compiler.rows import ArraySpec, cached_by_arguments
 from mlp_xp._engines import Epoch, State, make_step
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
 from mlp_xp._parameters import all_finite, is_array, leaves, with_leaves
 from mlp_xp._samples import Batch, Rows, Samples
 
-SHUFFLED_BYTES = 2**20
+MAX_BYTES_SHUFFLED_AT_ONCE = 2**20
 """Samples that take up to so many bytes are put in order once an epoch; of others each batch is."""
 
 
@@ -61,7 +61,7 @@ class CompiledEngine:
         batch_size = min(batch_size, n_samples)
         rest = self.structure, _is_widened(samples, batch_size)
         steps = {
-            length: self._bound(_make_program(*settings, _batch_like(samples, length), *rest))
+            length: self._bound(_compile_step(*settings, _batch_like(samples, length), *rest))
             for length in dict.fromkeys((batch_size, n_samples % batch_size or batch_size))
         }
         self.batches = _Batches(samples, batch_size, steps)
@@ -101,11 +101,11 @@ class CompiledEngine:
 
     def _bound(self, program: Program) -> Any:
         """Give a program its memory, most of it shared with the others: they never run at one time."""
-        self.pool += [np.empty(nbytes, np.uint8) for nbytes in program.pool[len(self.pool) :]]
-        apart = {spec.buffer[1] for spec in program.ones}
+        self.pool += [np.empty(nbytes, np.uint8) for nbytes in program.pool_nbytes[len(self.pool) :]]
+        apart = {location.buffer[1] for location in program.ones}
         pool = [
             shared if len(shared) >= nbytes and index not in apart else np.empty(nbytes, np.uint8)
-            for index, (shared, nbytes) in enumerate(zip(self.pool, program.pool))
+            for index, (shared, nbytes) in enumerate(zip(self.pool, program.pool_nbytes))
         ]
         return program.bind(self.groups, pool)
 
@@ -178,8 +178,8 @@ def _views(flat: HostArray, group: list[Any]) -> Iterator[HostArray]:
         start += leaf.size
 
 
-@kept
-def _make_program(
+@cached_by_arguments
+def _compile_step(
     network: Network, optimizer: Optimizer, batch: tuple[ArraySpec | None, ...], like: State, widened: bool
 ) -> Program:
     step = make_step(network, optimizer, np)
@@ -206,12 +206,12 @@ def _make_program(
 
 def _is_small(samples: Samples) -> bool:
     """Whether there is room for a copy of the samples, in the order of an epoch."""
-    return len(samples) * samples.row_bytes <= SHUFFLED_BYTES
+    return len(samples) * samples.row_bytes <= MAX_BYTES_SHUFFLED_AT_ONCE
 
 
 def _is_widened(samples: Samples, batch_size: int) -> bool:
     """Whether a column of ones stands beside the samples, for products that add the bias."""
-    return _is_small(samples) and batch_size * samples.X.shape[1] < FUSED_ELEMENTS
+    return _is_small(samples) and batch_size * samples.X.shape[1] < MIN_ELEMENTS_WITHOUT_BIAS_FUSION
 
 
 class _Batches:

@@ -126,7 +126,7 @@ class _MeteredGraph(Graph):
     def given(self, shape: tuple[int, ...], dtype: Any) -> Tracer:
         """Return an array that is there already."""
         self.n_given += 1
-        return Tracer(self, self.add("given", shape, dtype, detail=self.n_given))
+        return Tracer(self, self.add("input", shape, dtype, detail=self.n_given))
 
     def trace(self, value: Value) -> Tracer:
         """Return a new array."""
