@@ -1,4 +1,76 @@
-"""A compiler for steps on NumPy arrays: traced once, optimised, and run as straight lines of calls."""
+"""A compiler for training steps on NumPy arrays.
+
+NumPy runs each array call as it comes. In small networks the calls themselves take most of the time, in
+large ones the passes over memory beside the matrix products. So `pipeline` compiles a step: `trace` runs it
+once on tracers that have shapes and dtypes but no elements, which records its operations as a `graph`. Passes
+rewrite the graph: `accumulate` fuses large updates into products, `passes` fuse biases into products and the
+updates of several arrays into one. `schedule` orders the values topologically, so that updates overwrite
+parameters in place. The memory plan (`memory`) gives each value a buffer for its live range (`liveness`), and
+the values of a fused elementwise region (`regions`) no more than one block of it. `codegen` writes the
+schedule out as Python source (`source`), one NumPy call a value, and `fused_loops` that of the regions. The
+resulting `program` is bound to memory and then called, once a step; nothing is allocated any more. `rows`
+compiles predictions in the same way. Functions that cannot be traced run uncompiled.
+
+Examples
+--------
+A step of linear regression; the weight and the bias are one group, which is one flat array in memory:
+
+>>> import numpy as np
+>>> from mlp_xp._compiler import compile_function
+>>> from mlp_xp._compiler.trace import trace_function
+>>> def step(state, inputs, scalars):
+...     (weight, bias), (X, y), (rate,) = state, inputs, scalars
+...     error = np.matmul(X, weight) + bias - y
+...     d_weight, d_bias = np.matmul(X.T, error), np.sum(error, axis=0)
+...     return [weight - rate * d_weight, bias - rate * d_bias], [np.sum(error * error)]
+>>> weight, bias, X, y = np.zeros((3, 2)), np.zeros(2), np.ones((100, 3)), np.ones((100, 2))
+>>> arguments = step, [[weight, bias]], [X, y], 1
+>>> print(trace_function(*arguments).graph)
+%0: float64 (3, 2) = state [0]
+%1: float64 (2,) = state [1]
+%2: float64 (100, 3) = input [0]
+%3: float64 (100, 2) = input [1]
+%4: number () = scalar_input [0]
+%5: float64 (100, 2) = matmul %2 %0
+%6: float64 (100, 2) = map add %5 %1
+%7: float64 (100, 2) = map subtract %6 %3
+%8: float64 (3, 100) = transpose %2
+%9: float64 (3, 2) = matmul %8 %7
+%10: float64 (2,) = reduce add %7 [(0, False)]
+%11: float64 (3, 2) = map multiply %4 %9
+%12: float64 (3, 2) = map subtract %0 %11
+%13: float64 (2,) = map multiply %4 %10
+%14: float64 (2,) = map subtract %1 %13
+%15: float64 (100, 2) = map multiply %7 %7
+%16: float64 () = reduce add %15 [(None, False)]
+>>> program = compile_function(*arguments)
+>>> print(program.source)
+def make(v0, v0_T, v6, ..., add_reduce, multiply):
+    def step(input0, input1, number0):
+        input0_T = input0.T
+        zero_dim0[...] = number0
+        matmul(input0, v0, v6)
+        add(v6, v1, v7)
+        subtract(v7, input1, v8)
+        add_reduce(v8, 0, None, v9, False)
+        matmul(input0_T, v8, v11)
+        multiply(zero_dim0, v12, v13)
+        subtract(v2, v13, v14)
+        multiply(v8, v8, v15)
+        s16 = add_reduce(v15, None)
+        return (s16, )
+    return step
+
+One call each of `multiply` and `subtract` computes both updates: ``v12`` holds the two gradients, ``v2`` is
+the whole group, and ``v14`` the same memory. Beside it the program needs three buffers of so many bytes:
+
+>>> program.pool_nbytes
+[64, 1600, 64]
+>>> run = program.bind([np.zeros(8)], [np.empty(nbytes, np.uint8) for nbytes in program.pool_nbytes])
+>>> (loss,) = run(X, y, 0.001)
+>>> float(loss)
+200.0
+"""
 
 from mlp_xp._compiler.graph import NotRecordableError
 from mlp_xp._compiler.pipeline import compile_function

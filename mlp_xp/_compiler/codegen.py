@@ -27,8 +27,8 @@ def generate_program(traced: TracedFunction, schedule: Schedule, plan: MemoryPla
     writer = _StepWriter(traced, schedule, plan)
     writer.write()
     builder = writer.builder
-    inputs = [f"g{i}" for i in range(traced.n_inputs)]
-    arguments = [*inputs, *(f"h{i}" for i in range(traced.n_scalars))]
+    inputs = [f"input{i}" for i in range(traced.n_inputs)]
+    arguments = [*inputs, *(f"number{i}" for i in range(traced.n_scalars))]
     step = [f"def step({', '.join(arguments)}):", *_indented(builder.prologue), *_indented(builder.body)]
     # The arrays are variables of a closure: as globals, they and the function would be a reference cycle.
     names = [*builder.arrays, *builder.scalars, *builder.filled, *writer.blocks, *builder.functions]
@@ -80,7 +80,7 @@ class _StepWriter:
         for target, value in self.schedule.copies:
             group, start = self.traced.layout.places[target]
             location = Location(("state", group), start, value.shape, value.dtype)
-            name = self.builder.array_at(f"home{target}" if target >= 0 else f"homes{-target}", location)
+            name = self.builder.array_at(f"state{target}" if target >= 0 else f"group{group}", location)
             self._add(f"copyto({name}, {self.builder.array(value)})")
         results = "".join(f"{self._result(result)}, " for result in self.traced.results)
         self._add(f"return ({results})")
@@ -98,7 +98,7 @@ class _StepWriter:
             return
         if value.kind == "concatenation":
             for operand, location in self.plan.copied.get(id(value), []):
-                name = self.builder.array_at(f"beside{len(self.builder.arrays)}", location)
+                name = self.builder.array_at(f"part{len(self.builder.arrays)}", location)
                 self._add(f"copyto({name}, {self.builder.array(operand)})")
         elif value.shape == ():
             self._write_scalar(value)
@@ -172,8 +172,8 @@ class _StepWriter:
     def _with_ones(self, inputs: Value) -> tuple[str, str]:
         """Return the names of a layer's inputs with the column of ones, and of the transpose."""
         if inputs.kind == "input":
-            self.builder.add_to_prologue("g0t = g0.T")
-            return "g0", "g0t"
+            self.builder.add_to_prologue("input0_T = input0.T")
+            return "input0", "input0_T"
         return self._with_next_row(inputs)
 
     def _with_next_row(self, value: Value) -> tuple[str, str]:
@@ -181,8 +181,8 @@ class _StepWriter:
         location = self.plan.locations[id(value)]
         rows, columns = location.shape
         location = location._replace(shape=(rows + 1, columns))
-        name = f"w{self.builder.index_of[id(value)]}"
-        return self.builder.array_at(name, location), self.builder.array_at(f"{name}t", location.transpose)
+        name = f"v{self.builder.index_of[id(value)]}_and_row"
+        return self.builder.array_at(name, location), self.builder.array_at(f"{name}_T", location.transpose)
 
     def _product(self, value: Value, a: tuple[str, str], b: tuple[str, str]) -> str:
         # `dot` passes to the BLAS also what `matmul` computes itself: vectors, a column times a row. But it
@@ -192,7 +192,7 @@ class _StepWriter:
         location = self.plan.locations[id(value)]
         if location.transposed:
             # The transpose of a product is the product of the transposes, and contiguous here.
-            out = self.builder.array_at(f"v{self.builder.index_of[id(value)]}t", location.transpose)
+            out = self.builder.array_at(f"v{self.builder.index_of[id(value)]}_T", location.transpose)
             return f"{function}({b[1]}, {a[1]}, {out})"
         return f"{function}({a[0]}, {b[0]}, {self.builder.array(value)})"
 

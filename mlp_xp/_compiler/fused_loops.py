@@ -82,7 +82,7 @@ class LoopWriter:
 
     def _new(self, key: Any, array: BlockedArray) -> str:
         if key not in self.names:
-            self.names[key] = f"b{len(self.arrays)}"
+            self.names[key] = f"block{len(self.arrays)}"
             self.arrays[self.names[key]] = array
         return self.names[key]
 

@@ -107,7 +107,7 @@ class Graph:
         names = {id(value): f"%{index}" for index, value in enumerate(self.values)}
         lines = []
         for value in self.values:
-            parts = [value.kind, *([value.function.__name__] if value.function else [])]
+            parts = [value.kind, *([value.function.__name__] if value.kind in ("map", "reduce") else [])]
             parts += [names.get(id(operand), str(operand)) for operand in value.operands]
             parts += [] if value.detail is None else [f"[{value.detail}]"]
             dtype = "number" if value.dtype is None else value.dtype

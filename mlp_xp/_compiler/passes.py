@@ -14,14 +14,17 @@ MAX_GROUP_BYTES_TO_FUSE = 2**20
 each right after their gradient, so that only one gradient has to be in memory at a time."""
 
 MIN_ELEMENTS_WITHOUT_BIAS_FUSION = 2**15
-"""Inputs of a layer with at least this many elements are multiplied without the column of ones: on larger
-products the odd size costs more than the saved calls."""
+"""Inputs of a layer with at least this many elements are multiplied without the column of ones: in larger
+products the odd size costs more than the saved calls. Measured with NumPy 2.4 on 2 cores for 128 inputs and
+64 units, a column of ones saved a tenth of the products' time with 256 rows, and nothing with 512."""
 
 MIN_ELEMENTS_TO_MULTIPLY_OUTER = 2**15
-"""Outer products with at least this many elements are computed by `np.multiply`, not BLAS."""
+"""Outer products with at least this many elements are computed by `np.multiply`, not BLAS: it is as fast, and
+from this size on part of a fused region (see `mlp_xp._compiler.regions.MIN_ELEMENTS_TO_BLOCK`)."""
 
 MIN_ELEMENTS_TO_EXPAND_LOGADDEXP = 2**8
-"""From this size on NumPy's exp and log1p, which are vectorised, beat its logaddexp, which is not."""
+"""From this size on NumPy's exp and log1p, which are vectorised, beat its logaddexp, which is not: measured
+with NumPy 2.4, the calls of both take as long between 128 and 256 elements of float64."""
 
 
 def optimise(traced: TracedFunction) -> None:

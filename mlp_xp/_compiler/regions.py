@@ -10,8 +10,8 @@ from mlp_xp._compiler.graph import SOURCE_KINDS, VIEW_KINDS, Value
 
 MIN_ELEMENTS_TO_BLOCK = 2**15
 """Size of an array from which on elementwise operations on it are fused into a loop over blocks, so that what
-one call wrote is still in the cache when the next one reads it (256 KiB of float64; caches of level 2 hold
-about that)."""
+one call wrote is still in the cache when the next one reads it. Chosen so that the few arrays of such an
+operation (256 KiB each in float64) no longer fit a second-level cache of 1 MiB."""
 
 
 @dataclass

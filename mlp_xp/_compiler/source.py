@@ -17,9 +17,9 @@ from mlp_xp._compiler.trace import TracedFunction
 class SourceBuilder:
     """Collects the lines of a program and gives names to what they use.
 
-    Names are ``v3`` for the array of the schedule's value 3, ``v3t`` for its transpose, ``s3`` for a Python
-    number, ``g0`` and ``h0`` for arguments that are arrays and numbers, ``c0`` and ``z0`` for arrays of
-    shape () with a constant and a variable number, ``f0`` for arrays full of one number.
+    ``v3`` is the array of the schedule's value 3, ``v3_T`` its transpose, ``s3`` a value that is a number;
+    ``input0`` and ``number0`` are arguments; ``const0`` and ``zero_dim0`` are arrays of shape () that hold a
+    literal and a number of the call; ``filled0`` is an array full of one number.
     """
 
     traced: TracedFunction
@@ -45,14 +45,14 @@ class SourceBuilder:
             whole = value.operands[0]
             if whole.kind != "input":
                 raise NotRecordableError("another shape of a computed array")
-            name = f"g{whole.detail}r{self.index_of[id(value)]}"
-            self.add_to_prologue(f"{name} = g{whole.detail}.reshape({value.shape})")
+            name = f"v{self.index_of[id(value)]}"
+            self.add_to_prologue(f"{name} = input{whole.detail}.reshape({value.shape})")
             return name
         if value.kind == "input":
             if value.detail == 0 and self.traced.has_ones_column:
-                self.add_to_prologue("g0x = g0[:, :-1]")
-                return "g0x"
-            return f"g{value.detail}"
+                self.add_to_prologue("input0_no_ones = input0[:, :-1]")
+                return "input0_no_ones"
+            return f"input{value.detail}"
         if id(value) not in self.plan.locations:
             raise NotRecordableError(f"an array of kind {value.kind} without a location")
         return self.array_at(f"v{self.index_of[id(value)]}", self.plan.locations[id(value)])
@@ -63,9 +63,9 @@ class SourceBuilder:
             return self.array(value.operands[0])
         if value.kind in ("input", "reshape"):
             plain = self.array(value)
-            self.add_to_prologue(f"{plain}t = {plain}.T")
-            return f"{plain}t"
-        return self.array_at(f"v{self.index_of[id(value)]}t", self.plan.locations[id(value)].transpose)
+            self.add_to_prologue(f"{plain}_T = {plain}.T")
+            return f"{plain}_T"
+        return self.array_at(f"v{self.index_of[id(value)]}_T", self.plan.locations[id(value)].transpose)
 
     def array_at(self, name: str, location: Location) -> str:
         """Let a name stand for the array at a location, and return it."""
@@ -74,7 +74,7 @@ class SourceBuilder:
 
     def filled_array(self, number: Any, location: Location) -> str:
         """Return the name of an array full of one number; it has the location's shape and order."""
-        name = f"f{len(self.filled)}"
+        name = f"filled{len(self.filled)}"
         self.filled[name] = (number, location)
         return name
 
@@ -90,7 +90,7 @@ class SourceBuilder:
                 return f"float('{operand}')"
             return repr(operand)
         if operand.kind == "scalar_input":
-            return f"h{operand.detail}"
+            return f"number{operand.detail}"
         return f"s{self.index_of[id(operand)]}"
 
     def zero_dim(self, operand: Any, dtype: Any) -> str:
@@ -101,8 +101,8 @@ class SourceBuilder:
         else:
             key = (type(operand), operand, dtype)
         if key not in self.zero_dim_names:
-            letter = "z" if isinstance(operand, Value) else "c"
-            name = self.zero_dim_names[key] = f"{letter}{len(self.scalars)}"
+            prefix = "zero_dim" if isinstance(operand, Value) else "const"
+            name = self.zero_dim_names[key] = f"{prefix}{len(self.scalars)}"
             self.scalars[name] = (0 if isinstance(operand, Value) else operand, dtype)
             if isinstance(operand, Value):
                 lines = self.prologue if operand.kind == "scalar_input" else self.body
