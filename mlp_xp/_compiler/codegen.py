@@ -58,9 +58,7 @@ class _StepWriter:
         self.traced = traced
         self.schedule = schedule
         self.plan = plan
-        self.builder = SourceBuilder(
-            traced, plan, {id(value): index for index, value in enumerate(schedule.values)}
-        )
+        self.builder = SourceBuilder(traced, plan, schedule.index_of)
         self.loops: list[str] = []
         """The lines of the regions' functions."""
         self.blocks: dict[str, tuple[tuple[int, int], list[BlockedArray]]] = {}

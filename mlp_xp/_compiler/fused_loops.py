@@ -38,6 +38,7 @@ class LoopWriter:
         last_user = {id(operand): value for value in self.region.values for operand in value.arrays}
         for value in self.region.values:
             operands = [self._operand(value, operand) for operand in value.operands]
+            # Blocks that are read here last are free before the result is placed: it may overwrite them.
             for operand in {id(operand): operand for operand in value.arrays}.values():
                 if id(operand) in self.region.local and last_user[id(operand)] is value:
                     block = self.names[id(operand)]

@@ -35,14 +35,14 @@ SCALAR_EXPRESSIONS = {
     np.less_equal: "({} <= {})",
     np.where: "({1} if {0} else {2})",
 }
-"""Python expressions for functions of scalars alone: they cost a tenth of a ufunc's call."""
+"""Python expressions for ufuncs of Python numbers: a ufunc call takes thirty times as long (NumPy 2.4)."""
 
 
 class NotRecordableError(Exception):
     """The function does something that a graph cannot represent; run it uncompiled."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False)  # compared by identity: passes change values in place
 class Value:
     """A node of the graph: an array or a scalar, and the operation that computes it.
 
@@ -125,6 +125,7 @@ class Graph:
     ) -> Value:
         """Return the value of this operation: the one that the graph has, or a new one."""
         operands = tuple(operands)
+        # The literals 1, 1.0 and True are equal, but of different types.
         key = (
             kind,
             shape,

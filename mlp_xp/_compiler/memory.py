@@ -80,7 +80,7 @@ def plan_memory(traced: TracedFunction, schedule: Schedule) -> MemoryPlan:
     fixed.place_inputs_with_ones()
     locations = fixed.locations
     regions = find_regions(values, users, transposed, locations, last_read)
-    _BufferAllocator(values, regions, transposed, last_read, locations, pool).allocate()
+    _BufferAllocator(schedule, regions, transposed, last_read, locations, pool).allocate()
     for value in values:
         if value.kind == "slice":
             locations[id(value)] = _slice_location(value, locations)
@@ -156,26 +156,18 @@ class _Pool:
         return index
 
 
+@dataclass
 class _FixedPlacement:
     """Places arrays whose location follows from their use: state, concatenations, inputs with ones."""
 
-    def __init__(
-        self,
-        schedule: Schedule,
-        with_ones: set[int],
-        transposed: set[int],
-        last_read: dict[int, int],
-        pool: _Pool,
-    ) -> None:
-        self.schedule = schedule
-        self.with_ones = with_ones
-        self.transposed = transposed
-        self.last_read = last_read
-        self.pool = pool
-        self.index_of = {id(value): index for index, value in enumerate(schedule.values)}
-        self.locations: dict[int, Location] = {}
-        self.ones: list[Location] = []
-        self.copied: dict[int, list[tuple[Value, Location]]] = {}
+    schedule: Schedule
+    with_ones: set[int]
+    transposed: set[int]
+    last_read: dict[int, int]
+    pool: _Pool
+    locations: dict[int, Location] = field(default_factory=dict)
+    ones: list[Location] = field(default_factory=list)
+    copied: dict[int, list[tuple[Value, Location]]] = field(default_factory=dict)
 
     def place_state(self, traced: TracedFunction) -> None:
         """Place the state arrays, and what is computed in them."""
@@ -245,7 +237,7 @@ class _FixedPlacement:
                 and (operand.shape, operand.dtype) == (value.shape, value.dtype)
                 and id(operand) in self.transposed
                 and id(operand) not in self.locations
-                and self.last_read[id(operand)] == self.index_of[id(value)]
+                and self.last_read[id(operand)] == self.schedule.index_of[id(value)]
             ):
                 return operand
         return None
@@ -261,7 +253,7 @@ def _bias_follows(concatenation: Value, weight: Value) -> bool:
 class _BufferAllocator:
     """Gives each remaining value a buffer of the pool for its live range (a linear scan of the schedule)."""
 
-    values: Sequence[Value]
+    schedule: Schedule
     regions: list[Region]
     transposed: set[int]
     last_read: dict[int, int]
@@ -273,7 +265,7 @@ class _BufferAllocator:
     def allocate(self) -> None:
         """Add the locations of the values that have none."""
         local = {key for region in self.regions for key in region.local}
-        index_of = {id(value): index for index, value in enumerate(self.values)}
+        values, index_of = self.schedule.values, self.schedule.index_of
         # What is read in a region is needed until its last block.
         end_of_region = {
             index_of[id(value)]: index_of[id(region.values[-1])]
@@ -285,7 +277,7 @@ class _BufferAllocator:
             in_region = [operand for value in region.values for operand in value.arrays]
             operands_in_region |= {id(value): in_region for value in region.values}
         released_at: dict[int, list[int]] = {}
-        for index, value in enumerate(self.values):
+        for index, value in enumerate(values):
             is_computed = value.kind not in (*SOURCE_KINDS, *VIEW_KINDS) and value.shape != ()
             if is_computed and id(value) not in self.locations and id(value) not in local:
                 operands = operands_in_region.get(id(value), value.arrays)
@@ -293,6 +285,7 @@ class _BufferAllocator:
                 if overwritten is None:
                     buffer = self.pool.take(value.nbytes)
                 else:
+                    # The buffer is released with the new value, not with the overwritten one.
                     buffer = self.buffer_of.pop(overwritten)
                     for buffers in released_at.values():
                         if buffer in buffers:
@@ -310,6 +303,7 @@ class _BufferAllocator:
 
     def _overwritable_operand(self, value: Value, index: int, operands: Iterable[Value]) -> int | None:
         """Return the id of an operand that is not read after this index and whose buffer the value fits."""
+        # Products and reductions cannot write to an array that they read.
         if value.kind != "map":
             return None
         for operand in operands:

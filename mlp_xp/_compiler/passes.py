@@ -134,6 +134,7 @@ def fuse_group_updates(traced: TracedFunction) -> None:
             fused = fusion.fuse(tuple(values))
         except (RecursionError, _NotFusableError):  # recursion: chains of hundreds of operations
             continue
+        # A concatenation of new values would only add copies.
         if fused.kind == "map":
             for member in members:
                 del traced.updates[member]
@@ -177,7 +178,7 @@ class _HorizontalFusion:
             one = at_position[0]
             if all(operand is one or _same_literal(operand, one) for operand in at_position):
                 if isinstance(one, Value) and one.shape != ():
-                    return None
+                    return None  # an array that broadcasts differently to each value
                 operands.append(one)
             elif all(
                 isinstance(operand, Value) and operand.shape == value.shape and operand.dtype == value.dtype

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
+from functools import cached_property
 
 from mlp_xp._compiler.graph import VIEW_KINDS, NotRecordableError, Value, find_users, reachable
 from mlp_xp._compiler.trace import TracedFunction
@@ -26,6 +27,11 @@ class Schedule:
     in_place: dict[int, int]
     copies: list[tuple[int, Value]]
 
+    @cached_property
+    def index_of(self) -> dict[int, int]:
+        """The index of each value, by its id."""
+        return {id(value): index for index, value in enumerate(self.values)}
+
 
 def make_schedule(traced: TracedFunction) -> Schedule:
     """Order the reachable values, with as many updates in place as possible."""
@@ -34,6 +40,7 @@ def make_schedule(traced: TracedFunction) -> Schedule:
     targets: dict[int, int] = {}
     copies = []
     for target, value in traced.updates.items():
+        # Other operations cannot write to an array that they read.
         if value.kind in ("map", "accumulate") and id(value) not in targets:
             targets[id(value)] = target
         else:

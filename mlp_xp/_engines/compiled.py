@@ -137,6 +137,7 @@ def _same_kind(old: Any, new: Any) -> bool:
     """Whether the old and the new leaf of a state are both an array, both a number or both None."""
     if not _is_number(old):
         return is_array(old) == is_array(new) and (old is None) == (new is None)
+    # Reductions to float64 are scalars of NumPy, which promote as Python's do.
     return _is_number(new) or (is_array(new) and new.shape == () and new.dtype in (None, np.float64))
 
 
