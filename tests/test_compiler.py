@@ -1,4 +1,4 @@
-"""What compiled steps promise: the numbers that the same calls give one by one, without allocation."""
+"""Compiled steps: the results of the same calls made one by one, without allocation."""
 
 import gc
 import random
@@ -24,7 +24,16 @@ from mlp_xp import (
 )
 from mlp_xp._activations import ACTIVATIONS
 from mlp_xp._arrays import placement, quiet_floating_point
-from mlp_xp._compiler import NotRecordableError, accumulate, code, compile_function, memory, passes, rows
+from mlp_xp._compiler import (
+    NotRecordableError,
+    accumulate,
+    codegen,
+    compile_function,
+    passes,
+    regions,
+    rows,
+)
+from mlp_xp._compiler import program as program_module
 from mlp_xp._engines import compiled, make_engine
 from mlp_xp._engines.compiled import CompiledEngine
 from mlp_xp._engines.eager import EagerEngine
@@ -43,14 +52,34 @@ OPTIMIZERS = [
 
 LIMITS = {
     "usual": {},
-    "blocks": {"BLOCKED_ELEMENTS": 1, "BLOCK_BYTES": 64, "JOIN_BYTES": 0, "FUSED_ELEMENTS": 0, "LONG": 1},
-    "blocks_of_fused": {"BLOCKED_ELEMENTS": 8, "BLOCK_BYTES": 8, "WIDE": 1},
-    "large": {"JOIN_BYTES": 0, "SHUFFLED_BYTES": 0, "WIDE": 1, "LONG": 1},
-    "accumulated": {"ACCUMULATED_ELEMENTS": 1, "OUTER": 1, "BLOCKED_ELEMENTS": 8, "SHUFFLED_BYTES": 0},
+    "blocks": {
+        "MIN_ELEMENTS_TO_BLOCK": 1,
+        "MAX_BLOCK_BYTES": 64,
+        "MAX_GROUP_BYTES_TO_FUSE": 0,
+        "MIN_ELEMENTS_WITHOUT_BIAS_FUSION": 0,
+        "MIN_ELEMENTS_TO_FILL_ARRAYS": 1,
+    },
+    "blocks_of_fused": {
+        "MIN_ELEMENTS_TO_BLOCK": 8,
+        "MAX_BLOCK_BYTES": 8,
+        "MIN_ELEMENTS_TO_EXPAND_LOGADDEXP": 1,
+    },
+    "large": {
+        "MAX_GROUP_BYTES_TO_FUSE": 0,
+        "MAX_BYTES_SHUFFLED_AT_ONCE": 0,
+        "MIN_ELEMENTS_TO_EXPAND_LOGADDEXP": 1,
+        "MIN_ELEMENTS_TO_FILL_ARRAYS": 1,
+    },
+    "accumulated": {
+        "MIN_ELEMENTS_TO_ACCUMULATE": 1,
+        "MIN_ELEMENTS_TO_MULTIPLY_OUTER": 1,
+        "MIN_ELEMENTS_TO_BLOCK": 8,
+        "MAX_BYTES_SHUFFLED_AT_ONCE": 0,
+    },
 }
-"""The sizes that programs depend on: what takes megabytes otherwise is done for a few numbers."""
+"""Thresholds of the compiler, lowered so that a few elements take the paths of large arrays."""
 
-MODULES = (memory, passes, accumulate, code, compiled)
+MODULES = (passes, accumulate, regions, program_module, codegen, compiled)
 
 
 def set_limits(monkeypatch, limits):
@@ -58,8 +87,8 @@ def set_limits(monkeypatch, limits):
         for module in MODULES:
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, limit)
-    # Programs that were written under other limits are of no use.
-    monkeypatch.setattr(compiled, "_make_program", compiled._make_program.__wrapped__)
+    # The cache has programs that were compiled under other limits.
+    monkeypatch.setattr(compiled, "_compile_step", compiled._compile_step.__wrapped__)
 
 
 @pytest.fixture(params=LIMITS)
@@ -67,7 +96,7 @@ def limits(request, monkeypatch):
     set_limits(monkeypatch, request.param)
 
 
-# Whole trainings, beside the engine that runs each call as it comes.
+# Whole trainings, compared with the eager engine.
 
 
 def targets(source, loss, n_samples, n_outputs, dtype):
@@ -123,11 +152,11 @@ def samples_of(draw, source, network, n_samples):
 @pytest.mark.parametrize(
     ("case", "limits"), [(case, list(LIMITS)[case % 5]) for case in range(90)], indirect=["limits"]
 )
-def test_compiled_epochs_are_those_run_call_by_call(case, limits):
+def test_compiled_epochs_equal_eager_ones(case, limits):
     draw, source = random.Random(case), np.random.RandomState(case)
     depth = draw.randint(0, 3)
     sizes = (draw.randint(1, 6), *(draw.randint(1, 7) for _ in range(depth)), draw.randint(1, 3))
-    # Each activation and each optimizer in its turn.
+    # Every activation and every optimizer is among the cases.
     activation = [list(ACTIVATIONS)[(case // 5 + layer * 3) % 8] for layer in range(depth)] or "relu"
     network = Network(
         sizes, activation=activation, loss=list(LOSSES)[case // 5 % 4], alpha=draw.choice([0.0, 0.1])
@@ -166,45 +195,45 @@ def test_single_precision(optimizer, batch_size):
     assert engine.losses[-1].dtype == other.losses[-1].dtype
 
 
-# Programs of functions alone.
+# Programs of single functions.
 
 
-def bound(function, owned, given=(), n_numbers=0):
-    """Return a program at work, and the arrays it keeps."""
-    program = compile_function(function, owned, given, n_numbers)
-    groups = [np.concatenate([array.reshape(-1) for array in group]) for group in owned]
-    # What is in its memory before does not matter.
-    pool = [np.full(nbytes, 255, np.uint8) for nbytes in program.pool]
+def bound(function, state, inputs=(), n_scalars=0):
+    """Return a program bound to memory, and its state arrays."""
+    program = compile_function(function, state, inputs, n_scalars)
+    groups = [np.concatenate([array.reshape(-1) for array in group]) for group in state]
+    # Results must not depend on what the memory holds before.
+    pool = [np.full(nbytes, 255, np.uint8) for nbytes in program.pool_nbytes]
     arrays = []
-    for group, flat in zip(owned, groups):
+    for group, flat in zip(state, groups):
         stops = np.cumsum([array.size for array in group])
         arrays += [part.reshape(array.shape) for part, array in zip(np.split(flat, stops[:-1]), group)]
     return program.bind(groups, pool), arrays
 
 
-def assert_same(function, owned=(), given=(), numbers=(), calls=3, rtol=1e-12):
+def assert_same(function, state=(), inputs=(), scalars=(), calls=3, rtol=1e-12):
     """Compare a program with the function itself, over several calls."""
-    step, kept = bound(function, owned, given, len(numbers))
-    plain_ones = [array.copy() for group in owned for array in group]
+    step, arrays = bound(function, state, inputs, len(scalars))
+    plain_ones = [array.copy() for group in state for array in group]
     for _ in range(calls):
-        found = [np.array(result) for result in step(*given, *numbers)]
+        found = [np.array(result) for result in step(*inputs, *scalars)]
         before = [array.copy() for array in plain_ones]
-        updated, results = function(before, [np.array(array) for array in given], list(numbers))
+        updated, results = function(before, [np.array(array) for array in inputs], list(scalars))
         results = [np.array(result) for result in results]
         plain_ones = [
             old.copy() if new is None else np.array(new) for new, old in zip(updated, before, strict=True)
         ]
-        for ours, theirs in zip((*kept, *found), (*plain_ones, *results), strict=True):
+        for ours, theirs in zip((*arrays, *found), (*plain_ones, *results), strict=True):
             assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
             np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=1e-14)
 
 
-def assert_right_or_refused(function, owned=(), given=(), numbers=(), **settings):
+def assert_right_or_refused(function, state=(), inputs=(), scalars=(), **settings):
     try:
-        compile_function(function, owned, given, len(numbers))
+        compile_function(function, state, inputs, len(scalars))
     except NotRecordableError:
         return
-    assert_same(function, owned, given, numbers, **settings)
+    assert_same(function, state, inputs, scalars, **settings)
 
 
 def arrays_of(*shapes, seed=0, dtype="float64"):
@@ -213,13 +242,13 @@ def arrays_of(*shapes, seed=0, dtype="float64"):
 
 
 def result_of(function):
-    """Make a function of given arrays and numbers one of the kind that is compiled."""
-    return lambda owned, given, numbers: ([None] * len(owned), [function(*given, *numbers)])
+    """Return a function with the compiler's signature that only computes a result."""
+    return lambda state, inputs, scalars: ([None] * len(state), [function(*inputs, *scalars)])
 
 
 def update_of(function):
-    """Make a function that returns what its arrays become one of the kind that is compiled."""
-    return lambda owned, given, numbers: (list(function(*owned)), [])
+    """Return a function with the compiler's signature that only updates its state arrays."""
+    return lambda state, inputs, scalars: (list(function(*state)), [])
 
 
 UPDATES = {
@@ -243,13 +272,13 @@ UPDATES = {
 
 @pytest.mark.parametrize("update", UPDATES)
 def test_updates(update, limits):
-    owned = arrays_of((4, 4), (4, 4))
-    assert_right_or_refused(update_of(UPDATES[update]), [owned])
-    assert_right_or_refused(update_of(UPDATES[update]), [owned[:1], owned[1:]])
+    state = arrays_of((4, 4), (4, 4))
+    assert_right_or_refused(update_of(UPDATES[update]), [state])
+    assert_right_or_refused(update_of(UPDATES[update]), [state[:1], state[1:]])
 
 
 @pytest.mark.parametrize("update", ["old_value_read_later", "each_of_both", "used_twice", "product", "where"])
-def test_updates_that_are_programs(update):
+def test_updates_that_are_compiled(update):
     compile_function(update_of(UPDATES[update]), [arrays_of((4, 4), (4, 4))], [])
 
 
@@ -282,55 +311,55 @@ def test_updates_by_products(update, order, dtype, monkeypatch):
     set_limits(monkeypatch, "accumulated")
     function = (ACCUMULATED | OTHERWISE)[update]
 
-    def step(owned, given, numbers):
-        (p,), (a, b), (rate,) = owned, given, numbers
+    def step(state, inputs, scalars):
+        (p,), (a, b), (rate,) = state, inputs, scalars
         return [function(p, np.matmul(a.T, b), rate)], [np.sum(np.matmul(a, p))]
 
-    owned, given = arrays_of((3, 4), dtype=dtype), arrays_of((10, 3), (10, 4), dtype=dtype)
-    given = (
-        [np.repeat(array, 2, axis=1)[:, ::2] for array in given]
+    state, inputs = arrays_of((3, 4), dtype=dtype), arrays_of((10, 3), (10, 4), dtype=dtype)
+    inputs = (
+        [np.repeat(array, 2, axis=1)[:, ::2] for array in inputs]
         if order == "strided"
-        else [np.array(array, order=letter) for array, letter in zip(given, order)]
+        else [np.array(array, order=letter) for array, letter in zip(inputs, order)]
     )
-    numbers = [0.1]
-    assert_same(step, [owned], given, numbers, rtol=1e-12 if dtype == "float64" else 1e-5)
-    source = compile_function(step, [owned], given, 1).source
-    assert ("accumulated(" in source.partition("def step")[2]) == (update in ACCUMULATED)
-    # Without SciPy NumPy does it.
-    monkeypatch.setattr(accumulate, "_blas", dict)
-    assert "accumulated(" not in compile_function(step, [owned], given, 1).source
-    assert_same(step, [owned], given, numbers, rtol=1e-12 if dtype == "float64" else 1e-5)
+    scalars = [0.1]
+    assert_same(step, [state], inputs, scalars, rtol=1e-12 if dtype == "float64" else 1e-5)
+    source = compile_function(step, [state], inputs, 1).source
+    assert ("gemm(" in source.partition("def step")[2]) == (update in ACCUMULATED)
+    # Without SciPy, NumPy computes the product and the update.
+    monkeypatch.setattr(accumulate, "_scipy_blas", dict)
+    assert "gemm(" not in compile_function(step, [state], inputs, 1).source
+    assert_same(step, [state], inputs, scalars, rtol=1e-12 if dtype == "float64" else 1e-5)
 
 
-def test_a_gradient_that_is_needed_twice_is_computed_once(monkeypatch):
+def test_a_gradient_used_twice_is_computed_once(monkeypatch):
     set_limits(monkeypatch, "accumulated")
 
-    def step(owned, given, numbers):
-        (mean, square), (a, b) = owned, given
+    def step(state, inputs, scalars):
+        (mean, square), (a, b) = state, inputs
         gradient = np.matmul(a.T, b)
         return [0.9 * mean + 0.1 * gradient, 0.9 * square + 0.1 * gradient * gradient], []
 
-    owned, given = [arrays_of((3, 4), (3, 4))], arrays_of((10, 3), (10, 4))
-    assert_same(step, owned, given)
-    source = compile_function(step, owned, given).source.partition("def step")[2]
-    assert (source.count("dot("), source.count("matmul("), source.count("accumulated(")) == (0, 1, 0)
+    state, inputs = [arrays_of((3, 4), (3, 4))], arrays_of((10, 3), (10, 4))
+    assert_same(step, state, inputs)
+    source = compile_function(step, state, inputs).source.partition("def step")[2]
+    assert (source.count("dot("), source.count("matmul("), source.count("gemm(")) == (0, 1, 0)
 
 
-def test_a_product_of_what_it_updates():
-    def step(owned, given, numbers):
-        p, v = owned
+def test_a_product_that_reads_the_array_it_updates():
+    def step(state, inputs, scalars):
+        p, v = state
         return [p - 0.1 * np.matmul(p, v), v - 0.1 * np.matmul(p.T, p)], []
 
     with pytest.MonkeyPatch.context() as patch:
         set_limits(patch, "accumulated")
-        for owned in ([arrays_of((4, 4), (4, 4))], [arrays_of((4, 4)), arrays_of((4, 4), seed=1)]):
-            assert_same(step, owned)
+        for state in ([arrays_of((4, 4), (4, 4))], [arrays_of((4, 4)), arrays_of((4, 4), seed=1)]):
+            assert_same(step, state)
 
 
-def test_updates_in_place_as_the_training_writes_them(limits):
-    def function(owned, given, numbers):
-        p, v = owned
-        (g,), (rate,) = given, numbers
+def test_augmented_assignments(limits):
+    def function(state, inputs, scalars):
+        p, v = state
+        (g,), (rate,) = inputs, scalars
         v *= 0.9
         v -= rate * g
         p += v
@@ -342,23 +371,23 @@ def test_updates_in_place_as_the_training_writes_them(limits):
 @pytest.mark.parametrize(
     "places", [lambda p, v: (v, p), lambda p, v: (v, v), lambda p, v: (v, 2.0 * v), lambda p, v: (v.T, v)]
 )
-def test_owned_arrays_that_change_places(places, limits):
+def test_state_arrays_that_are_swapped(places, limits):
     assert_right_or_refused(update_of(places), [arrays_of((4, 4), (4, 4))])
 
 
 @pytest.mark.parametrize("result", [lambda p: p, lambda p: p.T, lambda p: np.reshape(p, (-1,))])
-def test_a_result_that_is_an_owned_array_as_it_was(result, limits):
-    def function(owned, given, numbers):
-        return [owned[0] * 2.0], [result(owned[0])]
+def test_a_result_that_is_the_old_value_of_a_state_array(result, limits):
+    def function(state, inputs, scalars):
+        return [state[0] * 2.0], [result(state[0])]
 
     assert_right_or_refused(function, [arrays_of((4, 4))])
 
 
 def test_an_array_of_another_shape_or_dtype_is_refused():
-    owned = [arrays_of((4, 3))]
+    state = [arrays_of((4, 3))]
     for change in (lambda p: (np.sum(p, axis=0),), lambda p: (p > 0.5,), lambda p: (1.0,), lambda p: (p.T,)):
         with pytest.raises(NotRecordableError):
-            compile_function(update_of(change), owned, [])
+            compile_function(update_of(change), state, [])
     with pytest.raises(NotRecordableError, match="dtypes"):
         compile_function(update_of(lambda p, v: (p, v)), [[np.ones(3), np.ones(3, "float32")]], [])
 
@@ -396,7 +425,7 @@ MAPS = {
     "reshaped": lambda x, y: np.reshape(x, (-1, 1)) * 2.0,
     "a_computed_one_reshaped": lambda x, y: np.reshape(x * y, (-1, 1)) * 2.0,
     "another_namespace_function": lambda x, y: np.hypot(x, y) + np.arctan2(x, 2.0),
-    "given_itself": lambda x, y: x,
+    "input_itself": lambda x, y: x,
     "a_number_itself": lambda x, y: 3.5,
     "infinity": lambda x, y: np.minimum(x, float("inf")) + np.maximum(y, -float("inf")),
     "remainder": lambda x, y: x % 0.3 + y // 0.2,
@@ -409,7 +438,7 @@ def test_maps(function, shape, limits):
     assert_right_or_refused(result_of(MAPS[function]), [], arrays_of(shape, shape), rtol=1e-10)
 
 
-def test_most_maps_are_programs():
+def test_most_maps_are_compiled():
     refused = []
     for name, function in MAPS.items():
         try:
@@ -427,18 +456,18 @@ def test_most_maps_are_programs():
     }
 
 
-@pytest.mark.parametrize("numbers", [(0.5, 3), (2.0, 1), (1e-3, 7), (2, 2)], ids=str)
-def test_numbers_of_the_call(numbers, limits):
+@pytest.mark.parametrize("scalars", [(0.5, 3), (2.0, 1), (1e-3, 7), (2, 2)], ids=str)
+def test_scalar_arguments(scalars, limits):
     def function(x, rate, count):
         scale = rate * (1.0 - 0.9**count) ** 0.5 / (1.0 - 0.5**count)
         return x * scale - rate + x**count / rate + 2.0 / (x + count) + np.minimum(x, rate)
 
-    assert_same(result_of(function), [], arrays_of((4, 3)), numbers)
+    assert_same(result_of(function), [], arrays_of((4, 3)), scalars)
 
 
-def test_numbers_alone_stay_what_they_are():
-    def function(owned, given, numbers):
-        rate, count = numbers
+def test_scalar_results_keep_their_python_types():
+    def function(state, inputs, scalars):
+        rate, count = scalars
         return [], [count + 1, -rate, count % 3, count // 2, abs(-count), 0.1, float("inf"), count]
 
     step, _ = bound(function, [], [], 2)
@@ -450,8 +479,8 @@ def test_numbers_alone_stay_what_they_are():
 @pytest.mark.parametrize("wide", [1, 10**9], ids=["exp_and_log1p", "logaddexp"])
 @pytest.mark.parametrize("limit", [1, 2**15], ids=["blocks", "whole"])
 def test_logaddexp_at_hard_values(wide, limit, monkeypatch):
-    monkeypatch.setattr(passes, "WIDE", wide)
-    monkeypatch.setattr(memory, "BLOCKED_ELEMENTS", limit)
+    monkeypatch.setattr(passes, "MIN_ELEMENTS_TO_EXPAND_LOGADDEXP", wide)
+    monkeypatch.setattr(regions, "MIN_ELEMENTS_TO_BLOCK", limit)
     ends = np.array([-1e308, -1e4, -750.0, -37.0, -1.0, -1e-300, 0.0, 1e-17, 1.0, 36.5, 710.0, 1e4, 1e308])
     x, y = (np.ascontiguousarray(grid) for grid in np.meshgrid(ends, ends))
     step, _ = bound(result_of(lambda x, y: np.logaddexp(x, y)), [], [x, y])
@@ -464,9 +493,9 @@ def test_logaddexp_at_hard_values(wide, limit, monkeypatch):
 
 
 def test_a_mask_is_kept_from_forward_to_backward(limits):
-    def function(owned, given, numbers):
-        weight, bias = owned
-        X, y = given
+    def function(state, inputs, scalars):
+        weight, bias = state
+        X, y = inputs
         z = X @ weight + bias
         positive = z > 0.6
         a = np.where(positive, z, 0.01 * z)
@@ -477,10 +506,10 @@ def test_a_mask_is_kept_from_forward_to_backward(limits):
     assert_same(function, [arrays_of((3, 4), (4,))], arrays_of((7, 3), (7, 4)))
 
 
-def test_the_weights_gradient_needs_no_bias_behind_it(limits):
-    def function(owned, given, numbers):
-        w, b, v, c = owned
-        (X,) = given
+def test_a_weight_without_an_updated_bias(limits):
+    def function(state, inputs, scalars):
+        w, b, v, c = state
+        (X,) = inputs
         h = np.tanh(X @ w + b)
         out = h @ v + c
         return [w - 0.1 * (X.T @ (out @ v.T)), None, v - 0.1 * (h.T @ out), c - 0.1 * np.sum(out, axis=0)], [
@@ -498,15 +527,15 @@ def seven_rows():
     return arrays_of((7, 3))[0]
 
 
-def test_what_a_layer_takes_is_kept_too(limits):
-    def function(owned, given, numbers):
-        state, w, b = owned
-        hidden = np.tanh(state + given[0])
+def test_a_layer_input_that_is_an_updated_state_array(limits):
+    def function(state, inputs, scalars):
+        old, w, b = state
+        hidden = np.tanh(old + inputs[0])
         out = hidden @ w + b
         return [hidden, w - 0.1 * (hidden.T @ out), b - 0.1 * np.sum(out, axis=0)], [np.sum(out)]
 
-    owned = arrays_of((7, 3), (3, 2), (2,))
-    assert_same(function, [owned[:1], owned[1:]], [seven_rows()])
+    state = arrays_of((7, 3), (3, 2), (2,))
+    assert_same(function, [state[:1], state[1:]], [seven_rows()])
 
 
 def mixed(x, y, rate):
@@ -515,14 +544,14 @@ def mixed(x, y, rate):
 
 @pytest.mark.parametrize("place", range(6))
 def test_single_and_double_precision_together(place, limits):
-    given = [*arrays_of((4, 3), dtype="float32"), *arrays_of((4, 3), seed=1)]
+    inputs = [*arrays_of((4, 3), dtype="float32"), *arrays_of((4, 3), seed=1)]
     assert_right_or_refused(
-        result_of(lambda x, y, rate: mixed(x, y, rate)[place]), [], given, [0.1], rtol=1e-12
+        result_of(lambda x, y, rate: mixed(x, y, rate)[place]), [], inputs, [0.1], rtol=1e-12
     )
     both = result_of(lambda x, y, rate: np.sum(x * rate) + y * rate)
-    assert_right_or_refused(both, [], given, [0.1], rtol=1e-6)
+    assert_right_or_refused(both, [], inputs, [0.1], rtol=1e-6)
     assert_right_or_refused(
-        lambda owned, given, numbers: ([], list(mixed(*given, *numbers))), [], given, [0.1], rtol=1e-12
+        lambda state, inputs, scalars: ([], list(mixed(*inputs, *scalars))), [], inputs, [0.1], rtol=1e-12
     )
 
 
@@ -543,8 +572,8 @@ def test_arrays_without_dimensions(limits):
 
 
 def test_several_groups(limits):
-    def function(owned, given, numbers):
-        (w, b, m, n, free), (g, h) = owned, given
+    def function(state, inputs, scalars):
+        (w, b, m, n, free), (g, h) = state, inputs
         m, n = 0.9 * m + 0.1 * g, 0.9 * n + 0.1 * h
         return [w - 0.1 * m, b - 0.1 * n, m, n, free * 0.5], [np.sum(w)]
 
@@ -566,26 +595,26 @@ def test_several_groups(limits):
     ],
 )
 def test_a_group_where_one_array_changes_differently(different, limits):
-    def function(owned, given, numbers):
-        updated = [p - 0.1 * g for p, g in zip(owned, given)]
-        updated[1] = different(owned[1], given[1])
-        return updated, [np.sum(owned[1])]
+    def function(state, inputs, scalars):
+        updated = [p - 0.1 * g for p, g in zip(state, inputs)]
+        updated[1] = different(state[1], inputs[1])
+        return updated, [np.sum(state[1])]
 
     shapes = ((3, 2), (2,), (2, 2))
     assert_same(function, [arrays_of(*shapes)], arrays_of(*shapes, seed=1))
 
 
 def test_alternating_updates(limits):
-    def function(owned, given, numbers):
-        a, b = owned
-        a = a - 0.1 * (b * given[0])
-        b = b - 0.1 * (a * given[0])
+    def function(state, inputs, scalars):
+        a, b = state
+        a = a - 0.1 * (b * inputs[0])
+        b = b - 0.1 * (a * inputs[0])
         return [a, b], []
 
     assert_same(function, [arrays_of((3, 4), (3, 4))], arrays_of((3, 4)))
 
 
-def test_an_inner_product_of_what_a_region_computes(limits):
+def test_an_inner_product_inside_a_region(limits):
     def scaled(x):
         u = 2.0 * x
         return u * (u @ u)
@@ -600,13 +629,13 @@ def test_long_chains(limits):
             x = 0.99 * x + 0.001
         return x
 
-    def function(owned, given, numbers):
-        return [chain(p) for p in owned], [np.sum(chain(given[0]))]
+    def function(state, inputs, scalars):
+        return [chain(p) for p in state], [np.sum(chain(inputs[0]))]
 
     assert_same(function, [arrays_of((3, 2), (2,))], arrays_of((3,)), calls=1)
 
 
-# What is refused, and runs call by call all the same.
+# Functions that cannot be recorded run on the eager engine.
 
 
 def plain_relu(backward=lambda xp, delta, a: xp.where(a > 0.0, delta, 0.0)):
@@ -614,7 +643,7 @@ def plain_relu(backward=lambda xp, delta, a: xp.where(a > 0.0, delta, 0.0)):
 
 
 def activation_of(forward):
-    """Make an activation that is a ReLU, but for how it is written."""
+    """Return a ReLU whose forward pass is written in another way."""
     return Activation(lambda xp, z: (forward(xp, z),) * 2, plain_relu().backward)
 
 
@@ -674,7 +703,7 @@ def assert_equal_trainings(one, other):
 
 
 @pytest.mark.parametrize("forward", REFUSED)
-def test_what_cannot_be_recorded_runs_all_the_same(forward):
+def test_functions_that_cannot_be_recorded_run_eagerly(forward):
     if forward == "inner_products_of_rows" and not hasattr(np, "vecdot"):
         pytest.skip("no such function in this NumPy")
     settings = {"optimizer": adam(0.01), "epochs": 4, "batch_size": 10, "seed": 0}
@@ -775,7 +804,7 @@ def test_optimizers_with_states_of_all_kinds(state):
     other = EagerEngine(network, optimizer, samples, 10, (plain(params), start))
     for each in (engine, other):
         each.run([(0.1, None)] * 2)
-        # As it is when a training goes on from there.
+        # As when a training is resumed.
         each.state = each.copied_state()
         each.run([(0.1, None)] * 2)
     assert_equal_engines(engine, other)
@@ -786,7 +815,7 @@ def test_optimizers_with_states_of_all_kinds(state):
     assert_equal_states(again.state, other.state)
 
 
-def test_an_optimizer_that_changes_places():
+def test_an_optimizer_that_swaps_arrays_of_its_state():
     def update(xp, params, gradients, state, rate):
         return descended(params, gradients, rate * (1.0 + np.sum(state[0]))), (state[1], state[0])
 
@@ -799,7 +828,7 @@ def test_an_optimizer_that_changes_places():
     assert_equal_engines(engine, other)
 
 
-# What users write and is recorded.
+# Activations, losses and optimizers of users.
 
 
 def softsign(xp, z):
@@ -867,7 +896,7 @@ WRITTEN_OPTIMIZERS = [
 
 @pytest.mark.parametrize("activation", WRITTEN)
 @pytest.mark.parametrize(("loss", "optimizer"), [(0, 0), (1, 1)])
-def test_what_users_write_is_compiled(activation, loss, optimizer, limits):
+def test_functions_of_users_are_compiled(activation, loss, optimizer, limits):
     network, _, X, y = problem(WRITTEN[activation], WRITTEN_LOSSES[loss], alpha=0.01)
     samples = Samples(placement(X=X), X, y, np.linspace(0.5, 1.5, 23))
     for engine in (pair := both_engines(network, WRITTEN_OPTIMIZERS[optimizer], samples, 10)):
@@ -886,11 +915,13 @@ def steps_counted(monkeypatch):
         return compile_function(*arguments)
 
     monkeypatch.setattr(compiled, "compile_function", count)
-    monkeypatch.setattr(compiled, "_make_program", rows.kept(compiled._make_program.__wrapped__))
+    monkeypatch.setattr(
+        compiled, "_compile_step", rows.cached_by_arguments(compiled._compile_step.__wrapped__)
+    )
     return counted
 
 
-def test_programs_wait_for_another_training_like_the_first(monkeypatch):
+def test_programs_are_cached_by_their_settings(monkeypatch):
     counted = steps_counted(monkeypatch)
     settings = {"epochs": 2, "batch_size": 10, "seed": 0}
     train(*problem(), optimizer=adam(0.01), **settings)
@@ -914,7 +945,7 @@ class Unhashable:
         return (xp.maximum(z, 0.0),) * 2
 
 
-def test_an_activation_without_a_hash_is_compiled_each_time(monkeypatch):
+def test_an_unhashable_activation_is_compiled_each_time(monkeypatch):
     counted = steps_counted(monkeypatch)
     network, *rest = problem(Activation(Unhashable(), plain_relu().backward))
     settings = {"optimizer": momentum(0.05), "epochs": 3}
@@ -925,7 +956,7 @@ def test_an_activation_without_a_hash_is_compiled_each_time(monkeypatch):
     assert len(counted) == 2
 
 
-def test_an_interrupt_between_steps_keeps_those_done(monkeypatch):
+def test_an_interrupt_between_steps_keeps_finished_steps(monkeypatch):
     of_epoch = compiled._Batches.of_epoch
     epochs = []
 
@@ -952,7 +983,7 @@ def test_an_interrupt_between_steps_keeps_those_done(monkeypatch):
 
 
 @pytest.mark.parametrize(("batch_size", "rate"), [(None, 5.0), (6, 1.5)])
-def test_divergence_comes_where_it_comes_call_by_call(batch_size, rate, monkeypatch):
+def test_divergence_at_the_same_epoch_as_eagerly(batch_size, rate, monkeypatch):
     network, params, X, y = problem("identity")
     settings = {"optimizer": gradient_descent(rate), "epochs": 500, "batch_size": batch_size, "seed": 0}
     caught = []
@@ -969,7 +1000,7 @@ def test_divergence_comes_where_it_comes_call_by_call(batch_size, rate, monkeypa
         np.testing.assert_allclose(ours, theirs, rtol=1e-8)
 
 
-def test_a_state_assigned_is_gone_back_to():
+def test_assigning_a_state_restores_it():
     network, params, X, y = problem()
     engine = engine_of(network, adam(), params, X, y)
     assert type(engine) is CompiledEngine
@@ -992,18 +1023,18 @@ def test_a_state_assigned_is_gone_back_to():
     assert not engine.is_finite()
 
 
-# Rows in blocks.
+# Functions of rows, computed in blocks.
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("n_rows", [1, 7, 8, 9, 16, 17])
 def test_rows_in_blocks(n_rows, loss, monkeypatch):
-    monkeypatch.setattr(rows, "WORTH_IT", 10**9)
+    monkeypatch.setattr(rows, "MIN_ELEMENTS_TO_COMPILE", 10**9)
     network, params, X, _ = problem(["gelu"], loss, n_samples=n_rows)
     X = np.asfortranarray(X, dtype=["float64", "float32"][n_rows % 2])
     expected = network.predict(params, X), network.logits(params, X)
-    monkeypatch.setattr(rows, "WORTH_IT", 0)
-    monkeypatch.setattr(rows, "BLOCK_NUMBERS", 8 * 4)
+    monkeypatch.setattr(rows, "MIN_ELEMENTS_TO_COMPILE", 0)
+    monkeypatch.setattr(rows, "MAX_BLOCK_ELEMENTS", 8 * 4)
     programs = []
 
     def noted(*arguments):
@@ -1011,7 +1042,7 @@ def test_rows_in_blocks(n_rows, loss, monkeypatch):
         return programs[-1]
 
     monkeypatch.setattr(rows, "compile_function", noted)
-    monkeypatch.setattr(rows, "_row_program", rows._row_program.__wrapped__)
+    monkeypatch.setattr(rows, "_compile_row_function", rows._compile_row_function.__wrapped__)
     found = network.predict(params, X), network.logits(params, X)
     assert len(programs) == 2
     for ours, theirs in zip(found, expected):
@@ -1019,8 +1050,8 @@ def test_rows_in_blocks(n_rows, loss, monkeypatch):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
 
-def test_rows_of_what_is_not_recorded(monkeypatch):
-    monkeypatch.setattr(rows, "WORTH_IT", 0)
+def test_rows_of_a_function_that_cannot_be_recorded(monkeypatch):
+    monkeypatch.setattr(rows, "MIN_ELEMENTS_TO_COMPILE", 0)
     network, params, X, _ = problem(activation_of(REFUSED["bool"]))
     np.testing.assert_allclose(network.predict(params, X), problem("relu")[0].predict(params, X), rtol=1e-12)
 
@@ -1034,9 +1065,9 @@ def peak_of(function):
     return peak - before
 
 
-def test_rows_in_blocks_take_a_bounded_memory(monkeypatch):
-    monkeypatch.setattr(rows, "WORTH_IT", 0)
-    monkeypatch.setattr(rows, "BLOCK_NUMBERS", 2**12)
+def test_rows_in_blocks_take_bounded_memory(monkeypatch):
+    monkeypatch.setattr(rows, "MIN_ELEMENTS_TO_COMPILE", 0)
+    monkeypatch.setattr(rows, "MAX_BLOCK_ELEMENTS", 2**12)
     network = Network((4, 64, 64, 1), loss="squared_error")
     X = np.ones((5_000, 4))
     params = network.init(0, like=X)
@@ -1044,7 +1075,7 @@ def test_rows_in_blocks_take_a_bounded_memory(monkeypatch):
     assert peak_of(lambda: network.predict(params, X)) < 5_000 * 64 * 8 // 10
 
 
-# What programs are for.
+# Memory and number of calls.
 
 
 @pytest.mark.parametrize("batch_size", [2000, 500])
@@ -1060,13 +1091,13 @@ def test_steps_allocate_nothing(activation, batch_size):
 
 
 def wide_problem():
-    """Return a network with a large weight, where updates are the products' own business."""
+    """Return a network with a weight so large that its update is fused into the product."""
     network = Network((600, 300, 1), activation="relu", loss="binary_cross_entropy")
     X = np.random.RandomState(0).standard_normal((64, 600))
     return network, plain(network.init(0, like=X)), X, (X[:, :1] > 0.0) * 1.0
 
 
-def test_large_gradients_are_never_in_memory():
+def test_large_gradients_take_no_memory():
     pytest.importorskip("scipy")
     network, params, X, y = wide_problem()
     engine = engine_of(network, gradient_descent(0.1), params, X, y, 64)
@@ -1076,7 +1107,7 @@ def test_large_gradients_are_never_in_memory():
     assert peak_of(lambda: engine.run([(0.1, None)] * 3)) < 100_000
 
 
-def test_the_memory_of_activations_is_used_again():
+def test_memory_of_activations_is_reused():
     network = Network((20, 200, 200, 1), activation="relu", loss="squared_error")
     X = np.random.RandomState(0).standard_normal((1000, 20))
     engine = engine_of(network, gradient_descent(0.1), network.init(0, like=X), X, X[:, :1].copy(), 1000)
@@ -1084,7 +1115,7 @@ def test_the_memory_of_activations_is_used_again():
     assert sum(map(len, engine.pool)) < 3 * 1_600_000 + 320_000 + 100_000
 
 
-def test_memory_is_given_back_without_a_garbage_collection():
+def test_memory_is_freed_without_a_garbage_collection():
     network, params, X, y = wide_problem()
     gc.disable()
     try:
@@ -1097,30 +1128,30 @@ def test_memory_is_given_back_without_a_garbage_collection():
         gc.enable()
 
 
-def test_all_parameters_of_a_small_network_are_updated_at_once():
+def test_one_call_updates_all_parameters_of_a_small_network():
     network, params, X, y = problem("tanh")
     params = plain(params)
-    state = compiled._state_like((params, adam().init(np, params)))
-    batch = compiled._batch_like(Samples(placement(X=X), X, y), 23)
-    make_program = compiled._make_program.__wrapped__
+    state = compiled._state_structure((params, adam().init(np, params)))
+    batch = compiled._batch_specs(Samples(placement(X=X), X, y), 23)
+    make_program = compiled._compile_step.__wrapped__
     program = make_program(network, adam(), batch, state, False)
     assert program.source.count("sqrt(") == 1
     assert program.source.count("copyto(") == 0
-    # Without that, once for each array.
+    # In large groups each array is updated by itself.
     with pytest.MonkeyPatch.context() as patch:
         set_limits(patch, "large")
         program = make_program(network, adam(), batch, state, False)
     assert program.source.count("sqrt(") == 4
 
 
-def test_a_numpy_number_of_the_arrays_dtype_is_as_good_as_pythons():
-    def function(owned, given, numbers):
-        return [np.sqrt(2.0 / np.pi) * owned[0]], []
+def test_a_numpy_scalar_of_the_arrays_dtype_is_accepted():
+    def function(state, inputs, scalars):
+        return [np.sqrt(2.0 / np.pi) * state[0]], []
 
-    (array,) = owned = [np.linspace(1.0, 2.0, 5)]
+    (array,) = state = [np.linspace(1.0, 2.0, 5)]
     expected = np.sqrt(2.0 / np.pi) * array
-    program = compile_function(function, [owned], [])
-    program.bind([array], [np.empty(size, np.uint8) for size in program.pool])()
+    program = compile_function(function, [state], [])
+    program.bind([array], [np.empty(size, np.uint8) for size in program.pool_nbytes])()
     assert np.array_equal(array, expected)
     with pytest.raises(NotRecordableError):
         compile_function(function, [[array.astype("float32")]], [])

@@ -1,101 +1,79 @@
-"""A compiler for steps on NumPy arrays: the math as it stands, as straight lines of calls without allocation.
+"""A compiler for training steps on NumPy arrays.
 
-NumPy runs each array call as it comes. On small networks the calls themselves take the time, on large
-ones the passes over memory beside the matrix products. So a step is recorded once, on arrays without
-numbers (`graph`), rewritten to fewer calls (`passes`), put in order (`schedule`), given memory that it
-reuses (`memory`), and written out as Python source (`code`). What cannot be recorded runs as it is.
+NumPy runs each array call as it comes. In small networks the calls themselves take most of the time, in large
+ones the passes over memory beside the matrix products. So `pipeline` compiles a step. `trace` runs it once, on
+tracers that have a shape and a dtype but no elements and that record each operation in a `graph`. Passes
+rewrite the graph: `accumulate` fuses large updates into products, `passes` fuse biases into products and the
+updates of several small arrays into one. `schedule` orders the values so that updates overwrite parameters in
+place. `memory` plans where they lie: each in a buffer for its live range (`liveness`), except those that are
+used inside a loop over blocks alone (`regions`: fused elementwise operations). `codegen` generates Python
+source (`source`) with one NumPy call for each value, `fused_loops` that of the loops. The resulting `program`
+is bound to memory once and called for each step; the calls allocate nothing. `rows` compiles predictions in
+the same way. Functions that cannot be recorded run uncompiled.
+
+Examples
+--------
+A step of linear regression; the weight and the bias are one group, which is one flat array in memory:
+
+>>> import numpy as np
+>>> from mlp_xp._compiler import compile_function
+>>> from mlp_xp._compiler.trace import trace_function
+>>> def step(state, inputs, scalars):
+...     (weight, bias), (X, y), (rate,) = state, inputs, scalars
+...     error = np.matmul(X, weight) + bias - y
+...     d_weight, d_bias = np.matmul(X.T, error), np.sum(error, axis=0)
+...     return [weight - rate * d_weight, bias - rate * d_bias], [np.sum(error * error)]
+>>> weight, bias, X, y = np.zeros((3, 2)), np.zeros(2), np.ones((100, 3)), np.ones((100, 2))
+>>> arguments = step, [[weight, bias]], [X, y], 1
+>>> print(trace_function(*arguments).graph)
+%0: float64 (3, 2) = state [0]
+%1: float64 (2,) = state [1]
+%2: float64 (100, 3) = input [0]
+%3: float64 (100, 2) = input [1]
+%4: number () = scalar_input [0]
+%5: float64 (100, 2) = matmul %2 %0
+%6: float64 (100, 2) = map add %5 %1
+%7: float64 (100, 2) = map subtract %6 %3
+%8: float64 (3, 100) = transpose %2
+%9: float64 (3, 2) = matmul %8 %7
+%10: float64 (2,) = reduce add %7 [(0, False)]
+%11: float64 (3, 2) = map multiply %4 %9
+%12: float64 (3, 2) = map subtract %0 %11
+%13: float64 (2,) = map multiply %4 %10
+%14: float64 (2,) = map subtract %1 %13
+%15: float64 (100, 2) = map multiply %7 %7
+%16: float64 () = reduce add %15 [(None, False)]
+>>> program = compile_function(*arguments)
+>>> print(program.source)
+def make(v0, v0_T, v6, ..., add_reduce, multiply):
+    def step(input0, input1, number0):
+        input0_T = input0.T
+        zero_dim0[...] = number0
+        matmul(input0, v0, v6)
+        add(v6, v1, v7)
+        subtract(v7, input1, v8)
+        add_reduce(v8, 0, None, v9, False)
+        matmul(input0_T, v8, v11)
+        multiply(zero_dim0, v12, v13)
+        subtract(v2, v13, v14)
+        multiply(v8, v8, v15)
+        s16 = add_reduce(v15, None)
+        return (s16, )
+    return step
+
+One call each of `multiply` and `subtract` computes both updates: ``v12`` holds the two gradients, ``v2`` is
+the whole group, and ``v14`` the same memory. Beside it the program needs three buffers of so many bytes:
+
+>>> program.pool_nbytes
+[64, 1600, 64]
+>>> run = program.bind([np.zeros(8)], [np.empty(nbytes, np.uint8) for nbytes in program.pool_nbytes])
+>>> (loss,) = run(X, y, 0.001)
+>>> float(loss)
+200.0
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
-from typing import Any
-
-from mlp_xp._compiler.code import Program, compiled
-from mlp_xp._compiler.graph import Graph, NotRecordableError, Tracer, Value
-from mlp_xp._compiler.passes import Layout, Record
-from mlp_xp._compiler.schedule import base
+from mlp_xp._compiler.graph import NotRecordableError
+from mlp_xp._compiler.pipeline import compile_function
+from mlp_xp._compiler.program import Program
 
 __all__ = ["NotRecordableError", "Program", "compile_function"]
-
-
-def compile_function(
-    function: Callable[..., tuple[Sequence[Any], Sequence[Any]]],
-    owned: Sequence[Sequence[Any]],
-    given: Sequence[Any],
-    n_numbers: int = 0,
-    widened: bool = False,
-) -> Program:
-    """Record a function and write its program.
-
-    Parameters
-    ----------
-    function : callable ``(owned, given, numbers) -> (updated, results)``
-        Pure, on NumPy arrays. `updated` lists what the owned arrays hold afterwards, None where they
-        stay as they are; `results` are arrays or numbers.
-    owned : sequence of sequences of array
-        The arrays that the program keeps, in groups: each group will be one flat array. Their shapes
-        and dtypes count alone, as do those of `given`.
-    given : sequence of array or None
-        Arrays that come with each call.
-    n_numbers : int, default=0
-        How many Python numbers come with each call.
-    widened : bool, default=False
-        The first of `given`, a matrix, will come with a column of ones behind its own.
-
-    Returns
-    -------
-    Program
-        Bound to memory, a function ``(*given, *numbers) -> results``.
-
-    Raises
-    ------
-    NotRecordableError
-        If the function does what a program cannot.
-    """
-    graph = Graph()
-    arrays = [array for group in owned for array in group]
-    starts = [sum(len(group) for group in owned[:index]) for index in range(len(owned))]
-    groups = [list(range(start, start + len(group))) for start, group in zip(starts, owned)]
-    if any(array.dtype != group[0].dtype for group in owned for array in group):
-        raise NotRecordableError("owned arrays of different dtypes")
-    if any(array.shape == () for array in [*arrays, *given] if array is not None):
-        raise NotRecordableError("an array without dimensions")
-    kept = [graph.add("owned", array.shape, array.dtype, detail=i) for i, array in enumerate(arrays)]
-    come = [
-        None if array is None else graph.add("given", array.shape, array.dtype, detail=i)
-        for i, array in enumerate(given)
-    ]
-    numbers = [graph.add("host", (), None, detail=i) for i in range(n_numbers)]
-
-    def traced(values: Sequence[Value | None]) -> list[Tracer | None]:
-        return [None if value is None else Tracer(graph, value) for value in values]
-
-    try:
-        updated, results = function(traced(kept), traced(come), traced(numbers))
-    except NotRecordableError:
-        raise
-    except Exception as error:
-        raise NotRecordableError(f"{type(error).__name__}: {error}") from error
-    updates = {}
-    for index, (before, after) in enumerate(zip(kept, updated, strict=True)):
-        value = before if after is None else _asked(after)
-        if value is not before:
-            if not isinstance(value, Value) or (value.shape, value.dtype) != (before.shape, before.dtype):
-                raise NotRecordableError("an owned array that changes its shape or dtype")
-            updates[index] = value
-    layout = Layout(groups, [value.size for value in kept])
-    asked = list(map(_asked, results))
-    overwritten = [kept[index] for index in updates]
-    if any(isinstance(value, Value) and base(value) in overwritten for value in asked):
-        raise NotRecordableError("an owned array as it was before it changed")
-    return compiled(Record(graph, layout, kept, updates, asked, widened), len(given), n_numbers)
-
-
-def _asked(result: Any) -> Value | float:
-    if isinstance(result, Tracer):
-        return result.read()
-    if type(result) not in (int, float):
-        raise NotRecordableError(f"a result that is {type(result).__name__}, known to nobody")
-    number: float = result
-    return number

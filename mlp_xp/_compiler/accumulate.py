@@ -1,4 +1,4 @@
-"""Updates that a product does itself: ``p <- beta p + alpha a @ b`` in one call of the BLAS.
+"""Pass that fuses updates into products: ``p <- beta p + alpha a @ b`` is one call of BLAS's gemm.
 
 NumPy has no such call, SciPy has. Where it is installed, large arrays are updated so: gradients that
 are used for nothing else are never in memory, and no pass over them is made.
@@ -11,72 +11,76 @@ from typing import Any
 
 import numpy as np
 
-from mlp_xp._compiler.graph import Graph, Value
-from mlp_xp._compiler.passes import Record, live, users
-from mlp_xp._compiler.schedule import base
+from mlp_xp._compiler.graph import Graph, Value, find_users, reachable
+from mlp_xp._compiler.trace import TracedFunction
 
-ACCUMULATED_ELEMENTS = 2**17
-"""Of an updated array, from where on a pass over it takes longer than all else that this changes."""
+MIN_ELEMENTS_TO_ACCUMULATE = 2**17
+"""Size of a state array from which on a product updates it: chosen so that the saved pass over the gradient
+(1 MiB of float64) takes longer than the change to SciPy's BLAS costs in all other calls."""
 
-Blas = dict[str, Callable[..., Any]]
+BlasFunctions = dict[str, Callable[..., Any]]
 
 
-def accumulate(record: Record) -> None:
-    """Let products do the updates that are sums of the old array and the product, each times a number."""
-    of = users(live(record.roots))
-    asked = {id(value) for value in record.results if isinstance(value, Value)}
-    for target, value in record.updates.items():
+def fuse_updates_into_products(traced: TracedFunction) -> None:
+    """Rewrite updates ``beta p + alpha a @ b``, with numbers alpha and beta, as "accumulate" values."""
+    users = find_users(reachable(traced.roots))
+    results = {id(value) for value in traced.results if isinstance(value, Value)}
+    for target, value in traced.updates.items():
         if value.kind != "map" or value.dtype not in (np.float32, np.float64):
             continue
-        if value.size < ACCUMULATED_ELEMENTS or len(value.shape) != 2 or not _blas():
+        if value.size < MIN_ELEMENTS_TO_ACCUMULATE or len(value.shape) != 2 or not _scipy_blas():
             continue
-        sums = _Sums(record.graph, of, asked)
-        terms = sums.terms(value)
-        products = [term for term in terms if term.kind == "matmul" and sums.is_passing(term)]
-        if len(terms) != 2 or record.owned[target] not in terms or len(products) != 1:
+        before = traced.state[target]
+        combinations = _LinearCombinations(traced.graph, users, results)
+        terms = combinations.terms(value)
+        products = [term for term in terms if term.kind == "matmul" and combinations.used_once(term)]
+        if len(terms) != 2 or before not in terms or len(products) != 1:
             continue
         factors = products[0].operands
-        if not any(base(factor) is record.owned[target] for factor in factors):
-            numbers = terms[record.owned[target]], terms[products[0]]
+        # gemm must not read what it overwrites.
+        if not any(factor.base is before for factor in factors):
             value.kind, value.function = "accumulate", None
-            value.operands = (record.owned[target], *factors, *numbers)
+            value.operands = (before, *factors, terms[before], terms[products[0]])
 
 
-class _Sums:
-    """Takes sums of arrays apart."""
+class _LinearCombinations:
+    """Decomposes values into sums of arrays, each times a number."""
 
-    def __init__(self, graph: Graph, of: dict[int, list[Value]], asked: set[int]) -> None:
+    def __init__(self, graph: Graph, users: dict[int, list[Value]], results: set[int]) -> None:
         self.graph = graph
-        self.users = of
-        self.asked = asked
+        self.users = users
+        self.results = results
 
-    def terms(self, value: Value, *, whole: bool = True) -> dict[Value, Any]:
-        """Return the arrays that the value is the sum of, and what number each is times."""
-        parts = self._parts(value) if whole or self.is_passing(value) else None
+    def terms(self, value: Value, *, is_root: bool = True) -> dict[Value, Any]:
+        """Return the coefficient of each array in the sum; a value used elsewhere too is not decomposed."""
+        parts = self._parts(value) if is_root or self.used_once(value) else None
         if parts is None:
             return {value: 1.0}
         terms: dict[Value, Any] = {}
         for factor, part in parts:
-            for term, number in self.terms(part, whole=False).items():
-                number = self._computed(np.multiply, factor, number)
-                terms[term] = self._computed(np.add, terms[term], number) if term in terms else number
+            for term, coefficient in self.terms(part, is_root=False).items():
+                coefficient = self._computed(np.multiply, factor, coefficient)
+                terms[term] = (
+                    self._computed(np.add, terms[term], coefficient) if term in terms else coefficient
+                )
         return terms
 
-    def is_passing(self, value: Value) -> bool:
-        """Whether nothing else needs the value."""
-        return len(self.users.get(id(value), [])) == 1 and id(value) not in self.asked
+    def used_once(self, value: Value) -> bool:
+        """Whether the value is an operand of one other, and no result."""
+        return len(self.users.get(id(value), [])) == 1 and id(value) not in self.results
 
     def _parts(self, value: Value) -> list[tuple[Any, Value]] | None:
         if value.kind != "map" or any(_shape(x) not in ((), value.shape) for x in value.operands):
             return None
         arrays = [x for x in value.operands if _shape(x) != ()]
-        numbers = [x for x in value.operands if _shape(x) == ()]
-        if any(isinstance(x, Value) and x.dtype is not None for x in numbers):
+        scalars = [x for x in value.operands if _shape(x) == ()]
+        # The coefficients of gemm have to be Python numbers.
+        if any(isinstance(x, Value) and x.dtype is not None for x in scalars):
             return None
         if value.function in (np.add, np.subtract) and len(arrays) == 2:
             return [(1.0, arrays[0]), (1.0 if value.function is np.add else -1.0, arrays[1])]
         if value.function is np.multiply and len(arrays) == 1:
-            return [(numbers[0], arrays[0])]
+            return [(scalars[0], arrays[0])]
         return [(-1.0, arrays[0])] if value.function is np.negative else None
 
     def _computed(self, function: np.ufunc, x: Any, y: Any) -> Any:
@@ -91,40 +95,42 @@ def _shape(operand: Any) -> tuple[int, ...]:
     return operand.shape if isinstance(operand, Value) else ()
 
 
-def calls() -> Blas:
-    """Return the calls of a program with such updates: SciPy's, for all of its products.
+def scipy_products() -> BlasFunctions:
+    """Return `gemm`, and `dot` and `matmul` of SciPy too, for a program that contains "accumulate" values.
 
-    Two libraries at work in turn, each with threads of its own, would get in each other's way.
+    All products of a program call the same BLAS: two libraries in turn would compete with their threads.
     """
-    blas = _blas()
-    gemm = {np.dtype(np.float32): blas["sgemm"], np.dtype(np.float64): blas["dgemm"]}
-    inner = {np.dtype(np.float32): blas["sdot"], np.dtype(np.float64): blas["ddot"]}
+    blas = _scipy_blas()
+    gemms = {np.dtype(np.float32): blas["sgemm"], np.dtype(np.float64): blas["dgemm"]}
+    dots = {np.dtype(np.float32): blas["sdot"], np.dtype(np.float64): blas["ddot"]}
 
-    def accumulated(beta: float, out: Any, alpha: float, a: Any, b: Any) -> None:
-        # What is stored row by row is, for a BLAS that counts column by column, the transpose.
-        left, left_turned = _by_columns(b.T)
-        right, right_turned = _by_columns(a.T)
-        gemm[out.dtype](alpha, left, right, beta, out.T, left_turned, right_turned, 1)
+    def gemm(beta: float, out: Any, alpha: float, a: Any, b: Any) -> None:
+        # BLAS is column-major, where a row-major array is its transpose: out.T = b.T @ a.T.
+        left, left_transposed = _column_major(b.T)
+        right, right_transposed = _column_major(a.T)
+        gemms[out.dtype](alpha, left, right, beta, out.T, left_transposed, right_transposed, 1)
 
     def product(a: Any, b: Any, out: Any = None) -> Any:
         if out is None:
-            return inner[a.dtype](a, b)
+            return dots[a.dtype](a, b)
         if a.ndim == 1:
             a, out = a[None], out[None]
-        if a.flags.forc and b.flags.forc and out.flags.c_contiguous and a.dtype in gemm:
-            accumulated(0.0, out, 1.0, a, b)
+        if a.flags.forc and b.flags.forc and out.flags.c_contiguous and a.dtype in gemms:
+            gemm(0.0, out, 1.0, a, b)
         else:
             np.matmul(a, b, out)
         return None
 
-    return {"dot": product, "matmul": product, "accumulated": accumulated}
+    return {"dot": product, "matmul": product, "gemm": gemm}
 
 
-def _by_columns(array: Any) -> tuple[Any, bool]:
+def _column_major(array: Any) -> tuple[Any, bool]:
+    """Return the array, or its transpose and True, so that it is column-major."""
     return (array, False) if array.flags.f_contiguous else (array.T, True)
 
 
-def _blas() -> Blas:
+def _scipy_blas() -> BlasFunctions:
+    """Return functions of SciPy's BLAS; an empty dict without SciPy."""
     try:
         from scipy.linalg import blas
     except ImportError:

@@ -1,4 +1,4 @@
-"""What a function of NumPy arrays computes, written down by running it once on arrays without numbers."""
+"""The graph of a traced function (the compiler's IR), and the tracers that build it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 Literal: TypeAlias = "int | float"
 Operand: TypeAlias = "Value | Literal"
 
+VIEW_KINDS = ("transpose", "reshape", "slice")
+"""Kinds of values that share the memory of their operand, and need no call."""
 
-OPERATORS = {
+SOURCE_KINDS = ("state", "state_group", "input", "scalar_input")
+"""Kinds of values that exist when a call begins."""
+
+SCALAR_EXPRESSIONS = {
     np.add: "({} + {})",
     np.subtract: "({} - {})",
     np.multiply: "({} * {})",
@@ -30,33 +35,33 @@ OPERATORS = {
     np.less_equal: "({} <= {})",
     np.where: "({1} if {0} else {2})",
 }
-"""How numbers are computed with; arrays have ufuncs."""
+"""Python expressions for ufuncs of Python numbers: a ufunc call takes thirty times as long (NumPy 2.4)."""
 
 
 class NotRecordableError(Exception):
-    """The function does something that its record could not repeat; it is to be run as it is."""
+    """The function does something that a graph cannot represent; run it uncompiled."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False)  # compared by identity: passes change values in place
 class Value:
-    """One array, or number, on the way from the arguments to the results.
+    """A node of the graph: an array or a scalar, and the operation that computes it.
 
     Attributes
     ----------
     kind : str
-        Where it comes from. "owned": an array that the program keeps. "given": an array of the call.
-        "host": a Python number of the call. "map": `function` on each element of the operands.
-        "reduce": `function` along an axis. "matmul", "transpose", "reshape", "zeros". Passes add
-        "affine", "affine_gradient", "part", "arena" and "joint", see `mlp_xp._compiler.passes`, and
-        "accumulate", see `mlp_xp._compiler.accumulate`.
+        The operation. "state": an array that the program owns and updates. "input": an array argument of
+        the call. "scalar_input": a Python number that is an argument. "map": the ufunc `function` of the
+        operands. "reduce": the ufunc `function` along an axis. "matmul", "transpose", "reshape", "zeros".
+        Passes add "affine", "affine_gradient", "slice", "state_group" and "concatenation", see
+        `mlp_xp._compiler.passes`, and "accumulate", see `mlp_xp._compiler.accumulate`.
     shape : tuple of int
     dtype : dtype, or None for a Python number
     function : ufunc, optional
     operands : tuple of Value or number
     detail : object
-        What else there is to say: the index of an argument, the axis of a reduction.
+        Parameters of the operation: the index of an argument, the axis of a reduction.
     order : float
-        Values are computed in this order where nothing else speaks against it.
+        The priority in the schedule: of values that are ready, the one with the lowest comes first.
     """
 
     kind: str
@@ -82,13 +87,32 @@ class Value:
         """The operands that are not literals."""
         return tuple(operand for operand in self.operands if isinstance(operand, Value))
 
+    @property
+    def base(self) -> Value:
+        """The value that owns the memory: itself, or the one that it is a view of."""
+        value = self
+        while value.kind in VIEW_KINDS:
+            value = value.operands[0]
+        return value
+
 
 @dataclass
 class Graph:
-    """Values in the order they were computed; the same computation is written down once."""
+    """Values in the order of their computation; equal operations on equal operands are one value."""
 
     values: list[Value] = field(default_factory=list)
-    known: dict[Any, Value] = field(default_factory=dict)
+    by_key: dict[Any, Value] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        names = {id(value): f"%{index}" for index, value in enumerate(self.values)}
+        lines = []
+        for value in self.values:
+            parts = [value.kind, *([value.function.__name__] if value.kind in ("map", "reduce") else [])]
+            parts += [names.get(id(operand), str(operand)) for operand in value.operands]
+            parts += [] if value.detail is None else [f"[{value.detail}]"]
+            dtype = "number" if value.dtype is None else value.dtype
+            lines.append(f"{names[id(value)]}: {dtype} {value.shape} = {' '.join(parts)}")
+        return "\n".join(lines)
 
     def add(
         self,
@@ -99,8 +123,9 @@ class Graph:
         operands: Iterable[Operand] = (),
         detail: Any = None,
     ) -> Value:
-        """Return the value computed in this way."""
+        """Return the value of this operation: the one that the graph has, or a new one."""
         operands = tuple(operands)
+        # The literals 1, 1.0 and True are equal, but of different types.
         key = (
             kind,
             shape,
@@ -109,31 +134,32 @@ class Graph:
             detail,
             *((type(x), x) if not isinstance(x, Value) else id(x) for x in operands),
         )
-        if key not in self.known:
-            self.known[key] = Value(kind, shape, dtype, function, operands, detail, len(self.values))
-            self.values.append(self.known[key])
-        return self.known[key]
+        if key not in self.by_key:
+            self.by_key[key] = Value(kind, shape, dtype, function, operands, detail, len(self.values))
+            self.values.append(self.by_key[key])
+        return self.by_key[key]
 
     def trace(self, value: Value) -> Tracer:
-        """Return what stands for a new array while a function is recorded."""
+        """Return the tracer of a newly allocated array; subclasses may return their own."""
         return Tracer(self, value)
 
     def map(self, function: np.ufunc, operands: tuple[Operand, ...]) -> Value:
         """Return `function` of each element."""
         function, operands = _simplified(function, operands)
+        # An array of zeros beside an operand of the same shape and dtype is as good as the literal 0.0.
         full = {(x.shape, x.dtype) for x in operands if isinstance(x, Value) and x.kind != "zeros"}
         operands = tuple(
             0.0 if isinstance(x, Value) and x.kind == "zeros" and (x.shape, x.dtype) in full else x
             for x in operands
         )
-        strong = [x for x in operands if isinstance(x, Value) and x.dtype is not None]
-        shape = np.broadcast_shapes(*(x.shape for x in strong))
+        arrays = [x for x in operands if isinstance(x, Value) and x.dtype is not None]
+        shape = np.broadcast_shapes(*(x.shape for x in arrays))
         dtype = None
-        if strong:
-            kinds = [x.dtype if isinstance(x, Value) and x.dtype is not None else weak(x) for x in operands]
-            dtype = function.resolve_dtypes((*kinds, None))[-1]
-        elif function not in OPERATORS:
-            # NumPy's own number, which is no Python number any more.
+        if arrays:
+            types = [dtype_or_python_type(x) for x in operands]
+            dtype = function.resolve_dtypes((*types, None))[-1]
+        elif function not in SCALAR_EXPRESSIONS:
+            # A ufunc of Python numbers returns a NumPy scalar.
             dtype = np.dtype(float)
         return self.add("map", shape, dtype, function, operands)
 
@@ -148,7 +174,7 @@ class Graph:
     def matmul(self, a: Value, b: Value) -> Value:
         """Return the matrix product of matrices, or the inner product of vectors."""
         if (len(a.shape), len(b.shape)) not in ((2, 2), (1, 1)) or a.dtype != b.dtype:
-            raise NotRecordableError("a product other than of two matrices or two vectors")
+            raise NotRecordableError("a product other than of two matrices or two vectors of one dtype")
         if a.shape[-1] != b.shape[0]:
             raise NotRecordableError("a product of shapes that do not fit")
         return self.add("matmul", (*a.shape[:-1], *b.shape[1:]), a.dtype, np.matmul, (a, b))
@@ -159,20 +185,23 @@ class Graph:
             shape: tuple[int, ...] = (1,) * len(a.shape) if keepdims else ()
         else:
             axis = range(len(a.shape))[axis]
-            kept = (1,) if keepdims else ()
-            shape = (*a.shape[:axis], *kept, *a.shape[axis + 1 :])
+            reduced = (1,) if keepdims else ()
+            shape = (*a.shape[:axis], *reduced, *a.shape[axis + 1 :])
         dtype = a.dtype
         if function is np.add and dtype.kind not in "fc":
             raise NotRecordableError("a sum of something other than floats")
         return self.add("reduce", shape, dtype, function, (a,), (axis, keepdims))
 
 
-def weak(operand: Operand) -> type:
-    """Return the type of a Python number, whose dtype follows the arrays it meets."""
-    return type(operand) if not isinstance(operand, Value) else float
+def dtype_or_python_type(operand: Operand) -> Any:
+    """Return an operand's dtype; of a number its Python type, which NumPy promotes weakly (NEP 50)."""
+    if not isinstance(operand, Value):
+        return type(operand)
+    return float if operand.dtype is None else operand.dtype
 
 
 def _simplified(function: np.ufunc, operands: tuple[Operand, ...]) -> tuple[np.ufunc, tuple[Operand, ...]]:
+    """Replace powers by square and sqrt, which are faster."""
     if function is np.power and isinstance(operands[0], Value) and operands[0].dtype is not None:
         exponent = operands[1]
         if not isinstance(exponent, Value) and exponent in (2, 0.5):
@@ -180,8 +209,33 @@ def _simplified(function: np.ufunc, operands: tuple[Operand, ...]) -> tuple[np.u
     return function, operands
 
 
+def reachable(roots: Iterable[Value]) -> list[Value]:
+    """List the values that the roots depend on, in topological order; all others are dead code."""
+    found: set[int] = set()
+    sorted_values: list[Value] = []
+    stack = [(root, False) for root in roots]
+    while stack:
+        value, operands_done = stack.pop()
+        if operands_done:
+            sorted_values.append(value)
+        elif id(value) not in found:
+            found.add(id(value))
+            stack.append((value, True))
+            stack.extend((operand, False) for operand in value.arrays)
+    return sorted_values
+
+
+def find_users(values: Iterable[Value]) -> dict[int, list[Value]]:
+    """Map the id of each value to the values that have it as an operand."""
+    users: dict[int, list[Value]] = {}
+    for value in values:
+        for operand in value.arrays:
+            users.setdefault(id(operand), []).append(value)
+    return users
+
+
 class Tracer(NDArrayOperatorsMixin):
-    """Stands for an array, or a Python number, while a function is recorded."""
+    """Stands for an array or a Python number while a function is traced; adds each operation to the graph."""
 
     def __init__(self, graph: Graph, value: Value) -> None:
         self._graph = graph
@@ -210,7 +264,7 @@ class Tracer(NDArrayOperatorsMixin):
 
     def _transposed(self) -> Tracer:
         if self.ndim != 2:
-            raise NotRecordableError("a transposed array that is no matrix")
+            raise NotRecordableError("the transpose of an array that is no matrix")
         return self._view("transpose", self.shape[::-1])
 
     T = property(_transposed, doc="The transposed matrix.")
@@ -221,23 +275,24 @@ class Tracer(NDArrayOperatorsMixin):
         return view
 
     def read(self) -> Value:
-        """Return the value, which a view has only as long as nobody writes in what it looks at."""
+        """Return the current value; views of an array that has since been written to are refused."""
+        # The graph has no aliasing: a view's value would still be of the array before the write.
         if self._viewed is not None and self._viewed.read() is not self.value.operands[0]:
-            raise NotRecordableError("an array that changes while something else looks at it")
+            raise NotRecordableError("a view of an array that was written to in the meantime")
         return self.value
 
     def _refuse(self, *_: Any) -> Any:
-        raise NotRecordableError("a decision by the numbers in an array")
+        raise NotRecordableError("control flow that depends on elements of an array")
 
     __bool__ = __float__ = __int__ = __index__ = __len__ = __iter__ = __complex__ = __array__ = _refuse
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         (target,) = options.pop("out", (None,))
-        known = ufunc.signature is None or ufunc is np.matmul
-        if method != "__call__" or options or ufunc.nout != 1 or not known:
+        supported = ufunc.signature is None or ufunc is np.matmul
+        if method != "__call__" or options or ufunc.nout != 1 or not supported:
             raise NotRecordableError(f"{ufunc.__name__}.{method} with {options}")
         if all(x.dtype == np.float64 for x in inputs if isinstance(x, Tracer)):
-            # Among arrays of its own dtype a NumPy number is like Python's.
+            # Among float64 arrays alone, a float64 scalar promotes as a Python float does.
             inputs = tuple(float(x) if type(x) is np.float64 else x for x in inputs)
         operands = tuple(map(_operand, inputs))
         graph = self._graph
@@ -262,7 +317,7 @@ def _operand(x: Any) -> Any:
         return x.read()
     if type(x) in (int, float, bool):
         return x
-    raise NotRecordableError(f"an operand that is {type(x).__name__}, known to nobody")
+    raise NotRecordableError(f"an operand of type {type(x).__name__}")
 
 
 def _reduction(function: np.ufunc) -> Callable[..., Tracer]:
@@ -282,8 +337,9 @@ def _where(graph: Graph, condition: Any, x: Any, y: Any) -> Tracer:
 
 
 def _reshape(graph: Graph, a: Tracer, shape: Any) -> Tracer:
-    known = np.broadcast_to(0, a.shape).reshape(shape).shape
-    return a._view("reshape", known)
+    # NumPy resolves a -1 in the shape, and raises where the sizes differ.
+    resolved = np.broadcast_to(0, a.shape).reshape(shape).shape
+    return a._view("reshape", resolved)
 
 
 def _zeros_like(graph: Graph, a: Tracer) -> Tracer:

@@ -1,394 +1,318 @@
-"""Where values lie in memory: which are stored transposed, which share a buffer, which are never whole."""
+"""The memory plan: in which buffer each value lies, and from where on."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from mlp_xp._compiler.graph import NotRecordableError, Value
-from mlp_xp._compiler.passes import Record, users
-from mlp_xp._compiler.schedule import SOURCES, VIEWS, Schedule, base
+from mlp_xp._compiler.graph import SOURCE_KINDS, VIEW_KINDS, NotRecordableError, Value, find_users
+from mlp_xp._compiler.liveness import last_reads
+from mlp_xp._compiler.regions import Region, find_regions
+from mlp_xp._compiler.schedule import Schedule
+from mlp_xp._compiler.trace import TracedFunction
 
-BLOCKED_ELEMENTS = 2**15
-"""Elementwise work on more elements than this goes through them block by block, all calls on a block before
-the next one, so that what one call wrote is still in the cache when the next one reads it."""
-
-SMALL_BYTES = 2**14
-"""Buffers up to this size are anybody's."""
-
-BLOCK_BYTES = 2**17
-"""Of each array; a few of them fit the cache of a core."""
+MAX_BYTES_IN_ANY_BUFFER = 2**14
+"""Free buffers up to this size are given to a value of any size. A larger one is given only to values of at
+least a quarter of its size, so that it stays free for those that need it; 16 KiB are not worth that."""
 
 
-class Spec(NamedTuple):
-    """An array to be made of a buffer: elements from `start` on, in this shape, then transposed or not."""
+class Location(NamedTuple):
+    """Where an array lies: elements of a buffer from `start` on, in this shape, then transposed or not.
+
+    Buffers are ``("state", group)`` and ``("pool", index)``.
+    """
 
     buffer: tuple[str, int]
     start: int
     shape: tuple[int, ...]
     dtype: Any
-    flipped: bool = False
+    transposed: bool = False
+
+    @property
+    def transpose(self) -> Location:
+        """The location of the transposed array."""
+        return self._replace(transposed=not self.transposed)
 
 
 @dataclass
-class Region:
-    """Neighbouring elementwise work on arrays of one shape, to be done block by block."""
-
-    values: list[Value]
-    local: set[int] = field(default_factory=set)
-    """Values of which only a block is ever needed."""
-
-
-@dataclass
-class Memory:
-    """All that is known of where values lie.
+class MemoryPlan:
+    """Where the values of a schedule lie.
 
     Attributes
     ----------
-    specs : dict of int to Spec
-        By the value's id; none for numbers, given arrays and local values.
+    locations : dict of int to Location
+        By the value's id; scalars, inputs and values local to a region have none.
     regions : list of Region
     region_of : dict of int to int
-    pool : list of int
-        Sizes of the buffers in bytes.
-    ones : list of Spec
-        Rows that hold ones, from the start and for ever.
-    copied : dict of int to list of (Value, Spec)
-        By a joint value's id, the values to be copied into their places in it.
-    last : dict of int to int
-        Where in the schedule a value is read last.
+        By the value's id, the index of its region.
+    pool_nbytes : list of int
+        Sizes of the pool's buffers in bytes.
+    ones : list of Location
+        Rows of ones, written once, when the program is bound to its memory.
+    copied : dict of int to list of (Value, Location)
+        By a concatenation's id, the operands that have to be copied into it.
+    last_read : dict of int to int
+        See `mlp_xp._compiler.liveness.last_reads`.
     """
 
-    specs: dict[int, Spec]
+    locations: dict[int, Location]
     regions: list[Region]
     region_of: dict[int, int]
-    pool: list[int]
-    ones: list[Spec]
-    copied: dict[int, list[tuple[Value, Spec]]]
-    last: dict[int, int]
+    pool_nbytes: list[int]
+    ones: list[Location]
+    copied: dict[int, list[tuple[Value, Location]]]
+    last_read: dict[int, int]
 
 
-def plan_memory(record: Record, plan: Schedule) -> Memory:
-    """Find a place for every value."""
-    return _Planner(record, plan).plan()
+def plan_memory(traced: TracedFunction, schedule: Schedule) -> MemoryPlan:
+    """Find a location for every array: first those with a fixed one, then the others in free buffers."""
+    values, users = schedule.values, find_users(schedule.values)
+    with_ones = {
+        id(value.operands[0].base) for value in values if value.kind in ("affine", "affine_gradient")
+    }
+    transposed = _stored_transposed(values, users, with_ones) - schedule.in_place.keys()
+    last_read = last_reads(traced, schedule)
+    pool = _Pool()
+    fixed = _FixedPlacement(schedule, with_ones, transposed, last_read, pool)
+    fixed.place_state(traced)
+    fixed.place_concatenations()
+    fixed.place_inputs_with_ones()
+    locations = fixed.locations
+    regions = find_regions(values, users, transposed, locations, last_read)
+    _BufferAllocator(schedule, regions, transposed, last_read, locations, pool).allocate()
+    for value in values:
+        if value.kind == "slice":
+            locations[id(value)] = _slice_location(value, locations)
+    _place_reshaped(values, locations)
+    region_of = {id(value): index for index, region in enumerate(regions) for value in region.values}
+    return MemoryPlan(locations, regions, region_of, pool.nbytes, fixed.ones, fixed.copied, last_read)
 
 
-class _Planner:
-    def __init__(self, record: Record, plan: Schedule) -> None:
-        self.record = record
-        self.schedule = plan
-        self.values = plan.values
-        self.of = users(plan.values)
-        self.position = {id(value): index for index, value in enumerate(plan.values)}
-        self.specs: dict[int, Spec] = {}
-        self.pool: list[int] = []
-        self.ones: list[Spec] = []
-        self.copied: dict[int, list[tuple[Value, Spec]]] = {}
-        self.widened = {
-            id(base(value.operands[0]))
-            for value in self.values
-            if value.kind in ("affine", "affine_gradient")
-        }
-        self.flipped = self._flipped()
-        self.last = self._last_uses()
+def _stored_transposed(
+    values: Sequence[Value], users: dict[int, list[Value]], with_ones: set[int]
+) -> set[int]:
+    """Return the ids of inputs with a column of ones, and of what is computed elementwise with them.
 
-    def plan(self) -> Memory:
-        self._place_owned()
-        self._place_side_by_side()
-        self._place_widened()
-        regions = self._regions()
-        region_of = {id(value): index for index, region in enumerate(regions) for value in region.values}
-        self._place_rest(regions)
-        reshaped(self.specs, self.values)
-        return Memory(self.specs, regions, region_of, self.pool, self.ones, self.copied, self.last)
+    Stored transposed, the column of ones is a row of memory, and the array before it is contiguous. (All
+    others are stored row by row: the first layer's product is a third faster so.)
+    """
+    stack = [value for value in values if id(value) in with_ones and value.kind != "input"]
+    transposed: set[int] = set()
+    while stack:
+        value = stack.pop()
+        if id(value) in transposed:
+            continue
+        transposed.add(id(value))
+        neighbours = [user for user in users.get(id(value), []) if user.kind == "map"]
+        neighbours += value.arrays if value.kind == "map" else ()
+        stack.extend(
+            other
+            for other in neighbours
+            if other.shape == value.shape and other.kind in ("map", "matmul", "affine")
+        )
+    return transposed
 
-    # Which are stored transposed.
 
-    def _flipped(self) -> set[int]:
-        """Store widened inputs, and what is computed with them element by element, column by column.
+def _slice_location(value: Value, locations: dict[int, Location]) -> Location:
+    """Return the location of rows (the weight's gradient) or one row (the bias's) of a matrix."""
+    whole = locations[id(value.operands[0])]
+    row = 0 if isinstance(value.detail, slice) else value.detail
+    return whole._replace(start=whole.start + row * whole.shape[1], shape=value.shape)
 
-        Then the column of ones is a row in memory, and what goes before it is contiguous. (All others lie
-        row by row: the first layer's product is a third faster so.)
-        """
-        stack = [value for value in self.values if id(value) in self.widened and value.kind != "given"]
-        flipped: set[int] = set()
-        while stack:
-            value = stack.pop()
-            if id(value) in flipped:
+
+def _place_reshaped(values: Iterable[Value], locations: dict[int, Location]) -> None:
+    for value in values:
+        if value.kind == "reshape" and id(value.operands[0]) in locations:
+            whole = locations[id(value.operands[0])]
+            if whole.transposed:
+                raise NotRecordableError("another shape of an array that is stored transposed")
+            locations[id(value)] = whole._replace(shape=value.shape)
+
+
+@dataclass
+class _Pool:
+    """The buffers that values share, and which of them are free."""
+
+    nbytes: list[int] = field(default_factory=list)
+    free: list[int] = field(default_factory=list)
+
+    def new(self, nbytes: int) -> int:
+        """Return the index of a new buffer."""
+        self.nbytes.append(nbytes)
+        return len(self.nbytes) - 1
+
+    def take(self, nbytes: int) -> int:
+        """Return the smallest free buffer that is large enough; else enlarge the largest, or make one."""
+        limit = max(MAX_BYTES_IN_ANY_BUFFER, 4 * nbytes)
+        candidates = [index for index in self.free if self.nbytes[index] <= limit]
+        if not candidates:
+            return self.new(nbytes)
+        large_enough = [index for index in candidates if self.nbytes[index] >= nbytes]
+        size = self.nbytes.__getitem__
+        index = min(large_enough, key=size) if large_enough else max(candidates, key=size)
+        self.free.remove(index)
+        self.nbytes[index] = max(self.nbytes[index], nbytes)
+        return index
+
+
+@dataclass
+class _FixedPlacement:
+    """Places arrays whose location follows from their use: state, concatenations, inputs with ones."""
+
+    schedule: Schedule
+    with_ones: set[int]
+    transposed: set[int]
+    last_read: dict[int, int]
+    pool: _Pool
+    locations: dict[int, Location] = field(default_factory=dict)
+    ones: list[Location] = field(default_factory=list)
+    copied: dict[int, list[tuple[Value, Location]]] = field(default_factory=dict)
+
+    def place_state(self, traced: TracedFunction) -> None:
+        """Place the state arrays, and what is computed in them."""
+        for value in self.schedule.values:
+            target = self.schedule.in_place.get(id(value))
+            if value.kind == "state":
+                target = value.detail
+            elif value.kind == "state_group":
+                target = -1 - value.detail
+            if target is not None:
+                group, start = traced.layout.places[target]
+                self.locations[id(value)] = Location(("state", group), start, value.shape, value.dtype)
+
+    def place_concatenations(self) -> None:
+        """Give each concatenation a buffer, and compute its operands there; copy those that cannot be."""
+        for value in self.schedule.values:
+            if value.kind != "concatenation":
                 continue
-            flipped.add(id(value))
-            around = [other for other in self.of.get(id(value), []) if other.kind == "map"]
-            around += value.arrays if value.kind == "map" else ()
-            stack.extend(
-                other
-                for other in around
-                if other.shape == value.shape and other.kind in ("map", "matmul", "affine")
-            )
-        return flipped
-
-    def _last_uses(self) -> dict[int, int]:
-        """Say, for each base, where it is read last."""
-        last: dict[int, int] = {}
-        for value in self.values:
-            for operand in value.arrays:
-                key = id(base(operand))
-                where = self.position[id(value)]
-                if value.kind in VIEWS:
-                    continue
-                last[key] = max(last.get(key, -1), where)
-        end = len(self.values)
-        for result in self.record.results:
-            if isinstance(result, Value):
-                last[id(base(result))] = end
-        for _, value in self.schedule.copies:
-            last[id(base(value))] = end
-        # What is laid side by side is read where the whole is.
-        for value in reversed(self.values):
-            if value.kind == "joint":
-                for member in value.arrays:
-                    key = id(base(member))
-                    last[key] = max(last[key], last[id(value)])
-        return last
-
-    # Where arrays are that are known beforehand.
-
-    def _place_owned(self) -> None:
-        layout = self.record.layout
-        for value in self.values:
-            if value.kind == "owned":
-                group, start = layout.place[value.detail]
-                self.specs[id(value)] = Spec(("group", group), start, value.shape, value.dtype)
-            elif value.kind == "arena":
-                self.specs[id(value)] = Spec(("group", value.detail), 0, value.shape, value.dtype)
-            elif id(value) in self.schedule.in_place:
-                target = self.schedule.in_place[id(value)]
-                if id(value) in self.flipped:
-                    self.flipped.discard(id(value))
-                place = layout.place[target] if target >= 0 else (-1 - target, 0)
-                self.specs[id(value)] = Spec(("group", place[0]), place[1], value.shape, value.dtype)
-
-    def _place_side_by_side(self) -> None:
-        """Let the parts of a whole be computed where they belong, and copy those that cannot be."""
-        for value in self.values:
-            if value.kind != "joint":
-                continue
-            number = self._new_buffer(value.nbytes)
-            self.specs[id(value)] = Spec(("pool", number), 0, value.shape, value.dtype)
+            buffer = ("pool", self.pool.new(value.nbytes))
+            self.locations[id(value)] = Location(buffer, 0, value.shape, value.dtype)
             start = 0
-            for member in value.operands:
-                self._place_member(value, member, Spec(("pool", number), start, member.shape, member.dtype))
-                start += member.size
+            for operand in value.operands:
+                location = Location(buffer, start, operand.shape, operand.dtype)
+                if not self._can_compute_at(location, value, operand):
+                    self.copied.setdefault(id(value), []).append((operand, location))
+                start += operand.size
 
-    def _place_member(self, joint: Value, member: Value, spec: Spec) -> None:
-        if member.kind == "part":
-            both = member.operands[0]
-            first = spec if isinstance(member.detail, slice) else None
-            if first is not None and id(both) not in self.specs and self._next_is_bias(joint, member):
-                self.specs[id(both)] = spec._replace(shape=both.shape)
-            if id(both) in self.specs and self._part(member) == spec:
-                return
-        elif (
-            member.kind in ("map", "matmul", "reduce")
-            and id(member) not in self.specs
-            and id(member) not in self.flipped
-            and id(member) not in self.widened
-        ):
-            self.specs[id(member)] = spec
-            return
-        self.copied.setdefault(id(joint), []).append((member, spec))
+    def _can_compute_at(self, location: Location, concatenation: Value, operand: Value) -> bool:
+        """Place an operand of a concatenation there; return whether that is possible."""
+        if operand.kind == "slice":
+            both = operand.operands[0]
+            is_weight = isinstance(operand.detail, slice)
+            if is_weight and id(both) not in self.locations and _bias_follows(concatenation, operand):
+                self.locations[id(both)] = location._replace(shape=both.shape)
+            return id(both) in self.locations and _slice_location(operand, self.locations) == location
+        can_compute = (
+            operand.kind in ("map", "matmul", "reduce")
+            and id(operand) not in self.locations
+            and id(operand) not in self.transposed
+            and id(operand) not in self.with_ones
+        )
+        if can_compute:
+            self.locations[id(operand)] = location
+        return can_compute
 
-    def _next_is_bias(self, joint: Value, weight: Value) -> bool:
-        after = joint.operands[joint.operands.index(weight) + 1 :]
-        return bool(after) and after[0].kind == "part" and after[0].operands == weight.operands
-
-    def _part(self, part: Value) -> Spec:
-        whole = self.specs[id(part.operands[0])]
-        row = 0 if isinstance(part.detail, slice) else part.detail
-        return whole._replace(start=whole.start + row * whole.shape[1], shape=part.shape)
-
-    def _place_widened(self) -> None:
-        """Give inputs that are followed by ones a buffer of their own, and let them be made in it."""
-        for value in self.values:
-            if id(value) not in self.widened or value.kind == "given":
+    def place_inputs_with_ones(self) -> None:
+        """Give layer inputs that a row of ones follows a buffer of their own, and compute them in it."""
+        for value in self.schedule.values:
+            if id(value) not in self.with_ones or value.kind == "input":
                 continue
             rows, columns = value.shape
-            itemsize = value.dtype.itemsize
-            number = self._new_buffer((columns + 1) * rows * itemsize)
-            spec = Spec(("pool", number), 0, (columns, rows), value.dtype, flipped=True)
-            self.ones.append(Spec(("pool", number), columns * rows, (rows,), value.dtype))
-            maker: Value | None = value
-            while maker is not None:
-                self.specs[id(maker)] = spec
-                maker = self._turned_into(maker)
+            buffer = ("pool", self.pool.new((columns + 1) * rows * value.dtype.itemsize))
+            location = Location(buffer, 0, (columns, rows), value.dtype, transposed=True)
+            self.ones.append(Location(buffer, columns * rows, (rows,), value.dtype))
+            computed: Value | None = value
+            while computed is not None:
+                self.locations[id(computed)] = location
+                computed = self._overwritable_operand(computed)
 
-    def _turned_into(self, value: Value) -> Value | None:
-        """Return an operand that the value may overwrite, for it is not needed any more."""
+    def _overwritable_operand(self, value: Value) -> Value | None:
+        """Return an operand of the same shape and dtype that is read by this value last."""
         if value.kind != "map":
             return None
         for operand in value.arrays:
             if (
                 operand.kind in ("map", "matmul", "affine")
                 and (operand.shape, operand.dtype) == (value.shape, value.dtype)
-                and id(operand) in self.flipped
-                and id(operand) not in self.specs
-                and self.last[id(operand)] == self.position[id(value)]
+                and id(operand) in self.transposed
+                and id(operand) not in self.locations
+                and self.last_read[id(operand)] == self.schedule.index_of[id(value)]
             ):
                 return operand
         return None
 
-    # Work in blocks.
 
-    def _regions(self) -> list[Region]:
-        regions: list[Region] = []
-        current: list[Value] = []
-        for value in self.values:
-            if value.kind in (*SOURCES, *VIEWS) or value.shape == ():
-                if value.shape == () and value.kind in ("reduce", "matmul"):
-                    current = []
-                continue
-            if not self._can_go_by_blocks(value):
-                current = []
-            elif current and self._same_space(current[-1], value):
-                current.append(value)
-            else:
-                current = [value]
-                regions.append(Region(current))
-        for region in regions:
-            inside = {id(value) for value in region.values}
-            region.local = {
-                id(value)
-                for value in region.values
-                if value.kind == "map"
-                and id(value) not in self.specs
-                and id(value) not in self.widened
-                and self.of.get(id(value))
-                and all(id(user) in inside for user in self.of[id(value)])
-                and self.last[id(value)] < len(self.values)
-            }
-        return regions
+def _bias_follows(concatenation: Value, weight: Value) -> bool:
+    """Whether the gradient of the bias comes right after that of its weight."""
+    following = concatenation.operands[concatenation.operands.index(weight) + 1 :]
+    return bool(following) and following[0].kind == "slice" and following[0].operands == weight.operands
 
-    def _space(self, value: Value) -> tuple[tuple[int, ...], bool]:
-        """Return shape and direction of the array that work on the value goes through."""
-        through = value.operands[0] if value.kind == "reduce" else value
-        return through.shape, id(through) in self.flipped
 
-    def _same_space(self, one: Value, other: Value) -> bool:
-        return self._space(one) == self._space(other)
+@dataclass
+class _BufferAllocator:
+    """Gives each remaining value a buffer of the pool for its live range (a linear scan of the schedule)."""
 
-    def _can_go_by_blocks(self, value: Value) -> bool:
-        shape, flipped = self._space(value)
-        if math.prod(shape) < BLOCKED_ELEMENTS:
-            return False
-        if value.kind == "reduce":
-            return flipped and value.detail == (0, False) and value.operands[0].kind in ("map", "matmul")
-        if value.kind != "map" or (id(value) in self.flipped) != flipped:
-            return False
-        for operand in value.arrays:
-            root = base(operand)
-            if operand.shape == () or (root.kind != "given" and _goes_along(operand.shape, shape)):
-                continue
-            if operand.shape != shape or operand.kind in ("transpose", "reshape") or root.kind == "given":
-                return False
-            if root.kind not in ("owned", "arena", "joint") and (id(operand) in self.flipped) != flipped:
-                return False
-            if flipped and root.kind in ("owned", "arena", "affine_gradient"):
-                return False
-        return True
+    schedule: Schedule
+    regions: list[Region]
+    transposed: set[int]
+    last_read: dict[int, int]
+    locations: dict[int, Location]
+    pool: _Pool
+    buffer_of: dict[int, int] = field(default_factory=dict)
+    """By the value's id, the buffer that was taken for it and that no other value has overwritten."""
 
-    # All the rest.
-
-    def _new_buffer(self, nbytes: int) -> int:
-        self.pool.append(nbytes)
-        return len(self.pool) - 1
-
-    def _spec(self, value: Value, number: int) -> Spec:
-        flipped = id(value) in self.flipped
-        shape = value.shape[::-1] if flipped else value.shape
-        return Spec(("pool", number), 0, shape, value.dtype, flipped)
-
-    def _place_rest(self, regions: list[Region]) -> None:
-        """Give each value a buffer from its first use to its last, and the buffer to others afterwards."""
-        local = {key for region in regions for key in region.local}
-        # What a region reads on its way is free after its last block.
-        until = {
-            self.position[id(value)]: self.position[id(region.values[-1])]
-            for region in regions
+    def allocate(self) -> None:
+        """Add the locations of the values that have none."""
+        local = {key for region in self.regions for key in region.local}
+        values, index_of = self.schedule.values, self.schedule.index_of
+        # What is read in a region is needed until its last block.
+        end_of_region = {
+            index_of[id(value)]: index_of[id(region.values[-1])]
+            for region in self.regions
             for value in region.values
         }
-        read: dict[int, list[Value]] = {}
-        for region in regions:
-            together = [operand for value in region.values for operand in value.arrays]
-            read |= {id(value): together for value in region.values}
-        free: list[int] = []
-        held: dict[int, list[int]] = {}
-        owner: dict[int, int] = {}
-        for where, value in enumerate(self.values):
-            computed = value.kind not in (*SOURCES, *VIEWS) and value.shape != ()
-            if computed and id(value) not in self.specs and id(value) not in local:
-                overwritten = self._overwritten(value, where, owner, read.get(id(value), value.arrays))
+        operands_in_region: dict[int, Sequence[Value]] = {}
+        for region in self.regions:
+            in_region = [operand for value in region.values for operand in value.arrays]
+            operands_in_region |= {id(value): in_region for value in region.values}
+        released_at: dict[int, list[int]] = {}
+        for index, value in enumerate(values):
+            is_computed = value.kind not in (*SOURCE_KINDS, *VIEW_KINDS) and value.shape != ()
+            if is_computed and id(value) not in self.locations and id(value) not in local:
+                operands = operands_in_region.get(id(value), value.arrays)
+                overwritten = self._overwritable_operand(value, index, operands)
                 if overwritten is None:
-                    number = self._take(free, value.nbytes)
+                    buffer = self.pool.take(value.nbytes)
                 else:
-                    number = owner.pop(overwritten)
-                    for numbers in held.values():
-                        if number in numbers:
-                            numbers.remove(number)
-                owner[id(value)] = number
-                self.specs[id(value)] = self._spec(value, number)
-                last = self.last.get(id(value), where)
-                held.setdefault(until.get(last, last), []).append(number)
-            free.extend(held.pop(where, []))
-        for value in self.values:
-            if value.kind == "part":
-                self.specs[id(value)] = self._part(value)
+                    # The buffer is released with the new value, not with the overwritten one.
+                    buffer = self.buffer_of.pop(overwritten)
+                    for buffers in released_at.values():
+                        if buffer in buffers:
+                            buffers.remove(buffer)
+                self.buffer_of[id(value)] = buffer
+                self.locations[id(value)] = self._location(value, buffer)
+                last = self.last_read.get(id(value), index)
+                released_at.setdefault(end_of_region.get(last, last), []).append(buffer)
+            self.pool.free.extend(released_at.pop(index, []))
 
-    def _overwritten(
-        self, value: Value, where: int, owner: dict[int, int], read: Iterable[Value]
-    ) -> int | None:
-        """Return the id of an array read on the way that is not needed any more, where the value fits it."""
+    def _location(self, value: Value, buffer: int) -> Location:
+        transposed = id(value) in self.transposed
+        shape = value.shape[::-1] if transposed else value.shape
+        return Location(("pool", buffer), 0, shape, value.dtype, transposed)
+
+    def _overwritable_operand(self, value: Value, index: int, operands: Iterable[Value]) -> int | None:
+        """Return the id of an operand that is not read after this index and whose buffer the value fits."""
+        # Products and reductions cannot write to an array that they read.
         if value.kind != "map":
             return None
-        for operand in read:
+        for operand in operands:
             if (
-                id(operand) in owner
-                and operand.kind not in VIEWS
-                and self.last[id(operand)] <= where
+                id(operand) in self.buffer_of
+                and operand.kind not in VIEW_KINDS
+                and self.last_read[id(operand)] <= index
                 and (operand.shape, operand.nbytes) == (value.shape, value.nbytes)
-                and (id(operand) in self.flipped) == (id(value) in self.flipped)
+                and (id(operand) in self.transposed) == (id(value) in self.transposed)
             ):
                 return id(operand)
         return None
-
-    def _take(self, free: list[int], nbytes: int) -> int:
-        """Return the smallest free buffer that is large enough, or the largest there is, enlarged.
-
-        One that is far too large is left to values that need it.
-        """
-        most = max(SMALL_BYTES, 4 * nbytes)
-        fitting = [number for number in free if self.pool[number] <= most]
-        if not fitting:
-            return self._new_buffer(nbytes)
-        enough = [number for number in fitting if self.pool[number] >= nbytes]
-        size = self.pool.__getitem__
-        number = min(enough, key=size) if enough else max(fitting, key=size)
-        free.remove(number)
-        self.pool[number] = max(self.pool[number], nbytes)
-        return number
-
-
-def _goes_along(part: tuple[int, ...], whole: tuple[int, ...]) -> bool:
-    """Whether this is one row or one column, contiguous in any case, beside a matrix."""
-    rows, columns = whole if len(whole) == 2 else (1, 1)
-    return rows > 1 and columns > 1 and part in ((columns,), (1, columns), (rows, 1))
-
-
-def reshaped(specs: dict[int, Spec], values: Iterable[Value]) -> None:
-    """Add the specs of arrays seen in another shape."""
-    for value in values:
-        if value.kind == "reshape" and id(value.operands[0]) in specs:
-            whole = specs[id(value.operands[0])]
-            if whole.flipped:
-                raise NotRecordableError("another shape of an array that is stored transposed")
-            specs[id(value)] = whole._replace(shape=value.shape)

@@ -1,4 +1,4 @@
-"""The same function of many rows, block after block."""
+"""Functions of rows, such as predictions: compiled for a block of rows, and run block by block."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from typing import Any
 import numpy as np
 
 from mlp_xp._arrays import Array, Namespace
-from mlp_xp._compiler import Program, compile_function
 from mlp_xp._compiler.graph import NotRecordableError
+from mlp_xp._compiler.pipeline import compile_function
+from mlp_xp._compiler.program import Program
 
-WORTH_IT = 2**21
-"""Numbers that rows become on their way below which writing a program takes longer than it saves."""
+MIN_ELEMENTS_TO_COMPILE = 2**21
+"""Minimum number of intermediate elements for which compiling pays off."""
 
-BLOCK_NUMBERS = 2**19
-"""Numbers that the rows of a block become at a time: about as many as the caches hold."""
+MAX_BLOCK_ELEMENTS = 2**19
+"""Maximum number of intermediate elements of a block of rows: 4 MiB of float64, about the size of caches."""
 
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """An array but for its numbers: what equal ones are computed with is one program."""
+    """Shape and dtype of an array; part of the key of the program cache."""
 
     shape: tuple[int, ...]
     dtype: Any
@@ -34,19 +35,19 @@ class ArraySpec:
         return math.prod(self.shape)
 
 
-def kept(make: Callable[..., Program], maxsize: int = 64) -> Callable[..., Program]:
-    """Let programs wait for another call with equal arguments; where these have no hash, make them anew."""
+def cached_by_arguments(make: Callable[..., Program], maxsize: int = 64) -> Callable[..., Program]:
+    """Cache compiled programs by their arguments (LRU); compile again if an argument is unhashable."""
     cached = lru_cache(maxsize)(make)
 
     @wraps(make)
-    def find(*settings: Any) -> Program:
+    def find_or_make(*arguments: Any) -> Program:
         try:
-            hash(settings)
-        except TypeError:  # something of the user's own
-            return make(*settings)
-        return cached(*settings)
+            hash(arguments)
+        except TypeError:  # such as a user's activation without a hash
+            return make(*arguments)
+        return cached(*arguments)
 
-    return find
+    return find_or_make
 
 
 def map_rows(
@@ -57,30 +58,31 @@ def map_rows(
     n_rows: int,
     width: int,
 ) -> Array | None:
-    """Compute a function of rows by a program; None elsewhere than on NumPy, and where it is not worth it.
+    """Compute a function of rows by a compiled program, on NumPy and where compiling pays off.
 
     Parameters
     ----------
     xp : namespace
     function : callable ``(xp, params, X) -> array of shape (n, k)``
-        Of each row by itself.
+        Each row of the result depends on the same row of `X` only.
     params : tuple of pairs of array
     rows : callable ``(slice) -> X``
     n_rows : int
     width : int
-        How many numbers a row becomes on its way, at a time.
+        The largest number of elements that a row takes at a time in an intermediate array.
 
     Returns
     -------
-    array of shape (n_rows, k), or None
+    array of shape (n_rows, k)
+        None on other namespaces, for few elements and for functions that cannot be compiled.
     """
-    length = min(n_rows, max(1, BLOCK_NUMBERS // width))
-    if xp is not np or n_rows * width < WORTH_IT:
+    length = min(n_rows, max(1, MAX_BLOCK_ELEMENTS // width))
+    if xp is not np or n_rows * width < MIN_ELEMENTS_TO_COMPILE:
         return None
     first = rows(slice(0, length))
     arrays = [array for layer in params for array in layer]
     try:
-        program = _row_program(
+        program = _compile_row_function(
             function,
             tuple(ArraySpec(array.shape, array.dtype) for array in arrays),
             ArraySpec(first.shape, first.dtype),
@@ -88,21 +90,21 @@ def map_rows(
     except NotRecordableError:
         return None
     flat = np.concatenate([array.reshape(-1) for array in arrays])
-    pool = [np.empty(nbytes, np.uint8) for nbytes in program.pool]
+    pool = [np.empty(nbytes, np.uint8) for nbytes in program.pool_nbytes]
     step = program.bind([flat], pool)
     (block,) = step(first)
     results = np.empty((n_rows, block.shape[1]), block.dtype)
     results[:length] = block
     for stop in range(2 * length, n_rows + length, length):
-        # The last block is as long as the others, and does some rows again.
-        some = slice(min(stop, n_rows) - length, min(stop, n_rows))
-        (results[some],) = step(rows(some))
+        # The program is for blocks of one length: the last one overlaps the one before.
+        block_rows = slice(min(stop, n_rows) - length, min(stop, n_rows))
+        (results[block_rows],) = step(rows(block_rows))
     return results
 
 
-@kept
-def _row_program(function: Any, params: tuple[ArraySpec, ...], X: ArraySpec) -> Program:
-    def outputs(owned: list[Any], given: list[Any], numbers: list[Any]) -> tuple[list[Any], list[Any]]:
-        return owned, [function(np, list(zip(owned[::2], owned[1::2])), given[0])]
+@cached_by_arguments
+def _compile_row_function(function: Any, params: tuple[ArraySpec, ...], X: ArraySpec) -> Program:
+    def outputs(state: list[Any], inputs: list[Any], scalars: list[Any]) -> tuple[list[Any], list[Any]]:
+        return state, [function(np, list(zip(state[::2], state[1::2])), inputs[0])]
 
     return compile_function(outputs, [params], [X])

@@ -1,167 +1,165 @@
-"""In which order values are computed: updates in place as early as nobody needs what they overwrite."""
+"""The schedule: a topological order of the values, in which updates overwrite state arrays in place."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
-from mlp_xp._compiler.graph import NotRecordableError, Value
-from mlp_xp._compiler.passes import Record, live, users
-
-VIEWS = ("transpose", "reshape", "part")
-SOURCES = ("owned", "arena", "given", "host")
-
-
-def base(value: Value) -> Value:
-    """Return the value whose memory this one looks at."""
-    while value.kind in VIEWS:
-        value = value.operands[0]
-    return value
+from mlp_xp._compiler.graph import VIEW_KINDS, NotRecordableError, Value, find_users, reachable
+from mlp_xp._compiler.trace import TracedFunction
 
 
 @dataclass
 class Schedule:
-    """The values in the order they are computed, and which of them overwrite owned arrays.
+    """The values in the order of their computation, and where the updates are written.
 
     Attributes
     ----------
     values : list of Value
     in_place : dict of int to int
-        By the value's id, the owned array it is written into, or -1 - group.
+        By the value's id, the target (see `StateLayout`) that it is computed in.
     copies : list of (int, Value)
-        Owned arrays that a value is copied into at the end.
+        Targets that a value is copied to at the end, because it cannot be computed there.
     """
 
     values: list[Value]
     in_place: dict[int, int]
     copies: list[tuple[int, Value]]
 
+    @cached_property
+    def index_of(self) -> dict[int, int]:
+        """The index of each value, by its id."""
+        return {id(value): index for index, value in enumerate(self.values)}
 
-def schedule(record: Record) -> Schedule:
-    """Order the values that a record asks for."""
-    values = live(record.roots)
-    of = users(values)
+
+def make_schedule(traced: TracedFunction) -> Schedule:
+    """Order the reachable values, with as many updates in place as possible."""
+    values = reachable(traced.roots)
+    users = find_users(values)
     targets: dict[int, int] = {}
     copies = []
-    for target, value in record.updates.items():
+    for target, value in traced.updates.items():
+        # Other operations cannot write to an array that they read.
         if value.kind in ("map", "accumulate") and id(value) not in targets:
             targets[id(value)] = target
         else:
             copies.append((target, value))
-    if copies and any(base(value).kind in ("owned", "arena") for _, value in copies):
-        raise NotRecordableError("owned arrays that change places")
-    after = _overwriting(record, values, of, targets)
-    clusters = _clusters(values, of, targets, record)
-    for edges in (_gathered(values, after, clusters), after):
-        ordered = _sorted(values, edges, clusters)
+    if any(value.base.kind in ("state", "state_group") for _, value in copies):
+        raise NotRecordableError("state arrays that are swapped")
+    readers = _readers_of_old_state(traced, values, targets)
+    clusters = _update_clusters(values, users, targets, traced)
+    for dependencies in (_with_cluster_inputs(values, readers, clusters), readers):
+        ordered = _sorted(values, dependencies, clusters)
         if ordered is not None:
             return Schedule(ordered, targets, copies)
-    # What is overwritten is needed afterwards: write elsewhere, and copy.
+    # A cycle: an old value is read after its update. Compute all updates elsewhere, and copy them.
     ordered = _sorted(values, {}, clusters)
     if ordered is None:
-        raise NotRecordableError("values that need each other")
-    return Schedule(ordered, {}, list(record.updates.items()))
+        raise NotRecordableError("values that depend on each other")
+    return Schedule(ordered, {}, list(traced.updates.items()))
 
 
-def _storage(record: Record, value: Value) -> set[int]:
-    """Return the owned arrays that a value is, or looks at."""
-    value = base(value)
-    if value.kind == "owned":
-        return {value.detail}
-    return set(record.layout.groups[value.detail]) if value.kind == "arena" else set()
+def _state_arrays(traced: TracedFunction, value: Value) -> list[int]:
+    """List the state arrays whose memory a value is, or is a view of."""
+    base = value.base
+    if base.kind == "state":
+        return [base.detail]
+    return traced.layout.groups[base.detail] if base.kind == "state_group" else []
 
 
-def _overwriting(
-    record: Record, values: list[Value], of: dict[int, list[Value]], targets: dict[int, int]
+def _readers_of_old_state(
+    traced: TracedFunction, values: list[Value], targets: dict[int, int]
 ) -> dict[int, list[Value]]:
-    """List, by the id of each value written in place, who has to read first."""
+    """Map the id of each value computed in place to the values that read what it overwrites."""
     readers: dict[int, list[Value]] = {}
     for value in values:
-        if value.kind in VIEWS:
+        if value.kind in VIEW_KINDS:
             continue
         for operand in value.arrays:
-            for array in _storage(record, operand):
+            for array in _state_arrays(traced, operand):
                 readers.setdefault(array, []).append(value)
-    groups = record.layout.groups
-    after = {}
+    earlier = {}
     for value in values:
         if id(value) in targets:
-            target = targets[id(value)]
-            arrays: Iterable[int] = [target] if target >= 0 else groups[-1 - target]
-            first = {
+            distinct = {
                 id(reader): reader
-                for array in arrays
+                for array in traced.layout.members(targets[id(value)])
                 for reader in readers.get(array, [])
                 if reader is not value
             }
-            after[id(value)] = list(first.values())
-    return after
+            earlier[id(value)] = list(distinct.values())
+    return earlier
 
 
-def _clusters(
-    values: list[Value], of: dict[int, list[Value]], targets: dict[int, int], record: Record
+def _update_clusters(
+    values: list[Value], users: dict[int, list[Value]], targets: dict[int, int], traced: TracedFunction
 ) -> dict[int, int]:
-    """Tell apart, by the values' ids, the sets of elementwise work that end in owned arrays alone."""
-    asked = {id(value) for value in record.results if isinstance(value, Value)}
-    member: dict[int, int] = {}
-    for number, value in enumerate(reversed(values)):
-        mine = of.get(id(value), [])
-        if value.kind != "map" or value.shape == () or id(value) in asked:
+    """Map the id of each elementwise value that only updates depend on to the number of its cluster.
+
+    A cluster is a connected set of such values. It is scheduled without interruption, so that it can become
+    one fused region, which needs no whole arrays for what is between.
+    """
+    results = {id(value) for value in traced.results if isinstance(value, Value)}
+    cluster_of: dict[int, int] = {}
+    for cluster, value in enumerate(reversed(values)):
+        its_users = users.get(id(value), [])
+        if value.kind != "map" or value.shape == () or id(value) in results:
             continue
-        if all(id(user) in member for user in mine) and (mine or id(value) in targets):
-            joined = {member[id(user)] for user in mine}
-            for key, cluster in member.items():
-                if cluster in joined:
-                    member[key] = number
-            member[id(value)] = number
-    return member
+        if all(id(user) in cluster_of for user in its_users) and (its_users or id(value) in targets):
+            merged = {cluster_of[id(user)] for user in its_users}
+            for key, other in cluster_of.items():
+                if other in merged:
+                    cluster_of[key] = cluster
+            cluster_of[id(value)] = cluster
+    return cluster_of
 
 
-def _gathered(
-    values: list[Value], after: dict[int, list[Value]], clusters: dict[int, int]
+def _with_cluster_inputs(
+    values: list[Value], readers: dict[int, list[Value]], clusters: dict[int, int]
 ) -> dict[int, list[Value]]:
-    """Let a cluster begin when all of it can go on to its end."""
-    needed: dict[int, dict[int, Value]] = {}
+    """Add dependencies, so that a cluster begins only when all of its inputs are computed."""
+    inputs: dict[int, dict[int, Value]] = {}
     for value in values:
         if id(value) in clusters:
             cluster = clusters[id(value)]
-            for first in (*value.arrays, *after.get(id(value), [])):
-                if clusters.get(id(first)) != cluster:
-                    needed.setdefault(cluster, {})[id(first)] = first
-    edges = dict(after)
+            for earlier in (*value.arrays, *readers.get(id(value), [])):
+                if clusters.get(id(earlier)) != cluster:
+                    inputs.setdefault(cluster, {})[id(earlier)] = earlier
+    dependencies = dict(readers)
     for value in values:
         if id(value) in clusters:
-            outside = needed.get(clusters[id(value)], {})
-            edges[id(value)] = [*after.get(id(value), []), *outside.values()]
-    return edges
+            cluster_inputs = inputs.get(clusters[id(value)], {})
+            dependencies[id(value)] = [*readers.get(id(value), []), *cluster_inputs.values()]
+    return dependencies
 
 
 def _sorted(
-    values: list[Value], after: dict[int, list[Value]], clusters: dict[int, int]
+    values: list[Value], dependencies: dict[int, list[Value]], clusters: dict[int, int]
 ) -> list[Value] | None:
-    """Sort so that each value comes after its operands and after `after`; None where that cannot be."""
-    waiting: dict[int, int] = {}
+    """Sort by priority so that values follow their operands and dependencies; None if there is a cycle."""
+    n_missing: dict[int, int] = {}
     followers: dict[int, list[Value]] = {}
     for value in values:
-        before = {id(first): first for first in (*value.arrays, *after.get(id(value), []))}
-        waiting[id(value)] = len(before)
-        for first in before:
-            followers.setdefault(first, []).append(value)
-    number = {id(value): index for index, value in enumerate(values)}
+        earlier = {id(other) for other in (*value.arrays, *dependencies.get(id(value), []))}
+        n_missing[id(value)] = len(earlier)
+        for key in earlier:
+            followers.setdefault(key, []).append(value)
+    index_of = {id(value): index for index, value in enumerate(values)}
 
-    def rank(value: Value) -> tuple[float, ...]:
-        urgent = (0, clusters[id(value)]) if id(value) in clusters else (1, 0)
-        return (*urgent, value.order, number[id(value)])
+    def priority(value: Value) -> tuple[float, ...]:
+        # Updates first, so that the buffers of gradients are free for other values.
+        in_cluster = (0, clusters[id(value)]) if id(value) in clusters else (1, 0)
+        return (*in_cluster, value.order, index_of[id(value)])
 
-    heap = [(rank(value), index) for index, value in enumerate(values) if not waiting[id(value)]]
+    heap = [(priority(value), index) for index, value in enumerate(values) if not n_missing[id(value)]]
     heapq.heapify(heap)
     ordered = []
     while heap:
         value = values[heapq.heappop(heap)[1]]
         ordered.append(value)
         for follower in followers.get(id(value), []):
-            waiting[id(follower)] -= 1
-            if not waiting[id(follower)]:
-                heapq.heappush(heap, (rank(follower), number[id(follower)]))
+            n_missing[id(follower)] -= 1
+            if not n_missing[id(follower)]:
+                heapq.heappush(heap, (priority(follower), index_of[id(follower)]))
     return ordered if len(ordered) == len(values) else None

@@ -1,4 +1,4 @@
-"""Epochs of compiled steps: the way for NumPy."""
+"""The engine for NumPy: epochs of compiled steps."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ import numpy as np
 
 from mlp_xp._arrays import Array, HostArray, row_slices
 from mlp_xp._compiler import NotRecordableError, Program, compile_function
-from mlp_xp._compiler.passes import FUSED_ELEMENTS
-from mlp_xp._compiler.rows import ArraySpec, kept
+from mlp_xp._compiler.passes import MIN_ELEMENTS_WITHOUT_BIAS_FUSION
+from mlp_xp._compiler.rows import ArraySpec, cached_by_arguments
 from mlp_xp._engines import Epoch, State, make_step
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
 from mlp_xp._parameters import all_finite, is_array, leaves, with_leaves
 from mlp_xp._samples import Batch, Rows, Samples
 
-SHUFFLED_BYTES = 2**20
-"""Samples that take up to so many bytes are put in order once an epoch; of others each batch is."""
+MAX_BYTES_SHUFFLED_AT_ONCE = 2**20
+"""Samples of up to this size are copied in their shuffled order once an epoch, larger ones batch by batch.
+Chosen so that the copy about fits a core's second-level cache."""
 
 
 class StepBatch(NamedTuple):
-    """One step of an epoch.
+    """A batch, and the compiled step for batches of its length.
 
     Attributes
     ----------
     step : callable ``(X, y, sample_weight, learning_rate, *numbers) -> (loss, *numbers)``
-        It changes the engine's parameters and arrays of optimizer state, and returns the numbers in it.
+        It updates the engine's parameters and arrays of optimizer state in place; numbers in the optimizer
+        state are arguments and results.
     share : float
-        The part of the epoch's samples that it sees.
+        The fraction of the epoch's samples that is in the batch: the weight of its loss.
     batch : Batch
     """
 
@@ -41,7 +43,7 @@ class StepBatch(NamedTuple):
 
 
 class CompiledEngine:
-    """Runs steps as straight lines of NumPy calls; see `mlp_xp._engines.Engine` and `mlp_xp._compiler`."""
+    """Runs compiled steps; see `mlp_xp._engines.Engine` and `mlp_xp._compiler`."""
 
     name = "compiled"
 
@@ -49,26 +51,28 @@ class CompiledEngine:
         self, network: Network, optimizer: Optimizer, samples: Samples, batch_size: int, state: State
     ) -> None:
         self.losses: list[Array] = []
-        self.structure = _state_like(state)
-        self.layout = _groups(self.structure)
+        self.structure = _state_structure(state)
+        self.layout = _array_groups(self.structure)
         self.groups = [np.empty(sum(leaf.size for leaf in group), group[0].dtype) for group in self.layout]
         self.state = state
         self.pool: list[HostArray] = []
-        # The rate is an argument of a program, and no reason for another one.
-        settings = network, replace(optimizer, learning_rate=0.0)
-        # The largest first: the others find room in its memory.
+        # The rate is an argument of the programs: it must not be part of the cache's key.
+        optimizer = replace(optimizer, learning_rate=0.0)
         n_samples = len(samples)
         batch_size = min(batch_size, n_samples)
-        rest = self.structure, _is_widened(samples, batch_size)
+        ones = _has_ones_column(samples, batch_size)
+        # The longer batches first: the buffers of their program are large enough for the other one.
         steps = {
-            length: self._bound(_make_program(*settings, _batch_like(samples, length), *rest))
+            length: self._bind(
+                _compile_step(network, optimizer, _batch_specs(samples, length), self.structure, ones)
+            )
             for length in dict.fromkeys((batch_size, n_samples % batch_size or batch_size))
         }
         self.batches = _Batches(samples, batch_size, steps)
 
     @property
     def state(self) -> State:
-        """The state now, in arrays that later steps write in."""
+        """The current state, as views of arrays that later steps overwrite."""
         return self._state_of(self.groups)
 
     @state.setter
@@ -76,8 +80,8 @@ class CompiledEngine:
         values = leaves(state)
         self.numbers = list(filter(_is_number, values))
         arrays = (view for flat, group in zip(self.groups, self.layout) for view in _views(flat, group))
-        for mine, given in zip(arrays, filter(is_array, values)):
-            mine[...] = given
+        for target, source in zip(arrays, filter(is_array, values)):
+            target[...] = source
 
     def _state_of(self, groups: list[HostArray]) -> State:
         arrays = (view for flat, group in zip(groups, self.layout) for view in _views(flat, group))
@@ -96,16 +100,17 @@ class CompiledEngine:
         return all_finite(np, self.groups)
 
     def copied_state(self) -> State:
-        """Return the state in arrays of its own."""
+        """Return a copy of the state."""
         return self._state_of([group.copy() for group in self.groups])
 
-    def _bound(self, program: Program) -> Any:
-        """Give a program its memory, most of it shared with the others: they never run at one time."""
-        self.pool += [np.empty(nbytes, np.uint8) for nbytes in program.pool[len(self.pool) :]]
-        apart = {spec.buffer[1] for spec in program.ones}
+    def _bind(self, program: Program) -> Any:
+        """Bind a program to the state and to a pool that all programs share: only one runs at a time."""
+        self.pool += [np.empty(nbytes, np.uint8) for nbytes in program.pool_nbytes[len(self.pool) :]]
+        # Rows of ones are written once: no other program may overwrite them.
+        own = {location.buffer[1] for location in program.ones}
         pool = [
-            shared if len(shared) >= nbytes and index not in apart else np.empty(nbytes, np.uint8)
-            for index, (shared, nbytes) in enumerate(zip(self.pool, program.pool))
+            shared if len(shared) >= nbytes and index not in own else np.empty(nbytes, np.uint8)
+            for index, (shared, nbytes) in enumerate(zip(self.pool, program.pool_nbytes))
         ]
         return program.bind(self.groups, pool)
 
@@ -120,7 +125,7 @@ class CompiledEngine:
                     mean = mean + share * loss
                 append(mean)
         finally:
-            # Also when interrupted: what is trained of an epoch is kept.
+            # Also when interrupted, so that the numbers agree with the arrays.
             self.numbers = numbers
 
 
@@ -128,24 +133,27 @@ def _is_number(leaf: Any) -> bool:
     return isinstance(leaf, (int, float)) and not isinstance(leaf, bool)
 
 
-def _keeps_its_kind(old: Any, new: Any) -> bool:
-    """Whether an array stays one, a number a number, and nothing nothing."""
+def _same_kind(old: Any, new: Any) -> bool:
+    """Whether the old and the new leaf of a state are both an array, both a number or both None."""
     if not _is_number(old):
         return is_array(old) == is_array(new) and (old is None) == (new is None)
+    # Reductions to float64 are scalars of NumPy, which promote as Python's do.
     return _is_number(new) or (is_array(new) and new.shape == () and new.dtype in (None, np.float64))
 
 
-def _batch_like(samples: Samples, length: int) -> tuple[ArraySpec | None, ...]:
+def _batch_specs(samples: Samples, length: int) -> tuple[ArraySpec | None, ...]:
+    """Return shapes and dtypes of the arrays of a batch."""
     dtype = np.dtype(samples.place.dtype)
     return tuple(
         None if array is None else ArraySpec((length, *array.shape[1:]), dtype) for array in samples.arrays
     )
 
 
-def _state_like(state: State) -> State:
+def _state_structure(state: State) -> State:
+    """Return the state with specs for its arrays and zeros for its numbers."""
     if any(type(leaf) is bool for leaf in leaves(state)):
-        raise NotRecordableError("a decision by the state")
-    like: State = with_leaves(
+        raise NotRecordableError("control flow that depends on the optimizer's state")
+    structure: State = with_leaves(
         state,
         [
             ArraySpec(leaf.shape, leaf.dtype)
@@ -156,69 +164,78 @@ def _state_like(state: State) -> State:
             for leaf in leaves(state)
         ],
     )
-    return like
+    return structure
 
 
-def _groups(state: State) -> list[list[Any]]:
-    """List the arrays of a state in groups: parameters, and what there is one of for each of them."""
+def _array_groups(state: State) -> list[list[Any]]:
+    """List the arrays of a state in groups: the parameters, arrays shaped like all of them, single others.
+
+    One call can update all arrays of a group such as the velocities.
+    """
     params, rest = leaves(state[0]), list(filter(is_array, leaves(state[1])))
-    kinds = [(leaf.shape, leaf.dtype) for leaf in params]
+    specs = [(leaf.shape, leaf.dtype) for leaf in params]
     groups = [params]
     while rest:
-        alike = [(leaf.shape, leaf.dtype) for leaf in rest[: len(params)]] == kinds
-        groups.append(rest[: len(params) if alike else 1])
+        like_params = [(leaf.shape, leaf.dtype) for leaf in rest[: len(params)]] == specs
+        groups.append(rest[: len(params) if like_params else 1])
         rest = rest[len(groups[-1]) :]
     return groups
 
 
 def _views(flat: HostArray, group: list[Any]) -> Iterator[HostArray]:
+    """Yield the arrays of a group as views of its flat array."""
     start = 0
     for leaf in group:
         yield flat[start : start + leaf.size].reshape(leaf.shape)
         start += leaf.size
 
 
-@kept
-def _make_program(
-    network: Network, optimizer: Optimizer, batch: tuple[ArraySpec | None, ...], like: State, widened: bool
+@cached_by_arguments
+def _compile_step(
+    network: Network,
+    optimizer: Optimizer,
+    batch: tuple[ArraySpec | None, ...],
+    structure: State,
+    has_ones_column: bool,
 ) -> Program:
     step = make_step(network, optimizer, np)
-    old = leaves(like)
+    old = leaves(structure)
 
-    def function(owned: list[Any], given: list[Any], numbers: list[Any]) -> tuple[list[Any], list[Any]]:
-        rate, arrays, others = numbers[0], iter(owned), iter(numbers[1:])
-        state = [
-            next(arrays) if is_array(leaf) else next(others) if _is_number(leaf) else leaf for leaf in old
+    def function(state: list[Any], inputs: list[Any], scalars: list[Any]) -> tuple[list[Any], list[Any]]:
+        rate, arrays, numbers = scalars[0], iter(state), iter(scalars[1:])
+        tracers = [
+            next(arrays) if is_array(leaf) else next(numbers) if _is_number(leaf) else leaf for leaf in old
         ]
-        params, optimizer_state = with_leaves(like, state)
-        X, y, sample_weight = given
+        params, optimizer_state = with_leaves(structure, tracers)
+        X, y, sample_weight = inputs
         params, optimizer_state, loss = step(params, optimizer_state, X, y, sample_weight, rate)
         new = leaves((params, optimizer_state))
         if len(new) != len(old):
-            raise NotRecordableError("an optimizer's state of another structure")
-        if not all(map(_keeps_its_kind, old, new)):
-            raise NotRecordableError("an optimizer's state that holds something else than before")
+            raise NotRecordableError("an optimizer's state whose structure changes")
+        if not all(map(_same_kind, old, new)):
+            raise NotRecordableError("an optimizer's state with a leaf that changes its type")
         updated = [leaf for leaf, before in zip(new, old) if is_array(before)]
         return updated, [loss, *(leaf for leaf, before in zip(new, old) if _is_number(before))]
 
-    return compile_function(function, _groups(like), batch, 1 + sum(map(_is_number, old)), widened)
+    n_scalars = 1 + sum(map(_is_number, old))
+    return compile_function(function, _array_groups(structure), batch, n_scalars, has_ones_column)
 
 
 def _is_small(samples: Samples) -> bool:
-    """Whether there is room for a copy of the samples, in the order of an epoch."""
-    return len(samples) * samples.row_bytes <= SHUFFLED_BYTES
+    """Whether the samples are few enough to be copied in the order of an epoch."""
+    return len(samples) * samples.row_bytes <= MAX_BYTES_SHUFFLED_AT_ONCE
 
 
-def _is_widened(samples: Samples, batch_size: int) -> bool:
-    """Whether a column of ones stands beside the samples, for products that add the bias."""
-    return _is_small(samples) and batch_size * samples.X.shape[1] < FUSED_ELEMENTS
+def _has_ones_column(samples: Samples, batch_size: int) -> bool:
+    """Whether the copy of the samples has a column of ones, for products that add the bias."""
+    return _is_small(samples) and batch_size * samples.X.shape[1] < MIN_ELEMENTS_WITHOUT_BIAS_FUSION
 
 
 class _Batches:
-    """The parts of an epoch: batches of the samples in any order, in arrays of the parameters' dtype.
+    """Batches of the samples in any order, in arrays of the parameters' dtype that all epochs use.
 
-    A few samples are put in order all at once, maybe beside a column of ones. Of many each batch is, by
-    itself.
+    Few samples are copied in the order of an epoch all at once, maybe beside a column of ones. Of many
+    samples each batch is copied to the same arrays, unless it can be a view.
     """
 
     def __init__(self, samples: Samples, size: int, steps: dict[int, Any]) -> None:
@@ -230,35 +247,36 @@ class _Batches:
         self.fixed: list[StepBatch] | None = None
         self.is_small = _is_small(samples)
         if self.is_small:
-            self.n_ones = int(_is_widened(samples, size))
-            self.room = self._room(n_samples, self.n_ones)
-            self.fixed = [self._part(rows, _some(self.room, rows)) for rows in self.slices()]
+            self.n_ones = int(_has_ones_column(samples, size))
+            self.buffer = self._allocate(n_samples, self.n_ones)
+            self.fixed = [self._step_batch(rows, _rows_of(self.buffer, rows)) for rows in self.slices()]
         elif size >= n_samples:
-            self.fixed = [self._part(slice(0, n_samples), samples.whole())]
+            self.fixed = [self._step_batch(slice(0, n_samples), samples.whole())]
         else:
-            self.room = self._room(size)
+            self.buffer = self._allocate(size)
 
     def of_epoch(self, order: Rows | None) -> Iterable[StepBatch]:
-        """Return the steps of an epoch that takes the samples in this order."""
+        """Return the steps of an epoch that takes the samples in this order (None: as they are)."""
         if self.fixed is None:
-            order = self._rows(order)
-            return (self._part(rows, self._take(order, rows)) for rows in self.slices())
+            order = self._row_indices(order)
+            return (self._step_batch(rows, self._take(order, rows)) for rows in self.slices())
         if self.is_small and not (order is None and self.in_order):
-            self._take(self._rows(order), slice(0, len(self.samples)))
+            self._take(self._row_indices(order), slice(0, len(self.samples)))
             self.in_order = order is None
         return self.fixed
 
-    def _rows(self, order: Rows | None) -> Rows | None:
+    def _row_indices(self, order: Rows | None) -> Rows | None:
+        """Return the rows of the sample arrays in this order; None if these are all, in theirs."""
         rows = self.samples.rows
         if rows is None or order is None:
             return order if rows is None else rows
         return rows[order]
 
-    def _part(self, rows: slice, batch: Batch) -> StepBatch:
+    def _step_batch(self, rows: slice, batch: Batch) -> StepBatch:
         length = rows.stop - rows.start
         return StepBatch(self.steps[length], length / len(self.samples), batch)
 
-    def _room(self, length: int, n_ones: int = 0) -> Batch:
+    def _allocate(self, length: int, n_ones: int = 0) -> Batch:
         X, y, sample_weight = self.samples.arrays
         dtype = self.samples.place.dtype
         return Batch(
@@ -268,31 +286,32 @@ class _Batches:
         )
 
     def _take(self, order: Rows | None, rows: slice) -> Batch:
-        """Put these rows of the order where the steps look for them, or return them where they are."""
-        room = _some(self.room, slice(0, rows.stop - rows.start))
+        """Return these rows of the order: copied to the buffer, or as views of the samples."""
+        buffer = _rows_of(self.buffer, slice(0, rows.stop - rows.start))
         if self.is_small:
-            room = room._replace(X=room.X[:, : room.X.shape[1] - self.n_ones])
+            buffer = buffer._replace(X=buffer.X[:, : buffer.X.shape[1] - self.n_ones])
         return Batch(
             *(
-                None if array is None else _placed(array, order, rows, place, copy=self.is_small)
-                for array, place in zip(self.samples.arrays, room)
+                None if array is None else _taken(array, order, rows, target, copy=self.is_small)
+                for array, target in zip(self.samples.arrays, buffer)
             )
         )
 
 
-def _some(batch: Batch, rows: slice) -> Batch:
+def _rows_of(batch: Batch, rows: slice) -> Batch:
     return Batch(*(None if array is None else array[rows] for array in batch))
 
 
-def _placed(array: HostArray, order: Rows | None, rows: slice, place: HostArray, *, copy: bool) -> HostArray:
-    same = array.dtype == place.dtype
+def _taken(array: HostArray, order: Rows | None, rows: slice, target: HostArray, *, copy: bool) -> HostArray:
+    """Return these rows of an array in `target`, or as a view if that is possible and `copy` is false."""
+    same_dtype = array.dtype == target.dtype
     if order is None:
-        if same and not copy:
+        if same_dtype and not copy:
             return array[rows]
-        place[...] = array[rows]
-    elif same and place.flags.c_contiguous:
-        # Any mode but "raise" writes where it is told without a copy between.
-        np.take(array, order[rows], axis=0, out=place, mode="clip")
+        target[...] = array[rows]
+    elif same_dtype and target.flags.c_contiguous:
+        # In mode "raise" NumPy would copy by way of a buffer, to leave `out` as it is if an index is wrong.
+        np.take(array, order[rows], axis=0, out=target, mode="clip")
     else:
-        place[...] = array[order[rows]]
-    return place
+        target[...] = array[order[rows]]
+    return target

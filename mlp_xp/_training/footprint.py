@@ -131,7 +131,7 @@ class _MeteredGraph(Graph):
     def given(self, shape: tuple[int, ...], dtype: Any) -> Tracer:
         """Return a tracer for an array that exists before the step and takes no new memory."""
         self.n_given += 1
-        return Tracer(self, self.add("given", shape, dtype, detail=self.n_given))
+        return Tracer(self, self.add("input", shape, dtype, detail=self.n_given))
 
     def trace(self, value: Value) -> Tracer:
         """Return a tracer for a new array, whose bytes count while it is alive."""
