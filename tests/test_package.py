@@ -245,6 +245,19 @@ def test_rooms_import_rooms_below_them_only():
             )
 
 
+def test_modules_import_in_one_direction():
+    parsed = list(modules())
+    names = {name for name, _, _ in parsed}
+    arrows = {
+        name: {other for other, for_types in imported(tree, names) if not for_types}
+        for name, _, tree in parsed
+    }
+    while arrows:
+        sinks = {name for name, others in arrows.items() if not others & arrows.keys()}
+        assert sinks, f"these import each other: {arrows}"
+        arrows = {name: others for name, others in arrows.items() if name not in sinks}
+
+
 # Pickles.
 
 

@@ -1,7 +1,7 @@
 """A compiler for training steps on NumPy arrays.
 
 NumPy runs each array call as it comes. In small networks the calls themselves take most of the time, in large
-ones the passes over memory beside the matrix products. So `pipeline` compiles a step. `trace` runs it once, on
+ones the passes over memory beside the matrix products. So `pipeline` compiles a step. `trace` runs it once on
 tracers that have a shape and a dtype but no elements and that record each operation in a `graph`. Passes
 rewrite the graph: `accumulate` fuses large updates into products, `passes` fuse biases into products and the
 updates of several small arrays into one. `schedule` orders the values so that updates overwrite parameters in

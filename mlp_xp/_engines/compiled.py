@@ -13,7 +13,7 @@ from mlp_xp._arrays import Array, HostArray, row_slices
 from mlp_xp._compiler import NotRecordableError, Program, compile_function
 from mlp_xp._compiler.passes import MIN_ELEMENTS_WITHOUT_BIAS_FUSION
 from mlp_xp._compiler.rows import ArraySpec, cached_by_arguments
-from mlp_xp._engines import Epoch, State, make_step
+from mlp_xp._engines.base import Epoch, State, make_step
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
 from mlp_xp._parameters import all_finite, is_array, leaves, with_leaves

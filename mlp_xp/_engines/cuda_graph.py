@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
-import warnings
 import weakref
 from collections.abc import Sequence
 from typing import Any
 
 from mlp_xp._arrays import Array, copy_array, is_cupy, row_slices
 from mlp_xp._devices import free_bytes
-from mlp_xp._engines import EagerFallbackWarning, Engine, Epoch, State, make_step
+from mlp_xp._engines.base import EagerFallbackWarning, Engine, Epoch, State, make_step
 from mlp_xp._engines.capture import GraphLibrary, exclusive_capture
 from mlp_xp._engines.eager import EagerEngine
 from mlp_xp._engines.step_numbers import (
@@ -32,6 +31,7 @@ from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
 from mlp_xp._parameters import all_finite, copy_tree, is_array, leaves, map_tree, with_leaves
 from mlp_xp._samples import Batch, Samples
+from mlp_xp._warnings import warn
 
 MAX_STEPS_PER_GRAPH = 64
 """Maximum number of steps in a graph. The overhead of a replay, shared by so many steps, is small beside
@@ -67,7 +67,7 @@ def make_cuda_engine(
     try:
         library = _graph_library(samples)
     except ImportError as error:
-        _warn(f"{error}", stacklevel=5)
+        _warn(f"{error}")
         return EagerEngine(*settings)
     return CudaGraphEngine(library, *settings, epochs)
 
@@ -83,12 +83,11 @@ def _graph_library(samples: Samples) -> GraphLibrary:
     return TorchGraphs(samples.place, samples.xp)
 
 
-def _warn(why: str, stacklevel: int) -> None:
-    """Warn of the fallback to call by call, at the user's line so many calls up."""
-    warnings.warn(
+def _warn(why: str) -> None:
+    """Warn that the training falls back to calls one by one."""
+    warn(
         f"training runs call by call, which is slower, and not as a captured CUDA graph: {why}",
         EagerFallbackWarning,
-        stacklevel=stacklevel + 1,
     )
 
 
@@ -319,7 +318,7 @@ class CudaGraphEngine:
         if not self.fell_back:
             self.fell_back = True
             self.graphs.clear()
-            _warn(why, stacklevel=8)
+            _warn(why)
 
     def _capture(self, lengths: tuple[int, ...]) -> CapturedSteps:
         """Capture steps on batches of these lengths."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mlp_xp._arrays import Array
-from mlp_xp._engines import Epoch, State, make_step
+from mlp_xp._engines.base import Epoch, State, make_step
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
 from mlp_xp._parameters import all_finite, copy_tree

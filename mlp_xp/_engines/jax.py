@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from mlp_xp._arrays import Array
-from mlp_xp._engines import Engine, Epoch, State, make_step
+from mlp_xp._engines.base import Engine, Epoch, State, make_step
 from mlp_xp._engines.eager import EagerEngine
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, NoReturn, TypeAlias
 import numpy as np
 
 from mlp_xp._arrays import Array, HostArray
-from mlp_xp._engines import State
+from mlp_xp._engines.base import State
 from mlp_xp._parameters import leaves, with_leaves
 
 MAX_NUMBERS_PER_STEP = 64
