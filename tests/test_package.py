@@ -211,25 +211,15 @@ def modules():
 
 
 def imported(tree, names):
-    """Return the modules of the package that a module imports anywhere, but for types alone."""
-    typing_only = {
-        id(node)
-        for block in ast.walk(tree)
-        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
-        for node in ast.walk(block)
-    }
+    """Return the modules of the package that a module imports: at its top, in functions, for types."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "mlp_xp":
             module = node.module.removeprefix("mlp_xp").removeprefix(".")
-            inner = {f"{module}.{alias.name}".removeprefix(".") for alias in node.names} & names
-            found |= {(name, id(node) in typing_only) for name in inner or {module}}
+            found |= {f"{module}.{alias.name}".removeprefix(".") for alias in node.names} & names or {module}
         elif isinstance(node, ast.Import):
-            found |= {
-                (alias.name.removeprefix("mlp_xp").removeprefix("."), id(node) in typing_only)
-                for alias in node.names
-                if alias.name.split(".")[0] == "mlp_xp"
-            }
+            paths = [alias.name for alias in node.names if alias.name.split(".")[0] == "mlp_xp"]
+            found |= {path.removeprefix("mlp_xp").removeprefix(".") for path in paths}
     return found
 
 
@@ -238,7 +228,7 @@ def test_rooms_import_rooms_below_them_only():
     names = {name for name, _, _ in parsed}
     assert {room for _, room, _ in parsed} == set(ROOMS)
     for name, room, tree in parsed:
-        for other, _ in imported(tree, names):
+        for other in imported(tree, names):
             floor = other.split(".")[0]
             assert floor == room or ROOMS.index(floor) < ROOMS.index(room), (
                 f"{name} imports {other or 'mlp_xp'}"
@@ -248,10 +238,7 @@ def test_rooms_import_rooms_below_them_only():
 def test_modules_import_in_one_direction():
     parsed = list(modules())
     names = {name for name, _, _ in parsed}
-    arrows = {
-        name: {other for other, for_types in imported(tree, names) if not for_types}
-        for name, _, tree in parsed
-    }
+    arrows = {name: imported(tree, names) for name, _, tree in parsed}
     while arrows:
         sinks = {name for name, others in arrows.items() if not others & arrows.keys()}
         assert sinks, f"these import each other: {arrows}"

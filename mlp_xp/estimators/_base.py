@@ -1,26 +1,24 @@
-"""The base of the estimators: what users call, and what classifier and regressor have to provide."""
+"""The base of the estimators: the methods that users call."""
 
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils.validation import check_is_fitted
 
-from mlp_xp._arrays import Array, HostArray, Placement, placement
+from mlp_xp._arrays import Array, Placement, placement
 from mlp_xp._devices import current_device
-from mlp_xp._network import Network
 from mlp_xp._training.endings import without_frames
 from mlp_xp._training.history import History, OutOfMemoryError
 from mlp_xp._training.loop import moved
 from mlp_xp.backends import _destination
-from mlp_xp.estimators._fitted import FittedAttributes, outputs, params_at, set_weights
+from mlp_xp.estimators._fitted import outputs, params_at, set_weights
 from mlp_xp.estimators._fitting import ENGINES, run, unchanged_on_error
-from mlp_xp.estimators._hyperparameters import Hyperparameters
 from mlp_xp.estimators._input import HOST
+from mlp_xp.estimators._interface import Estimator
 from mlp_xp.estimators._report import FitReport
 from mlp_xp.estimators._task import prepare
 
@@ -28,7 +26,7 @@ Self = TypeVar("Self", bound="BaseMLP")
 
 
 @dataclass(eq=False, repr=False)
-class BaseMLP(Hyperparameters, CallbackSupportMixin, FittedAttributes, ABC):
+class BaseMLP(Estimator, CallbackSupportMixin):
     """Base of `MLPClassifier` and `MLPRegressor`.
 
     Input becomes a task in `_task`, the task is run in `_fitting`, and a fitted model is read in `_fitted`.
@@ -205,41 +203,3 @@ class BaseMLP(Hyperparameters, CallbackSupportMixin, FittedAttributes, ABC):
         answering._move_labels(HOST)
         answering.__dict__["_outputs"] = lambda X, method: (outputs, HOST)
         return answering
-
-    # Targets: labels or values.
-
-    @abstractmethod
-    def _check_y(self, y: Any, n_samples: int, home: Placement) -> Any:
-        """Return checked targets: labels on the host, or values."""
-
-    @abstractmethod
-    def _learn_targets(self, y: Any, home: Placement, classes: Any, sparse: bool) -> None:
-        """Set what a first fit learns from its targets; `classes`, if not None, are all there will be."""
-
-    @abstractmethod
-    def _check_learned_targets(self, y: Any, *, complete: bool) -> None:
-        """Check that targets fit what was learned; `complete` asks for every class."""
-
-    @abstractmethod
-    def _encode(self, y: Any) -> Array:
-        """Return checked targets as the network takes them, of shape (n_samples, n_outputs)."""
-
-    @abstractmethod
-    def _decode(self, outputs: Array, home: Placement) -> Array:
-        """Return the predictions that `predict` makes of the network's outputs."""
-
-    def _class_weights(self, y: Any, sample_weight: Array | None, incremental: bool) -> HostArray | None:
-        """Return what class weights multiply the sample weights by, or None."""
-        return None
-
-    def _move_labels(self, place: Placement) -> None:
-        """Bring `classes_`, where there are some, to a place."""
-        return
-
-    def _label_state(self) -> dict[str, Any]:
-        """Return what a model file says of the labels."""
-        return {}
-
-    def _restore_labels(self, learned: dict[str, Any], network: Network, place: Placement) -> None:
-        """Set what `_label_state` returned, after checks."""
-        return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 from types import NoneType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -19,9 +19,7 @@ from mlp_xp._parameters import Layer, Parameters
 from mlp_xp._samples import Samples
 from mlp_xp._validation import lookup
 from mlp_xp.estimators._input import check_same_place, check_samples, computing_place, samples_at
-
-if TYPE_CHECKING:
-    from mlp_xp.estimators._base import BaseMLP
+from mlp_xp.estimators._interface import Estimator
 
 OUTPUT_OF_LOSS = {loss: output for output, loss in LOSS_OF_OUTPUT.items()}
 """scikit-learn's name for the output's activation, by the network's loss."""
@@ -40,41 +38,7 @@ LEARNED: dict[str, tuple[type, ...]] = {
 """Attributes that tell of the training, and their types: numbers, curves, and which score was measured."""
 
 
-class FittedAttributes:
-    """The attributes that a fit sets; see the documentation of the estimators.
-
-    Attributes
-    ----------
-    _memory : dict or None
-        What continues the training, in plain dicts, lists and tuples so that pickles of it name no private
-        class: under "progress" what `Progress.to_dict` returns, under "split" the state of the generator
-        that drew the validation part, under "metric" which score `validation_scores_` holds. None after
-        "lbfgs".
-    _score_name : str or None
-        Which score was measured on validation data.
-    """
-
-    coefs_: list[Array]
-    intercepts_: list[Array]
-    out_activation_: str
-    n_features_in_: int
-    n_layers_: int
-    n_outputs_: int
-    n_iter_: int
-    t_: int
-    loss_: float
-    best_loss_: float | None
-    best_validation_score_: float | None
-    loss_curve_: list[float]
-    val_loss_curve_: list[float] | None
-    validation_scores_: list[float] | None
-    feature_names_in_: HostArray
-    _score_name: str | None
-    _memory: dict[str, Any] | None
-    _is_classifier: ClassVar[bool]
-
-
-def network_of(estimator: BaseMLP) -> Network:
+def network_of(estimator: Estimator) -> Network:
     """Return the network that the fitted weights belong to."""
     sizes = (estimator.coefs_[0].shape[0], *(coef.shape[1] for coef in estimator.coefs_))
     settings = (
@@ -94,7 +58,7 @@ def _network(layer_sizes: tuple[int, ...], activation: Any, loss: str, matmul_pr
     return Network(layer_sizes, activation=activation, loss=loss, matmul_precision=matmul_precision)
 
 
-def outputs(estimator: BaseMLP, X: Any, method: str) -> tuple[Array, Placement]:
+def outputs(estimator: Estimator, X: Any, method: str) -> tuple[Array, Placement]:
     """Return the network's outputs for samples, in the place where X lives, and that place."""
     check_is_fitted(estimator)
     X, home = check_samples(estimator, X, reset=False)
@@ -128,13 +92,13 @@ def _equal(one: Array, other: Array) -> bool:
     return one.dtype == other.dtype and np.array_equal(one, other)
 
 
-_DEVICE_COPIES: WeakKeyDictionary[BaseMLP, _DeviceCopy] = WeakKeyDictionary()
+_DEVICE_COPIES: WeakKeyDictionary[Estimator, _DeviceCopy] = WeakKeyDictionary()
 """By estimator; not an attribute, so that its pickle needs no library but the one that it lives in."""
 
 MEMORY_RELEASE_HOOKS.append(_DEVICE_COPIES.clear)
 
 
-def params_at(estimator: BaseMLP, there: Placement) -> tuple[Layer, ...]:
+def params_at(estimator: Estimator, there: Placement) -> tuple[Layer, ...]:
     """Return the fitted weights in the place to compute; copies of weights on the host are cached."""
     here = placement(coefs_=estimator.coefs_[0])
     arrays = [*estimator.coefs_, *estimator.intercepts_]
@@ -155,7 +119,7 @@ def as_lists(params: Parameters, home: Placement) -> tuple[list[Array], list[Arr
     return [home.bring(weight) for weight in weights], [home.bring(bias) for bias in biases]
 
 
-def set_weights(estimator: BaseMLP, params: Parameters, home: Placement) -> None:
+def set_weights(estimator: Estimator, params: Parameters, home: Placement) -> None:
     """Set the weights that users see."""
     estimator.coefs_, estimator.intercepts_ = as_lists(params, home)
     _DEVICE_COPIES.pop(estimator, None)
@@ -164,7 +128,7 @@ def set_weights(estimator: BaseMLP, params: Parameters, home: Placement) -> None
 # Model files.
 
 
-def fitted_state(estimator: BaseMLP) -> tuple[Network, tuple[Layer, ...], dict[str, Any]]:
+def fitted_state(estimator: Estimator) -> tuple[Network, tuple[Layer, ...], dict[str, Any]]:
     """Return the network, its parameters, and other learned values: plain ones, and arrays on the host."""
     check_is_fitted(estimator)
     learned = {name: vars(estimator)[name] for name in LEARNED}
@@ -176,7 +140,7 @@ def fitted_state(estimator: BaseMLP) -> tuple[Network, tuple[Layer, ...], dict[s
     )
 
 
-def restore(estimator: BaseMLP, network: Network, params: Parameters, learned: dict[str, Any]) -> BaseMLP:
+def restore(estimator: Estimator, network: Network, params: Parameters, learned: dict[str, Any]) -> Estimator:
     """Make an estimator the fitted model that `fitted_state` described, after checks; return it."""
     estimator._check_parameters()
     estimator._random()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -18,17 +17,15 @@ from mlp_xp._training.loop import Progress, Settings, continue_training, moved, 
 from mlp_xp._training.metrics import Metric
 from mlp_xp._warnings import warn
 from mlp_xp.estimators._fitted import set_weights
+from mlp_xp.estimators._interface import Estimator
 from mlp_xp.estimators._report import FitReport
 from mlp_xp.estimators._task import Task, early_stopping_of
 
-if TYPE_CHECKING:
-    from mlp_xp.estimators._base import BaseMLP
-
-ENGINES: WeakKeyDictionary[BaseMLP, str] = WeakKeyDictionary()
+ENGINES: WeakKeyDictionary[Estimator, str] = WeakKeyDictionary()
 """The engine of each model's last training in this process; not an attribute, nor saved with the model."""
 
 
-def run(estimator: BaseMLP, task: Task, report: FitReport) -> None:
+def run(estimator: Estimator, task: Task, report: FitReport) -> None:
     """Train, and set the fitted attributes; unless something was trained, an error leaves them unchanged."""
     with unchanged_on_error(estimator, unless=_something_was_trained):
         if estimator.solver == "lbfgs":
@@ -44,7 +41,7 @@ def _something_was_trained(error: BaseException) -> bool:
 
 @contextmanager
 def unchanged_on_error(
-    estimator: BaseMLP, unless: Callable[[BaseException], bool] | None = None
+    estimator: Estimator, unless: Callable[[BaseException], bool] | None = None
 ) -> Iterator[None]:
     """Restore the estimator's attributes if an error is raised, unless it is one that `unless` accepts."""
     before = dict(estimator.__dict__)
@@ -62,7 +59,7 @@ def unchanged_on_error(
         raise
 
 
-def _run_lbfgs(estimator: BaseMLP, task: Task, report: FitReport) -> None:
+def _run_lbfgs(estimator: Estimator, task: Task, report: FitReport) -> None:
     params, history, loss, problem = task.params, History(), np.nan, ""
     try:
         params, history, loss, problem = minimise(
@@ -93,7 +90,7 @@ def _run_lbfgs(estimator: BaseMLP, task: Task, report: FitReport) -> None:
         )
 
 
-def _run_epochs(estimator: BaseMLP, task: Task, report: FitReport) -> None:
+def _run_epochs(estimator: Estimator, task: Task, report: FitReport) -> None:
     n_samples = len(task.samples)
     n_seen = estimator.t_ if task.continues else 0
     optimizer = estimator._optimizer(n_seen, n_samples)
@@ -153,7 +150,7 @@ def _starting_progress(task: Task, optimizer: Optimizer) -> Progress:
     return progress
 
 
-def _keep(estimator: BaseMLP, task: Task, progress: Progress, history: History, metric: Metric) -> None:
+def _keep(estimator: Estimator, task: Task, progress: Progress, history: History, metric: Metric) -> None:
     """Set the attributes, and remember what continues the training."""
     params = progress.best_params
     if params is not progress.params:
@@ -171,7 +168,7 @@ def _keep(estimator: BaseMLP, task: Task, progress: Progress, history: History, 
 
 
 def _set_attributes(
-    estimator: BaseMLP, task: Task, params: Parameters, history: History, metric: Metric | None = None
+    estimator: Estimator, task: Task, params: Parameters, history: History, metric: Metric | None = None
 ) -> None:
     """Set the weights, and the attributes that tell of the training."""
     set_weights(estimator, params, task.home)

@@ -17,7 +17,7 @@ class FitReport:
 
     Attributes
     ----------
-    estimator : BaseMLP
+    estimator : Estimator
     home : Placement
         Where X lives.
     progress : Progress or None

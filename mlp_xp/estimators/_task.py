@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.metrics import get_scorer
@@ -29,9 +29,7 @@ from mlp_xp.estimators._input import (
     computing_place,
     samples_at,
 )
-
-if TYPE_CHECKING:
-    from mlp_xp.estimators._base import BaseMLP
+from mlp_xp.estimators._interface import Estimator
 
 
 class Task(NamedTuple):
@@ -55,7 +53,7 @@ class Task(NamedTuple):
     split : tuple or None
         The state of the random generator that the validation part was drawn with.
     memory : dict or None
-        What the last training left for this one to continue it, see `BaseMLP._memory`.
+        What the last training left for this one to continue it, see `FittedAttributes`.
     """
 
     home: Placement
@@ -72,7 +70,7 @@ class Task(NamedTuple):
 
 
 def prepare(
-    estimator: BaseMLP,
+    estimator: Estimator,
     X: Any,
     y: Any,
     sample_weight: Any,
@@ -138,7 +136,7 @@ def prepare(
     )
 
 
-def _check_same_network(estimator: BaseMLP, network: Network) -> None:
+def _check_same_network(estimator: Estimator, network: Network) -> None:
     """Check that training can continue: the network must be the fitted one."""
     fitted = network_of(estimator).layer_sizes
     if network.layer_sizes == fitted:
@@ -154,7 +152,7 @@ def _check_same_network(estimator: BaseMLP, network: Network) -> None:
 
 
 def _samples(
-    estimator: BaseMLP, network: Network, there: Placement, X: Any, targets: Any, weight: Array | None
+    estimator: Estimator, network: Network, there: Placement, X: Any, targets: Any, weight: Array | None
 ) -> Samples:
     """Bring checked samples to the place to compute, and check targets and weights there."""
     samples = Samples(there, samples_at(there, X), there.bring(targets), weight)
@@ -165,7 +163,7 @@ def _samples(
 
 
 def _validation_samples(
-    estimator: BaseMLP,
+    estimator: Estimator,
     network: Network,
     home: Placement,
     there: Placement,
@@ -198,7 +196,7 @@ def _validation_samples(
 
 
 def _split(
-    estimator: BaseMLP, samples: Samples, targets: Any, random: np.random.RandomState
+    estimator: Estimator, samples: Samples, targets: Any, random: np.random.RandomState
 ) -> tuple[Samples, Samples]:
     """Choose the rows to train on and those to validate on; no row is copied."""
     if not estimator.validation_fraction:
@@ -227,7 +225,7 @@ def _split(
 # Early stopping by a score.
 
 
-def early_stopping_of(estimator: BaseMLP) -> tuple[EarlyStopping, Metric]:
+def early_stopping_of(estimator: Estimator) -> tuple[EarlyStopping, Metric]:
     """Return the rule that the parameters ask for, and the score of the validation data."""
     metric = METRICS["accuracy" if estimator._is_classifier else "r2"]
     monitor = "loss"
@@ -250,7 +248,7 @@ def early_stopping_of(estimator: BaseMLP) -> tuple[EarlyStopping, Metric]:
 class _Scorer:
     """A scikit-learn scorer as a metric: it scores a copy of the estimator that returns given outputs."""
 
-    estimator: BaseMLP
+    estimator: Estimator
 
     def __call__(
         self, xp: Namespace, loss: Loss, y: Array, predictions: Array, sample_weight: Array | None
@@ -262,7 +260,7 @@ class _Scorer:
         return float(scorer(answering, outputs, answering._decode(to_host(y), HOST), **weights))
 
 
-def _try_scorer(estimator: BaseMLP, network: Network, params: Parameters, validation: Samples) -> None:
+def _try_scorer(estimator: Estimator, network: Network, params: Parameters, validation: Samples) -> None:
     """Compute a scikit-learn scorer once before the training, to see whether it can be computed."""
     _, metric = early_stopping_of(estimator)
     if isinstance(metric.compute, _Scorer):
