@@ -1,15 +1,15 @@
 """A compiler for training steps on NumPy arrays.
 
-NumPy runs each array call as it comes. In small networks the calls themselves take most of the time, in large
-ones the passes over memory beside the matrix products. So `pipeline` compiles a step. `trace` runs it once on
-tracers that have a shape and a dtype but no elements and that record each operation in a `graph`. Passes
-rewrite the graph: `accumulate` fuses large updates into products, `passes` fuse biases into products and the
-updates of several small arrays into one. `schedule` orders the values so that updates overwrite parameters in
-place. `memory` plans where they lie: each in a buffer for its live range (`liveness`), except those that are
-used inside a loop over blocks alone (`regions`: fused elementwise operations). `codegen` generates Python
-source (`source`) with one NumPy call for each value, `fused_loops` that of the loops. The resulting `program`
-is bound to memory once and called for each step; the calls allocate nothing. `rows` compiles predictions in
-the same way. Functions that cannot be recorded run uncompiled.
+NumPy runs each array call as it comes. In small networks the calls themselves take most of the time, in
+large ones the passes over memory beside the matrix products. So `pipeline` compiles a step. `trace` runs it
+once, on tracers that have a shape and a dtype but no elements and that record each operation in a `graph`.
+Passes rewrite the graph: `accumulate` fuses large updates into products, `passes` fuse biases into products
+and the updates of several small arrays into one. `schedule` orders the values so that updates overwrite
+parameters in place. `memory` plans where they lie: each in a buffer for its live range (`liveness`), except
+those that are used inside a loop over blocks alone (`regions`: fused elementwise operations). `codegen`
+generates Python source (`source`) with one NumPy call for each value, `fused_loops` that of the loops. The
+resulting `program` is bound to memory once and called for each step; the calls allocate nothing. `rows`
+compiles predictions in the same way. Functions that cannot be recorded run uncompiled.
 
 Examples
 --------
