@@ -22,7 +22,7 @@ from mlp_xp.backends import Backend
 from mlp_xp.tables._pipelines import baseline_outputs, fit, model_outputs, score
 
 
-class TrainingOutcome(NamedTuple):
+class Outcome(NamedTuple):
     """How a training ended.
 
     Attributes
@@ -72,7 +72,7 @@ def without_backend(estimator: Any) -> Iterator[None]:
     estimator.set_params(backend=backend)
 
 
-def train(estimator: Any, loaded: LoadedData, screen: Screen, description: str = "epoch") -> TrainingOutcome:
+def train(estimator: Any, loaded: LoadedData, screen: Screen, description: str = "epoch") -> Outcome:
     """Train an estimator; return how it ended. It keeps what was trained, also after an error or Ctrl-C."""
     bar = screen.progress(description)
     if bar is not None:
@@ -95,14 +95,14 @@ def train(estimator: Any, loaded: LoadedData, screen: Screen, description: str =
             screen.print_note(str(warning.message))
     if failure is not None:
         message = f"{failure}. What was trained until then is scored and kept."
-        return TrainingOutcome(message, EXIT_FAILED, seconds)
+        return Outcome(message, EXIT_FAILED, seconds)
     if any(issubclass(warning.category, TrainingInterruptedWarning) for warning in caught):
         message = (
             f"interrupted after {estimator.n_iter_} of {estimator.max_iter} {_iteration_name(estimator)}"
         )
-        return TrainingOutcome(message, EXIT_INTERRUPTED, seconds)
+        return Outcome(message, EXIT_INTERRUPTED, seconds)
     warned = [str(one.message) for one in caught if issubclass(one.category, ConvergenceWarning)]
-    return TrainingOutcome(_stopping_message(estimator, warned), 0, seconds)
+    return Outcome(_stopping_message(estimator, warned), 0, seconds)
 
 
 def _stopping_message(estimator: Any, warned: list[str]) -> str:
@@ -131,7 +131,7 @@ def score_splits(estimator: Any, loaded: LoadedData) -> dict[str, dict[str, Any]
     return scores
 
 
-def reproducible_command(options: argparse.Namespace, argv: Sequence[str], loaded: LoadedData) -> list[str]:
+def repeat_command(options: argparse.Namespace, argv: Sequence[str], loaded: LoadedData) -> list[str]:
     """Return the words of a command that repeats this one, with the values found out for its defaults.
 
     They come before the user's own options, which take precedence because argparse keeps the last value.

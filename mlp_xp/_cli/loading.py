@@ -138,37 +138,24 @@ def _read(options: argparse.Namespace) -> tuple[str, pl.DataFrame, str]:
 
 def print_summary(loaded: LoadedData, screen: Screen) -> None:
     """Print the task, the target, the columns by type, the missing values and the rows of each split."""
-    columns, target = loaded.columns, loaded.target
-    n_rows = len(target.values)
-    kinds = f"{len(columns.numbers) + len(columns.categories)} features"
-    screen.print(f"{loaded.name}: {n_rows} rows, {kinds}, to predict {loaded.target_name}")
-    n_categories = {
-        name: loaded.prepared.splits["training"].frame[name].drop_nulls().n_unique()
-        for name in columns.categories
-    }
+    splits, columns, target = loaded.prepared.splits, loaded.columns, loaded.target
+    n_features, n_without = len(columns.numbers) + len(columns.categories), loaded.n_without_target
+    about = f"{len(target.values)} rows, {n_features} features, to predict {loaded.target_name}"
+    screen.print(f"{loaded.name}: {about}")
+    numbers = [name for name in columns.numbers if name not in columns.dates]
+    training = splits["training"].frame
+    n_categories = {name: training[name].drop_nulls().n_unique() for name in columns.categories}
     screen.print_fields(
         [
             ("task", f"{target.task} ({target.reason}; --task overrides this)"),
             ("target", _describe_target(target)),
-            (
-                "no target",
-                f"in {loaded.n_without_target} rows, left out" if loaded.n_without_target else "",
-            ),
-            (
-                "numbers",
-                listed(
-                    (name for name in columns.numbers if name not in columns.dates),
-                    MAX_NUMBERS_LISTED,
-                ),
-            ),
+            ("no target", f"in {n_without} rows, left out" if n_without else ""),
+            ("numbers", listed(numbers, MAX_NUMBERS_LISTED)),
             ("dates", listed(columns.dates) + " (in days)" if columns.dates else ""),
             ("categories", listed(f"{name} ({count})" for name, count in n_categories.items())),
             ("missing", _describe_missing(loaded)),
             ("left out", "; ".join(f"{name}: {why}" for name, why in columns.left_out.items())),
-            (
-                "rows",
-                ", ".join(f"{len(rows.y)} for {split}" for split, rows in loaded.prepared.splits.items()),
-            ),
+            ("rows", ", ".join(f"{len(rows.y)} for {split}" for split, rows in splits.items())),
         ]
     )
 

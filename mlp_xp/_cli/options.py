@@ -130,7 +130,7 @@ def hidden_sizes(text: str) -> tuple[int, ...]:
 hidden_sizes.__name__ = "sizes"
 
 
-class EstimatorOption(NamedTuple):
+class Option(NamedTuple):
     """An option that sets a parameter of the estimators; without it, the estimator's default holds."""
 
     flags: tuple[str, ...]
@@ -140,82 +140,76 @@ class EstimatorOption(NamedTuple):
 
 
 NETWORK_OPTIONS = (
-    EstimatorOption(
+    Option(
         ("--activation",),
         "activation",
         {"choices": list(ACTIVATIONS), "nargs": "+", "metavar": "NAME"},
         f"of the hidden layers, one for all or one for each: {', '.join(ACTIVATIONS)} (relu)",
     ),
-    EstimatorOption(
+    Option(
         ("--loss",),
         "loss",
         {"choices": ["squared_error", "poisson"]},
         "of regression; poisson is for counts (squared_error)",
     ),
-    EstimatorOption(
-        ("--alpha",), "alpha", {"type": real(0.0), "metavar": "A"}, "strength of the L2 penalty (0.0001)"
-    ),
+    Option(("--alpha",), "alpha", {"type": real(0.0), "metavar": "A"}, "strength of the L2 penalty (0.0001)"),
 )
 
 TRAINING_OPTIONS = (
-    EstimatorOption(("--solver",), "solver", {"choices": ["adam", "sgd", "lbfgs"]}, "optimizer (adam)"),
-    EstimatorOption(
+    Option(("--solver",), "solver", {"choices": ["adam", "sgd", "lbfgs"]}, "optimizer (adam)"),
+    Option(
         ("--max-iter", "--epochs"),
         "max_iter",
         {"type": integer(1), "metavar": "N"},
         "the most passes over the data, or iterations of lbfgs (200)",
     ),
-    EstimatorOption(
+    Option(
         ("--batch-size",), "batch_size", {"type": integer(1), "metavar": "N"}, "rows in a step (at most 200)"
     ),
-    EstimatorOption(
+    Option(
         ("--learning-rate", "--learning-rate-init"),
         "learning_rate_init",
         {"type": _rate, "metavar": "RATE"},
         "learning rate of sgd and adam (0.001)",
     ),
-    EstimatorOption(
+    Option(
         ("--learning-rate-schedule",),
         "learning_rate",
         {"choices": SCHEDULES},
         "how the learning rate of sgd changes (constant)",
     ),
-    EstimatorOption(
-        ("--power-t",), "power_t", {"type": real(0.0), "metavar": "P"}, "exponent of invscaling (0.5)"
-    ),
-    EstimatorOption(
+    Option(("--power-t",), "power_t", {"type": real(0.0), "metavar": "P"}, "exponent of invscaling (0.5)"),
+    Option(
         ("--momentum",), "momentum", {"type": real(0.0, 1.0, with_high=True), "metavar": "M"}, "of sgd (0.9)"
     ),
-    EstimatorOption(
+    Option(
         ("--nesterovs-momentum",),
         "nesterovs_momentum",
         {"action": argparse.BooleanOptionalAction},
         "whether momentum looks a step ahead (yes)",
     ),
-    EstimatorOption(("--beta-1",), "beta_1", {"type": real(0.0, 1.0), "metavar": "B"}, "of adam (0.9)"),
-    EstimatorOption(("--beta-2",), "beta_2", {"type": real(0.0, 1.0), "metavar": "B"}, "of adam (0.999)"),
-    EstimatorOption(
-        ("--epsilon",), "epsilon", {"type": real(0.0, with_low=False), "metavar": "E"}, "of adam (1e-8)"
-    ),
-    EstimatorOption(
+    Option(("--beta-1",), "beta_1", {"type": real(0.0, 1.0), "metavar": "B"}, "of adam (0.9)"),
+    Option(("--beta-2",), "beta_2", {"type": real(0.0, 1.0), "metavar": "B"}, "of adam (0.999)"),
+    Option(("--epsilon",), "epsilon", {"type": real(0.0, with_low=False), "metavar": "E"}, "of adam (1e-8)"),
+    Option(
         ("--weight-decay",),
         "weight_decay",
         {"type": real(0.0), "metavar": "W"},
         "decoupled decay, AdamW's (0)",
     ),
-    EstimatorOption(
+    Option(
         ("--shuffle",),
         "shuffle",
         {"action": argparse.BooleanOptionalAction},
         "whether the rows are shuffled before each epoch (yes)",
     ),
-    EstimatorOption(
+    Option(
         ("--matmul-precision",),
         "matmul_precision",
         {"choices": list(MATMUL_PRECISIONS)},
         "of float32 on a CUDA GPU; tf32 is several times as fast, and good to three digits (highest)",
     ),
-    EstimatorOption(
+    Option(
         ("--class-weight",),
         "class_weight",
         {"choices": ["balanced"]},
@@ -224,32 +218,32 @@ TRAINING_OPTIONS = (
 )
 
 STOPPING_OPTIONS = (
-    EstimatorOption(
+    Option(
         ("--early-stopping",),
         "early_stopping",
         {"nargs": "?", "const": "score", "metavar": "SCORE"},
         "stop when rows not trained on (--val, or some of those to train on) show no progress, and take the "
         "best epoch: by score (accuracy, R2), loss, or a scorer of scikit-learn's",
     ),
-    EstimatorOption(
+    Option(
         ("--validation-fraction",),
         "validation_fraction",
         {"type": real(0.0, 1.0, with_low=False), "metavar": "F"},
         "of the rows to train on, for --early-stopping without --val (0.1)",
     ),
-    EstimatorOption(
+    Option(
         ("--n-iter-no-change",),
         "n_iter_no_change",
         {"type": _patience, "metavar": "N"},
         "epochs without progress until training stops, or inf (10)",
     ),
-    EstimatorOption(
+    Option(
         ("--tol",),
         "tol",
         {"type": real(0.0), "metavar": "T"},
         "by how much the loss or score must improve (1e-4)",
     ),
-    EstimatorOption(
+    Option(
         ("--max-fun",),
         "max_fun",
         {"type": integer(1), "metavar": "N"},
@@ -401,11 +395,8 @@ def _add_data(command: argparse.ArgumentParser) -> None:
 
 def _add_estimator(command: argparse.ArgumentParser, network: Any) -> None:
     training, stopping = map(command.add_argument_group, ("training", "stopping"))
-    for options, group in (
-        (NETWORK_OPTIONS, network),
-        (TRAINING_OPTIONS, training),
-        (STOPPING_OPTIONS, stopping),
-    ):
+    groups = {network: NETWORK_OPTIONS, training: TRAINING_OPTIONS, stopping: STOPPING_OPTIONS}
+    for group, options in groups.items():
         for option in options:
             group.add_argument(
                 *option.flags, dest=option.parameter, default=None, help=option.help, **option.settings

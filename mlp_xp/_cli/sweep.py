@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 
 from mlp_xp._arrays import to_host
 from mlp_xp._cli.fitting import (
-    TrainingOutcome,
+    Outcome,
     describe_machine,
-    reproducible_command,
+    repeat_command,
     score_splits,
     train,
     without_backend,
@@ -44,7 +44,7 @@ class Trial(NamedTuple):
 
     name: str
     estimator: Any
-    outcome: TrainingOutcome
+    outcome: Outcome
     scores: dict[str, dict[str, Any]]
 
     @property
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
         trials: list[Trial] = []
         code = _train_all(untrained, loaded, screen, folder.partial, trials)
         with holding_interrupts():
-            document = _document(trials, loaded, shlex.join(reproducible_command(options, argv, loaded)))
+            document = _document(trials, loaded, shlex.join(repeat_command(options, argv, loaded)))
             write_json(folder.partial / SWEEP_FILE, document)
             folder.finish()
     _print_scores(trials, loaded, screen)
@@ -139,7 +139,7 @@ def _print_best(
     _, score = _main_score(loaded)
     caution = ". It was chosen by them: expect a little less on other rows" if split == "test" else ""
     screen.print(f"Best by {score} on the {split} rows: {best.name}{caution}.")
-    words = reproducible_command(options, _without_hidden_option(argv), loaded)
+    words = repeat_command(options, _without_hidden_option(argv), loaded)
     words[words.index("sweep")] = "train"
     words += ["--hidden", *best.name.split("x"), "--out", f"{Path(options.out or loaded.name).stem}-best"]
     screen.print(f"  {shlex.join(words)}")
@@ -157,11 +157,8 @@ def _without_hidden_option(argv: Sequence[str]) -> list[str]:
 
 def _print_scores(trials: list[Trial], loaded: LoadedData, screen: Screen) -> None:
     """Print a row for each network: all scores on the reported split, the main score on the others."""
-    names = {
-        name: title
-        for name, title in SCORE_TITLES[loaded.prepared.task].items()
-        if name != "balanced_accuracy"
-    }
+    titles = SCORE_TITLES[loaded.prepared.task]
+    names = {name: title for name, title in titles.items() if name != "balanced_accuracy"}
     first, _ = _main_score(loaded)
     others = [split for split in loaded.prepared.splits if split != loaded.report_split]
     columns = ["hidden", "parameters", "epochs"]

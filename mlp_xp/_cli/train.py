@@ -13,10 +13,10 @@ from typing import Any
 
 from mlp_xp._arrays import library_name
 from mlp_xp._cli.fitting import (
-    TrainingOutcome,
+    Outcome,
     describe_machine,
     describe_network,
-    reproducible_command,
+    repeat_command,
     score_splits,
     train,
     without_backend,
@@ -84,25 +84,18 @@ def _print_scores(loaded: LoadedData, scores: dict[str, dict[str, Any]], screen:
 
 def _draw(trained: Run, loaded: LoadedData, screen: Screen) -> None:
     """Draw the pictures of a run that is saved already."""
-    from mlp_xp.tables._pictures import (
-        save_pictures,
-    )  # imports matplotlib, which a run without --out need not
+    from mlp_xp.tables._pictures import save_pictures  # imports matplotlib: only if a run is saved
 
-    for message in save_pictures(
-        trained.path, trained, loaded.prepared.splits[loaded.report_split], _pictures_title(loaded)
-    ):
+    rows = loaded.prepared.splits[loaded.report_split]
+    for message in save_pictures(trained.path, trained, rows, _pictures_title(loaded)):
         screen.print_note(message)
 
 
 def _pictures_title(loaded: LoadedData) -> str:
     """Return the title that names the rows shown."""
-    descriptions = {
-        "test": "held out for the test",
-        "validation": "of the validation table",
-        "training": "trained on",
-    }
-    n_rows = len(loaded.prepared.splits[loaded.report_split].y)
-    return f"{loaded.name}: {n_rows} rows {descriptions[loaded.report_split]}"
+    split = loaded.report_split
+    use = {"test": "held out for the test", "validation": "of the validation table"}.get(split, "trained on")
+    return f"{loaded.name}: {len(loaded.prepared.splits[split].y)} rows {use}"
 
 
 def _describe_run(
@@ -111,7 +104,7 @@ def _describe_run(
     """Return the part of `run.json` that is known before training."""
     return {
         "format": FORMAT_VERSION,
-        "command": shlex.join(reproducible_command(options, argv, loaded)),
+        "command": shlex.join(repeat_command(options, argv, loaded)),
         "data": {"name": loaded.name, "sha256": file_sha256(options.data), "rows": len(loaded.target.values)},
         "target": loaded.target_name,
         "task": loaded.prepared.task,
@@ -144,7 +137,7 @@ def _version(package: str) -> tuple[str, str | None]:
         return package, None
 
 
-def _describe_outcome(estimator: Any, outcome: TrainingOutcome) -> dict[str, Any]:
+def _describe_outcome(estimator: Any, outcome: Outcome) -> dict[str, Any]:
     """Return the part of `run.json` that is known after training."""
     return {
         "network": {

@@ -90,17 +90,17 @@ def padded_limits(low: float, high: float, before: float, after: float, pixels: 
     return np.array([low - before * scale, high + after * scale])
 
 
-def unwrap_estimator(model: Any) -> Any:
+def inner_estimator(model: Any) -> Any:
     """Return the estimator at the end of a pipeline, or inside a search or a TransformedTargetRegressor."""
     if hasattr(model, "steps"):
-        return unwrap_estimator(model.steps[-1][1])
+        return inner_estimator(model.steps[-1][1])
     for name in ("best_estimator_", "regressor_"):
         if hasattr(model, name):
-            return unwrap_estimator(getattr(model, name))
+            return inner_estimator(getattr(model, name))
     return model
 
 
-def is_network_and_params(model: Any) -> bool:
+def is_network_pair(model: Any) -> bool:
     """Return whether this is a pair of a Network and its parameters."""
     return isinstance(model, tuple) and len(model) == 2 and isinstance(model[0], Network)
 

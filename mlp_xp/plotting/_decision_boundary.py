@@ -20,7 +20,7 @@ from mlp_xp.plotting._common import (
     axes_or_new,
     checked_names,
     darker,
-    is_network_and_params,
+    is_network_pair,
     on_host,
     pixels_per_point,
     placement_of,
@@ -158,8 +158,8 @@ def _grid(samples: HostArray, resolution: int) -> HostArray:
 
 def _predict_points(model: Any, X: Any, coordinates: HostArray) -> tuple[HostArray, HostArray | None]:
     """Return each point's class probabilities, and the classes; or each point's value, and None."""
-    if is_network_and_params(model):
-        return _predict_points_by_network(model[0], model[1], coordinates)
+    if is_network_pair(model):
+        return _predict_by_network(model[0], model[1], coordinates)
     if not hasattr(model, "predict"):
         raise TypeError(
             f"`model` must be a fitted estimator or a pair (network, params), got {type(model).__name__}"
@@ -183,7 +183,7 @@ def _predict_points(model: Any, X: Any, coordinates: HostArray) -> tuple[HostArr
     return chosen.astype(np.float64), classes
 
 
-def _predict_points_by_network(
+def _predict_by_network(
     network: Network, params: Any, coordinates: HostArray
 ) -> tuple[HostArray, HostArray | None]:
     """Return the same as `_predict_points`, for a network and its parameters."""

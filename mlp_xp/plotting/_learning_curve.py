@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from mlp_xp._arrays import HostArray
-from mlp_xp.plotting._common import COLOURS, add_legend, axes_or_new, darker, unwrap_estimator
+from mlp_xp.plotting._common import COLOURS, add_legend, axes_or_new, darker, inner_estimator
 
 MAX_PLOTTED_VALUE = 1e200
 """Maximum value that is drawn: matplotlib's axes overflow near the largest float, as after divergence."""
@@ -104,7 +104,7 @@ def _read_history(history: Any) -> _CurveSource:
     if isinstance(history, list) and all(isinstance(record, Mapping) for record in history):
         source = _CurveSource(history)
     else:
-        model = unwrap_estimator(history)
+        model = inner_estimator(history)
         if not hasattr(type(model), "history_"):
             raise TypeError(
                 "`history` must be a History, a list of dicts, or a fitted MLPClassifier or MLPRegressor, "

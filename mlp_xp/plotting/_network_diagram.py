@@ -17,20 +17,20 @@ from mlp_xp.plotting._common import (
     COLOURS,
     axes_or_new,
     checked_names,
-    is_network_and_params,
+    inner_estimator,
+    is_network_pair,
     legend_at_top,
     on_host,
     padded_limits,
     pixels_per_point,
     placement_of,
-    unwrap_estimator,
 )
 
 POSITIVE, NEGATIVE = COLOURS[0], COLOURS[3]
 
 MAX_UNITS_DRAWN = 12
 """Maximum number of units of a layer that are all drawn; of a wider layer, only its ends are."""
-N_END_UNITS_DRAWN = 5
+END_UNITS_DRAWN = 5
 """Number of units drawn at either end of a layer that is too wide."""
 
 
@@ -94,7 +94,7 @@ def plot_network(
     outputs = checked_names("class_names", outputs, sizes[-1])
     ax = axes_or_new(ax)
     ax.set_axis_off()
-    layers = [_layout_units(size) for size in sizes]
+    layers = [_layout(size) for size in sizes]
     values = [np.zeros(len(layers[0].indices))]
     for source, layer, weight, bias in zip(layers, layers[1:], view.weights, view.biases):
         values += [weight[np.ix_(source.indices, layer.indices)], bias[layer.indices]]
@@ -102,11 +102,9 @@ def plot_network(
     tallest = max(0.5, *(layer.heights[0] for layer in layers))
     room = ax.bbox.height / pixel - 60.0  # beside the legend and the captions
     diameter = float(np.clip(0.6 * room / (2.0 * tallest + 1.0), 3.0, 20.0))
-    line_style = _LineStyle(
-        max(float(np.abs(each).max()) for each in values) or 1.0, min(4.0, 0.3 * diameter)
-    )
+    style = _LineStyle(max(float(np.abs(each).max()) for each in values) or 1.0, min(4.0, 0.3 * diameter))
     captions = _write_captions(ax, layers, -tallest, diameter, view.activations)
-    legend = legend_at_top(ax, line_style.samples(), title="weight (line) or bias (rim)")
+    legend = legend_at_top(ax, style.samples(), title="weight (line) or bias (rim)")
     rim = diameter * pixel
     ax.set_ylim(*padded_limits(-tallest, tallest, captions, legend + rim, ax.bbox.height))
     before = _write_names(ax, 0, layers[0], inputs, -diameter)
@@ -114,8 +112,8 @@ def plot_network(
     ax.set_xlim(*padded_limits(0.0, len(layers) - 1.0, before + rim, after + rim, ax.bbox.width))
     for index, layer in enumerate(layers):
         if index:
-            _draw_weights(ax, index, layers[index - 1], layer, values[2 * index - 1], line_style)
-        _draw_units(ax, index, layer, values[2 * index], diameter, line_style)
+            _draw_weights(ax, index, layers[index - 1], layer, values[2 * index - 1], style)
+        _draw_units(ax, index, layer, values[2 * index], diameter, style)
     return ax
 
 
@@ -131,17 +129,16 @@ class _NetworkView(NamedTuple):
 
 def _network_view(model: Any) -> _NetworkView:
     """Return the parts to draw of an estimator, or of a network and its parameters."""
-    if is_network_and_params(model):
+    if is_network_pair(model):
         network, params = model
-        network.predict(
-            params, placement_of(params).from_host(np.zeros((1, network.layer_sizes[0])))
-        )  # they fit
+        sample = np.zeros((1, network.layer_sizes[0]))
+        network.predict(params, placement_of(params).from_host(sample))  # raises if params do not fit
         weights, biases = zip(*params)
         names = {loss: output for output, loss in LOSS_OF_OUTPUT.items()}
         hidden, output = network.activation, names.get(network.loss, "output")
         inputs = outputs = None
     else:
-        inner = unwrap_estimator(model)
+        inner = inner_estimator(model)
         if not hasattr(inner, "coefs_"):
             raise TypeError(
                 "`model` must be a fitted MLPClassifier or MLPRegressor, or a pair (network, params), "
@@ -174,7 +171,7 @@ def _activation_name(activation: str | Activation) -> str:
     return getattr(function, "__name__", "activation").strip("_").removesuffix("_forward")
 
 
-class _LayerLayout(NamedTuple):
+class _Layer(NamedTuple):
     """A layer's number of units, the indices of those drawn, and their y coordinates."""
 
     size: int
@@ -182,14 +179,12 @@ class _LayerLayout(NamedTuple):
     heights: HostArray
 
 
-def _layout_units(size: int) -> _LayerLayout:
+def _layout(size: int) -> _Layer:
     """Return the layout of a layer's units, centred at 0, the first ones at the top."""
     if size <= MAX_UNITS_DRAWN:
-        return _LayerLayout(size, np.arange(size), 0.5 * (size - 1) - np.arange(size))
-    ends = np.concatenate([np.arange(N_END_UNITS_DRAWN), np.arange(-N_END_UNITS_DRAWN, 0)])
-    return _LayerLayout(
-        size, ends % size, np.where(ends < 0, -N_END_UNITS_DRAWN - 1 - ends, N_END_UNITS_DRAWN - ends)
-    )
+        return _Layer(size, np.arange(size), 0.5 * (size - 1) - np.arange(size))
+    ends = np.concatenate([np.arange(END_UNITS_DRAWN), np.arange(-END_UNITS_DRAWN, 0)])
+    return _Layer(size, ends % size, np.where(ends < 0, -END_UNITS_DRAWN - 1 - ends, END_UNITS_DRAWN - ends))
 
 
 class _LineStyle(NamedTuple):
@@ -221,8 +216,8 @@ class _LineStyle(NamedTuple):
         values = np.array([largest, 0.25 * largest, -0.25 * largest, -largest])
         styles = zip(*self.properties(values).values())
         return [
-            Line2D([], [], linewidth=width, color=colour, linestyle=style, label=_format_signed(value))
-            for value, (width, colour, style) in zip(values, styles)
+            Line2D([], [], linewidth=width, color=colour, linestyle=line, label=_format_signed(value))
+            for value, (width, colour, line) in zip(values, styles)
         ]
 
 
@@ -232,37 +227,31 @@ def _format_signed(value: float) -> str:
 
 
 def _draw_weights(
-    ax: Axes,
-    index: int,
-    source: _LayerLayout,
-    layer: _LayerLayout,
-    weights: HostArray,
-    line_style: _LineStyle,
+    ax: Axes, index: int, source: _Layer, layer: _Layer, weights: HostArray, style: _LineStyle
 ) -> None:
     """Draw the weights into a layer as lines, the largest last, so that they are on top."""
     rows, columns = np.unravel_index(np.argsort(np.abs(weights), axis=None), weights.shape)
     starts = np.column_stack([np.full(len(rows), index - 1.0), source.heights[rows]])
     ends = np.column_stack([np.full(len(rows), float(index)), layer.heights[columns]])
-    properties = line_style.properties(weights[rows, columns])
-    ax.add_collection(
-        LineCollection(list(np.stack([starts, ends], axis=1)), zorder=1, **properties), autolim=False
-    )
+    segments = list(np.stack([starts, ends], axis=1))
+    lines = LineCollection(segments, zorder=1, **style.properties(weights[rows, columns]))
+    ax.add_collection(lines, autolim=False)
 
 
 def _draw_units(
-    ax: Axes, index: int, layer: _LayerLayout, biases: HostArray, diameter: float, line_style: _LineStyle
+    ax: Axes, index: int, layer: _Layer, biases: HostArray, diameter: float, style: _LineStyle
 ) -> None:
     """Draw the units of a layer, each with its bias as its rim, and an ellipsis for units left out."""
     centres = np.full(len(layer.heights), index), layer.heights
     plain: dict[str, Any] = {"facecolors": [ax.get_facecolor()], "edgecolors": "0.5", "linewidths": 0.6}
     ax.scatter(*centres, s=diameter**2, zorder=2, **plain)
-    ax.scatter(*centres, s=diameter**2, zorder=3, facecolors="none", **line_style.properties(biases))
+    ax.scatter(*centres, s=diameter**2, zorder=3, facecolors="none", **style.properties(biases))
     if len(layer.indices) < layer.size:
         ax.text(index, 0.0, "\N{VERTICAL ELLIPSIS}", ha="center", va="center", fontsize=max(8.0, diameter))
 
 
 def _write_captions(
-    ax: Axes, layers: Sequence[_LayerLayout], bottom: float, diameter: float, activations: Sequence[str]
+    ax: Axes, layers: Sequence[_Layer], bottom: float, diameter: float, activations: Sequence[str]
 ) -> float:
     """Write activation and size under each layer; return the height of the text in pixels."""
     n_layers, texts = len(layers), []
@@ -285,7 +274,7 @@ def _write_captions(
     return height + 1.5 * diameter * pixels_per_point(ax)
 
 
-def _write_names(ax: Axes, index: int, layer: _LayerLayout, names: Sequence[str], distance: float) -> float:
+def _write_names(ax: Axes, index: int, layer: _Layer, names: Sequence[str], distance: float) -> float:
     """Write names beside the units of a layer; return the width of the longest in pixels."""
     widths = [0.0]
     offset: dict[str, Any] = {"xytext": (distance, 0.0), "textcoords": "offset points", "va": "center"}

@@ -134,10 +134,9 @@ def find_columns(
     for column in frame.iter_columns():
         if column.name == target:
             continue
-        dropped = column.name in drop
-        kind, reason = (
-            ("", "as asked") if dropped else _classify_column(normalised(column), column.name in categorical)
-        )
+        kind, reason = "", "as asked"
+        if column.name not in drop:
+            kind, reason = _classify_column(normalised(column), column.name in categorical)
         if kind:
             kinds[kind].append(column.name)
         else:
@@ -378,20 +377,16 @@ def match_classes(column: pl.Series, classes: HostArray) -> HostArray:
     indices = {_canonical_spelling(name): index for name, index in names.items()} | names
     labels = column.cast(pl.Int8) if truths_are_numbers and column.dtype == pl.Boolean else column
     text = labels.cast(pl.String)
-    index_of = {
-        label: indices.get(label, indices.get(_canonical_spelling(label)))
-        for label in text.unique().to_list()
-    }
+    different = text.unique().to_list()
+    index_of = {label: indices.get(label, indices.get(_canonical_spelling(label))) for label in different}
     unknown = sorted(label for label, index in index_of.items() if index is None)
     if unknown:
         raise DataError(
             f"the target {column.name!r} has classes the model does not know: {listed(unknown)}; "
             f"it knows {listed(classes.tolist())}"
         )
-    labels_as_classes: HostArray = classes[
-        np.array([index_of[label] for label in text.to_list()], dtype=np.int64)
-    ]
-    return labels_as_classes
+    matched: HostArray = classes[np.array([index_of[label] for label in text.to_list()], dtype=np.int64)]
+    return matched
 
 
 def drop_unlabelled(frame: pl.DataFrame, target: str) -> tuple[pl.DataFrame, int]:
