@@ -46,6 +46,17 @@ def test_what_is_learnt_of_the_columns_is_of_the_training_rows_alone():
     assert second == (data.X["training"]["size"][1], 1.0, 0.0)
 
 
+def test_labelled_rows_of_a_further_table():
+    frame = pl.DataFrame({"size": [1.0, 2.0, 3.0], "y": [2, None, 1], "w": [1.0, 2.0, 0.5]})
+    rows = pipelines.labelled_rows(frame, "y", np.array(["1", "2"]), (["size"], []), "w")
+    assert rows.frame.rows() == [(1.0,), (3.0,)]
+    assert (rows.y.tolist(), rows.sample_weight.tolist()) == (["2", "1"], [1.0, 0.5])
+    values = pipelines.labelled_rows(frame[2:], "y", None, (["size"], []))
+    assert (values.y.tolist(), values.sample_weight) == ([1.0], None)
+    with pytest.raises(DataError, match="^there is no row to score$"):
+        pipelines.labelled_rows(frame[:0], "y", None, (["size"], []))
+
+
 def test_columns_of_one_kind_alone():
     numbers, categories = (columns.find_columns(FRAME.select(name)) for name in ("size", "kind"))
     for kinds, width in ((numbers, 1), (categories, 2)):
