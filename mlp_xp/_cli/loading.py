@@ -122,7 +122,7 @@ def _read(options: argparse.Namespace) -> tuple[str, pl.DataFrame, str]:
     if options.data in DATASETS:
         data = load(options.data)
         return data.name, dataset_frame(data), options.target or data.target_name
-    if "." not in options.data:
+    if "." not in options.data:  # a mistyped data set, as tables are recognised by their suffix
         raise DataError(
             f"unknown data {options.data!r}: it is none of {', '.join(DATASETS)}, nor a table's file"
         )

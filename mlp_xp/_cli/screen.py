@@ -54,6 +54,7 @@ class Screen:
             if not self.out.is_terminal:
                 self.print(f"  {name:<{width}}  {text}")
                 continue
+            # On a terminal long texts are wrapped in their own column.
             grid = Table.grid(padding=(0, 2))
             grid.add_column(min_width=width + 2, no_wrap=True)
             grid.add_column(overflow="fold")

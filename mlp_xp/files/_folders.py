@@ -112,6 +112,7 @@ class NewFolder:
         if not self._target.exists():
             self.partial.rename(self._target)
             return
+        # A rename cannot replace a folder that has files, so the former one is moved away first.
         former = Path(mkdtemp(prefix=f".{self._target.name}.", dir=self._target.parent))
         self._target.replace(former)
         try:

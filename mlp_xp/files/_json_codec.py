@@ -168,6 +168,7 @@ def _decode_array(described: Any) -> HostArray:
     wanted = {"b": bool, "f": float}.get(np.dtype(dtype).kind, int)
     if any(type(value) is not wanted for value in values):
         raise TypeError(f"an array of {dtype} must hold values of type {wanted.__name__}")
+    # NumPy rounds or overflows numbers that the dtype cannot hold; the comparison below refuses these.
     with np.errstate(over="ignore"):
         array = np.array(values, dtype=dtype)
     if array.tolist() != values:

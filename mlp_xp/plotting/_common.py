@@ -78,7 +78,7 @@ def _draw_legend(
 def add_legend(handles: Sequence[Any], *axes: Axes) -> None:
     """Put a legend at the top of Axes that lie on each other, and extend their y limits by its height."""
     height = legend_at_top(axes[0], handles)
-    for ax in axes:
+    for ax in axes:  # in the coordinates of its scale, which may be logarithmic
         scale = ax.yaxis.get_transform()
         low, high = scale.transform(np.array(ax.get_ylim()))
         ax.set_ylim(*scale.inverted().transform(padded_limits(low, high, 0.0, height, ax.bbox.height)))

@@ -269,6 +269,7 @@ def _draw_values(
     """Fill the Axes with the colours of the predictions, and draw the samples in those of their targets."""
     shown = np.concatenate([values.ravel(), [] if targets is None else targets])
     shown = shown[np.isfinite(shown)]
+    # One scale for predictions and samples, so that a sample's colour can be compared with its surroundings.
     levels = MaxNLocator(14).tick_values(shown.min(), shown.max())
     style: dict[str, Any] = {"cmap": "cividis", "norm": Normalize(levels[0], levels[-1])}
     surface = ax.contourf(grid[..., 0], grid[..., 1], values, levels=levels, **style)

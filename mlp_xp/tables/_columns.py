@@ -172,6 +172,7 @@ def _classify_column(column: pl.Series, categorical: bool) -> tuple[str, str]:
             f"the column {name!r} holds numbers except for {non_numbers}: "
             "correct that, or make it categorical, or drop it"
         )
+    # Most cells being decimal commas means numbers; a few may be part of categories' names.
     commas = column.drop_nulls().str.contains(r"^[+-]?[0-9]+,[0-9]+$")
     if 2 * commas.sum() > len(commas):
         raise DataError(
@@ -309,6 +310,7 @@ def find_target(column: pl.Series, task: str = "auto") -> Target:
     if column.dtype.is_numeric():
         _to_numbers(column)  # raises if a value is infinite
     chosen, reason = _choose_task(column)
+    # An explicit task also accepts text that looks like mistyped numbers or identifiers.
     if task != "auto":
         chosen, reason = task, "as asked"
     elif column.dtype == pl.String:
@@ -371,6 +373,7 @@ def match_classes(column: pl.Series, classes: HostArray) -> HostArray:
         If a label is not one of the classes.
     """
     truths_are_numbers = classes.dtype.kind == "i" or normalised(column).dtype.is_numeric()
+    # Compared with numbers, True is written "1".
     known = classes.astype(np.int8) if truths_are_numbers and classes.dtype == np.bool else classes
     names = {str(name): index for index, name in enumerate(known.tolist())}
     # An exact spelling takes precedence: classes may hold both "1" and "1.0".

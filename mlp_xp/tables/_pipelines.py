@@ -268,6 +268,7 @@ def is_table_pipeline(pipeline: Any) -> bool:
     if type(preprocessor) is not ColumnTransformer or type(network) not in (MLPClassifier, MLPRegressor):
         return False
     kinds = {"numbers": (SimpleImputer, StandardScaler), "categories": (SimpleImputer, OneHotEncoder)}
+    # scikit-learn adds ("remainder", "drop") for columns of a table that the pipeline does not use.
     return hasattr(network, "coefs_") and all(
         type(steps) is Pipeline and tuple(type(step) for _, step in steps.steps) == kinds.get(name)
         for name, steps, _ in preprocessor.transformers_

@@ -137,6 +137,7 @@ def _read_csv(file: BinaryIO, separators: str = ",;\t|") -> tuple[pl.DataFrame, 
     unquoted = re.sub('"[^"]*"', "", header)
     separator = max(separators, key=unquoted.count)
     names = next(csv.reader(io.StringIO(header, newline=""), delimiter=separator), [])
+    # Names may be whole numbers, such as years, but not all of them: then the header is missing.
     numbers = [name for name in names if _is_number(name)]
     if names and (len(numbers) == len(names) or not all(name.strip().isdigit() for name in numbers)):
         raise DataError(f"the first line must name the columns, got {listed(names)}")
@@ -157,6 +158,7 @@ def _read_csv(file: BinaryIO, separators: str = ",;\t|") -> tuple[pl.DataFrame, 
     except pl.exceptions.PolarsError as error:
         raise DataError(_explain_csv_error(file, separator, error)) from error
     frame.columns = _unique_names(names)
+    # A separator at the end of each line makes a column without name and values.
     frame = frame.drop(
         name for name, given in zip(frame.columns, names) if not given.strip() and not frame[name].count()
     )
@@ -360,7 +362,7 @@ def _parse_text(column: pl.Series, decimal: str = ".") -> pl.Series:
         return column
     column = column.str.strip_chars()
     column = column.set(column.is_in(MISSING_MARKERS), None)
-    if coded or not column.count():
+    if coded or not column.count():  # a categorical dtype is kept as text even if it looks like numbers
         return column
     if column.str.to_lowercase().is_in(["true", "false"]).all():
         return column.str.to_lowercase() == "true"
