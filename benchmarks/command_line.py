@@ -1,4 +1,4 @@
-"""What the three commands have in common: options that are checked before anything starts, and files."""
+"""Shared by the three commands: the parser and its checks, the output folder, and JSON files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong."""
+    """Parser that reports an error in one line."""
 
     def error(self, message: str) -> NoReturn:
         """Print the line and exit."""
@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
-    """Return what reads a whole number in a range."""
+    """Return an argparse type for whole numbers in a range."""
 
     def read(text: str) -> int:
         bounds = f"a whole number >= {minimum}" if maximum is None else f"{minimum} to {maximum}"
@@ -37,8 +37,8 @@ def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], in
     return read
 
 
-def add_where_to_write(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where results go."""
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options ``--save`` and ``--out``."""
     parser.add_argument(
         "--save", action="store_true", help=f"write the results to benchmarks/{RESULTS.name}/"
     )
@@ -46,7 +46,7 @@ def add_where_to_write(parser: argparse.ArgumentParser) -> None:
 
 
 def folder(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Path | None:
-    """Return the folder to write to, made if need be; None if nothing is to be written."""
+    """Return the folder to write to, creating it if it does not exist; None if nothing is to be written."""
     path: Path | None = options.out or (RESULTS if options.save else None)
     if path is not None:
         try:
@@ -57,13 +57,13 @@ def folder(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Path
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a file of results, and say so."""
+    """Write a JSON file of results, and print its path."""
     path.write_text(json.dumps(_without_nan(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"written: {path}")
 
 
 def _without_nan(content: Any) -> Any:
-    """Return the same with None for what JSON has no word for."""
+    """Return the content with None for NaN and infinity, which JSON cannot hold."""
     if isinstance(content, dict):
         return {key: _without_nan(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):

@@ -1,4 +1,4 @@
-"""One workload, measured: participants by turns, each in a worker of its own."""
+"""Measuring one workload: participants take turns, each in a worker process of its own."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from benchmarks.evaluation import odd_ones
+from benchmarks.evaluation import outliers
 from benchmarks.memory import DeviceMemory, device_memory
-from benchmarks.participants import PARTICIPANTS, Ran, base
+from benchmarks.participants import PARTICIPANTS, EngineReport, base
 from benchmarks.timing import Timings
 from benchmarks.workers import Worker, WorkerError
 from benchmarks.workloads import Workload, make_data
 
 PAUSE_SECONDS = 0.06
-"""Between turns: the threads of a BLAS or of OpenMP go on spinning for a while when they are done."""
+"""Pause between turns, as the threads of a BLAS or of OpenMP keep spinning for a while after their work."""
 
 
 @dataclass
 class Outcome:
-    """What one participant did in one workload."""
+    """The measurements of one participant in one workload."""
 
     name: str
     seconds: list[float] = field(default_factory=list)
@@ -30,46 +30,46 @@ class Outcome:
     loss: float | None = None
     error: str = ""
     engine: str = ""
-    """That its training ran on, as the library says."""
+    """The engine that its training ran on, as the history names it."""
     why: str = ""
-    """What the library warned of about that."""
+    """The library's warning about a fallback to a slower engine."""
 
 
 class Row(NamedTuple):
-    """What there is to say of one participant."""
+    """The figures of one participant in a table."""
 
     name: str
     label: str
     per_unit: float
     """Median seconds of a step or a call."""
     spread: float
-    """Interquartile range of the same."""
+    """Interquartile range of the seconds of a step or a call."""
     ratio: float | None
-    """Time relative to ours: the median over the repeats; None where it would mislead."""
+    """Median over the repeats of its time divided by ours; None if `problem` is not empty."""
     peak_bytes: int | None
     loss: float | None
     problem: str
-    """Why there is no ratio."""
+    """The reason for no ratio."""
     engine: str = ""
 
 
 @dataclass
 class Comparison:
-    """A workload and all that took part in it."""
+    """A workload and the outcome of each participant."""
 
     workload: Workload
     outcomes: dict[str, Outcome]
     device: str = "cpu"
     memory: str = ""
-    """What `Outcome.peak_bytes` are the peaks of."""
+    """How `Outcome.peak_bytes` was measured."""
 
     @property
     def base(self) -> str:
-        """The name of what ratios refer to."""
+        """The name of the participant that ratios refer to."""
         return base(self.device)
 
     def refused(self, name: str) -> str:
-        """Return why a participant's figures are not those of what it claims to be; "" if they are."""
+        """Return why a participant's figures are not shown: it ran on another engine; "" if it did not."""
         outcome, claimed = self.outcomes[name], PARTICIPANTS[name].engine(self.device)
         if not claimed or (outcome.engine in ("", claimed) and not outcome.why):
             return ""
@@ -80,11 +80,11 @@ class Comparison:
         """Return a row for each participant."""
         timings = Timings({name: outcome.seconds for name, outcome in self.outcomes.items()})
         losses = {name: one.loss for name, one in self.outcomes.items() if one.loss is not None}
-        odd = odd_ones(losses, self.workload.tolerance)
+        odd = outliers(losses, self.workload.tolerance)
         return [self._row(outcome, timings, odd) for outcome in self.outcomes.values()]
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything measured, and what follows from it."""
+        """Return the measurements and the rows of the table."""
         return {
             "workload": asdict(self.workload),
             "title": self.workload.title,
@@ -112,15 +112,15 @@ class Comparison:
             PARTICIPANTS[name].label(workload),
             timings.median(name) / workload.units if measured else float("nan"),
             timings.spread(name) / workload.units if measured else float("nan"),
-            timings.ratio(name, self.base) if not problem and self._base_stands(odd) else None,
+            timings.ratio(name, self.base) if not problem and self._has_base(odd) else None,
             max(outcome.peak_bytes, default=None) if not refused else None,
             outcome.loss,
             problem,
             outcome.engine,
         )
 
-    def _base_stands(self, odd: set[str]) -> bool:
-        """Whether there is something to compare with."""
+    def _has_base(self, odd: set[str]) -> bool:
+        """Return whether the participant that ratios refer to has valid figures."""
         base = self.outcomes.get(self.base)
         return (
             base is not None and bool(base.seconds) and self.base not in odd and not self.refused(self.base)
@@ -128,7 +128,7 @@ class Comparison:
 
 
 def new_comparison(workload: Workload, names: Iterable[str], device: str = "cpu") -> Comparison:
-    """Return a comparison in which nothing is measured yet."""
+    """Return a comparison without measurements."""
     return Comparison(workload, {name: Outcome(name) for name in names}, device)
 
 
@@ -140,9 +140,9 @@ def measure(
     seconds: float = math.inf,
     say: Callable[[str], None] = lambda message: None,
 ) -> None:
-    """Measure a comparison. What is measured is kept in it as it comes, also when Ctrl-C ends it.
+    """Measure a comparison, adding to it as results come in, so that Ctrl-C loses none.
 
-    Who has taken so many seconds in its repeats has no further ones.
+    A participant whose repeats have taken `seconds` in all is not repeated any more.
     """
     workload, workers = comparison.workload, dict[str, Worker]()
     watch = device_memory() if comparison.device == "cuda" else None
@@ -161,8 +161,8 @@ def measure(
         with _turn(watch, worker) as peak:
             ran = worker.repeat().ran
         outcome.peak_bytes += peak
-        outcome.engine, outcome.why = ran or Ran("", "")
-        check(worker, outcome)  # and again after the last repeat, unless Ctrl-C comes first
+        outcome.engine, outcome.why = ran or EngineReport("", "")
+        check(worker, outcome)  # done again after the last repeat, which Ctrl-C may prevent
 
     def repeat(worker: Worker, outcome: Outcome) -> None:
         if sum(outcome.seconds) < seconds:
@@ -173,16 +173,16 @@ def measure(
             workers[name] = Worker(name, workload, comparison.device, threads)
         say("starting")
         data = make_data(workload)
-        # All of them first: then what a turn takes of a GPU's memory is what one of them takes.
-        _all(workers, comparison, lambda worker, outcome: worker.wait())
-        _all(workers, comparison, prepare)
+        # Start all workers first, so that GPU memory changes in a turn by one worker's use alone.
+        _for_each_worker(workers, comparison, lambda worker, outcome: worker.wait())
+        _for_each_worker(workers, comparison, prepare)
         say("warming up")
-        _all(workers, comparison, warm_up)
+        _for_each_worker(workers, comparison, warm_up)
         for number in range(repeats):
             say(f"repeat {number + 1} of {repeats}")
-            _all(workers, comparison, repeat)
+            _for_each_worker(workers, comparison, repeat)
         say("checking")
-        _all(workers, comparison, check)
+        _for_each_worker(workers, comparison, check)
     except ImportError as error:
         for outcome in comparison.outcomes.values():
             outcome.error = f"no data: {error}"
@@ -191,8 +191,10 @@ def measure(
             worker.end()
 
 
-def _all(workers: dict[str, Worker], comparison: Comparison, act: Callable[[Worker, Outcome], None]) -> None:
-    """Let all that are left act by turns; who fails is left out from then on."""
+def _for_each_worker(
+    workers: dict[str, Worker], comparison: Comparison, act: Callable[[Worker, Outcome], None]
+) -> None:
+    """Call `act` for each worker in turn; remove a worker that fails."""
     names: Sequence[str] = list(workers)
     for name in names:
         outcome = comparison.outcomes[name]
@@ -204,7 +206,7 @@ def _all(workers: dict[str, Worker], comparison: Comparison, act: Callable[[Work
 
 
 def _turn(watch: DeviceMemory | None, worker: Worker) -> AbstractContextManager[list[int]]:
-    """Watch the GPU's memory during a turn, if there is one."""
+    """Return a context that samples GPU memory during a worker's turn, if there is a sampler."""
     return nullcontext([]) if watch is None else watch.turn(worker.pid)
 
 

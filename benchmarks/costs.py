@@ -1,25 +1,25 @@
-"""What the library itself costs: ``python -m benchmarks costs``."""
+"""The library's own overhead, in training and at import: ``python -m benchmarks costs``."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from benchmarks import import_time, loop_cost
-from benchmarks.command_line import Parser, add_where_to_write, folder, need, whole_number, write_json
+from benchmarks.command_line import Parser, add_output_options, folder, need, whole_number, write_json
 from benchmarks.machine import describe
 
 BENCHMARKS = {"loop-cost": loop_cost.measure, "import-time": import_time.measure}
 
 
 def main(arguments: list[str]) -> None:
-    """Measure what is asked for."""
+    """Measure, print and optionally write the overheads that the options name."""
     parser = Parser(
         prog="python -m benchmarks costs",
         description="Compare the training loop with its bare array calls, and the import with NumPy's.",
     )
     parser.add_argument("--only", choices=list(BENCHMARKS), nargs="+", default=list(BENCHMARKS))
     parser.add_argument("--repeats", type=whole_number(1), default=41, help="interleaved repeats (41)")
-    add_where_to_write(parser)
+    add_output_options(parser)
     options = parser.parse_args(arguments)
     need("rich", "the benchmark")
     path = folder(parser, options)

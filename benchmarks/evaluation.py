@@ -1,4 +1,4 @@
-"""One evaluator for all: the loss that a participant ended at, in NumPy float64, on the training data."""
+"""The final loss of every participant, evaluated by the same code: in NumPy float64 on the training data."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import numpy as np
 
 from benchmarks.workloads import Data, HostArray, Layers, Workload
 
-ROWS_AT_A_TIME = 10_000
-MOST_PRODUCTS = 5e10
-"""Of a weight with a row's number: of more, some rows tell as well where a network is."""
+MAX_ROWS_EVALUATED_AT_ONCE = 10_000
+"""Maximum number of rows in a forward pass, which bounds the memory that it takes."""
+MAX_PRODUCTS_EVALUATED = 5e10
+"""Maximum number of multiplications in an evaluation, chosen so that it takes seconds."""
 
 _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "relu": lambda z: np.maximum(z, 0.0),
@@ -23,7 +24,7 @@ _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 
 
 def loss_of(workload: Workload, data: Data, outcome: Any) -> float | None:
-    """Return the loss of what a participant came to; None if there is nothing to check."""
+    """Return the loss of a participant's final parameters or predictions; None if it has none."""
     if outcome is None:
         return None
     if workload.predicts:
@@ -38,16 +39,16 @@ def loss_of_parameters(workload: Workload, data: Data, layers: Layers) -> float:
     if shapes != list(zip(workload.sizes, workload.sizes[1:])):
         raise ValueError(f"the parameters must have the shapes of {workload.sizes}, got {shapes}")
     total, (X, _, y) = 0.0, rows_to_check(workload, data)
-    for at in range(0, len(X), ROWS_AT_A_TIME):
-        some = slice(at, at + ROWS_AT_A_TIME)
+    for at in range(0, len(X), MAX_ROWS_EVALUATED_AT_ONCE):
+        some = slice(at, at + MAX_ROWS_EVALUATED_AT_ONCE)
         total += _sum_of_losses(_logits(workload.activation, layers, X[some]), y[some])
     return total / len(X)
 
 
 def rows_to_check(workload: Workload, data: Data) -> Data:
-    """Return the data, or so many of their first rows as are soon evaluated."""
+    """Return the data, or their first rows if all would exceed `MAX_PRODUCTS_EVALUATED`."""
     weights = sum(n_in * n_out for n_in, n_out in zip(workload.sizes, workload.sizes[1:]))
-    n_rows = max(1, int(MOST_PRODUCTS / weights))
+    n_rows = max(1, int(MAX_PRODUCTS_EVALUATED / weights))
     return data if n_rows >= len(data.X) else Data(*(array[:n_rows] for array in data))
 
 
@@ -59,8 +60,8 @@ def loss_of_predictions(data: Data, probabilities: HostArray) -> float:
     return -float(np.mean(np.log(right)))
 
 
-def odd_ones(losses: Mapping[str, float], tolerance: float) -> set[str]:
-    """Return who did not end where the others did: further than the tolerance from the median loss."""
+def outliers(losses: Mapping[str, float], tolerance: float) -> set[str]:
+    """Return the participants whose loss differs from the median by more than the relative tolerance."""
     if not losses:
         return set()
     middle = statistics.median_low(losses.values())

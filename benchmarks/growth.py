@@ -1,4 +1,4 @@
-"""How time and memory grow with the size of the work: ``python -m benchmarks growth``."""
+"""Time and memory of an epoch against rows, width, depth and batch size: ``python -m benchmarks growth``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.command_line import Parser, add_where_to_write, folder, need, whole_number, write_json
+from benchmarks.command_line import Parser, add_output_options, folder, need, whole_number, write_json
 from benchmarks.comparison import Comparison, measure, new_comparison
 from benchmarks.machine import describe
 from benchmarks.participants import REFERENCE_PEER
@@ -21,7 +21,7 @@ BASE = Workload("growth", (20, 128, 128, 1), "relu", 8_000, batch_size=256, rate
 
 
 class Axis(NamedTuple):
-    """What grows, while all else stays as in `BASE`."""
+    """A property of the workload that is varied, all others being those of `BASE`."""
 
     label: str
     values: tuple[int, ...]
@@ -45,12 +45,12 @@ AXES = {
 
 
 class Point(NamedTuple):
-    """One participant at one size."""
+    """The measurements of one participant at one value of an axis."""
 
     name: str
     value: int
     seconds: float
-    """An epoch's, the median."""
+    """Median seconds of an epoch."""
     peak_bytes: int | None
 
 
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--only", choices=list(AXES), nargs="+", default=list(AXES), help="these axes")
     parser.add_argument("--repeats", type=whole_number(1), default=5, help="interleaved repeats (5)")
     parser.add_argument("--threads", type=whole_number(1, available_cores()), help="(as many as cores)")
-    add_where_to_write(parser)
+    add_output_options(parser)
     options = parser.parse_args(arguments)
     need("rich", "the benchmark")
     path = folder(parser, options)
@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> None:
 
 
 def points_of(comparison: Comparison, value: int) -> list[Point]:
-    """Return what was measured at one size, without those that could not be."""
+    """Return the points of a comparison at one value of an axis, without participants that failed."""
     epoch = comparison.workload.units / comparison.workload.epochs
     return [
         Point(row.name, value, row.per_unit * epoch, row.peak_bytes)
@@ -93,7 +93,7 @@ def points_of(comparison: Comparison, value: int) -> list[Point]:
 
 
 def _measure_axis(name: str, points: list[Point], options: argparse.Namespace, threads: int) -> None:
-    """Measure along one axis, adding to the points as they come."""
+    """Measure along one axis, appending to `points` at each value, so that Ctrl-C loses none."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""What ``import mlp_xp`` adds to ``import numpy``, each in a fresh process."""
+"""Time that ``import mlp_xp`` takes beyond ``import numpy``, each in a fresh process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _start(statement: str) -> None:
 
 
 def measure(repeats: int) -> dict[str, Any]:
-    """Return milliseconds of whole processes, and their difference."""
+    """Return the median milliseconds of both processes, and their difference."""
     timings = interleave(
         {
             "import numpy": lambda: _start("import numpy"),

@@ -1,8 +1,8 @@
-"""What the training loop costs beside the array calls it makes: XOR, 2-2-1, full batch, NumPy float64.
+"""Overhead of the training loop over its array calls: XOR, 2-2-1, full batch, NumPy float64.
 
-The bare version makes the calls of the math in a straight line: no functions, no layers, no history.
-Training makes fewer of them, for its steps are compiled. Both must end at the same parameters, to
-rounding, or no ratio is printed.
+The bare version makes the array calls in a straight line: no functions, no layers, no history. `train` makes
+fewer calls, as its steps are compiled. Both must end at the same parameters, up to rounding, or no ratio is
+printed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def start() -> Parameters:
 
 
 def bare_updates(params: Parameters, X: Any, y: Any, n_updates: int) -> Parameters:
-    """Make the array calls of `n_updates` updates, and nothing else."""
+    """Return the parameters after `n_updates` updates made of bare array calls."""
     (weight_1, bias_1), (weight_2, bias_2) = copy_tree(np, params)
     scale, rate = 1.0 / X.shape[0], LEARNING_RATE
     for _ in range(n_updates):
@@ -57,7 +57,7 @@ def bare_updates(params: Parameters, X: Any, y: Any, n_updates: int) -> Paramete
 
 
 def measure(repeats: int) -> dict[str, Any]:
-    """Return microseconds an update, by `train` and by the bare calls, and their ratio."""
+    """Return the microseconds per update of `train` and of the bare calls, and their ratio."""
     data = xor()
     X, y = data.X, data.y[:, None].astype(np.float64)
     network = Network((2, 2, 1), activation="logistic", loss="binary_cross_entropy")

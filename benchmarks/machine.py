@@ -1,4 +1,4 @@
-"""Where a benchmark ran: what its figures mean nothing without."""
+"""The machine that a benchmark ran on: processor, GPU, versions of libraries, BLAS."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LIBRARIES = (
 
 
 def describe(**more: Any) -> dict[str, Any]:
-    """Return date, machine and versions, and what else is given."""
+    """Return date, machine and versions, and the keyword arguments."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{cpu_name()}, {os.cpu_count()} cores",
@@ -48,7 +48,7 @@ def describe(**more: Any) -> dict[str, Any]:
 
 
 def versions(names: tuple[str, ...]) -> dict[str, str]:
-    """Return the versions of those that are installed."""
+    """Return the versions of the packages that are installed."""
     found = {}
     for name in names:
         try:
@@ -59,7 +59,7 @@ def versions(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def cpu_name() -> str:
-    """Return the processor's name, as well as this system knows it."""
+    """Return the processor's name, or its architecture if the system does not report it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -69,7 +69,7 @@ def cpu_name() -> str:
 
 
 def blas() -> str:
-    """Return NumPy's BLAS: as loaded if threadpoolctl is there, else as built."""
+    """Return NumPy's BLAS: the one loaded if threadpoolctl is installed, else the one it was built with."""
     import numpy as np
 
     try:
@@ -86,7 +86,7 @@ def blas() -> str:
 
 
 class Gpu(NamedTuple):
-    """A GPU, as its driver describes it."""
+    """A GPU, as the CUDA driver describes it."""
 
     name: str
     memory_bytes: int
@@ -97,13 +97,13 @@ class Gpu(NamedTuple):
 
     @property
     def title(self) -> str:
-        """All of that in one line."""
+        """Name, memory and versions in one line."""
         memory = f"{self.memory_bytes / 2**30:.0f} GiB"
         return f"{self.name}, {memory}; driver {self.driver or 'unknown'}, CUDA up to {self.driver_cuda}"
 
 
 def gpu() -> Gpu | None:
-    """Return the first CUDA GPU, asked of the driver; None if there is none."""
+    """Return the first CUDA GPU, by the driver's API; None if there is none."""
     driver = _load("libcuda.so.1", "nvcuda.dll")
     count = ctypes.c_int()
     if driver is None or driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
@@ -112,14 +112,14 @@ def gpu() -> Gpu | None:
     driver.cuDeviceGetName(name, len(name), 0)
     driver.cuDeviceTotalMem_v2(ctypes.byref(memory), 0)
     driver.cuDriverGetVersion(ctypes.byref(cuda))
-    # 13000 is 13.0.
+    # The driver reports CUDA 13.0 as 13000.
     return Gpu(
         name.value.decode(), memory.value, driver_version(), f"{cuda.value // 1000}.{cuda.value % 1000 // 10}"
     )
 
 
 def driver_version() -> str:
-    """Return the version of NVIDIA's driver, asked of NVML; "" if there is none."""
+    """Return the version of NVIDIA's driver, by NVML; "" if there is none."""
     nvml = _load("libnvidia-ml.so.1", "nvml.dll")
     version = ctypes.create_string_buffer(100)
     if nvml is None or nvml.nvmlInit_v2() or nvml.nvmlSystemGetDriverVersion(version, len(version)):
@@ -128,7 +128,7 @@ def driver_version() -> str:
 
 
 def _load(*names: str) -> Any:
-    """Return the first of these libraries that there is; None if there is none."""
+    """Return the first of these shared libraries that can be loaded; None if none can."""
     for name in names:
         try:
             return ctypes.CDLL(name)

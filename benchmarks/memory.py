@@ -1,4 +1,4 @@
-"""The most memory a process had at once, above what it had before its data were made."""
+"""Peak memory of a process, above what it had before its data were made."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class HostMemory:
-    """Watches this process. On Linux each repeat starts anew; elsewhere the peak is that of all time."""
+    """Peak resident memory of this process: on Linux since the last reset, elsewhere since it started."""
 
     def __init__(self) -> None:
         self.resets = self.reset()
         self.before = _status("VmRSS") if self.resets else _all_time_peak()
 
     def reset(self) -> bool:
-        """Forget the peak so far; return whether this system can."""
+        """Reset the peak; return whether this system can."""
         try:
             _CLEAR.write_text("5")
             _status("VmHWM")
@@ -32,44 +32,42 @@ class HostMemory:
         return True
 
     def peak(self) -> int | None:
-        """Return the peak since the last reset above what was there before, in bytes; None if unknown."""
+        """Return the peak since the last reset, in bytes above the initial memory; None if unknown."""
         now = _status("VmHWM") if self.resets else _all_time_peak()
         return None if now is None or self.before is None else max(0, now - self.before)
 
 
-SECONDS_BETWEEN_LOOKS = 1e-3
+SAMPLING_INTERVAL_SECONDS = 1e-3
 
 
 class DeviceMemory:
-    """Watches from outside how much of a GPU's memory the driver says is taken.
+    """Peak GPU memory of a worker process, sampled from the parent process by the driver's figures.
 
-    Pools of libraries come and go within a repeat, and only one process has its turn while it is watched:
-    so it is the difference from what was taken before the turn, and the most of many looks. No process
-    looks at its own: its captures might not bear the calls.
+    Memory pools of libraries grow and shrink within a repeat, so the peak is the largest of many samples.
+    Only one worker runs at a time, so it is the difference from the sample before its turn. A worker does not
+    sample itself, because the calls might break its CUDA captures.
     """
 
     def __init__(self) -> None:
         self.nvml = _nvml()
-        self._device = None if self.nvml else _taken_on_the_device()
-        self.about = (
-            f"as {'NVML' if self.nvml else 'cudaMemGetInfo'} says, looked at each ms of a warm-up repeat"
-        )
+        self._device = None if self.nvml else _device_usage_reader()
+        self.about = f"by {'NVML' if self.nvml else 'cudaMemGetInfo'}, sampled each ms of a warm-up repeat"
         self.held: dict[int, int] = {}
 
     def taken(self, pid: int) -> int:
-        """Return the bytes that a process has taken, or if that is not known, that all have."""
-        return self._device() if self._device else _taken_by_nvml(self.nvml, pid)
+        """Return the bytes used by a process or, if that is unknown, by all processes."""
+        return self._device() if self._device else _used_by_process(self.nvml, pid)
 
     @contextmanager
     def turn(self, pid: int) -> Iterator[list[int]]:
-        """Watch the turn of a process; the list gets its peak, above what it had before its first turn."""
+        """Sample during the turn of a process; append its peak above its initial memory to the list."""
         before, peak = self.taken(pid), list[int]()
         most, done = [before], threading.Event()
 
         def look() -> None:
             while not done.is_set():
                 most[0] = max(most[0], self.taken(pid))
-                time.sleep(SECONDS_BETWEEN_LOOKS)
+                time.sleep(SAMPLING_INTERVAL_SECONDS)
 
         watch = threading.Thread(target=look, daemon=True)
         watch.start()
@@ -85,7 +83,7 @@ class DeviceMemory:
 
 
 def device_memory() -> DeviceMemory | None:
-    """Return what watches the GPU's memory; None if no library here can ask: times do not need it."""
+    """Return a sampler of the GPU's memory; None if no library here can read it."""
     try:
         watch = DeviceMemory()
         watch.taken(os.getpid())
@@ -95,7 +93,7 @@ def device_memory() -> DeviceMemory | None:
 
 
 def empty_pools() -> None:
-    """Let libraries that can give back what they do not use."""
+    """Free the unused memory in the pools of CuPy and PyTorch."""
     if cupy := sys.modules.get("cupy"):
         cupy.get_default_memory_pool().free_all_blocks()
     if (torch := sys.modules.get("torch")) and torch.cuda.is_initialized():
@@ -103,17 +101,17 @@ def empty_pools() -> None:
 
 
 def _nvml() -> Any:
-    """Return NVIDIA's binding of NVML, started; None where that cannot be."""
+    """Return NVIDIA's binding of NVML, initialised; None if it is not available."""
     try:
-        nvml = import_module("pynvml")  # of nvidia-ml-py
+        nvml = import_module("pynvml")  # from the package nvidia-ml-py
         nvml.nvmlInit()
     except Exception:
         return None
     return nvml
 
 
-def _taken_by_nvml(nvml: Any, pid: int) -> int:
-    """Return what a process has, or all if NVML does not know it: containers may number it otherwise."""
+def _used_by_process(nvml: Any, pid: int) -> int:
+    """Return the bytes used by a process, or by all if NVML lacks its id, as in some containers."""
     devices = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
     of_process = [
         process.usedGpuMemory
@@ -126,8 +124,8 @@ def _taken_by_nvml(nvml: Any, pid: int) -> int:
     return int(sum(nvml.nvmlDeviceGetMemoryInfo(device).used for device in devices))
 
 
-def _taken_on_the_device() -> Callable[[], int]:
-    """Return what asks the CUDA runtime, by the library that is installed."""
+def _device_usage_reader() -> Callable[[], int]:
+    """Return a function that reads the device's used memory from the CUDA runtime, by CuPy or PyTorch."""
     info: Callable[[], tuple[int, int]]
     try:
         info = import_module("cupy").cuda.runtime.memGetInfo

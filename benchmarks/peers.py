@@ -1,4 +1,4 @@
-"""Ours, its peers and the limit, side by side: ``python -m benchmarks``."""
+"""Comparison of mlp_xp with its peers and with the matrix products alone: ``python -m benchmarks``."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command_line import Parser, add_where_to_write, folder, need, whole_number, write_json
+from benchmarks.command_line import Parser, add_output_options, folder, need, whole_number, write_json
 from benchmarks.comparison import Comparison, measure, new_comparison
 from benchmarks.machine import Gpu, describe, gpu
-from benchmarks.participants import COMPILED, PARTICIPANTS, base
+from benchmarks.participants import PARTICIPANTS, TORCH_COMPILE, base
 from benchmarks.precision import TF32
 from benchmarks.workers import available_cores, limit_threads
-from benchmarks.workloads import WORKLOADS, Workload, all_of, default_ones, quick_ones
+from benchmarks.workloads import WORKLOADS, Workload, default_workloads, quick_workloads, workloads_for
 
 DESCRIPTION = """Train and predict with mlp_xp, its peers, and the matrix products alone: the same work from
 the same start, in one run, by turns. `python -m benchmarks costs` measures the library's own costs,
 `python -m benchmarks growth` how cost grows with the size of the work."""
 QUICK_REPEATS = 3
-COMPILES_IN_QUICK_RUNS = {"cpu": (), "cuda": ("adam-f32",)}
-"""Workloads that torch.compile takes part in."""
-MOST_SECONDS = {"full": 6.0, "quick": 1.5}
-"""On a GPU, of one participant's repeats: some are a hundred times as fast as others."""
+COMPILED_IN_QUICK_RUNS = {"cpu": (), "cuda": ("adam-f32",)}
+"""Workloads of quick runs that include torch.compile, which takes 10 to 20 s to compile each."""
+MAX_SECONDS_OF_REPEATS = {"full": 6.0, "quick": 1.5}
+"""Seconds of repeats after which a participant is not repeated on a GPU, where some are 100 times slower."""
 PRECISION = "float32 products in full float32 for all, in TF32 where a workload's title says so"
 
 
 def main(arguments: list[str]) -> None:
-    """Measure what is asked for, print it as it comes, and write it."""
+    """Measure the workloads that the options name; print each when it is done, and write all."""
     parser = _parser()
     options = parser.parse_args(arguments)
     need("rich", "the benchmark")
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
         cuda=found and found._asdict(),
         threads=threads,
         repeats=repeats,
-        seconds_of_repeats=_most_seconds(options),
+        seconds_of_repeats=_max_seconds_of_repeats(options),
         quick=options.quick,
     )
 
@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> None:
     console = Console()
     console.print(_heading(about), highlight=False)
     if options.quick:
-        console.print(_left_out(options), highlight=False)
+        console.print(_quick_run_note(options), highlight=False)
     start = time.perf_counter()
     comparisons = [
         new_comparison(workload, _names_in(workload, names, options), options.device)
@@ -90,7 +90,7 @@ def _parser() -> Parser:
         "--quick", action="store_true", help="less training, on a CPU fewer workloads: a minute or two"
     )
     parser.add_argument("--list", action="store_true", help="list workloads and participants, and exit")
-    add_where_to_write(parser)
+    add_output_options(parser)
     return parser
 
 
@@ -106,10 +106,10 @@ def _participants(parser: Parser, options: argparse.Namespace) -> list[str]:
 
 def _workloads(parser: Parser, options: argparse.Namespace) -> list[Workload]:
     device = options.device
-    quick = quick_ones(device) if options.quick else {}
+    quick = quick_workloads(device) if options.quick else {}
     if options.only is None:
-        return list((quick or default_ones(device)).values())
-    known = {**all_of(device), **quick}
+        return list((quick or default_workloads(device)).values())
+    known = {**workloads_for(device), **quick}
     chosen = [known[name] for name in dict.fromkeys(options.only)]
     for workload in chosen:
         if device == "cpu" and workload.matmul_precision == TF32:
@@ -118,9 +118,9 @@ def _workloads(parser: Parser, options: argparse.Namespace) -> list[Workload]:
 
 
 def _names_in(workload: Workload, names: list[str], options: argparse.Namespace) -> list[str]:
-    """Return who takes part in a workload: in a quick run only who was asked for compiles at length."""
-    compiles = options.peers or not options.quick or workload.name in COMPILES_IN_QUICK_RUNS[options.device]
-    return [name for name in names if compiles or name != COMPILED]
+    """Return the participants in a workload: quick runs leave torch.compile out of most."""
+    compiles = options.peers or not options.quick or workload.name in COMPILED_IN_QUICK_RUNS[options.device]
+    return [name for name in names if compiles or name != TORCH_COMPILE]
 
 
 def _gpu(parser: Parser, options: argparse.Namespace) -> Gpu | None:
@@ -132,21 +132,21 @@ def _gpu(parser: Parser, options: argparse.Namespace) -> Gpu | None:
     return found
 
 
-def _most_seconds(options: argparse.Namespace) -> float:
+def _max_seconds_of_repeats(options: argparse.Namespace) -> float:
     if options.device == "cpu":
         return math.inf
-    return MOST_SECONDS["quick" if options.quick else "full"]
+    return MAX_SECONDS_OF_REPEATS["quick" if options.quick else "full"]
 
 
-def _left_out(options: argparse.Namespace) -> str:
+def _quick_run_note(options: argparse.Namespace) -> str:
     parts = ["--quick: less training in each workload"]
-    quick = quick_ones(options.device)
-    left_out = [name for name in default_ones(options.device) if name not in quick]
+    quick = quick_workloads(options.device)
+    left_out = [name for name in default_workloads(options.device) if name not in quick]
     if options.only is None and left_out:
         parts.append(f"without {', '.join(left_out)}")
     if options.peers is None:
-        compiles = COMPILES_IN_QUICK_RUNS[options.device]
-        parts.append(f"without {COMPILED}{' except in ' if compiles else ''}{', '.join(compiles)}")
+        compiles = COMPILED_IN_QUICK_RUNS[options.device]
+        parts.append(f"without {TORCH_COMPILE}{' except in ' if compiles else ''}{', '.join(compiles)}")
     return "; ".join(parts)
 
 
@@ -155,7 +155,7 @@ def _heading(about: dict[str, Any]) -> str:
     libraries = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     repeats = f"{about['repeats']} interleaved repeats after a warm-up; medians"
     if about["seconds_of_repeats"] < math.inf:
-        repeats += f"; fewer for who takes more than {about['seconds_of_repeats']:g} s"
+        repeats += f"; fewer where they take more than {about['seconds_of_repeats']:g} s"
     lines = [
         f"{where}; {about['threads']} threads each; {about['blas']}",
         f"Python {about['python']}, {libraries}",
@@ -185,7 +185,7 @@ def _list() -> None:
 def _measure_all(
     console: Any, planned: list[Comparison], threads: int, repeats: int, seconds: float
 ) -> list[Comparison]:
-    """Measure and print one workload after the other; Ctrl-C ends it with what there is."""
+    """Measure and print the workloads in turn; on Ctrl-C return those measured until then."""
     from benchmarks.report import print_comparison, print_summary
 
     comparisons: list[Comparison] = []
@@ -217,7 +217,7 @@ def _say(status: Any, workload: str, what: str) -> None:
 
 
 def _slug(name: str) -> str:
-    """Return a name as a part of a file's: "NVIDIA H100 80GB HBM3" is "nvidia-h100-80gb-hbm3"."""
+    """Return a name as it is used in file names: "NVIDIA H100 80GB HBM3" is "nvidia-h100-80gb-hbm3"."""
     return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
 
 

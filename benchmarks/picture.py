@@ -1,4 +1,4 @@
-"""A run as a picture: a panel for each workload, a bar for each participant."""
+"""Bar charts of a run: a panel for each workload, a bar for each participant."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from benchmarks.comparison import Comparison, Row
 from benchmarks.participants import LIMIT, OURS, PARTICIPANTS
 from benchmarks.report import duration
 
-# Okabe and Ito's colours, which stay apart in every kind of colour vision.
+# Okabe and Ito's colours, which colour-blind people can tell apart.
 OWN, OTHERS, REFERENCE = "#0072B2", "#E69F00", "#D55E00"
 
 
 def draw(comparisons: Sequence[Comparison], title: str, path: Path) -> bool:
-    """Draw the times relative to ours, and write the picture; return False if there are none."""
+    """Draw the times relative to ours to a file; return False if there are none."""
     from matplotlib.figure import Figure
 
     shown = [one for one in comparisons if _bars(one)]
@@ -42,7 +42,7 @@ def draw(comparisons: Sequence[Comparison], title: str, path: Path) -> bool:
 
 
 def _bars(comparison: Comparison) -> list[Row]:
-    """Return what has a bar, the fastest last, so that it stands at the top."""
+    """Return the rows that have a bar, the fastest last, as the last bar is at the top."""
     rows = [row for row in comparison.rows() if row.ratio is not None and row.name != LIMIT]
     return sorted(rows, key=lambda row: row.ratio or 0.0, reverse=True)
 

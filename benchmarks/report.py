@@ -1,4 +1,4 @@
-"""A run on the screen: a table for each workload, and a summary."""
+"""Printed tables of a run: one for each workload, and a summary."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from benchmarks.comparison import Comparison, Row
 from benchmarks.participants import LIMIT, PARTICIPANTS, REFERENCE_PEER, base
 from benchmarks.summary import speedup_over, summarise
 
-WORTH_A_RATIO = 10_000_000
-"""Bytes needed: of less, what a library itself takes says nothing about the training."""
+MIN_BYTES_FOR_MEMORY_RATIO = 10_000_000
+"""Minimum memory needed for which the peak is also shown as a multiple of it; with less, the library's own
+memory dominates."""
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -46,19 +47,19 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     rows = comparison.rows()
     if not all(math.isnan(row.per_unit) for row in rows):
         console.print(comparison_table(comparison))
-    # What all suffer from is said once.
-    said: dict[str, list[str]] = {}
+    # A problem that several participants share is printed once.
+    labels_of: dict[str, list[str]] = {}
     for row in rows:
         if math.isnan(row.per_unit):
-            said.setdefault(row.problem, []).append(row.label)
-    for problem, labels in said.items():
+            labels_of.setdefault(row.problem, []).append(row.label)
+    for problem, labels in labels_of.items():
         line = f"{comparison.workload.name}: {', '.join(labels)}: {problem}"
         console.print(line, markup=False, highlight=False)
     console.print()
 
 
 def summary_table(comparisons: Sequence[Comparison]) -> Table:
-    """Return the table of what ours is like in each workload."""
+    """Return the table of our time in each workload, divided by that of the fastest peer and of the limit."""
     ours = base(comparisons[0].device if comparisons else "cpu")
     table = Table(title=f"[bold]{ours}'s time divided by[/bold]", title_justify="left")
     for heading in ("", ours, "the fastest peer's", "which is", "the limit"):
@@ -79,7 +80,7 @@ def summary_table(comparisons: Sequence[Comparison]) -> Table:
 
 
 def print_summary(console: Console, comparisons: Sequence[Comparison]) -> None:
-    """Print what a run says in short."""
+    """Print the summary of a run."""
     console.print(summary_table(comparisons))
     mean = speedup_over(REFERENCE_PEER, comparisons)
     if mean is not None:
@@ -106,8 +107,10 @@ _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
 def _cells(row: Row, needed: int) -> list[str]:
     memory = "-" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:,.1f}"
-    told = row.peak_bytes is not None and PARTICIPANTS[row.name].ours and needed >= WORTH_A_RATIO
-    times = f"{row.peak_bytes / needed:.1f}" if told and row.peak_bytes is not None else ""
+    shown = (
+        row.peak_bytes is not None and PARTICIPANTS[row.name].ours and needed >= MIN_BYTES_FOR_MEMORY_RATIO
+    )
+    times = f"{row.peak_bytes / needed:.1f}" if shown and row.peak_bytes is not None else ""
     check = row.problem or ("same" if row.loss is not None else "has none")
     return [
         row.label,

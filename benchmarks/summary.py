@@ -1,4 +1,4 @@
-"""What a run says in short: ours against the fastest peer and the limit, and scikit-learn on the whole."""
+"""Summary of a run: our time against the fastest peer, the limit, and scikit-learn over all workloads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.participants import LIMIT, PARTICIPANTS, REFERENCE_PEER
 
 
 class Summary(NamedTuple):
-    """Ours, in one workload."""
+    """Our time in one workload, compared with others."""
 
     workload: str
     ours: float
@@ -23,7 +23,7 @@ class Summary(NamedTuple):
 
 
 def summarise(comparison: Comparison) -> Summary | None:
-    """Return the summary of a workload; None where ours cannot be compared."""
+    """Return the summary of a workload; None if ours has no valid figures."""
     rows = {row.name: row for row in comparison.rows() if row.ratio is not None}
     if comparison.base not in rows:
         return None
@@ -40,13 +40,13 @@ def summarise(comparison: Comparison) -> Summary | None:
 
 
 def speedup_over(name: str, comparisons: Sequence[Comparison]) -> float | None:
-    """Return the geometric mean of how many times as long as ours a participant takes."""
+    """Return the geometric mean of a participant's times divided by ours."""
     ratios = [row.ratio for row in _rows_of(name, comparisons) if row.ratio is not None]
     return statistics.geometric_mean(ratios) if ratios else None
 
 
 def as_json(comparisons: Sequence[Comparison]) -> dict[str, object]:
-    """Return the summary of a run."""
+    """Return the summary of a run, for JSON."""
     summaries = [summary for one in comparisons if (summary := summarise(one)) is not None]
     return {
         "workloads": [summary._asdict() for summary in summaries],

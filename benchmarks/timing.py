@@ -1,4 +1,4 @@
-"""Interleaved timing: what is compared runs by turns, so that a machine's moods hit all alike."""
+"""Interleaved timing: functions run in turn, so that changes in the machine's speed affect all alike."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import NamedTuple
 
 
 class Timings(NamedTuple):
-    """Seconds of each repeat, by the name of what was timed; repeats at one index ran side by side."""
+    """Seconds of each repeat by function name; repeats with the same index ran directly after each other."""
 
     seconds: dict[str, list[float]]
 
     def median(self, name: str) -> float:
-        """Return the median seconds of one."""
+        """Return the median seconds of a function."""
         return statistics.median(self.seconds[name])
 
     def spread(self, name: str) -> float:
-        """Return the interquartile range of one's seconds; 0 for a single repeat."""
+        """Return the interquartile range of a function's seconds; 0 for a single repeat."""
         if len(self.seconds[name]) < 2:
             return 0.0
         first, _, third = statistics.quantiles(self.seconds[name], n=4, method="inclusive")
         return third - first
 
     def ratio(self, name: str, base: str) -> float:
-        """Return the median, over the repeats, of one's seconds divided by another's."""
+        """Return the median over the repeats of the seconds of `name` divided by those of `base`."""
         return statistics.median(one / other for one, other in self._pairs(name, base))
 
     def difference(self, name: str, base: str) -> float:
-        """Return the median, over the repeats, of the seconds that one takes longer than another."""
+        """Return the median over the repeats of the seconds of `name` minus those of `base`."""
         return statistics.median(one - other for one, other in self._pairs(name, base))
 
     def _pairs(self, name: str, base: str) -> Iterator[tuple[float, float]]:
@@ -37,7 +37,7 @@ class Timings(NamedTuple):
 
 
 def interleave(functions: dict[str, Callable[[], object]], repeats: int) -> Timings:
-    """Call each function once to warm up, then all of them by turns, `repeats` times."""
+    """Time functions: call each once to warm up, then `repeats` times all of them in turn."""
     for function in functions.values():
         function()
     seconds: dict[str, list[float]] = {name: [] for name in functions}

@@ -1,7 +1,7 @@
-"""A process for each participant of a workload: told by turns to run one repeat.
+"""Worker processes, one for each participant of a workload, which run a repeat when the parent tells them to.
 
-So thread pools of different libraries do not fight, what one allocates is not counted for another, and
-one that is missing or dies takes nobody along.
+Separate processes keep thread pools of different libraries from competing, memory from being counted for
+another participant, and a missing library or a crash from ending the run.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from typing import Any, NamedTuple
 
 from benchmarks.evaluation import loss_of, rows_to_check
 from benchmarks.memory import HostMemory, empty_pools
-from benchmarks.participants import COMPILED, PARTICIPANTS, Prepared, Ran, Task
+from benchmarks.participants import PARTICIPANTS, TORCH_COMPILE, EngineReport, Prepared, Task
 from benchmarks.precision import pin_after_import, pin_before_import
 from benchmarks.workloads import Data, Start, Workload, make_data, make_start
 
-PATIENCE_SECONDS = 900.0
+WORKER_TIMEOUT_SECONDS = 900.0
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 
 class Repeat(NamedTuple):
-    """One repeat."""
+    """The measurements of one repeat."""
 
     seconds: float
     peak_bytes: int | None
-    """Of the host's memory, above what there was before the data were made; None on a GPU."""
-    ran: Ran | None
+    """Peak of the host's memory above that before the data were made; None on a GPU."""
+    ran: EngineReport | None
 
 
 class WorkerError(RuntimeError):
-    """A participant cannot go on; the message is one line."""
+    """Raised if a participant failed; the message is one line."""
 
 
 def limit_threads(threads: int) -> None:
-    """Let this process, and those it starts, use so many threads and cores: before libraries start."""
+    """Limit threads and cores of this process and its children; call it before libraries are imported."""
     for name in THREAD_VARIABLES:
         os.environ[name] = str(threads)
     if hasattr(os, "sched_setaffinity"):
@@ -47,22 +47,22 @@ def limit_threads(threads: int) -> None:
 
 
 def available_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 class Worker:
-    """A participant's process, seen from outside."""
+    """The parent's handle of a participant's process."""
 
     def __init__(self, name: str, workload: Workload, device: str, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.workload, self.device = workload, device
         self.connection, theirs = context.Pipe()
         arguments = (theirs, name, workload, device, threads)
-        self.process = context.Process(target=_serve, args=arguments, daemon=True)
-        # Ctrl-C is for the parent: children inherit that they are to ignore it.
+        self.process = context.Process(target=_run_worker, args=arguments, daemon=True)
+        # Only the parent handles Ctrl-C; children inherit the handler that ignores it.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             self.process.start()
@@ -71,37 +71,37 @@ class Worker:
         theirs.close()
 
     def wait(self) -> None:
-        """Wait until its library is imported and warm."""
+        """Wait until its library is imported and warmed up."""
         self._answer()
 
     @property
     def pid(self) -> int:
-        """The number of its process."""
+        """The id of its process."""
         return self.process.pid or 0
 
     def prepare(self, data: Data) -> None:
-        """Give it its data."""
+        """Send it its data."""
         self._ask(data)
 
     def repeat(self) -> Repeat:
-        """Let it run one repeat."""
+        """Run one repeat in the worker."""
         return Repeat(*self._ask("repeat"))
 
     def outcome(self) -> Any:
-        """Return what its last repeat came to: see `Prepared.outcome`."""
+        """Return the outcome of its last repeat: see `Prepared.outcome`."""
         return self._ask("outcome")
 
     def loss(self, data: Data) -> float | None:
-        """Return the loss that its last repeat came to."""
+        """Return the final loss of its last repeat."""
         if self.device == "cpu" or self.workload.predicts:
             return loss_of(self.workload, data, self.outcome())
-        # It computes that itself, from a part of the data: large weights take a while to be sent. On the
-        # CPU that would change how much memory it has.
+        # On a GPU the worker evaluates a part of the data itself, because sending large weights is slow. On
+        # the CPU that would add to the memory that is measured.
         loss: float | None = self._ask(rows_to_check(self.workload, data))
         return loss
 
     def end(self) -> None:
-        """End its process."""
+        """Kill its process."""
         self.process.kill()
         self.process.join()
         self.connection.close()
@@ -114,8 +114,8 @@ class Worker:
         return self._answer()
 
     def _answer(self) -> Any:
-        if not self.connection.poll(PATIENCE_SECONDS):
-            raise WorkerError(f"no answer in {PATIENCE_SECONDS:.0f} s")
+        if not self.connection.poll(WORKER_TIMEOUT_SECONDS):
+            raise WorkerError(f"no answer in {WORKER_TIMEOUT_SECONDS:.0f} s")
         try:
             answer, problem = self.connection.recv()
         except (EOFError, OSError) as error:
@@ -129,10 +129,10 @@ class Worker:
         return WorkerError(f"its process ended with exit code {self.process.exitcode}")
 
 
-def _serve(connection: Connection, name: str, workload: Workload, device: str, threads: int) -> None:
-    """Do what the parent says, in a process of its own, until there is no parent."""
+def _run_worker(connection: Connection, name: str, workload: Workload, device: str, threads: int) -> None:
+    """Serve the parent's requests until the connection is closed; the entry point of a worker process."""
     try:
-        served = Served(name, workload, device, threads)
+        served = WorkerServer(name, workload, device, threads)
         connection.send((None, ""))
         served.prepare(connection.recv())
         connection.send((None, ""))
@@ -147,13 +147,13 @@ def _serve(connection: Connection, name: str, workload: Workload, device: str, t
         connection.send((None, f"{type(error).__name__}: {first_line}"))
 
 
-class Served:
-    """A participant at work, in the process it is in."""
+class WorkerServer:
+    """A participant in its worker process."""
 
     def __init__(self, name: str, workload: Workload, device: str, threads: int) -> None:
         os.environ["JAX_PLATFORMS"] = device
         os.environ["JAX_ENABLE_X64"] = "1" if workload.dtype == "float64" else "0"
-        # All participants are there at once: none may take most of the GPU's memory for itself.
+        # All workers share the GPU, so JAX must not preallocate most of its memory.
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
         pin_before_import(workload.matmul_precision)
         self._prepare = PARTICIPANTS[name].load()
@@ -167,27 +167,27 @@ class Served:
         self.result: Any = None
 
     def _start_on_gpu(self) -> Start | None:
-        """Draw the weights while others do; on the CPU they are memory that is needed, and come later."""
+        """Return the start weights on a GPU; on the CPU they are drawn later, as they count as memory."""
         return None if self.device == "cpu" else make_start(self.workload)
 
     def _warm_up(self, name: str) -> None:
-        """Do a little of the same, so that what libraries load and keep is there before memory is watched."""
+        """Run a small workload, so that memory that libraries keep is allocated before it is measured."""
         prepare = self._prepare
-        if name == COMPILED:  # it would go on to compile for any number of rows
+        if name == TORCH_COMPILE:  # after a first size it would compile for any number of rows
             if self.device == "cpu":
                 return
             prepare = PARTICIPANTS["PyTorch"].load()
-        little = a_little(self.workload, self.device)
+        little = scaled_down(self.workload, self.device)
         prepare(Task(little, make_data(little), make_start(little), self.device)).repeat()
 
     def do(self, what: Any) -> Any:
-        """Do what the parent says."""
+        """Return the answer to a request: "repeat", "outcome", or data to evaluate the loss on."""
         if what == "repeat":
             return self.repeat()
         return self.outcome() if what == "outcome" else self.loss(what)
 
     def prepare(self, data: Data) -> None:
-        """Bring the data where they are needed; beyond this nobody here keeps them."""
+        """Prepare the participant with the data, without keeping another reference to them."""
         start, self.start = self.start or make_start(self.workload), None
         self.prepared = self._prepare(Task(self.workload, data, start, self.device))
 
@@ -203,21 +203,21 @@ class Served:
         return Repeat(seconds, peak, ran and ran(self.result))
 
     def outcome(self) -> Any:
-        """Return what the last repeat came to, on the host."""
+        """Return the outcome of the last repeat, on the host."""
         return self.prepared.outcome and self.prepared.outcome(self.result)
 
     def loss(self, data: Data) -> float | None:
-        """Return the loss that the last repeat came to, on some of the data."""
+        """Return the final loss of the last repeat, evaluated on `data`."""
         return loss_of(self.workload, data, self.outcome())
 
 
-def a_little(workload: Workload, device: str) -> Workload:
-    """Return a workload of the same kind that is done at once."""
+def scaled_down(workload: Workload, device: str) -> Workload:
+    """Return a workload of the same kind that takes almost no time."""
     rows, batch_size = min(workload.rows, 64), workload.batch_size and 32
     little = replace(workload, rows=rows, batch_size=batch_size, epochs=1, calls=min(workload.calls, 1))
     if device == "cpu":
         return little
-    # A pool that never gives memory back, as JAX's, must not have grown before memory is watched.
+    # Small layers, too: a pool that never frees memory, as JAX's, must not grow before memory is measured.
     return replace(little, sizes=tuple(min(size, 64) for size in workload.sizes))
 
 

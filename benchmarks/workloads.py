@@ -1,4 +1,4 @@
-"""The workloads: how much of what is trained or predicted, on which data, from which start."""
+"""The workloads: networks, data, start weights, and amounts of training or prediction."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from mlp_xp.datasets import load, planar, xor
 
 HostArray: TypeAlias = "np.ndarray[Any, Any]"
 Layers: TypeAlias = "list[tuple[HostArray, HostArray]]"
-"""A weight of shape (n_in, n_out) and a bias of shape (n_out,) for each layer, on the host."""
+"""For each layer a weight of shape (n_in, n_out) and a bias of shape (n_out,), on the host."""
 
 SEED = 0
 ADAM_EPSILON = {"float64": 1e-30, "float32": 1e-12}
-"""So small that it does not matter where it is added: PyTorch adds it elsewhere than scikit-learn. In float32
-the square of a gradient of 1e-20 is 0 while the gradient is not: nothing may be divided by 1e-30 then.
+"""Adam's epsilon, small enough that it does not matter where it is added, as libraries differ in that.
+
+In float32 it must be larger: there the square of a gradient of 1e-20 is 0, and dividing by 1e-30 overflows.
 """
 
 
@@ -31,20 +32,20 @@ class Workload:
     ----------
     name : str
     sizes : tuple of int
-        Of the layers; one output is a binary classification, several a softmax.
+        Layer sizes; one output is a binary classification, several are a softmax.
     rows : int
     batch_size : int, optional
-        All rows by default. The last batch of an epoch takes the rows that are left.
+        All rows by default. The last batch of an epoch may be smaller.
     epochs : int
-        In one repeat.
+        Number of epochs in one repeat.
     calls : int
-        Predictions of all rows in one repeat; 0 for a training.
+        Number of predictions of all rows in one repeat; 0 for a training.
     block : int
-        Rows that a participant without blocks of its own predicts at a time.
+        Number of rows predicted at a time, by participants that do not choose it themselves.
     matmul_precision : {"highest", "tf32"}
-        Of float32 matrix products: in full, or with factors of 10 bits where a GPU has such units.
+        Precision of float32 matrix products: full, or TF32 (factors with 10 bits of mantissa) on a GPU.
     devices : tuple of str
-        Where it is measured without being asked for.
+        Devices on which it is measured by default.
     """
 
     name: str
@@ -64,17 +65,17 @@ class Workload:
 
     @property
     def predicts(self) -> bool:
-        """Whether this is a prediction."""
+        """Whether this is a prediction, not a training."""
         return self.calls > 0
 
     @property
     def batch(self) -> int:
-        """Rows in a step, or in a block of a prediction."""
+        """Number of rows in a step, or in a block of a prediction."""
         return min(self.block if self.predicts else self.batch_size or self.rows, self.rows)
 
     @property
     def full_batch(self) -> bool:
-        """Whether a step takes all rows, in no particular order."""
+        """Whether a step takes all rows, so that they need no shuffling."""
         return self.batch == self.rows
 
     @property
@@ -84,20 +85,20 @@ class Workload:
 
     @property
     def units(self) -> int:
-        """How many steps, or calls, one repeat takes."""
+        """Number of steps, or calls, in one repeat."""
         return self.calls or self.epochs * len(self.batches)
 
     @property
     def unit(self) -> str:
-        """What a time is divided by."""
+        """Name of the unit that times refer to: "step" or "call"."""
         return "call" if self.predicts else "step"
 
     @property
     def tolerance(self) -> float:
-        """How far, relatively, the losses of two that did the same work may lie apart.
+        """Maximum relative difference of final losses between participants.
 
         TF32 keeps 11 significant bits of each factor: an error of 5e-4 if the others are rounded, of twice
-        that, all in one direction, if they are cut. Libraries differ in that and in which factors are
+        that, all in one direction, if they are truncated. Libraries differ in that and in which factors are
         scaled before: losses of a network of 1024 units then differed by up to 2e-4 after 60 steps.
         """
         if self.matmul_precision == "tf32":
@@ -106,12 +107,12 @@ class Workload:
 
     @property
     def epsilon(self) -> float:
-        """Adam's."""
+        """Adam's epsilon for the dtype."""
         return ADAM_EPSILON[self.dtype]
 
     @property
     def title(self) -> str:
-        """What is done, in one line."""
+        """Description in one line: network, batch, dtype, solver and amount."""
         network = f"{'-'.join(map(str, self.sizes))} {self.activation}"
         dtype = f"{self.dtype} as TF32" if self.matmul_precision == "tf32" else self.dtype
         if self.predicts:
@@ -122,7 +123,7 @@ class Workload:
         return f"{network}, {steps}, {dtype}, {solver}; {amount}"
 
     def bytes_needed(self) -> int:
-        """Return what must be in memory: data, parameters, optimizer state, a batch's activations."""
+        """Return the bytes needed for data, parameters, optimizer state and a batch's activations."""
         item = np.dtype(self.dtype).itemsize
         parameters = sum((n_in + 1) * n_out for n_in, n_out in zip(self.sizes, self.sizes[1:]))
         if self.predicts:
@@ -138,7 +139,7 @@ def count(number: int, what: str) -> str:
 
 
 _BOTH = ("cpu", "cuda")
-_HUGE = Workload(
+_HUGE_WORKLOAD = Workload(
     "huge",
     (4096, 4096, 4096, 4096, 1),
     "relu",
@@ -189,8 +190,8 @@ WORKLOADS = {
             solver="adam",
             devices=("cuda",),
         ),
-        _HUGE,
-        replace(_HUGE, name="huge-tf32", epochs=30, matmul_precision="tf32"),
+        _HUGE_WORKLOAD,
+        replace(_HUGE_WORKLOAD, name="huge-tf32", epochs=30, matmul_precision="tf32"),
         Workload("deep", (28, 300, 300, 300, 1), "relu", 100_000, batch_size=1000, rate=0.05, devices=_BOTH),
         Workload("large", (1024, 2048, 2048, 1), "relu", 7_000, batch_size=4096, rate=0.01),
         Workload("predict-one", (30, 128, 1), "relu", 1, "float64", calls=1000),
@@ -207,8 +208,8 @@ WORKLOADS = {
 }
 
 
-_CUTS: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
-    # On a GPU more of the same: a repeat must take long enough for what is done once to matter little.
+_OVERRIDES: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
+    # More epochs on a GPU, so that work done once per repeat matters little.
     ("cuda", "full"): {"deep": {"epochs": 20}, "predict-million": {"calls": 20}},
     ("cpu", "quick"): {
         "xor": {"epochs": 300},
@@ -227,38 +228,38 @@ _CUTS: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
 }
 
 
-def all_of(device: str) -> dict[str, Workload]:
-    """Return all workloads, with as much work as a device takes."""
-    return {**WORKLOADS, **_cut(device, "full")}
+def workloads_for(device: str) -> dict[str, Workload]:
+    """Return all workloads by name, with the amounts of work for a device."""
+    return {**WORKLOADS, **_with_overrides(device, "full")}
 
 
-def default_ones(device: str) -> dict[str, Workload]:
-    """Return the workloads that are measured on a device without being asked for."""
-    return {name: workload for name, workload in all_of(device).items() if device in workload.devices}
+def default_workloads(device: str) -> dict[str, Workload]:
+    """Return the workloads that are measured on a device by default."""
+    return {name: workload for name, workload in workloads_for(device).items() if device in workload.devices}
 
 
-def quick_ones(device: str) -> dict[str, Workload]:
-    """Return the workloads of a quick run, cut to less training."""
-    return _cut(device, "quick")
+def quick_workloads(device: str) -> dict[str, Workload]:
+    """Return the workloads of a quick run, with less training."""
+    return _with_overrides(device, "quick")
 
 
-def _cut(device: str, how: str) -> dict[str, Workload]:
-    cuts = _CUTS.get((device, how), {})
+def _with_overrides(device: str, how: str) -> dict[str, Workload]:
+    cuts = _OVERRIDES.get((device, how), {})
     return {name: replace(WORKLOADS[name], **cut) for name, cut in cuts.items()}
 
 
 class Data(NamedTuple):
-    """What is trained on, on the host."""
+    """Training data, on the host."""
 
     X: HostArray
     labels: HostArray
-    """Classes, shape (n_samples,): what estimators take."""
+    """Class indices of shape (n_samples,), for estimators."""
     y: HostArray
     """Targets of shape (n_samples, n_outputs), in X's dtype: 0 and 1, or one-hot."""
 
 
 def make_data(workload: Workload) -> Data:
-    """Make a workload's data; the same each time."""
+    """Return a workload's data, which are deterministic."""
     X, labels = _DATA[workload.data](workload)
     X = np.ascontiguousarray(X[: workload.rows], dtype=workload.dtype)
     labels = labels[: workload.rows]
@@ -283,7 +284,7 @@ def _cancer(workload: Workload) -> tuple[HostArray, HostArray]:
 
 
 def _synthetic(workload: Workload) -> tuple[HostArray, HostArray]:
-    """Draw points, and let a network of random weights say their classes."""
+    """Return normally distributed points, with classes by a network of random weights."""
     random = np.random.default_rng(SEED)
     n_features, n_outputs = workload.sizes[0], workload.sizes[-1]
     X = random.standard_normal((workload.rows, n_features), dtype=np.float32)
@@ -302,20 +303,20 @@ _DATA: dict[str, Callable[[Workload], tuple[HostArray, HostArray]]] = {
 
 
 class Start(NamedTuple):
-    """Where a training begins: weights, and the random state that the orders are drawn from."""
+    """Start of a training: weights, and the random state that the orders of the rows are drawn from."""
 
     layers: Layers
     random_state: Any
 
     def random(self) -> np.random.RandomState:
-        """Return the generator of the orders, as it is after the weights were drawn."""
+        """Return the random generator in its state after the weights were drawn."""
         random = np.random.RandomState(0)
         random.set_state(self.random_state)
         return random
 
 
 def make_start(workload: Workload) -> Start:
-    """Draw what scikit-learn's estimators and ours draw from ``random_state=SEED``."""
+    """Return the weights that scikit-learn's estimators and ours draw for ``random_state=SEED``."""
     random = np.random.RandomState(SEED)
     factor = 2.0 if workload.activation == "logistic" else 6.0
     layers = []
@@ -327,5 +328,5 @@ def make_start(workload: Workload) -> Start:
 
 
 def new_order(workload: Workload) -> HostArray:
-    """Return the rows as they are; each epoch shuffles the order of the last one in place."""
+    """Return the initial order of the rows; each epoch shuffles it in place."""
     return np.arange(workload.rows)

@@ -1,4 +1,4 @@
-"""Data sets on the host: made here, or taken from scikit-learn."""
+"""Small data sets as NumPy arrays: made here, or taken from scikit-learn."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import numpy as np
 from mlp_xp._arrays import HostArray
 from mlp_xp._validation import Seed, check_integer, check_real, lookup, random_source
 
+__all__ = ["DATASETS", "Dataset", "load", "one_hot", "planar", "xor"]
+
 
 class Dataset(NamedTuple):
-    """Samples and targets on the host.
+    """Samples and targets of a data set, as NumPy arrays.
 
     Attributes
     ----------
@@ -23,7 +25,13 @@ class Dataset(NamedTuple):
     feature_names : tuple of str
     target_name : str
     class_names : tuple of str, or None
-        What each index in `y` means; None for regression.
+        The name of each class in `y`; None for regression.
+
+    Examples
+    --------
+    >>> from mlp_xp.datasets import Dataset, xor
+    >>> isinstance(xor(), Dataset), xor().class_names
+    (True, ('false', 'true'))
     """
 
     name: str
@@ -69,7 +77,7 @@ def one_hot(classes: HostArray, n_classes: int) -> HostArray:
 
 
 def xor() -> Dataset:
-    """Exclusive or: the four points that no linear model can separate.
+    """Return the exclusive or: four points that no linear model can separate.
 
     Returns
     -------
@@ -87,7 +95,7 @@ def xor() -> Dataset:
 
 
 def planar(n_samples: int = 400, noise: float = 0.2, seed: Seed = 1) -> Dataset:
-    """Make a flower of two classes, petals by turns, that needs a hidden layer.
+    """Return a flower of two classes, with alternating petals, that no linear model can separate.
 
     For class j, angles ``t`` run evenly over ``[3.12 j, 3.12 (j + 1)]`` and radii are ``4 sin(4 t)``,
     each with normal noise; the points are ``(r sin t, r cos t)``.
@@ -126,6 +134,7 @@ def planar(n_samples: int = 400, noise: float = 0.2, seed: Seed = 1) -> Dataset:
 
 
 def _moons() -> Dataset:
+    """Return scikit-learn's two interleaving half circles."""
     from sklearn.datasets import make_moons
 
     X, y = make_moons(n_samples=500, noise=0.2, random_state=0)
@@ -133,6 +142,7 @@ def _moons() -> Dataset:
 
 
 def _bundled(name: str, loader: str, target_name: str) -> Dataset:
+    """Return a data set that comes with scikit-learn."""
     import sklearn.datasets
 
     bunch = getattr(sklearn.datasets, loader)()
@@ -170,9 +180,9 @@ def load(name: str) -> Dataset:
     Raises
     ------
     ValueError
-        If there is none of that name.
+        If the name is unknown.
     ImportError
-        If it is one of scikit-learn's, and that is not installed.
+        If the data set comes from scikit-learn, and that is not installed.
 
     Examples
     --------

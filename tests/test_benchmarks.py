@@ -42,11 +42,11 @@ from benchmarks.workloads import (
     SEED,
     WORKLOADS,
     Workload,
-    all_of,
-    default_ones,
+    default_workloads,
     make_data,
     make_start,
-    quick_ones,
+    quick_workloads,
+    workloads_for,
 )
 from mlp_xp import EagerFallbackWarning
 
@@ -219,7 +219,7 @@ def test_a_gathering_step_is_the_step_on_gathered_rows(request):
 
     from benchmarks.participants import jax_steps
 
-    gathered = jax.jit(jax_steps._gathering(lambda state, total, X, y: (X, y)), static_argnums=6)
+    gathered = jax.jit(jax_steps._step_on_gathered_rows(lambda state, total, X, y: (X, y)), static_argnums=6)
     X, y, order = np.arange(20.0).reshape(10, 2), np.arange(10.0)[:, None], np.arange(10)[::-1].copy()
     some, targets = gathered(None, 0.0, X, y, order, 4, 3)
     np.testing.assert_array_equal(some, X[order[4:7]])
@@ -356,7 +356,7 @@ def test_the_limit_on_a_gpu(kind, monkeypatch):
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("JAX_DEFAULT_MATMUL_PRECISION", "highest")
     count, workload = fake_cuda(monkeypatch), TINY[kind]
-    served = workers.Served(participants.LIMIT, workload, "cuda", 1)
+    served = workers.WorkerServer(participants.LIMIT, workload, "cuda", 1)
     count.clear()
     served.prepare(make_data(workload))
     warm = sum(count.values())
@@ -448,7 +448,7 @@ def test_nothing_is_compared_with_ours_if_its_loss_is_the_odd_one():
 
 def test_nan_is_no_loss():
     losses = {"a": 0.5, "b": 0.5, "c": math.nan}
-    assert evaluation.odd_ones(losses, 1e-4) == {"c"}
+    assert evaluation.outliers(losses, 1e-4) == {"c"}
 
 
 def test_spread():
@@ -483,9 +483,11 @@ def test_only_expected_warnings_are_swallowed():
         warnings.warn("training runs call by call, because of this", EagerFallbackWarning, stacklevel=1)
         return 3
 
-    assert engines.watched(train) == (3, "training runs call by call, because of this")
+    assert engines.catch_fallback(train) == (3, "training runs call by call, because of this")
     with pytest.warns(RuntimeWarning, match="overflow"):
-        assert engines.watched(lambda: warnings.warn("overflow", RuntimeWarning, stacklevel=1)).why == ""
+        assert (
+            engines.catch_fallback(lambda: warnings.warn("overflow", RuntimeWarning, stacklevel=1)).why == ""
+        )
     assert engines.engine_of(None) == engines.engine_of([]) == ""
     assert engines.engine_of(SimpleNamespace(engine="xla")) == "xla"
 
@@ -532,7 +534,7 @@ class InProcess(workers.Worker):
         commands = iter([make_data(workload), "repeat", "outcome", "repeat", "repeat", "outcome"])
         self.connection = self
         self.commands = commands
-        workers._serve(self, name, workload, device, threads)
+        workers._run_worker(self, name, workload, device, threads)
 
     def send(self, answer):
         if isinstance(answer, tuple) and len(answer) == 2:
@@ -712,13 +714,13 @@ def test_of_large_networks_some_rows_are_evaluated():
     assert evaluation.rows_to_check(workload, data) is data
     some = evaluation.rows_to_check(replace(WORKLOADS["huge"], rows=67), data._replace(X=data.X[:, :1]))
     assert len(some.X) == 67
-    assert WORKLOADS["huge"].rows > evaluation.MOST_PRODUCTS / 5e7
+    assert WORKLOADS["huge"].rows > evaluation.MAX_PRODUCTS_EVALUATED / 5e7
 
 
 def test_a_warm_up_on_a_gpu_is_small():
-    little = workers.a_little(WORKLOADS["huge"], "cuda")
+    little = workers.scaled_down(WORKLOADS["huge"], "cuda")
     assert (little.sizes, little.rows, little.batch) == ((64, 64, 64, 64, 1), 64, 32)
-    assert workers.a_little(WORKLOADS["huge"], "cpu").sizes == WORKLOADS["huge"].sizes
+    assert workers.scaled_down(WORKLOADS["huge"], "cpu").sizes == WORKLOADS["huge"].sizes
 
 
 # The command.
@@ -784,7 +786,7 @@ def test_the_list_names_all(capsys):
     peers.main(["--list"])
     printed = capsys.readouterr().out
     assert all(name in printed for name in [*WORKLOADS, *participants.PARTICIPANTS])
-    assert quick_ones("cpu").keys() < WORKLOADS.keys()
+    assert quick_workloads("cpu").keys() < WORKLOADS.keys()
 
 
 def test_a_quick_run_on_a_gpu_has_all_workloads_and_participants(monkeypatch, capsys, tmp_path):
@@ -792,7 +794,7 @@ def test_a_quick_run_on_a_gpu_has_all_workloads_and_participants(monkeypatch, ca
     took_part = {}
 
     def measure(comparison, *, repeats, seconds, **_):
-        assert (repeats, seconds, comparison.device) == (3, peers.MOST_SECONDS["quick"], "cuda")
+        assert (repeats, seconds, comparison.device) == (3, peers.MAX_SECONDS_OF_REPEATS["quick"], "cuda")
         took_part[comparison.workload.name] = list(comparison.outcomes)
         for number, outcome in enumerate(comparison.outcomes.values(), start=1):
             outcome.seconds, outcome.loss, outcome.engine = [float(number)] * 3, 0.5, ""
@@ -802,10 +804,10 @@ def test_a_quick_run_on_a_gpu_has_all_workloads_and_participants(monkeypatch, ca
     monkeypatch.setattr(peers, "limit_threads", lambda threads: None)
     peers.main(["--device", "cuda", "--quick", "--out", str(tmp_path)])
     printed = " ".join(capsys.readouterr().out.split())
-    assert took_part.keys() == default_ones("cuda").keys() == quick_ones("cuda").keys()
+    assert took_part.keys() == default_workloads("cuda").keys() == quick_workloads("cuda").keys()
     everyone = [name for name, one in participants.PARTICIPANTS.items() if one.takes_part("cuda")]
     for name, names in took_part.items():
-        left_out = set() if name == "adam-f32" else {participants.COMPILED}
+        left_out = set() if name == "adam-f32" else {participants.TORCH_COMPILE}
         assert set(names) == set(everyone) - left_out
     assert "without torch.compile except in adam-f32" in printed
     assert "80 GiB; driver 580.1, CUDA up to 13.0" in printed
@@ -819,9 +821,9 @@ def test_a_quick_run_on_a_gpu_has_all_workloads_and_participants(monkeypatch, ca
 
 
 def test_a_gpu_has_more_of_the_same_work():
-    assert all_of("cuda")["deep"].epochs > all_of("cpu")["deep"].epochs
-    assert all("cpu" in workload.devices for workload in default_ones("cpu").values())
-    for workload in default_ones("cuda").values():
+    assert workloads_for("cuda")["deep"].epochs > workloads_for("cpu")["deep"].epochs
+    assert all("cpu" in workload.devices for workload in default_workloads("cpu").values())
+    for workload in default_workloads("cuda").values():
         assert workload.predicts or workload.rows % workload.batch == 0, "two sizes compile twice"
 
 

@@ -419,11 +419,11 @@ def test_the_network_is_safe_before_it_is_scored(run, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mlp_xp._cli.train.score_parts", interrupt)
+    monkeypatch.setattr("mlp_xp._cli.train.score_splits", interrupt)
     code, _, error = run("train", "xor", "--epochs", 3, "--out", "run")
     assert (code, error) == (130, "mlp-xp: interrupted\n")
     assert load_model("run/network.safetensors").n_iter_ == 3
-    monkeypatch.setattr("mlp_xp._cli.sweep.score_parts", interrupt)
+    monkeypatch.setattr("mlp_xp._cli.sweep.score_splits", interrupt)
     code, _, error = run("sweep", "xor", "--epochs", 3, "--hidden", 2, 4)
     assert code == 130
     partial = Path(re.search(r"until then is in (.*)\)", error)[1])
@@ -461,9 +461,9 @@ def test_float32_is_what_is_trained_in(ask):
 
 def written_table(name):
     from mlp_xp.datasets import load
-    from mlp_xp.tables._reading import frame_of
+    from mlp_xp.tables._reading import dataset_frame
 
-    frame_of(load(name)).write_csv(f"{name}.csv")
+    dataset_frame(load(name)).write_csv(f"{name}.csv")
     return f"{name}.csv"
 
 
@@ -595,7 +595,7 @@ def test_what_is_strange_in_new_rows_is_said(trained, run):
     lines = error.splitlines()
     assert "mlp-xp: not used: surplus" in lines
     assert any(re.fullmatch(r"mlp-xp: day: 1 missing, filled with 19,[78]\d0", line) for line in lines)
-    assert "mlp-xp: colour: 3 rows with values unseen in training, taken as none: pink, teal" in lines
+    assert "mlp-xp: colour: 3 rows with values unseen in training, encoded as zeros: pink, teal" in lines
     assert any(line.startswith("mlp-xp: colour: 1 missing, filled with '") for line in lines)
     assert run("predict", "run", "new.csv", "--quiet")[2] == ""
 
@@ -689,7 +689,7 @@ def test_a_sweep_chooses_by_validation_rows_where_there_are_some(run, ask):
     trials = json.loads(Path("sweep-table/sweep.json").read_text())["networks"]
     best = max(trials, key=lambda trial: trial["scores"]["validation"]["accuracy"])
     assert f"Best by accuracy on the validation rows: {best['hidden'][0]}.\n" in output
-    assert run(*settings[:-2], "--overwrite")[1].count("as it was chosen by them") == 1
+    assert run(*settings[:-2], "--overwrite")[1].count("It was chosen by them") == 1
     assert run("sweep", "xor", "--hidden", 2, 2)[0] == 2
 
 

@@ -98,9 +98,9 @@ def test_columns_of_other_things_can_only_be_dropped(values):
         find_columns(frame)
     assert find_columns(frame, drop=["odd"]).left_out == {"odd": "as asked"}
     with refuses("the column 'odd' must hold numbers, got .*"):
-        columns.select(frame, ["odd"], [])
+        columns.select_typed(frame, ["odd"], [])
     with refuses("the column 'odd' must hold text or numbers, got .*"):
-        columns.select(frame, [], ["odd"])
+        columns.select_typed(frame, [], ["odd"])
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_columns_of_other_things_can_only_be_dropped(values):
 def test_stray_words_among_numbers(strays, named):
     numbers = [f"{number}.5" for number in range(60)]
     frame = pl.DataFrame({"a": [*numbers[:-1], None, *strays]})
-    with refuses(f"the column 'a' holds numbers but for {named}: correct that, or make it .*, or drop it"):
+    with refuses(f"the column 'a' holds numbers except for {named}: correct that, or make it .*, or drop it"):
         find_columns(frame)
     assert find_columns(frame, categorical=["a"]).categories == ("a",)
 
@@ -175,7 +175,7 @@ def test_columns_without_a_name_that_number_the_rows(name):
     ],
 )
 def test_numbers(values, numbers):
-    found = columns.select(pl.DataFrame({"a": values, "b": [1, 2, 3]}), ["a"], [])
+    found = columns.select_typed(pl.DataFrame({"a": values, "b": [1, 2, 3]}), ["a"], [])
     assert found.columns == ["a"]
     assert found.dtypes == [pl.Float64]
     assert found["a"].to_list() == numbers
@@ -185,9 +185,9 @@ def test_numbers(values, numbers):
 @pytest.mark.parametrize("zone", [None, "UTC", "Asia/Tokyo", "America/New_York"])
 def test_moments_are_days_by_the_clock_on_the_wall(unit, zone):
     moments = pl.Series("a", [dt.datetime(1970, 1, 3, 6)]).dt.cast_time_unit(unit).dt.replace_time_zone(zone)
-    assert columns.select(moments.to_frame(), ["a"], []).item() == 2.25
+    assert columns.select_typed(moments.to_frame(), ["a"], []).item() == 2.25
     spans = pl.Series("a", [dt.timedelta(hours=6)]).dt.cast_time_unit(unit)
-    assert columns.select(spans.to_frame(), ["a"], []).item() == 0.25
+    assert columns.select_typed(spans.to_frame(), ["a"], []).item() == 0.25
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_moments_are_days_by_the_clock_on_the_wall(unit, zone):
 )
 def test_what_numbers_may_not_be(values, problem):
     with refuses(f"the column 'a' {problem}"):
-        columns.select(pl.DataFrame({"a": values}), ["a"], [])
+        columns.select_typed(pl.DataFrame({"a": values}), ["a"], [])
 
 
 @pytest.mark.parametrize(
@@ -225,16 +225,16 @@ def test_what_numbers_may_not_be(values, problem):
     ],
 )
 def test_categories_are_the_same_however_the_file_has_them(values, names):
-    found = columns.select(pl.DataFrame({"a": values}), [], ["a"])
+    found = columns.select_typed(pl.DataFrame({"a": values}), [], ["a"])
     assert found.dtypes == [pl.String]
     assert found["a"].to_list() == names
 
 
 def test_columns_are_selected_in_order():
     frame = pl.DataFrame({"c": [1], "b": ["x"], "a": [2]})
-    assert columns.select(frame, ["a", "c"], ["b"]).rows() == [(2.0, 1.0, "x")]
-    assert columns.select(frame[:0], ["a"], ["b"]).shape == (0, 2)
-    assert columns.select(frame, (name for name in "a"), ()).columns == ["a"]
+    assert columns.select_typed(frame, ["a", "c"], ["b"]).rows() == [(2.0, 1.0, "x")]
+    assert columns.select_typed(frame[:0], ["a"], ["b"]).shape == (0, 2)
+    assert columns.select_typed(frame, (name for name in "a"), ()).columns == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_columns_that_are_missing(names, message):
     frame = pl.DataFrame({"a": [1], "b": [2]})
     for numbers, categories in ((names, []), ([], names)):
         with refuses(message):
-            columns.select(frame, numbers, categories)
+            columns.select_typed(frame, numbers, categories)
 
 
 # the target
@@ -288,7 +288,7 @@ def test_targets_that_are_classes(name):
     np.testing.assert_array_equal(found.values, np.array(labels), strict=not isinstance(labels[0], str))
     assert found.values.dtype.kind in "Uib"
     # A model with these classes knows them again.
-    again = columns.known_labels(column, np.unique(found.values))
+    again = columns.match_classes(column, np.unique(found.values))
     np.testing.assert_array_equal(again, found.values, strict=True)
 
 
@@ -352,8 +352,12 @@ IDS = [f"n{row}" for row in range(50)]
         ([True, False], "regression", "the target 'y' must hold numbers for regression, got True"),
         ([[1], [2]], "auto", r"the target 'y' must hold numbers or names of classes, got List\(Int64\)"),
         ([dt.date(2020, 1, 1)] * 2, "auto", "the target 'y' must hold numbers or .*, got Date"),
-        (["1.5"] * 20 + ["ten"], "auto", "the target 'y' holds numbers but for 'ten': correct that, or .*"),
-        (IDS, "auto", "the target 'y' names no classes: it is text with 50 different values in 50 rows"),
+        (
+            ["1.5"] * 20 + ["ten"],
+            "auto",
+            "the target 'y' holds numbers except for 'ten': correct that, or .*",
+        ),
+        (IDS, "auto", "the target 'y' does not name classes: it is text with 50 different values in 50 rows"),
     ],
 )
 def test_bad_targets(values, task, problem):
@@ -400,7 +404,7 @@ def test_labels_are_known_again(name, other):
     if column.dtype == pl.String:
         variants.append(column.cast(pl.Categorical))
     for variant in variants:
-        np.testing.assert_array_equal(columns.known_labels(variant, classes), classes[[1, 0]], strict=True)
+        np.testing.assert_array_equal(columns.match_classes(variant, classes), classes[[1, 0]], strict=True)
 
 
 @pytest.mark.parametrize(
@@ -420,34 +424,34 @@ def test_labels_are_known_again(name, other):
 def test_labels_that_are_not_known(classes, values, strange):
     known = ", ".join(map(str, classes))
     with refuses(f"the target 'y' has classes the model does not know: {strange}; it knows {known}"):
-        columns.known_labels(pl.Series("y", values), np.array(classes))
+        columns.match_classes(pl.Series("y", values), np.array(classes))
 
 
 def test_no_labels():
-    assert columns.known_labels(pl.Series("y", [], dtype=pl.Int64), np.array([1, 2])).shape == (0,)
+    assert columns.match_classes(pl.Series("y", [], dtype=pl.Int64), np.array([1, 2])).shape == (0,)
 
 
 def test_rows_without_a_target():
     frame = pl.DataFrame({"a": [1, None, 3, 4], "y": [0.5, np.nan, None, 1.0], "kind": ["x", None, "", "z"]})
-    assert [len(part) if n else n for part, n in [columns.without_missing(frame, "a")]] == [3]
-    known, n_missing = columns.without_missing(frame, "y")
+    assert [len(part) if n else n for part, n in [columns.drop_unlabelled(frame, "a")]] == [3]
+    known, n_missing = columns.drop_unlabelled(frame, "y")
     assert (known["a"].to_list(), n_missing) == ([1, 4], 2)
-    assert columns.without_missing(frame, "kind")[1] == 1
-    assert columns.without_missing(frame[:1], "y")[1] == 0
-    assert columns.without_missing(frame[:0], "y")[0].shape == (0, 3)
+    assert columns.drop_unlabelled(frame, "kind")[1] == 1
+    assert columns.drop_unlabelled(frame[:1], "y")[1] == 0
+    assert columns.drop_unlabelled(frame[:0], "y")[0].shape == (0, 3)
     with refuses(r"no column 'Y'; the columns are a, y, kind"):
-        columns.without_missing(frame, "Y")
+        columns.drop_unlabelled(frame, "Y")
 
 
 def test_a_table_from_end_to_end(tmp_path):
     path = tmp_path / "fruit.csv"
     rows = "".join(f"{row};{row % 7},5;{'red' if row % 3 else ''};n{row};;{row % 2}\n" for row in range(40))
     path.write_text(";mass;colour;name;note;kind\n" + rows + ";;;;;\n")
-    frame, n_missing = columns.without_missing(tables.read_frame(path), "kind")
+    frame, n_missing = columns.drop_unlabelled(tables.read_frame(path), "kind")
     found = find_columns(frame, "kind")
     assert (found.numbers, found.categories, found.dates) == (("mass",), ("colour",), ())
     assert list(found.left_out) == ["Unnamed: 0", "name", "note"]
-    typed = columns.select(frame, found.numbers, found.categories)
+    typed = columns.select_typed(frame, found.numbers, found.categories)
     assert typed["mass"].to_list() == [row % 7 + 0.5 for row in range(40)]
     assert typed["colour"].null_count() == 14
     target = find_target(frame["kind"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlp_xp._interrupts import holding_interrupts
-from mlp_xp.files._folders import NewFolder, replacing
+from mlp_xp.files._folders import NewFolder, atomic_write
 
 
 def folder(path, overwrite=False):
@@ -60,7 +60,7 @@ def test_nothing_of_others_is_replaced(overwrite, tmp_path, monkeypatch):
         ):
             folder(tmp_path / name, overwrite)
     monkeypatch.chdir(tmp_path / "photos")
-    with pytest.raises(ValueError, match="the folder you are in is not replaced"):
+    with pytest.raises(ValueError, match="the current folder cannot be replaced"):
         folder(tmp_path / "photos", overwrite)
     with pytest.raises(ValueError, match="there is no folder"):
         folder(tmp_path / "no" / "such", overwrite)
@@ -126,14 +126,14 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     path.write_text("old")
 
     def write_half():
-        with replacing(path) as new:
+        with atomic_write(path) as new:
             new.write_text("ne")
             raise RuntimeError("half")
 
     with pytest.raises(RuntimeError, match="half"):
         write_half()
     assert path.read_text() == "old"
-    with replacing(path) as new:
+    with atomic_write(path) as new:
         new.write_text("new")
     assert path.read_text() == "new"
     assert [each.name for each in tmp_path.iterdir()] == ["file"]

@@ -561,7 +561,7 @@ FOREIGN = {
     "text": (b"a table of numbers\n" * 20, "no safetensors"),
     "pickle": (pickle.dumps(Boom()), "no safetensors"),
     "npz": (b"PK\x03\x04" + bytes(200), "no safetensors"),
-    "long header": ((2**40).to_bytes(8, "little") + bytes(100), "header would be 1099511627776 bytes"),
+    "long header": ((2**40).to_bytes(8, "little") + bytes(100), "header claims 1099511627776 bytes"),
     "zeros": (bytes(1000), "header"),
     "other model": (safetensors.numpy.save({"a": np.ones(3)}), "format must be 'mlp_xp', got None"),
     "other format": (
@@ -677,7 +677,7 @@ CRAFTED = {
     "zero state": (SEED, {"$random_state": [[0] * 624, 0, 0, 0.0]}, "must be 624 numbers"),
     "odd state": (SEED, {"$random_state": [*STATE[:2], 7, 0.0]}, "end with 0 or 1"),
     "word": ("parameters.tol", {"$eval": "1"}, "`kind of value` must be one of"),
-    "two words": ("parameters.tol", {"$float": "inf", "$tuple": []}, "must stand alone"),
+    "two words": ("parameters.tol", {"$float": "inf", "$tuple": []}, "must be the only key"),
     "float": ("parameters.tol", {"$float": "1_0"}, "must be one of .'-inf', 'inf', 'nan'"),
     "array": (SIZES, {"$array": ["int8", [300]]}, "out of bounds|of that type"),
     "half": (SIZES, {"$array": ["float16", [1e9]]}, "numbers of that type"),
@@ -695,7 +695,7 @@ CRAFTED = {
         {"$dict": [[index * (2**61 - 1), 1.0] for index in range(10**5)]},
         "keys must be text or numbers of 64 bits",
     ),
-    "same keys": ("parameters.class_weight", {"$dict": [[1, 1.0], [1, 2.0]]}, "a key comes twice"),
+    "same keys": ("parameters.class_weight", {"$dict": [[1, 1.0], [1, 2.0]]}, "a key is repeated"),
     "padded classes": ("learned.classes", {"$array": ["str", BOMB]}, "characters at most"),
     "padded sizes": (SIZES, BOMB, r"hidden_layer_sizes\[0\]` must be an integer"),
     "classes": (
@@ -742,8 +742,8 @@ def test_a_description_without_a_part_is_refused_by_its_name(section, path):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ('"t_": 80', '"t_": 80, "t_": 80', "a key comes twice"),
-        ('"t_": 80', '"t_": NaN', "NaN is no JSON"),
+        ('"t_": 80', '"t_": 80, "t_": 80', "a key is repeated"),
+        ('"t_": 80', '"t_": NaN', "NaN is not valid JSON"),
         ('"t_": 80', '"t_": ' + "9" * 5000, "(?i)limit|digits"),
         ('"t_": 80', '"t_": ' + "[" * 10**5 + "]" * 10**5, "nested too deeply"),
         ('"t_": 80', '"t_": ' + '{"$tuple":[' * 400 + "]}" * 400, "nested too deeply|must be int"),

@@ -11,7 +11,12 @@ dummy = pytest.importorskip("sklearn.dummy")
 pipelines = pytest.importorskip("mlp_xp.tables._pipelines")
 DataError = pytest.importorskip("mlp_xp.tables._reading").DataError
 
-Part, hold_out, prepare, score = pipelines.Part, pipelines.hold_out, pipelines.prepare, pipelines.score
+LabelledRows, hold_out, prepare, score = (
+    pipelines.LabelledRows,
+    pipelines.hold_out,
+    pipelines.prepare,
+    pipelines.score,
+)
 columns = pytest.importorskip("mlp_xp.tables._columns")
 
 FRAME = pl.DataFrame({"size": [1.0, None, 3.0, 8.0], "kind": ["b", "a", None, "a"]})
@@ -19,7 +24,7 @@ KINDS = columns.find_columns(FRAME)
 
 
 def prepared(y=(0, 1, 0, 1), task="classification", dtype="float64", **others):
-    parts = {"training": Part(FRAME, np.array(y)), **others}
+    parts = {"training": LabelledRows(FRAME, np.array(y)), **others}
     return prepare(task, KINDS, parts, dtype)
 
 
@@ -34,17 +39,30 @@ def test_holes_are_filled_numbers_scaled_and_categories_encoded():
 
 def test_what_is_learnt_of_the_columns_is_of_the_training_rows_alone():
     new = pl.DataFrame({"size": [100.0, None], "kind": ["c", None]})
-    data = prepared(test=Part(new, np.array([0, 1])))
+    data = prepared(test=LabelledRows(new, np.array([0, 1])))
     np.testing.assert_array_equal(data.X["training"].to_numpy(), prepared().X["training"].to_numpy())
     first, second = data.X["test"].rows()
     assert first[1:] == (0.0, 0.0)  # none of the categories known
     assert second == (data.X["training"]["size"][1], 1.0, 0.0)
 
 
+def test_labelled_rows_of_a_further_table():
+    frame = pl.DataFrame({"size": [1.0, 2.0, 3.0], "y": [2, None, 1], "w": [1.0, 2.0, 0.5]})
+    rows = pipelines.labelled_rows(frame, "y", np.array(["1", "2"]), (["size"], []), "w")
+    assert rows.frame.rows() == [(1.0,), (3.0,)]
+    assert (rows.y.tolist(), rows.sample_weight.tolist()) == (["2", "1"], [1.0, 0.5])
+    values = pipelines.labelled_rows(frame[2:], "y", None, (["size"], []))
+    assert (values.y.tolist(), values.sample_weight) == ([1.0], None)
+    with pytest.raises(DataError, match="^there is no row to score$"):
+        pipelines.labelled_rows(frame[:0], "y", None, (["size"], []))
+
+
 def test_columns_of_one_kind_alone():
     numbers, categories = (columns.find_columns(FRAME.select(name)) for name in ("size", "kind"))
     for kinds, width in ((numbers, 1), (categories, 2)):
-        data = prepare("classification", kinds, {"training": Part(FRAME, np.array([0, 1, 0, 1]))}, "float32")
+        data = prepare(
+            "classification", kinds, {"training": LabelledRows(FRAME, np.array([0, 1, 0, 1]))}, "float32"
+        )
         assert data.X["training"].width == width
         assert set(data.X["training"].dtypes) == {pl.Float32}
 
@@ -58,7 +76,7 @@ def test_a_pipeline_predicts_raw_columns_as_the_network_does_prepared_ones():
     np.testing.assert_array_equal(
         pipeline.predict_proba(FRAME.select(reversed(FRAME.columns))), model.predict_proba(data.X["training"])
     )
-    assert pipelines.fillings(pipeline) == {"size": 3.0, "kind": "a"}
+    assert pipelines.imputed_values(pipeline) == {"size": 3.0, "kind": "a"}
     assert pipelines.known_categories(pipeline) == {"kind": ["a", "b"]}
     assert pipelines.columns_of(pipeline) == (["size"], ["kind"])
 
@@ -70,7 +88,7 @@ def test_values_are_predicted_in_their_own_units():
     X = np.linspace(-1.0, 1.0, 40)
     y = 1e5 + 300.0 * X**3
     frame = pl.DataFrame({"x": X})
-    parts = {"training": Part(frame, y), "validation": Part(frame[::3], y[::3])}
+    parts = {"training": LabelledRows(frame, y), "validation": LabelledRows(frame[::3], y[::3])}
     data = prepare("regression", columns.find_columns(frame), parts, "float64")
     model = mlp_xp.MLPRegressor(
         hidden_layer_sizes=(5,), max_iter=300, random_state=0, tol=0.0, learning_rate_init=0.01
@@ -97,7 +115,7 @@ def test_a_row_of_weight_2_counts_as_two_for_the_scale_too():
     settings = {"hidden_layer_sizes": (3,), "solver": "lbfgs", "random_state": 0, "alpha": 0.0, "tol": 1e-9}
     kinds = columns.find_columns(frame)
     found = []
-    for part in (Part(frame, y, weight), Part(frame[twice], y[twice])):
+    for part in (LabelledRows(frame, y, weight), LabelledRows(frame[twice], y[twice])):
         data = prepare("regression", kinds, {"training": part}, "float64")
         data.X["training"] = part.frame  # the columns' own scale is not weighted
         model = mlp_xp.MLPRegressor(**settings)
@@ -111,18 +129,20 @@ def test_a_target_far_from_zero_keeps_its_digits():
     X = np.linspace(-1.0, 1.0, 60)
     y = 1e9 + np.sin(3.0 * X)
     frame = pl.DataFrame({"x": X})
-    data = prepare("regression", columns.find_columns(frame), {"training": Part(frame, y)}, "float32")
+    data = prepare("regression", columns.find_columns(frame), {"training": LabelledRows(frame, y)}, "float32")
     model = mlp_xp.MLPRegressor(hidden_layer_sizes=(8,), activation="tanh", solver="lbfgs", random_state=0)
     pipelines.fit(model, data)
     np.testing.assert_allclose(model.predict(data.X["training"]) - 1e9, np.sin(3.0 * X), atol=0.1)
-    near = prepare("regression", columns.find_columns(frame), {"training": Part(frame, np.sin(X))}, "float32")
+    near = prepare(
+        "regression", columns.find_columns(frame), {"training": LabelledRows(frame, np.sin(X))}, "float32"
+    )
     pipelines.fit(model, near)
     assert {coef.dtype.name for coef in model.coefs_} == {"float32"}
 
 
 def test_a_part_is_held_out_by_class():
     y = np.repeat(["a", "b", "c"], [60, 30, 10])
-    whole = Part(pl.DataFrame({"row": np.arange(100.0)}), y, np.arange(100.0))
+    whole = LabelledRows(pl.DataFrame({"row": np.arange(100.0)}), y, np.arange(100.0))
     kept, held = hold_out(whole, "classification", None, seed=3)
     assert sorted(held.y.tolist()) == ["a"] * 12 + ["b"] * 6 + ["c"] * 2
     rows = np.concatenate([kept.frame["row"], held.frame["row"]])
@@ -135,7 +155,7 @@ def test_a_part_is_held_out_by_class():
 
 
 def test_few_rows_are_all_trained_on():
-    few = Part(pl.DataFrame({"x": np.arange(19.0)}), np.arange(19) % 2)
+    few = LabelledRows(pl.DataFrame({"x": np.arange(19.0)}), np.arange(19) % 2)
     assert hold_out(few, "classification", None, seed=0) == (few, None)
     assert len(hold_out(few, "classification", 0.5, seed=0)[1].y) == 10
     with pytest.raises(DataError, match=r"0\.01 of 19 rows leaves nothing"):
@@ -144,7 +164,7 @@ def test_few_rows_are_all_trained_on():
 
 def test_no_class_is_only_tested():
     y = np.array(["common"] * 30 + ["rare"])
-    part = Part(pl.DataFrame({"x": np.arange(31.0)}), y)
+    part = LabelledRows(pl.DataFrame({"x": np.arange(31.0)}), y)
     results = []
     for seed in range(20):
         try:
@@ -214,4 +234,4 @@ def test_outputs_that_are_not_finite_have_no_scores():
     ],
 )
 def test_numbers_for_people(value, text):
-    assert pipelines.rounded(value) == text
+    assert pipelines.format_number(value) == text

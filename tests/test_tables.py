@@ -165,9 +165,9 @@ def test_only_the_separator_tells_decimals_from_thousands(tmp_path):
 
 
 def test_every_missing_marker(tmp_path):
-    lines = "".join(f"{marker},{marker},1\n" for marker in tables.MISSING)
+    lines = "".join(f"{marker},{marker},1\n" for marker in tables.MISSING_MARKERS)
     frame = read_frame(write(tmp_path, "number,text,y\n1.5,x,1\n" + lines))
-    assert frame.null_count().row(0) == (len(tables.MISSING), len(tables.MISSING), 0)
+    assert frame.null_count().row(0) == (len(tables.MISSING_MARKERS), len(tables.MISSING_MARKERS), 0)
     assert frame.dtypes == [pl.Float64, pl.String, pl.Int64]
 
 
@@ -240,9 +240,9 @@ def test_a_number_does_not_depend_on_its_neighbours(tmp_path):
 
 
 BAD_CSV = {
-    "one name twice": ("a,b,a\n1,2,0\n3,4,1\n", "two columns have one name: a$"),
-    "one name twice but for a space": ("a, a,y\n1,2,0\n3,4,1\n", "two columns have one name: a$"),
-    "two names twice": ('"a\nb",y,"a\nb",y\n1,2,0,1\n', "two columns have one name: a b, y$"),
+    "one name twice": ("a,b,a\n1,2,0\n3,4,1\n", "two columns have the same name: a$"),
+    "one name twice but for a space": ("a, a,y\n1,2,0\n3,4,1\n", "two columns have the same name: a$"),
+    "two names twice": ('"a\nb",y,"a\nb",y\n1,2,0,1\n', "two columns have the same name: a b, y$"),
     "no header": ("1,2.5,0\n3,-4,1\n5,6.25,0\n", "the first line must name the columns, got 1, 2.5, 0$"),
     "whole numbers": ("1,2,0\n3,4,1\n", "the first line must name the columns, got 1, 2, 0$"),
     "no header but text": (
@@ -390,7 +390,7 @@ def test_names_of_typed_columns(tmp_path):
     pl.DataFrame({"": [1], "  b\n": [2]}).write_parquet(path)
     assert read_frame(path).columns == ["Unnamed: 0", "b"]
     pl.DataFrame({"b": [1], "b ": [2]}).write_parquet(path)
-    assert_refused(path, "^two columns have one name: b$")
+    assert_refused(path, "^two columns have the same name: b$")
 
 
 def test_empty_typed_tables(tmp_path):
@@ -599,7 +599,7 @@ def test_places_to_write_to(tmp_path):
 def test_frames_of_data_sets(name, tmp_path):
     pytest.importorskip("sklearn")
     data = datasets.load(name)
-    frame = tables.frame_of(data)
+    frame = tables.dataset_frame(data)
     assert frame.columns == [*data.feature_names, data.target_name]
     np.testing.assert_array_equal(frame.drop(data.target_name).to_numpy(), data.X, strict=True)
     assert frame[data.target_name].to_list() == [data.class_names[index] for index in data.y]
@@ -611,7 +611,7 @@ def test_frames_of_data_sets(name, tmp_path):
 
 def test_frames_of_values():
     data = datasets.Dataset("d", X, np.array([0.5, 1.0, 2.0]), ("a", "b"), "y", None)
-    assert tables.frame_of(data).rows() == [(1.0, 2.5, 0.5), (3.0, -4.0, 1.0), (5.0, 6.25, 2.0)]
+    assert tables.dataset_frame(data).rows() == [(1.0, 2.5, 0.5), (3.0, -4.0, 1.0), (5.0, 6.25, 2.0)]
 
 
 # what messages are made of
@@ -619,5 +619,5 @@ def test_frames_of_values():
 
 def test_lists_of_names():
     assert tables.listed(["a", 1]) == "a, 1"
-    assert tables.listed("abcd", most=2) == "a, b, ... (4 in all)"
+    assert tables.listed("abcd", limit=2) == "a, b, ... (4 in all)"
     assert tables.listed([]) == ""

@@ -1,7 +1,7 @@
-"""Who takes part: this library, its peers, and the limit; one module for each library they are made of.
+"""The participants: this library, its peers, and the limit; one module for each library that they use.
 
-A participant's module is imported in a process of its own, and only then its library. Its function takes
-a `Task` and returns a `Prepared`.
+A participant's module, and with it its library, is imported in the worker process only. Its function takes a
+`Task` and returns a `Prepared`.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ OURS = "mlp_xp"
 _TRAIN = "mlp_xp.train"
 LIMIT = "limit"
 REFERENCE_PEER = "scikit-learn"
-COMPILED = "torch.compile"
+TORCH_COMPILE = "torch.compile"
 """Slow to start: it takes 10 to 20 s to compile a workload."""
 
 
 def base(device: str) -> str:
-    """Return the name of what ratios refer to.
+    """Return the name of the participant that ratios refer to.
 
-    On a CPU both libraries' estimators draw their weights in `fit`. On a GPU all peers begin with theirs
-    there, as `train` does, and what the estimator does on the host would be compared with nothing.
+    On a CPU it is our estimator: like scikit-learn's, it draws its weights in `fit`. On a GPU it is `train`:
+    like all peers there, it starts from weights on the device.
     """
     return OURS if device == "cpu" else _TRAIN
 
 
 class Task(NamedTuple):
-    """What a participant gets."""
+    """The input of a participant."""
 
     workload: Workload
     data: Data
@@ -39,29 +39,29 @@ class Task(NamedTuple):
     """"cpu" or "cuda"."""
 
 
-class Ran(NamedTuple):
-    """How a training of ours ran."""
+class EngineReport(NamedTuple):
+    """The engine that a training of ours ran on."""
 
     engine: str
-    """As its history says; "" if that does not say."""
+    """The engine that its history names; "" if it names none."""
     why: str
-    """What a warning said of a slower engine; "" if nothing warned."""
+    """The warning about a fallback to a slower engine; "" if there was none."""
 
 
 class Prepared(NamedTuple):
-    """What is timed, and how to see what came of it."""
+    """The function that is timed, and functions that read its result."""
 
     repeat: Callable[[], Any]
-    """Do all the work once, from the start; it is done when this returns."""
+    """Do all the work once, from the start weights, and wait for the device."""
     outcome: Callable[[Any], Any] | None
-    """Turn what `repeat` returned into layers, or into probabilities of shape (n_samples, 1), on the
-    host; None where there is nothing to check."""
-    ran: Callable[[Any], Ran] | None = None
-    """Say of what `repeat` returned which engine ran; None where there are no engines."""
+    """Convert the result of `repeat` to layers, or to probabilities of shape (n_samples, 1), on the host;
+    None if there is no loss to check."""
+    ran: Callable[[Any], EngineReport] | None = None
+    """Return the engine that the result of `repeat` was computed by; None if there are no engines."""
 
 
 class Participant(NamedTuple):
-    """Someone who takes part."""
+    """An implementation that is compared."""
 
     name: str
     module: str
@@ -70,28 +70,28 @@ class Participant(NamedTuple):
     about: str
     ours: bool = False
     default: tuple[str, ...] | None = None
-    """The devices where it takes part without being asked; all of `devices` by default."""
+    """The devices on which it takes part by default; None for all of `devices`."""
     predicting: str = ""
-    """Its name where it predicts, if that is another."""
+    """Its name in workloads that predict, if it differs."""
     libraries: tuple[str, ...] = ()
-    """Modules that are imported when they are needed, and are no part of the memory a repeat takes."""
+    """Modules that it imports lazily; they are imported before, so that a repeat's memory excludes them."""
     engines: tuple[tuple[str, str], ...] = ()
-    """(device, engine) that its figures are those of: a training by another engine has none."""
+    """Pairs (device, engine) that its figures are for; those of another engine are not shown."""
 
     def takes_part(self, device: str) -> bool:
-        """Whether it takes part on a device without being asked."""
+        """Whether it takes part on a device by default."""
         return device in (self.devices if self.default is None else self.default)
 
     def engine(self, device: str) -> str:
-        """Return the engine that it claims; "" if any will do."""
+        """Return the engine that its figures are for; "" for any."""
         return dict(self.engines).get(device, "")
 
     def label(self, workload: Workload) -> str:
-        """Return what it is called in a workload."""
+        """Return its name in a workload."""
         return (workload.predicts and self.predicting) or self.name
 
     def load(self) -> Callable[[Task], Prepared]:
-        """Import its library; return the function that prepares it."""
+        """Import its libraries and return the function that prepares it."""
         for library in self.libraries:
             import_module(library)
         prepare: Callable[[Task], Prepared] = getattr(import_module(self.module), self.function)
@@ -156,7 +156,7 @@ PARTICIPANTS = {
             "eager, nn.Sequential and torch.optim (Adam fused); reads the loss after each epoch",
         ),
         Participant(
-            COMPILED,
+            TORCH_COMPILE,
             f"{_HERE}.pytorch",
             "compiled",
             _BOTH,

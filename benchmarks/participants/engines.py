@@ -1,4 +1,4 @@
-"""Which engine a training of ours ran on, and what was warned of."""
+"""The engine that a training of ours ran on, and the warning about a fallback to a slower one."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any, NamedTuple
 
 from mlp_xp import EagerFallbackWarning
 
-EXPECTED = "Maximum iterations"
-"""How the warning begins that `max_iter` ended a training, as it is to."""
+EXPECTED_WARNING = "Maximum iterations"
+"""Start of the warning that `max_iter` was reached, as it is in every benchmark."""
 
 
 class Done(NamedTuple):
-    """What a function returned, and why it ran on a slower engine, if it warned of that."""
+    """The result of a function, and its warning about a fallback to a slower engine, or ""."""
 
     result: Any
     why: str
 
 
-def watched(function: Callable[[], Any]) -> Done:
-    """Call a function and keep the warning of a slower engine; other warnings are shown as ever."""
+def catch_fallback(function: Callable[[], Any]) -> Done:
+    """Call a function; return its fallback warning with the result, and issue other warnings as usual."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = function()
@@ -29,11 +29,11 @@ def watched(function: Callable[[], Any]) -> Done:
         message = str(warning.message)
         if issubclass(warning.category, EagerFallbackWarning):
             why = why or message
-        elif EXPECTED not in message:
+        elif EXPECTED_WARNING not in message:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     return Done(result, why)
 
 
 def engine_of(history: Any) -> str:
-    """Return the engine that a history names; "" where it names none."""
+    """Return the engine that a history names; "" if it names none."""
     return str(getattr(history, "engine", "") or "")

@@ -1,4 +1,4 @@
-"""What both libraries' estimators are asked to do: one interface, one set of parameters."""
+"""Timing an estimator, ours or scikit-learn's: same interface, same parameters."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.participants import Prepared, Ran, Task
-from benchmarks.participants.engines import Done, engine_of, watched
+from benchmarks.participants import EngineReport, Prepared, Task
+from benchmarks.participants.engines import Done, catch_fallback, engine_of
 from benchmarks.workloads import SEED, Workload
 
-TOO_SMALL_TO_TRAIN = 1e-300
-"""A learning rate that leaves every weight as it is: what is fitted with it predicts with the start's."""
+NEGLIGIBLE_LEARNING_RATE = 1e-300
+"""A learning rate that leaves all weights unchanged, so that `fit` keeps the start weights."""
 
 
 def from_estimator(
@@ -22,16 +22,16 @@ def from_estimator(
     to_host: Callable[[Any], Any] = np.asarray,
     more: dict[str, Any] | None = None,
 ) -> Prepared:
-    """Prepare the whole `fit` of an estimator, or its `predict_proba`.
+    """Prepare an estimator's `fit`, from its construction on, or its `predict_proba`.
 
-    `finish` waits for a GPU; `more` are parameters that only one library knows.
+    `finish` waits for a GPU; `more` are parameters that only one of the libraries has.
     """
     workload, (X, labels, _) = task.workload, task.data
     settings = {**_settings(workload), **(more or {})}
 
     if workload.predicts:
         some, both = np.r_[0:2] % len(X), np.array([0, 1])
-        fitted = watched(lambda: estimator(**settings).fit(X[some], both)).result
+        fitted = catch_fallback(lambda: estimator(**settings).fit(X[some], both)).result
 
         def predict() -> Any:
             for _ in range(workload.calls):
@@ -41,14 +41,14 @@ def from_estimator(
         return Prepared(predict, lambda probability: to_host(probability)[:, 1:])
 
     def repeat() -> Done:
-        return watched(lambda: finish(estimator(**settings).fit(X, labels)))
+        return catch_fallback(lambda: finish(estimator(**settings).fit(X, labels)))
 
     def outcome(done: Done) -> Any:
         fitted = done.result
         return [(to_host(weight), to_host(bias)) for weight, bias in zip(fitted.coefs_, fitted.intercepts_)]
 
-    def ran(done: Done) -> Ran:
-        return Ran(engine_of(getattr(done.result, "history_", None)), done.why)
+    def ran(done: Done) -> EngineReport:
+        return EngineReport(engine_of(getattr(done.result, "history_", None)), done.why)
 
     return Prepared(repeat, outcome, ran)
 
@@ -60,11 +60,11 @@ def _settings(workload: Workload) -> dict[str, Any]:
         "solver": workload.solver,
         "alpha": 0.0,
         "batch_size": min(workload.batch, 2) if workload.predicts else workload.batch,
-        "learning_rate_init": TOO_SMALL_TO_TRAIN if workload.predicts else workload.rate,
+        "learning_rate_init": NEGLIGIBLE_LEARNING_RATE if workload.predicts else workload.rate,
         "max_iter": workload.epochs,
         "shuffle": not workload.full_batch,
         "random_state": SEED,
-        # It must not stop before its last epoch.
+        # These two keep training from stopping before its last epoch.
         "tol": 0.0,
         "n_iter_no_change": workload.epochs + 1,
         "momentum": 0.0,

@@ -1,4 +1,4 @@
-"""JAX as its users write it: automatic differentiation, parameters donated, a step or whole epochs jitted."""
+"""JAX as its users write it: autodiff, donated parameters, a jitted step or jitted epochs."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def prepare(task: Task) -> Prepared:
     on_gpu = task.device == "cuda"
     step = _make_step(workload, logits)
     whole = jax.jit(step, donate_argnums=(0, 1))
-    gathered = jax.jit(_gathering(step), donate_argnums=(0, 1), static_argnums=6)
-    # On the host a gather by NumPy is faster than one by JAX; on a GPU the data must be there.
+    gathered = jax.jit(_step_on_gathered_rows(step), donate_argnums=(0, 1), static_argnums=6)
+    # On the CPU, NumPy gathers rows faster than JAX does; on a GPU the data must be on the device.
     X, y = task.data.X, task.data.y
     if on_gpu or workload.full_batch:
         X, y = jnp.asarray(X), jnp.asarray(y)
@@ -85,13 +85,13 @@ def prepare_scanned(task: Task) -> Prepared:
 
 
 def _all_epochs(step: Callable[..., Any], epochs: int, state: Any, X: Any, y: Any) -> Any:
-    """Take the whole batch again and again; return the last state and all losses."""
+    """Run full-batch steps in a scan; return the last state and all losses."""
     zero = jnp.zeros((), X.dtype)
     return jax.lax.scan(lambda state, _: step(state, zero, X, y), state, length=epochs)
 
 
 def _epoch(step: Callable[..., Any], batch: int, state: Any, X: Any, y: Any, order: Any) -> Any:
-    """Take the batches of an epoch; the last one may be shorter."""
+    """Run an epoch: a scan over the full-size batches, then the last batch if it is smaller."""
     n_whole = len(order) // batch
     total = jnp.zeros((), X.dtype)
 
@@ -105,8 +105,8 @@ def _epoch(step: Callable[..., Any], batch: int, state: Any, X: Any, y: Any, ord
     return carried
 
 
-def _gathering(step: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a step that gathers its batch itself: some rows of the order, from a place on."""
+def _step_on_gathered_rows(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a step that gathers its batch on the device: `length` rows of the order, from index `at` on."""
 
     def gathered(state: Any, total: Any, X: Any, y: Any, order: Any, at: Any, length: int) -> Any:
         rows = jax.lax.dynamic_slice_in_dim(order, at, length)
@@ -116,7 +116,7 @@ def _gathering(step: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _new_state(workload: Workload, initial: Any) -> Any:
-    """Return parameters that may be donated, and the state of the optimizer."""
+    """Return a copy of the parameters, as donation destroys them, and the optimizer's state."""
     params = jax.tree.map(jnp.copy, initial)
     zeros = jax.tree.map(jnp.zeros_like, params) if workload.solver == "adam" else None
     return (params, zeros, jax.tree.map(jnp.copy, zeros), jnp.zeros((), jnp.int32))
@@ -131,7 +131,7 @@ def _predictor(task: Task, logits: Callable[..., Any], params: Any) -> Callable[
     if task.device == "cuda" or len(workload.batches) == 1:
         blocks = [jnp.asarray(task.data.X)]
     else:
-        # On the host blocks that caches hold are faster than all rows at once.
+        # On the CPU, blocks that fit in the cache are faster than all rows at once.
         blocks = [task.data.X[some] for some in workload.batches]
     predict = jax.jit(lambda params, X: jax.nn.sigmoid(logits(params, X)))
 

@@ -1,9 +1,8 @@
-"""What no implementation on the same BLAS can undercut: the matrix products alone.
+"""The lower limit for implementations on the same BLAS: the matrix products alone.
 
-The shapes and transposes are those of forward and backward, the outputs are allocated once, and the
-products for the derivative by the data are left out, as everyone leaves them out. On a GPU the products
-are captured as a CUDA graph: launched one by one, those of a small network take longer than a training
-that is captured.
+They have the shapes and transposes of the forward and backward pass, without the gradient by the data, which
+no participant computes. The outputs are allocated once. On a GPU the products are captured as a CUDA graph:
+launched one by one, those of a small network would take longer than a captured training.
 """
 
 from __future__ import annotations
@@ -17,10 +16,11 @@ from benchmarks.participants import Prepared, Task
 from benchmarks.workloads import HostArray, Workload
 
 Products = list[tuple[Any, Any, Any]]
-"""(left, right, out) of each."""
+"""Operands and output of each product."""
 WORKSPACE_BYTES = 2**25
-"""What NVIDIA advises for Hopper; cuBLAS must not allocate its own during a capture."""
-MOST_EPOCHS_PER_GRAPH = 100
+"""Size of cuBLAS's workspace, NVIDIA's advice for Hopper; it must not be allocated during a capture."""
+MAX_EPOCHS_PER_GRAPH = 100
+"""Maximum number of full-batch epochs in a CUDA graph, which bounds the time of its capture."""
 
 
 def prepare(task: Task) -> Prepared:
@@ -60,28 +60,28 @@ def _prepare_on_cupy(task: Task) -> Prepared:
         for _ in range(times // at_once):
             graph.launch(stream)
             if workload.predicts:
-                stream.synchronize()  # as for all who predict
+                stream.synchronize()  # as all participants do after a prediction
         stream.synchronize()
 
-    # A graph keeps nothing alive that it works on.
+    # A graph holds no references to its arrays, so they are kept alive here.
     repeat.kept = (products, kept)  # type: ignore[attr-defined]
     return Prepared(repeat, None)
 
 
 def epochs_per_graph(epochs: int) -> int:
-    """Return the largest divisor of a number of epochs that makes no graph too long."""
-    return max(number for number in range(1, MOST_EPOCHS_PER_GRAPH + 1) if epochs % number == 0)
+    """Return the largest divisor of `epochs` up to `MAX_EPOCHS_PER_GRAPH`."""
+    return max(number for number in range(1, MAX_EPOCHS_PER_GRAPH + 1) if epochs % number == 0)
 
 
 class Factor(NamedTuple):
-    """How cuBLAS is told of a matrix that lies in memory row by row, or column by column."""
+    """A matrix's transposition and leading dimension, as cuBLAS takes them."""
 
     transposed: bool
     leading: int
 
 
 def factor(array: Any) -> Factor:
-    """Return how cuBLAS, which reads column by column, is told of an array."""
+    """Return an array's transposition and leading dimension for cuBLAS, which is column-major."""
     if array.flags.c_contiguous:
         return Factor(False, array.shape[1])
     return Factor(True, array.shape[0])
@@ -90,9 +90,9 @@ def factor(array: Any) -> Factor:
 def cublas_products(
     cupy: Any, products: Products, workload: Workload, stream: Any
 ) -> tuple[Callable[[], None], Any]:
-    """Return what launches all products on a stream, and what must be kept alive as long.
+    """Return a function that launches all products on a stream, and objects that must live as long as it.
 
-    CuPy's own handle refuses to launch during a capture; nvmath-python is NVIDIA's binding.
+    It uses nvmath-python, NVIDIA's binding, as CuPy's own handle refuses to launch during a capture.
     """
     import nvmath
     from nvmath.bindings import cublas
@@ -100,7 +100,7 @@ def cublas_products(
     handle = cublas.create()
     workspace = cupy.empty(WORKSPACE_BYTES, dtype=cupy.uint8)
     cublas.set_stream(handle, stream.ptr)
-    # After the stream: setting that takes the workspace away.
+    # Set after the stream, because setting the stream resets the workspace.
     cublas.set_workspace(handle, workspace.data.ptr, WORKSPACE_BYTES)
     types, compute = nvmath.CudaDataType, cublas.ComputeType
     data_type, compute_type = {
@@ -124,7 +124,7 @@ def cublas_products(
 def _gemm_arguments(
     product: tuple[Any, Any, Any], data_type: int, compute_type: int, algorithm: int, numbers: HostArray
 ) -> tuple[int, ...]:
-    """Return cublasGemmEx's arguments. Row by row, C = A B is what column by column C' = B' A' is."""
+    """Return cublasGemmEx's arguments: row-major C = A B is column-major C' = B' A'."""
     left, right, out = product
     a, b = factor(left), factor(right)
     return (

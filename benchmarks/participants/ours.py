@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.participants import Prepared, Ran, Task
-from benchmarks.participants.engines import Done, engine_of, watched
+from benchmarks.participants import EngineReport, Prepared, Task
+from benchmarks.participants.engines import Done, catch_fallback, engine_of
 from benchmarks.participants.estimators import from_estimator
 from benchmarks.workloads import Workload
 from mlp_xp import Layer, Network, adam, gradient_descent, to_host, train
 
 
 def fit(task: Task) -> Prepared:
-    """Prepare the estimator's whole `fit`, or its `predict_proba`."""
+    """Prepare our estimator's `fit`, or its `predict_proba`."""
     from mlp_xp import MLPClassifier
 
     more = {"matmul_precision": task.workload.matmul_precision}
@@ -25,21 +25,21 @@ def fit(task: Task) -> Prepared:
 
 
 def train_arrays(task: Task) -> Prepared:
-    """Prepare `mlp_xp.train` on NumPy's arrays; on CuPy's on a GPU."""
+    """Prepare `mlp_xp.train` on NumPy arrays, or on CuPy arrays on a GPU."""
     if task.device == "cpu":
         return _train(task, lambda array: array, lambda result: result)
     return _train(task, _cupy_array, _wait_for_cupy)
 
 
 def train_on_jax(task: Task) -> Prepared:
-    """Prepare `mlp_xp.train` on JAX's arrays."""
+    """Prepare `mlp_xp.train` on JAX arrays."""
     import jax
 
     return _train(task, jax.numpy.asarray, jax.block_until_ready)
 
 
 def train_on_torch(task: Task) -> Prepared:
-    """Prepare `mlp_xp.train` on PyTorch's tensors."""
+    """Prepare `mlp_xp.train` on PyTorch tensors."""
     import torch
 
     def finish(result: Any) -> Any:
@@ -94,10 +94,10 @@ def _train(task: Task, array: Any, finish: Any) -> Prepared:
     def outcome(done: Done) -> Any:
         return [(to_host(weight), to_host(bias)) for weight, bias in done.result.params]
 
-    def ran(done: Done) -> Ran:
-        return Ran(engine_of(done.result.history), done.why)
+    def ran(done: Done) -> EngineReport:
+        return EngineReport(engine_of(done.result.history), done.why)
 
-    return Prepared(lambda: watched(all_epochs), outcome, ran)
+    return Prepared(lambda: catch_fallback(all_epochs), outcome, ran)
 
 
 def _loss(workload: Workload) -> str:

@@ -12,29 +12,29 @@ from benchmarks.participants import Prepared, Task
 from benchmarks.workloads import Layers, Workload, new_order
 
 WARM_UPS = 3
-"""Steps before a capture, as PyTorch's documentation has them."""
+"""Number of steps before a capture, as in PyTorch's documentation."""
 
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "logistic": nn.Sigmoid}
 
 
 def eager(task: Task) -> Prepared:
-    """Prepare each operation as it comes."""
+    """Prepare training or prediction in eager mode."""
     return _prepare(task, lambda function: function)
 
 
 def compiled(task: Task) -> Prepared:
-    """Prepare the same with the network and its loss compiled, once for each size of batch."""
+    """Prepare the same with the network and its loss compiled, once for each batch size."""
     mode = compile_mode(task.device)
     return _prepare(task, lambda function: torch.compile(function, dynamic=False, mode=mode), compiled=True)
 
 
 def compile_mode(device: str) -> str | None:
-    """Return torch.compile's mode: with CUDA graphs on a GPU."""
+    """Return torch.compile's mode, which uses CUDA graphs on a GPU."""
     return "reduce-overhead" if device == "cuda" else None
 
 
 def captured(task: Task) -> Prepared:
-    """Prepare a step captured by hand, before it is timed: see "CUDA Graphs" in PyTorch's documentation."""
+    """Prepare a step captured by hand (untimed): see "CUDA Graphs" in PyTorch's documentation."""
     workload = task.workload
     model = _model(task)
     X = torch.asarray(task.data.X, device=task.device)
@@ -44,7 +44,7 @@ def captured(task: Task) -> Prepared:
 
 
 def capture(step: Callable[[], Any], clear: Callable[[], None] = lambda: None) -> Callable[[], None]:
-    """Return what replays a step; `clear` is called before the warm-up and before the capture."""
+    """Capture a step and return its replay; `clear` is called before each warm-up step and the capture."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -61,8 +61,8 @@ def capture(step: Callable[[], Any], clear: Callable[[], None] = lambda: None) -
 
 
 def wait_for(device: str) -> Callable[[], None]:
-    """Return what waits until a device is done."""
-    wait: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else _nothing
+    """Return a function that waits until a device is done."""
+    wait: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else _no_wait
     return wait
 
 
@@ -72,8 +72,8 @@ def _prepare(task: Task, compiler: Callable[[Any], Any], *, compiled: bool = Fal
     X = torch.asarray(task.data.X, device=task.device)
     if workload.predicts:
         return Prepared(_predictor(task, compiler(model), X, wait), lambda result: result.cpu().numpy())
-    # What a compiled function returns from a CUDA graph is overwritten by its next call.
-    keep = torch.clone if compiled and task.device == "cuda" else _itself
+    # The output of a CUDA graph of torch.compile is overwritten by the next call, so it is copied.
+    keep = torch.clone if compiled and task.device == "cuda" else _identity
     return Prepared(_trainer(task, model, X, compiler, wait, keep), _layers)
 
 
@@ -85,7 +85,7 @@ def _model(task: Task) -> Any:
 
 
 def _on_device(task: Task) -> list[tuple[Any, Any]]:
-    """Return the start weights on the device, so that no repeat carries them there."""
+    """Return the start weights on the device, so that no repeat transfers them."""
     return [
         (torch.asarray(weight, device=task.device), torch.asarray(bias, device=task.device))
         for weight, bias in task.start.layers
@@ -99,8 +99,8 @@ def _predictor(task: Task, model: Any, X: Any, wait: Callable[[], None]) -> Call
     def predict_all() -> Any:
         with torch.inference_mode():
             for _ in range(workload.calls):
-                # On the host blocks that caches hold are faster than all rows at once, and one array for
-                # all results leaves no holes in memory.
+                # On the CPU, blocks that fit in the cache are faster than all rows at once, and one array for
+                # all results does not fragment memory.
                 probability = torch.empty((len(X), 1), dtype=X.dtype, device=X.device)
                 for some in blocks:
                     probability[some] = torch.sigmoid(model(X[some]))
@@ -149,7 +149,7 @@ def _trainer(
 
 
 def _captured_trainer(task: Task, model: Any, X: Any) -> Callable[[], Any]:
-    """Train by replays: a graph for each length of a batch, whose losses stay on the device to the end."""
+    """Train by replays of a graph for each batch length; losses stay on the device until the last epoch."""
     workload, start, initial = task.workload, task.start, _on_device(task)
     y, criterion = _targets_and_criterion(task)
     wait, shares = wait_for(task.device), _shares(task, X.dtype)
@@ -171,7 +171,7 @@ def _captured_trainer(task: Task, model: Any, X: Any) -> Callable[[], Any]:
             place.add_(1)
 
         place.zero_()
-        # Without gradients at its start, a graph writes them and does not add to those of the last replay.
+        # Captured with gradients None, a graph overwrites them; else it would add to the last replay's.
         return inputs, targets, capture(step, optimizer.zero_grad)
 
     batches = workload.batches
@@ -219,7 +219,7 @@ def _captured_predictor(task: Task, model: Any, X: Any) -> Callable[[], Any]:
 
 
 def _set_to_zero(optimizer: Any) -> None:
-    """Set an optimizer's state to what it starts from, in the tensors that graphs know."""
+    """Reset an optimizer's state to zero in place, in the tensors that the graphs read."""
     for state in optimizer.state.values():
         for value in state.values():
             if isinstance(value, torch.Tensor):
@@ -233,7 +233,7 @@ def _targets_and_criterion(task: Task) -> tuple[Any, Any]:
 
 
 def _shares(task: Task, dtype: Any) -> Any:
-    """Return each batch's part of an epoch."""
+    """Return the fraction of an epoch's rows in each batch."""
     lengths = torch.tensor([some.stop - some.start for some in task.workload.batches], device=task.device)
     return lengths.to(dtype) / task.workload.rows
 
@@ -253,13 +253,13 @@ def _network(workload: Workload) -> Any:
     return nn.Sequential(*modules[:-1])
 
 
-def _linear_ones(model: Any) -> list[Any]:
+def _linear_modules(model: Any) -> list[Any]:
     return [module for module in model if isinstance(module, nn.Linear)]
 
 
 def _load(model: Any, layers: list[tuple[Any, Any]]) -> None:
     with torch.no_grad():
-        for module, (weight, bias) in zip(_linear_ones(model), layers):
+        for module, (weight, bias) in zip(_linear_modules(model), layers):
             module.weight.copy_(weight.T)
             module.bias.copy_(bias)
 
@@ -267,13 +267,13 @@ def _load(model: Any, layers: list[tuple[Any, Any]]) -> None:
 def _layers(model: Any) -> Layers:
     return [
         (module.weight.detach().cpu().numpy().T, module.bias.detach().cpu().numpy())
-        for module in _linear_ones(model)
+        for module in _linear_modules(model)
     ]
 
 
-def _itself(tensor: Any) -> Any:
+def _identity(tensor: Any) -> Any:
     return tensor
 
 
-def _nothing() -> None:
+def _no_wait() -> None:
     return

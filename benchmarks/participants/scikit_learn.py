@@ -9,5 +9,5 @@ from benchmarks.participants.estimators import from_estimator
 
 
 def fit(task: Task) -> Prepared:
-    """Prepare its whole `fit`, or its `predict_proba`."""
+    """Prepare scikit-learn's `fit`, or its `predict_proba`."""
     return from_estimator(MLPClassifier, task)

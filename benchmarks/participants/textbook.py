@@ -1,6 +1,6 @@
-"""The loop of a course: samples in columns, dictionaries of parameters and caches, new arrays throughout.
+"""The loop of a textbook: samples in columns, dictionaries of parameters and caches, new arrays throughout.
 
-On a GPU it is what its readers do next: CuPy in NumPy's place. It reads the cost after each step there too.
+On a GPU NumPy is replaced by CuPy; the cost is read after each step there, too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Arrays = dict[str, HostArray]
 
 def prepare(task: Task) -> Prepared:
     """Prepare all epochs, or all predictions, with NumPy."""
-    return prepare_with(np, task, _nothing, np.asarray)
+    return prepare_with(np, task, _no_wait, np.asarray)
 
 
 def prepare_on_cupy(task: Task) -> Prepared:
@@ -88,7 +88,7 @@ def train(
 
 
 def initialize(layers: Layers) -> Arrays:
-    """Name the start weights as courses do."""
+    """Return the start weights in a dictionary, with the names W1, b1, ... that textbooks use."""
     parameters = {}
     for number, (weight, bias) in enumerate(layers, start=1):
         parameters[f"W{number}"] = weight.T.copy()
@@ -97,7 +97,7 @@ def initialize(layers: Layers) -> Arrays:
 
 
 def layers_of(parameters: Arrays) -> Layers:
-    """Return the parameters as layers."""
+    """Return the parameters in the dictionary as layers."""
     numbers = range(1, len(parameters) // 2 + 1)
     return [(parameters[f"W{number}"].T, parameters[f"b{number}"][:, 0]) for number in numbers]
 
@@ -182,5 +182,5 @@ def update_with_adam(
     return updated
 
 
-def _nothing() -> None:
+def _no_wait() -> None:
     return

@@ -1,4 +1,4 @@
-"""The command ``mlp-xp``: from a table to a trained network, and on to predictions, from a terminal."""
+"""The command ``mlp-xp``: train networks on tables, evaluate them and predict, from a terminal."""
 
 from __future__ import annotations
 
@@ -11,25 +11,31 @@ from importlib.util import find_spec
 from mlp_xp._cli.options import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, parse
 from mlp_xp.backends import BackendUnavailableError
 
-NEEDED = {"rich": "rich", "sklearn": "scikit-learn", "polars": "polars", "matplotlib": "matplotlib"}
-NEEDED |= {"skops": "skops", "safetensors": "safetensors"}
-"""What the commands stand on: modules, and the packages they come in."""
+REQUIRED_PACKAGES = {
+    "rich": "rich",
+    "sklearn": "scikit-learn",
+    "polars": "polars",
+    "matplotlib": "matplotlib",
+    "skops": "skops",
+    "safetensors": "safetensors",
+}
+"""Packages that all commands need, by the module they are imported as."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    options = parse(given)
-    # Found, not imported: --help and a mistyped option should not wait for scikit-learn.
-    missing = [package for module, package in NEEDED.items() if find_spec(module) is None]
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    options = parse(argv)
+    # Looked up, not imported: --help and a mistyped option need not wait for scikit-learn.
+    missing = [package for module, package in REQUIRED_PACKAGES.items() if find_spec(module) is None]
     if missing:
         print(f"mlp-xp: {', '.join(missing)} not installed: pip install 'mlp_xp[cli]'", file=sys.stderr)
         return EXIT_BAD_INPUT
     try:
         command = import_module(f"mlp_xp._cli.{options.command}")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # commands say themselves what users should know
-            code: int = command.run(options, given)
+            warnings.simplefilter("ignore")  # commands print the warnings that concern users themselves
+            code: int = command.run(options, argv)
             sys.stdout.flush()
             return code
     except (ImportError, ValueError, BackendUnavailableError, OSError) as error:
@@ -42,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(error: BaseException, code: int) -> int:
-    """Say in one line what went wrong."""
+    """Print an error in one line; return the exit code."""
     if isinstance(error, BrokenPipeError):
-        # Who reads has seen enough; Python would complain once more when it closes stdout.
+        # The reader of the pipe has gone, as in `mlp-xp ... | head`; closing stdout would raise again.
         sys.stdout = None
         return EXIT_FAILED
     message = " ".join(str(error).split()) or type(error).__name__

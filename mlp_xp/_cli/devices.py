@@ -1,4 +1,4 @@
-"""``mlp-xp devices``: which array libraries and devices there are."""
+"""``mlp-xp devices``: the array libraries and devices found on this machine."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from mlp_xp._cli.screen import Screen
 from mlp_xp.backends import backend, find_libraries
 
 
-def run(options: argparse.Namespace, given: Sequence[str]) -> int:
-    """List them, and say what is taken where nothing is asked for."""
+def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    """List the libraries, and print which one ``--backend auto`` takes."""
     screen = Screen(options)
     found, taken = find_libraries(), backend("auto")
-    screen.table(
+    screen.print_table(
         ["backend", "library", "version", "devices"],
         [
             [one.name, one.library, one.version or "-", "\n".join(one.devices) or f"none: {one.problem}"]
@@ -22,8 +22,8 @@ def run(options: argparse.Namespace, given: Sequence[str]) -> int:
         justify="left",
     )
     default = next(one for one in found if one.name == taken.xp.__name__.rpartition(".")[2])
-    screen.say(f"--backend auto takes {default.library} ({taken.reason}).")
-    screen.answer(
+    screen.print(f"--backend auto takes {default.library} ({taken.reason}).")
+    screen.print_json(
         {"auto": default.name, "reason": taken.reason, "libraries": [one._asdict() for one in found]}
     )
     return 0

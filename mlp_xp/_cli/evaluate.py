@@ -7,34 +7,35 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlp_xp._cli.predict import load
-from mlp_xp._cli.screen import Screen, figure
-from mlp_xp.tables._pipelines import SCORES, baseline_name, task_of, typed
+from mlp_xp._cli.screen import Screen, format_score
+from mlp_xp.tables._pipelines import SCORE_TITLES, baseline_name, task_of
 from mlp_xp.tables._reading import read_frame
+from mlp_xp.tables._runs import run_rows, score_baseline, score_rows, table_notes
 
 
-def run(options: argparse.Namespace, given: Sequence[str]) -> int:
-    """Score, and say so."""
+def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Print the scores of a run on a table, beside those of the baseline."""
     screen = Screen(options)
     trained = load(options)
     frame = read_frame(options.table)
-    part = trained.part(frame)
-    notes = trained.notes(frame, typed(trained.pipeline, frame))
-    if left_out := len(frame) - len(part.y):
+    rows = run_rows(trained, frame)
+    notes = table_notes(trained, frame, rows.frame)
+    if left_out := len(frame) - len(rows.y):
         notes.append(f"{left_out} rows without {trained.description['target']} left out")
-    scores = {"network": trained.scores(part), "baseline": trained.baseline(part)}
+    scores = {"network": score_rows(trained, rows), "baseline": score_baseline(trained, rows)}
     for note in notes:
-        screen.note(note)
+        screen.print_note(note)
     task = task_of(trained.pipeline)
-    trivial = baseline_name(trained.description["baseline"])
-    screen.say(
-        f"{Path(options.table).name}: {len(part.y)} rows, {trained.description['target']} by {options.run}"
+    baseline_title = baseline_name(trained.description["baseline"])
+    screen.print(
+        f"{Path(options.table).name}: {len(rows.y)} rows, {trained.description['target']} by {options.run}"
     )
-    screen.table(
-        ["", *SCORES[task].values()],
+    screen.print_table(
+        ["", *SCORE_TITLES[task].values()],
         [
-            [title, *(figure(name, scores[key][name]) for name in SCORES[task])]
-            for title, key in (("network", "network"), (trivial, "baseline"))
+            [title, *(format_score(name, scores[key][name]) for name in SCORE_TITLES[task])]
+            for title, key in (("network", "network"), (baseline_title, "baseline"))
         ],
     )
-    screen.answer({"rows": len(part.y), "notes": notes, "scores": scores})
+    screen.print_json({"rows": len(rows.y), "notes": notes, "scores": scores})
     return 0

@@ -1,4 +1,4 @@
-"""One training of the command: what is said of it, how it ended, how good it is, how to do it again."""
+"""Training a network for the commands train and sweep: its description, outcome, scores and command line."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from mlp_xp._arrays import library_name
-from mlp_xp._cli.loading import Problem
+from mlp_xp._cli.loading import LoadedData
 from mlp_xp._cli.options import EXIT_FAILED, EXIT_INTERRUPTED
 from mlp_xp._cli.screen import Screen
 from mlp_xp._engines import EagerFallbackWarning
 from mlp_xp._training.history import TrainingError, TrainingInterruptedWarning
 from mlp_xp.backends import Backend
-from mlp_xp.tables._pipelines import baseline_outputs, fit, outputs, score
+from mlp_xp.tables._pipelines import baseline_outputs, fit, model_outputs, score
 
 
 class Outcome(NamedTuple):
@@ -27,53 +27,53 @@ class Outcome(NamedTuple):
 
     Attributes
     ----------
-    said : str
-        For people.
-    code : int
-        Of the command.
+    message : str
+        Why it stopped, to be printed.
+    exit_code : int
+        The exit code of the command.
     seconds : float
     """
 
-    said: str
-    code: int
+    message: str
+    exit_code: int
     seconds: float
 
 
-def machine(chosen: Backend, options: argparse.Namespace) -> str:
-    """Say where the training happens, and why there."""
+def describe_machine(chosen: Backend, options: argparse.Namespace) -> str:
+    """Return the line that names the library, the device and the dtype, and why they were chosen."""
     device = "CPU" if "cpu" in str(chosen.device).lower() else str(chosen.device)
     products = ", TF32 in products" if options.matmul_precision == "tf32" else ""
     return f"Training on {library_name(chosen.xp)} ({device}) in {options.dtype}{products} ({chosen.reason})"
 
 
-def describe_network(estimator: Any, problem: Problem) -> str:
-    """Say what will be trained, and for how long."""
+def describe_network(estimator: Any, loaded: LoadedData) -> str:
+    """Return a description of the network: layer sizes, activation, solver and maximum number of epochs."""
     hidden = estimator.hidden_layer_sizes
-    n_classes = len(np.unique(problem.target.values)) if problem.data.task == "classification" else 1
-    sizes = [problem.data.X["training"].width, *hidden, 1 if n_classes == 2 else n_classes]
+    n_classes = len(np.unique(loaded.target.values)) if loaded.prepared.task == "classification" else 1
+    sizes = [loaded.prepared.X["training"].width, *hidden, 1 if n_classes == 2 else n_classes]
     activation = (
         estimator.activation if isinstance(estimator.activation, str) else ", ".join(estimator.activation)
     )
     middle = f", {activation}" if hidden else ""
-    most = f"at most {estimator.max_iter} {_unit(estimator)}"
+    most = f"at most {estimator.max_iter} {_iteration_name(estimator)}"
     return f"{'-'.join(map(str, sizes))}{middle}, {estimator.solver}, {most}"
 
 
-def _unit(estimator: Any) -> str:
+def _iteration_name(estimator: Any) -> str:
     return "iterations" if estimator.solver == "lbfgs" else "epochs"
 
 
 @contextmanager
-def portable(estimator: Any) -> Iterator[None]:
-    """Let an estimator be saved without where it computes: whoever loads it may have another machine."""
-    asked = estimator.backend
+def without_backend(estimator: Any) -> Iterator[None]:
+    """Set an estimator's `backend` to None while it is saved: it may be loaded on another machine."""
+    backend = estimator.backend
     estimator.set_params(backend=None)
     yield
-    estimator.set_params(backend=asked)
+    estimator.set_params(backend=backend)
 
 
-def train(estimator: Any, problem: Problem, screen: Screen, description: str = "epoch") -> Outcome:
-    """Train an estimator, and say how it ended; what was trained is kept in any case."""
+def train(estimator: Any, loaded: LoadedData, screen: Screen, description: str = "epoch") -> Outcome:
+    """Train an estimator; return how it ended. It keeps what was trained, also after an error or Ctrl-C."""
     bar = screen.progress(description)
     if bar is not None:
         estimator.set_callbacks(bar)
@@ -83,7 +83,7 @@ def train(estimator: Any, problem: Problem, screen: Screen, description: str = "
         for category in (TrainingInterruptedWarning, ConvergenceWarning, EagerFallbackWarning):
             warnings.simplefilter("always", category)
         try:
-            fit(estimator, problem.data)
+            fit(estimator, loaded.prepared)
         except TrainingError as error:
             if not hasattr(estimator, "coefs_"):  # memory ran out before anything was trained
                 raise
@@ -92,52 +92,60 @@ def train(estimator: Any, problem: Problem, screen: Screen, description: str = "
     estimator.set_callbacks()
     for warning in caught:
         if issubclass(warning.category, EagerFallbackWarning):
-            screen.note(str(warning.message))
+            screen.print_note(str(warning.message))
     if failure is not None:
-        said = f"{failure}. What was trained until then is what is scored and kept."
-        return Outcome(said, EXIT_FAILED, seconds)
+        message = f"{failure}. What was trained until then is scored and kept."
+        return Outcome(message, EXIT_FAILED, seconds)
     if any(issubclass(warning.category, TrainingInterruptedWarning) for warning in caught):
-        said = f"interrupted after {estimator.n_iter_} of {estimator.max_iter} {_unit(estimator)}"
-        return Outcome(said, EXIT_INTERRUPTED, seconds)
+        message = (
+            f"interrupted after {estimator.n_iter_} of {estimator.max_iter} {_iteration_name(estimator)}"
+        )
+        return Outcome(message, EXIT_INTERRUPTED, seconds)
     warned = [str(one.message) for one in caught if issubclass(one.category, ConvergenceWarning)]
-    return Outcome(_how_it_ended(estimator, warned), 0, seconds)
+    return Outcome(_stopping_message(estimator, warned), 0, seconds)
 
 
-def _how_it_ended(estimator: Any, warned: list[str]) -> str:
-    what = _unit(estimator)
+def _stopping_message(estimator: Any, warned: list[str]) -> str:
+    """Return why a training without errors stopped, given its convergence warnings."""
+    what = _iteration_name(estimator)
     if estimator.n_iter_ >= estimator.max_iter:
-        return f"Trained for all {estimator.n_iter_} {what}, and might go on; --epochs sets how many."
-    if warned:  # by lbfgs, whose reasons are many
+        return f"Trained for all {estimator.n_iter_} {what}; more may help (--epochs)."
+    if warned:  # L-BFGS stops for several reasons, which its warning names
         return " ".join(warned[0].split()).partition(" Features of mean")[0]
     if estimator.solver == "lbfgs":
         return f"Stopped after {estimator.n_iter_} {what}: at a minimum."
-    watched = "the rows held back" if estimator.early_stopping else "the loss"
-    return f"Stopped after {estimator.n_iter_} {what}: {watched} showed no more progress."
+    measure = "the validation result" if estimator.early_stopping else "the loss"
+    return f"Stopped after {estimator.n_iter_} {what}: {measure} no longer improved."
 
 
-def score_parts(estimator: Any, problem: Problem) -> dict[str, dict[str, Any]]:
-    """Score each part, and a trivial model on the part that tells most."""
-    data, drawn = problem.data, problem.data.parts[problem.drawn]
+def score_splits(estimator: Any, loaded: LoadedData) -> dict[str, dict[str, Any]]:
+    """Return the scores of each split, and under "baseline" the baseline's on the reported split."""
+    data, reported = loaded.prepared, loaded.prepared.splits[loaded.report_split]
     classes = np.asarray(estimator.classes_) if data.task == "classification" else None
     scores = {
-        use: score(data.task, part.y, outputs(estimator, data.X[use]), classes)
-        for use, part in data.parts.items()
+        split: score(data.task, rows.y, model_outputs(estimator, data.X[split]), classes)
+        for split, rows in data.splits.items()
     }
-    trivial = baseline_outputs(problem.baseline, len(drawn.y))
-    scores["baseline"] = score(data.task, drawn.y, trivial, classes)
+    outputs = baseline_outputs(loaded.baseline, len(reported.y))
+    scores["baseline"] = score(data.task, reported.y, outputs, classes)
     return scores
 
 
-def repeatable(options: argparse.Namespace, given: Sequence[str], problem: Problem) -> list[str]:
-    """Return the words of the command that does the same again, with what it found out for itself.
+def repeat_command(options: argparse.Namespace, argv: Sequence[str], loaded: LoadedData) -> list[str]:
+    """Return the words of a command that repeats this one, with the values found out for its defaults.
 
-    What was asked for comes later, and goes before.
+    They come before the user's own options, which take precedence because argparse keeps the last value.
     """
-    found = {
-        "target": problem.target_name,
-        "task": problem.data.task,
+    defaults = {
+        "target": loaded.target_name,
+        "task": loaded.prepared.task,
         "random-state": options.random_state,
         "backend": options.backend,
     }
-    place = given.index(options.command) + 1
-    return ["mlp-xp", *given[:place], *(f"--{name}={value}" for name, value in found.items()), *given[place:]]
+    start = argv.index(options.command) + 1
+    return [
+        "mlp-xp",
+        *argv[:start],
+        *(f"--{name}={value}" for name, value in defaults.items()),
+        *argv[start:],
+    ]

@@ -1,4 +1,4 @@
-"""From what was asked for to checked rows and an untrained network; for training one or several."""
+"""Loading the data and making the estimator for the options of train and sweep."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from mlp_xp._arrays import HostArray
 from mlp_xp._cli.options import ESTIMATOR_OPTIONS
 from mlp_xp._cli.screen import Screen
 from mlp_xp.datasets import DATASETS, load
@@ -18,97 +17,112 @@ from mlp_xp.estimators import MLPClassifier, MLPRegressor
 from mlp_xp.tables._columns import (
     Columns,
     Target,
+    drop_unlabelled,
     find_columns,
     find_target,
-    known_labels,
-    select,
-    without_missing,
+    select_typed,
 )
 from mlp_xp.tables._pipelines import (
-    Part,
-    Prepared,
+    LabelledRows,
+    PreparedData,
     class_counts,
-    fillings,
+    format_number,
     hold_out,
+    imputed_values,
+    labelled_rows,
     make_baseline,
     prepare,
-    rounded,
+    sample_weights,
 )
-from mlp_xp.tables._reading import DataError, frame_of, listed, read_frame
-from mlp_xp.tables._runs import shown
+from mlp_xp.tables._reading import DataError, dataset_frame, listed, read_frame
+from mlp_xp.tables._runs import format_value
 
-MOST_SHOWN = 6
+MAX_NUMBERS_LISTED = 6
+"""Maximum number of numeric columns that the summary names; other lists, which may say more, are longer."""
 
 
-class Problem(NamedTuple):
-    """A table, ready to train on.
+class LoadedData(NamedTuple):
+    """A table with its target and column types, split and preprocessed for training.
 
     Attributes
     ----------
     name : str
-        Of the data.
+        Name of the data set or the file.
     target_name : str
     target : Target
     columns : Columns
-    data : Prepared
+    prepared : PreparedData
     n_without_target : int
-        Rows that were left out.
+        Number of rows left out because they have no target.
     missing : dict of int
-        How many values each column lacks, where it lacks any.
+        Number of missing values in each column that has any.
     """
 
     name: str
     target_name: str
     target: Target
     columns: Columns
-    data: Prepared
+    prepared: PreparedData
     n_without_target: int
     missing: dict[str, int]
 
     @property
     def baseline(self) -> dict[str, Any]:
-        """What a trivial model knows of the rows trained on."""
-        return make_baseline(self.data.task, self.data.parts["training"].y)
+        """The baseline model's parameters, from the training rows."""
+        return make_baseline(self.prepared.task, self.prepared.splits["training"].y)
 
     @property
-    def drawn(self) -> str:
-        """The part whose predictions tell most: what was trained on least."""
-        return next(use for use in ("test", "validation", "training") if use in self.data.parts)
+    def report_split(self) -> str:
+        """The split for the baseline's scores and the pictures: "test", else "validation" or "training"."""
+        splits = self.prepared.splits
+        return next(split for split in ("test", "validation", "training") if split in splits)
 
 
-def load_problem(options: argparse.Namespace) -> Problem:
-    """Read, check, split and prepare the data that the options name.
+def load_data(options: argparse.Namespace) -> LoadedData:
+    """Read, check, split and preprocess the data that the options name.
 
     Raises
     ------
     DataError
     """
     name, frame, target_name = _read(options)
-    frame, n_without = without_missing(frame, target_name)
-    weight = _weights(frame, options.sample_weight)
-    if weight is not None:  # a row without weight is as if it were not there
+    frame, n_without = drop_unlabelled(frame, target_name)
+    weight = sample_weights(frame, options.sample_weight)
+    if weight is not None:  # rows of weight 0 must not affect the scaling, the split or the classes either
         frame, weight = frame.filter(weight > 0.0), weight[weight > 0.0]
     target = find_target(frame[target_name], options.task)
     features = frame.drop(options.sample_weight) if options.sample_weight else frame
     columns = find_columns(features, target_name, categorical=options.categorical, drop=options.drop)
-    whole = Part(select(features, columns.numbers, columns.categories), target.values, weight)
-    training, test = hold_out(whole, target.task, options.test_fraction, options.random_state)
-    parts = {"training": training}
+    rows = LabelledRows(select_typed(features, columns.numbers, columns.categories), target.values, weight)
+    training, test = hold_out(rows, target.task, options.test_fraction, options.random_state)
+    splits = {"training": training}
     if options.val is not None:
-        parts["validation"] = _validation(options, target_name, target, columns)
+        splits["validation"] = _validation_rows(options, target_name, target, columns)
     if test is not None:
-        parts["test"] = test
-    missing = {column.name: column.null_count() for column in whole.frame if column.null_count()}
-    data = prepare(target.task, columns, parts, options.dtype)
-    return Problem(name, target_name, target, columns, data, n_without, missing)
+        splits["test"] = test
+    missing = {column.name: column.null_count() for column in rows.frame if column.null_count()}
+    prepared = prepare(target.task, columns, splits, options.dtype)
+    return LoadedData(name, target_name, target, columns, prepared, n_without, missing)
+
+
+def _validation_rows(
+    options: argparse.Namespace, target_name: str, target: Target, columns: Columns
+) -> LabelledRows:
+    """Return the rows of the table that ``--val`` names."""
+    classes = np.unique(target.values) if target.task == "classification" else None
+    features = columns.numbers, columns.categories
+    try:
+        return labelled_rows(read_frame(options.val), target_name, classes, features, options.sample_weight)
+    except DataError as error:
+        raise DataError(f"--val: {error}") from error
 
 
 def _read(options: argparse.Namespace) -> tuple[str, pl.DataFrame, str]:
-    """Return the name of the data, the table, and its column to predict."""
+    """Return the name of the data, the table, and the name of its target column."""
     if options.data in DATASETS:
         data = load(options.data)
-        return data.name, frame_of(data), options.target or data.target_name
-    if "." not in options.data:
+        return data.name, dataset_frame(data), options.target or data.target_name
+    if "." not in options.data:  # a mistyped data set, as tables are recognised by their suffix
         raise DataError(
             f"unknown data {options.data!r}: it is none of {', '.join(DATASETS)}, nor a table's file"
         )
@@ -122,81 +136,51 @@ def _read(options: argparse.Namespace) -> tuple[str, pl.DataFrame, str]:
     return path.name, frame, options.target or last
 
 
-def _weights(frame: pl.DataFrame, name: str | None) -> HostArray | None:
-    if name is None:
-        return None
-    weight = select(frame, [name], []).to_series()
-    if weight.null_count():
-        raise DataError(f"the column {name!r} of sample weights lacks {weight.null_count()} values")
-    if not (weight >= 0.0).all() or not (weight > 0.0).any():
-        raise DataError(f"the column {name!r} of sample weights must hold numbers >= 0, some above 0")
-    return weight.to_numpy()
-
-
-def _validation(options: argparse.Namespace, name: str, target: Target, columns: Columns) -> Part:
-    try:
-        frame, _ = without_missing(read_frame(options.val), name)
-        if target.task == "classification":
-            y = known_labels(frame[name], np.unique(target.values))
-        else:
-            y = find_target(frame[name], "regression").values
-        weight = _weights(frame, options.sample_weight)
-        return Part(select(frame, columns.numbers, columns.categories), y, weight)
-    except DataError as error:
-        raise DataError(f"--val: {error}") from error
-
-
-def describe(problem: Problem, screen: Screen) -> None:
-    """Say what was found in the table, and what is made of it."""
-    parts, columns, target = problem.data.parts, problem.columns, problem.target
-    n_rows = len(target.values)
-    kinds = f"{len(columns.numbers) + len(columns.categories)} features"
-    screen.say(f"{problem.name}: {n_rows} rows, {kinds}, to predict {problem.target_name}")
-    known = dict(zip(columns.categories, _n_categories(problem)))
-    screen.list(
+def print_summary(loaded: LoadedData, screen: Screen) -> None:
+    """Print the task, the target, the columns by type, the missing values and the rows of each split."""
+    splits, columns, target = loaded.prepared.splits, loaded.columns, loaded.target
+    n_features, n_without = len(columns.numbers) + len(columns.categories), loaded.n_without_target
+    about = f"{len(target.values)} rows, {n_features} features, to predict {loaded.target_name}"
+    screen.print(f"{loaded.name}: {about}")
+    numbers = [name for name in columns.numbers if name not in columns.dates]
+    training = splits["training"].frame
+    n_categories = {name: training[name].drop_nulls().n_unique() for name in columns.categories}
+    screen.print_fields(
         [
-            ("task", f"{target.task} ({target.reason}; --task decides otherwise)"),
+            ("task", f"{target.task} ({target.reason}; --task overrides this)"),
             ("target", _describe_target(target)),
-            (
-                "no target",
-                f"in {problem.n_without_target} rows, left out" if problem.n_without_target else "",
-            ),
-            ("numbers", listed((name for name in columns.numbers if name not in columns.dates), MOST_SHOWN)),
+            ("no target", f"in {n_without} rows, left out" if n_without else ""),
+            ("numbers", listed(numbers, MAX_NUMBERS_LISTED)),
             ("dates", listed(columns.dates) + " (in days)" if columns.dates else ""),
-            ("categories", listed(f"{name} ({count})" for name, count in known.items())),
-            ("missing", _describe_missing(problem)),
+            ("categories", listed(f"{name} ({count})" for name, count in n_categories.items())),
+            ("missing", _describe_missing(loaded)),
             ("left out", "; ".join(f"{name}: {why}" for name, why in columns.left_out.items())),
-            ("rows", ", ".join(f"{len(part.y)} for {use}" for use, part in parts.items())),
+            ("rows", ", ".join(f"{len(rows.y)} for {split}" for split, rows in splits.items())),
         ]
     )
 
 
-def _n_categories(problem: Problem) -> list[int]:
-    return [
-        problem.data.parts["training"].frame[name].drop_nulls().n_unique()
-        for name in problem.columns.categories
-    ]
-
-
-def _describe_missing(problem: Problem) -> str:
-    filled = fillings(problem.data.pipeline(None))
-    return "; ".join(f"{name} {n}, filled with {shown(filled[name])}" for name, n in problem.missing.items())
+def _describe_missing(loaded: LoadedData) -> str:
+    filled = imputed_values(loaded.prepared.pipeline(None))
+    return "; ".join(
+        f"{name} {n}, filled with {format_value(filled[name])}" for name, n in loaded.missing.items()
+    )
 
 
 def _describe_target(target: Target) -> str:
     y = target.values
     if target.task == "regression":
-        return f"mean {rounded(y.mean())}, from {rounded(y.min())} to {rounded(y.max())}"
+        return f"mean {format_number(y.mean())}, from {format_number(y.min())} to {format_number(y.max())}"
     return listed((f"{name} {n} ({n / len(y):.0%})" for name, n in class_counts(y).items()))
 
 
 def make_estimator(options: argparse.Namespace, task: str, hidden: tuple[int, ...] | None) -> Any:
-    """Return the estimator with what was asked for, and its own defaults for the rest.
+    """Return an untrained estimator with the parameters given as options, and defaults for the others.
 
     Raises
     ------
     DataError, ValueError
-        If an option is for the other task, or does not fit.
+        If an option does not apply to the task, or a value is invalid.
     """
     given = {option.parameter: getattr(options, option.parameter) for option in ESTIMATOR_OPTIONS}
     given = {name: value for name, value in given.items() if value is not None}
@@ -204,17 +188,17 @@ def make_estimator(options: argparse.Namespace, task: str, hidden: tuple[int, ..
         given["hidden_layer_sizes"] = hidden
     if len(given.get("activation", "")) == 1:
         given["activation"] = given["activation"][0]
-    foreign = {"classification": "loss", "regression": "class_weight"}[task]
-    if foreign in given:
-        raise DataError(f"--{foreign.replace('_', '-')} is not for {task}")
+    inapplicable = {"classification": "loss", "regression": "class_weight"}[task]
+    if inapplicable in given:
+        raise DataError(f"--{inapplicable.replace('_', '-')} is not for {task}")
     kind = MLPClassifier if task == "classification" else MLPRegressor
     estimator = kind(random_state=options.random_state, backend=options.backend, **given)
     estimator._check_parameters()
     return estimator
 
 
-def digest(data: str) -> str | None:
-    """Return the SHA-256 of a table's file; None for data that come along."""
+def file_sha256(data: str) -> str | None:
+    """Return the SHA-256 of a table's file; None for a built-in data set."""
     if data in DATASETS:
         return None
     with Path(data).open("rb") as file:

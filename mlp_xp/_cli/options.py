@@ -1,4 +1,4 @@
-"""What can be asked of the command: its parser."""
+"""The command's options: an argparse parser, and the exit codes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ EXIT_INTERRUPTED = 130
 
 EXIT_CODES = """\
 exit codes: 0 done, 1 the training failed, 2 bad input, 130 interrupted.
-What was trained until a training failed or was interrupted is reported and
-kept all the same."""
+If a training fails or is interrupted, what was trained until then is scored
+and saved."""
 
 
 class _OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong with the arguments in one line, without repeating the usage."""
+    """Parser that reports an error in one line, without the usage."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{"formatter_class": _Formatter, "allow_abbrev": False, **settings})
@@ -37,14 +37,14 @@ class _OneLineParser(argparse.ArgumentParser):
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Leaves room for the names of options."""
+    """Help formatter with a wider column for the names of options."""
 
     def __init__(self, prog: str, **settings: Any) -> None:
         super().__init__(prog, max_help_position=34, **settings)
 
 
-class _Completion(argparse.Action):
-    """Prints a shell's completion script, and ends."""
+class _PrintCompletion(argparse.Action):
+    """Action that prints a shell's completion script and exits."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: Any, shell: Any, option: Any = None
@@ -58,19 +58,19 @@ class _Completion(argparse.Action):
         parser.exit()
 
 
-def _complete_paths(parser: argparse.ArgumentParser, by: dict[str, Any]) -> None:
-    """Let arguments that are paths be completed by names of files or folders."""
+def _complete_paths(parser: argparse.ArgumentParser, completers: dict[str, Any]) -> None:
+    """Mark the arguments that are paths, by their metavar, for completion by files or folders."""
     paths = {"DATA": "FILE", "TABLE": "FILE", "FILE": "FILE", "RUN": "FOLDER", "FOLDER": "FOLDER"}
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():
-                _complete_paths(command, by)
+                _complete_paths(command, completers)
         elif action.metavar in paths:
-            vars(action)["complete"] = by[paths[str(action.metavar)]]
+            vars(action)["complete"] = completers[paths[str(action.metavar)]]
 
 
 def integer(minimum: int, below: int | None = None) -> Any:
-    """Return what makes an integer of an argument, between bounds."""
+    """Return an argparse type for integers >= `minimum` and < `below`."""
 
     def parse(text: str) -> int:
         value = int(text)
@@ -84,7 +84,7 @@ def integer(minimum: int, below: int | None = None) -> Any:
 
 
 def real(low: float, high: float = np.inf, *, with_low: bool = True, with_high: bool = False) -> Any:
-    """Return what makes a number of an argument, between bounds."""
+    """Return an argparse type for numbers between `low` and `high`; flags say whether these are included."""
 
     def parse(text: str) -> float:
         value = float(text)
@@ -99,6 +99,7 @@ def real(low: float, high: float = np.inf, *, with_low: bool = True, with_high: 
 
 
 def _patience(text: str) -> float:
+    """Parse a number of epochs, or "inf"."""
     if text == "inf":
         return np.inf
     parsed: int = integer(1)(text)
@@ -109,6 +110,7 @@ _patience.__name__ = "integer"
 
 
 def _rate(text: str) -> float:
+    """Parse a learning rate; scikit-learn's `learning_rate` is a schedule, so its names get a hint."""
     if text in SCHEDULES:
         raise argparse.ArgumentTypeError(f"must be a number, {text!r} is for --learning-rate-schedule")
     rate: float = real(0.0, with_low=False)(text)
@@ -120,16 +122,16 @@ _rate.__name__ = "number"
 SCHEDULES = ["constant", "invscaling", "adaptive"]
 
 
-def layers(text: str) -> tuple[int, ...]:
-    """Read the sizes of a network's hidden layers, such as ``64x32``."""
+def hidden_sizes(text: str) -> tuple[int, ...]:
+    """Parse the sizes of a network's hidden layers, such as ``64x32``."""
     return tuple(integer(1)(size) for size in text.split("x"))
 
 
-layers.__name__ = "sizes"
+hidden_sizes.__name__ = "sizes"
 
 
 class Option(NamedTuple):
-    """An option that sets a parameter of the estimators; without it theirs is as it is."""
+    """An option that sets a parameter of the estimators; without it, the estimator's default holds."""
 
     flags: tuple[str, ...]
     parameter: str
@@ -137,7 +139,7 @@ class Option(NamedTuple):
     help: str
 
 
-NETWORK = (
+NETWORK_OPTIONS = (
     Option(
         ("--activation",),
         "activation",
@@ -153,7 +155,7 @@ NETWORK = (
     Option(("--alpha",), "alpha", {"type": real(0.0), "metavar": "A"}, "strength of the L2 penalty (0.0001)"),
 )
 
-TRAINING = (
+TRAINING_OPTIONS = (
     Option(("--solver",), "solver", {"choices": ["adam", "sgd", "lbfgs"]}, "optimizer (adam)"),
     Option(
         ("--max-iter", "--epochs"),
@@ -174,7 +176,7 @@ TRAINING = (
         ("--learning-rate-schedule",),
         "learning_rate",
         {"choices": SCHEDULES},
-        "how the rate of sgd goes on (constant)",
+        "how the learning rate of sgd changes (constant)",
     ),
     Option(("--power-t",), "power_t", {"type": real(0.0), "metavar": "P"}, "exponent of invscaling (0.5)"),
     Option(
@@ -199,7 +201,7 @@ TRAINING = (
         ("--shuffle",),
         "shuffle",
         {"action": argparse.BooleanOptionalAction},
-        "whether each epoch has an order of its own (yes)",
+        "whether the rows are shuffled before each epoch (yes)",
     ),
     Option(
         ("--matmul-precision",),
@@ -215,7 +217,7 @@ TRAINING = (
     ),
 )
 
-STOPPING = (
+STOPPING_OPTIONS = (
     Option(
         ("--early-stopping",),
         "early_stopping",
@@ -249,13 +251,13 @@ STOPPING = (
     ),
 )
 
-ESTIMATOR_OPTIONS = (*NETWORK, *TRAINING, *STOPPING)
+ESTIMATOR_OPTIONS = (*NETWORK_OPTIONS, *TRAINING_OPTIONS, *STOPPING_OPTIONS)
 
 
-def parse(given: Sequence[str]) -> argparse.Namespace:
-    """Return what was asked for; what cannot be is one line on stderr, and the end."""
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the parsed arguments; on an error, print one line to stderr and exit."""
     parser = make_parser()
-    options, unknown = parser.parse_known_args(given)
+    options, unknown = parser.parse_known_args(argv)
     if unknown:
         command = f"mlp-xp {options.command}"
         flags = re.findall(r"--[a-z0-9-]+", _command_help(parser, options.command))
@@ -290,9 +292,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mlp_xp {__version__}")
     parser.add_argument(
         "--print-completion",
-        action=_Completion,
+        action=_PrintCompletion,
         choices=["bash", "zsh", "tcsh", "fish", "powershell"],
-        help="print what completes this command in that shell",
+        help="print a completion script for that shell",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
@@ -305,7 +307,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="List the array libraries that can compute here, with their versions and devices, and\n"
         "why the others cannot.",
     )
-    _add_speech(devices)
+    _add_output_format(devices)
     return parser
 
 
@@ -327,10 +329,11 @@ def _add_train(commands: Any) -> None:
         "--hidden", type=integer(1), nargs="*", metavar="N", help="units of each hidden layer (100)"
     )
     _add_estimator(command, network)
-    out = command.add_argument_group("output")
-    out.add_argument("--out", metavar="FOLDER", help="keep pipeline, network, scores and pictures there")
-    out.add_argument("--overwrite", action="store_true", help="replace the folder of an earlier run")
-    _add_speech(command, out)
+    output = command.add_argument_group("output")
+    _add_out(
+        output, "FOLDER", "save pipeline, network, scores and pictures there", "the folder of an earlier run"
+    )
+    _add_output_format(output)
 
 
 def _add_sweep(commands: Any) -> None:
@@ -348,17 +351,16 @@ def _add_sweep(commands: Any) -> None:
     network = command.add_argument_group("network")
     network.add_argument(
         "--hidden",
-        type=layers,
+        type=hidden_sizes,
         nargs="+",
         required=True,
         metavar="N",
         help="units of the hidden layer, a network for each; 64x32 has two layers",
     )
     _add_estimator(command, network)
-    out = command.add_argument_group("output")
-    out.add_argument("--out", metavar="FOLDER", help="where figure and table go (sweep-DATA)")
-    out.add_argument("--overwrite", action="store_true", help="replace the folder of an earlier sweep")
-    _add_speech(command, out)
+    output = command.add_argument_group("output")
+    _add_out(output, "FOLDER", "where figure and table go (sweep-DATA)", "the folder of an earlier sweep")
+    _add_output_format(output)
 
 
 def _add_data(command: argparse.ArgumentParser) -> None:
@@ -393,7 +395,8 @@ def _add_data(command: argparse.ArgumentParser) -> None:
 
 def _add_estimator(command: argparse.ArgumentParser, network: Any) -> None:
     training, stopping = map(command.add_argument_group, ("training", "stopping"))
-    for options, group in ((NETWORK, network), (TRAINING, training), (STOPPING, stopping)):
+    groups = {network: NETWORK_OPTIONS, training: TRAINING_OPTIONS, stopping: STOPPING_OPTIONS}
+    for group, options in groups.items():
         for option in options:
             group.add_argument(
                 *option.flags, dest=option.parameter, default=None, help=option.help, **option.settings
@@ -432,35 +435,42 @@ def _add_predict(commands: Any) -> None:
         "  mlp-xp predict run/ new.csv --keep id --out predictions.csv",
     )
     _add_run(command, "to predict: the columns trained on, in any order; others are not used")
+    out = ".csv, .tsv, .parquet, .arrow or .feather (as CSV on standard output)"
+    _add_out(command, "FILE", out, "an existing file")
     command.add_argument(
-        "--out", metavar="FILE", help=".csv, .tsv, .parquet, .arrow or .feather (as CSV on standard output)"
+        "--keep", metavar="COLUMN", nargs="+", default=[], help="columns to copy beside the predictions"
     )
-    command.add_argument("--overwrite", action="store_true", help="replace a file that is there")
-    command.add_argument("--keep", metavar="COLUMN", nargs="+", default=[], help="columns to repeat beside")
     _add_backend(command)
-    _add_speech(command)
+    _add_output_format(command)
 
 
 def _add_evaluate(commands: Any) -> None:
     command = commands.add_parser(
         "evaluate",
         help="score a trained network on a table with the target",
-        description="Score a trained network on TABLE, beside a trivial model that knows the training rows' "
-        "target alone.",
+        description="Score a trained network on TABLE, and a baseline that always predicts the class\n"
+        "frequencies or the mean of the training rows.",
         epilog="example:\n  mlp-xp evaluate run/ test.csv",
     )
     _add_run(command, "with the columns trained on and the target")
     _add_backend(command)
-    _add_speech(command)
+    _add_output_format(command)
 
 
 def _add_run(command: argparse.ArgumentParser, table: str) -> None:
+    """Add the arguments RUN and TABLE; `table` is the help of the latter."""
     command.add_argument("run", metavar="RUN", help="the folder that `mlp-xp train --out` wrote")
     command.add_argument("table", metavar="TABLE", help=table)
 
 
-def _add_speech(command: argparse.ArgumentParser, group: Any = None) -> None:
-    group = command if group is None else group
-    how = group.add_mutually_exclusive_group()
-    how.add_argument("--json", action="store_true", help="print one JSON document instead of text")
-    how.add_argument("--quiet", action="store_true", help="print nothing but errors")
+def _add_out(group: Any, metavar: str, help: str, replaced: str) -> None:
+    """Add ``--out`` and ``--overwrite``; `replaced` is what the latter replaces."""
+    group.add_argument("--out", metavar=metavar, help=help)
+    group.add_argument("--overwrite", action="store_true", help=f"replace {replaced}")
+
+
+def _add_output_format(group: Any) -> None:
+    """Add ``--json`` and ``--quiet``."""
+    exclusive = group.add_mutually_exclusive_group()
+    exclusive.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+    exclusive.add_argument("--quiet", action="store_true", help="print nothing but errors")

@@ -1,4 +1,4 @@
-"""``mlp-xp predict``: from a trained network and new rows to predictions."""
+"""``mlp-xp predict``: predict the rows of a table with a trained network."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import polars as pl
 
 from mlp_xp._cli.screen import Screen
 from mlp_xp.backends import backend
-from mlp_xp.tables._pipelines import network_of, typed
+from mlp_xp.tables._pipelines import network_of, select_features
 from mlp_xp.tables._reading import DataError, check_writable, listed, read_frame, write_frame
-from mlp_xp.tables._runs import Run, load_run
+from mlp_xp.tables._runs import Run, load_run, predict_features, table_notes
 
 
-def run(options: argparse.Namespace, given: Sequence[str]) -> int:
-    """Predict, and write what was predicted."""
+def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Predict the rows of a table, and write the predictions to a file or stdout."""
     screen = Screen(options)
     if options.out is not None:
         check_writable(options.out, options.overwrite)
@@ -26,33 +26,35 @@ def run(options: argparse.Namespace, given: Sequence[str]) -> int:
     unknown = [name for name in options.keep if name not in frame.columns]
     if unknown:
         raise DataError(f"--keep: no column {listed(unknown)}; the columns are {listed(frame.columns)}")
-    features = typed(trained.pipeline, frame)
-    notes, predicted = trained.notes(frame, features), trained.predictions(features)
-    both = sorted(set(options.keep) & set(predicted.columns))
+    features = select_features(trained.pipeline, frame)
+    notes, predictions = table_notes(trained, frame, features), predict_features(trained, features)
+    both = sorted(set(options.keep) & set(predictions.columns))
     if both:
         raise DataError(f"--keep: the predictions have a column {listed(both)} too")
-    answer = frame.select(options.keep).hstack(predicted) if options.keep else predicted
+    if options.keep:
+        predictions = frame.select(options.keep).hstack(predictions)
     for note in notes:
-        screen.note(note)
-    return _write(answer, notes, options, screen)
+        screen.print_note(note)
+    return _write(predictions, notes, options, screen)
 
 
 def load(options: argparse.Namespace) -> Run:
-    """Read a run, and let it compute where it was asked to."""
-    backend(options.backend)
+    """Load a run, and set its estimator to the chosen backend."""
+    backend(options.backend)  # raises if it is not available, before the run is read
     trained = load_run(options.run)
     network_of(trained.pipeline).set_params(backend=options.backend)
     return trained
 
 
-def _write(answer: pl.DataFrame, notes: list[str], options: argparse.Namespace, screen: Screen) -> int:
-    document = {"rows": len(answer), "notes": notes}
+def _write(predictions: pl.DataFrame, notes: list[str], options: argparse.Namespace, screen: Screen) -> int:
+    """Write the predictions to the file given, or to stdout as JSON or CSV."""
+    document = {"rows": len(predictions), "notes": notes}
     if options.out is not None:
-        write_frame(options.out, answer)
-        screen.say(f"{len(answer)} predictions in {Path(options.out)}: {listed(answer.columns)}")
-        screen.answer({**document, "saved": options.out})
+        write_frame(options.out, predictions)
+        screen.print(f"{len(predictions)} predictions in {Path(options.out)}: {listed(predictions.columns)}")
+        screen.print_json({**document, "saved": options.out})
     elif options.json:
-        screen.answer({**document, "predictions": answer.to_dicts()})
+        screen.print_json({**document, "predictions": predictions.to_dicts()})
     else:
-        sys.stdout.write(answer.write_csv())
+        sys.stdout.write(predictions.write_csv())
     return 0

@@ -1,4 +1,4 @@
-"""What a command says: lines and tables for people, one JSON document for machines, or nothing."""
+"""Output of the commands: text and tables, or one JSON document, or nothing but errors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
@@ -13,92 +14,96 @@ from rich.table import Table
 from rich.text import Text
 
 from mlp_xp._training.progress_bar import ProgressBar
-from mlp_xp.tables._pipelines import rounded
+from mlp_xp.tables._pipelines import format_number
 from mlp_xp.tables._reading import printable
 
-WIDTH_OF_FILES = 200
+SCORES_WITH_4_DECIMALS = ("roc_auc", "log_loss", "r2")
+
+REDIRECTED_WIDTH = 200
+"""Width in characters of output that does not go to a terminal; chosen so that score tables do not wrap."""
 
 
 class Screen:
-    """Where a command speaks.
+    """Output of a command, as ``--json`` and ``--quiet`` have it.
 
-    Text goes to stdout and notes and progress to stderr, so that what is piped on is the answer alone.
+    Results go to stdout, notes and progress to stderr, so that a pipe receives the results alone.
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.quiet, self.json = options.quiet, options.json
         self.out, self.err = Console(highlight=False), Console(highlight=False, stderr=True)
         for console in (self.out, self.err):
-            if not console.is_terminal:  # a file gets its lines and tables whole
-                console.soft_wrap, console.width = True, WIDTH_OF_FILES
+            if not console.is_terminal:  # lines and tables in files must not be wrapped
+                console.soft_wrap, console.width = True, REDIRECTED_WIDTH
 
     @property
-    def speaks(self) -> bool:
-        """Whether there is text for people."""
+    def prints_text(self) -> bool:
+        """Whether text is printed: neither ``--quiet`` nor ``--json``."""
         return not (self.quiet or self.json)
 
-    def say(self, line: str = "") -> None:
+    def print(self, line: str = "") -> None:
         """Print a line."""
-        if self.speaks:
+        if self.prints_text:
             self.out.print(Text(printable(line)))
 
-    def list(self, rows: Iterable[tuple[str, str]]) -> None:
-        """Print names and what belongs to them, which may take more than a line."""
+    def print_fields(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Print pairs of a name and a text in two columns; pairs with an empty text are skipped."""
         rows = [(name, text) for name, text in rows if text]
         width = max((len(name) for name, _ in rows), default=0)
         for name, text in rows:
             if not self.out.is_terminal:
-                self.say(f"  {name:<{width}}  {text}")
+                self.print(f"  {name:<{width}}  {text}")
                 continue
+            # On a terminal long texts are wrapped in their own column.
             grid = Table.grid(padding=(0, 2))
             grid.add_column(min_width=width + 2, no_wrap=True)
             grid.add_column(overflow="fold")
             grid.add_row(Text(f"  {name}"), Text(printable(text)))
-            if self.speaks:
+            if self.prints_text:
                 self.out.print(grid)
 
-    def table(
+    def print_table(
         self,
         columns: Sequence[str],
         rows: Iterable[Sequence[str]],
         justify: Literal["left", "right"] = "right",
     ) -> None:
-        """Print a table; `justify` is for all columns but the first, which hold numbers as a rule."""
+        """Print a table; `justify` aligns all columns but the first, which is aligned left."""
         table = Table()
-        for place, name in enumerate(columns):
-            table.add_column(name, justify=justify if place else "left")
+        for index, name in enumerate(columns):
+            table.add_column(name, justify=justify if index else "left")
         for row in rows:
             table.add_row(*(Text(printable(cell)) for cell in row))
-        if self.speaks:
+        if self.prints_text:
             self.out.print(table)
 
-    def note(self, line: str) -> None:
-        """Print what a user should know of the answer."""
-        if self.speaks:
+    def print_note(self, line: str) -> None:
+        """Print a note on the results to stderr."""
+        if self.prints_text:
             self.err.print(Text(printable(f"mlp-xp: {line}")))
 
-    def complain(self, line: str) -> None:
-        """Print what went wrong, whatever was asked for."""
+    def print_error(self, line: str) -> None:
+        """Print an error to stderr, also with ``--quiet`` or ``--json``."""
         print(printable(f"mlp-xp: {line}"), file=sys.stderr)
 
-    def answer(self, document: Any) -> None:
-        """Print the one JSON document, where that is asked for."""
+    def print_json(self, document: Any) -> None:
+        """Print the JSON document of ``--json``, the only one of a command."""
         if self.json:
             print(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
 
     def progress(self, description: str = "epoch") -> ProgressBar | None:
-        """Return a progress bar, if there is somebody to look at it."""
-        return ProgressBar(console=self.err, description=description) if self.speaks else None
+        """Return a progress bar; None with ``--quiet`` or ``--json``."""
+        return ProgressBar(console=self.err, description=description) if self.prints_text else None
+
+    def print_saved(self, folder: Path) -> None:
+        """Print a folder and the files in it."""
+        self.print(f"Saved in {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
 
 
-def figure(name: str, value: float | None) -> str:
-    """Write a score by its name."""
+def format_score(name: str, value: float | None) -> str:
+    """Format a score: accuracies in per cent, errors in the target's units with four significant digits."""
     if value is None:
         return "-"
     if "accuracy" in name:
         return f"{value:.2%}"
-    return f"{value:.4f}" if name in FRACTIONS and abs(value) < 1e4 else rounded(value)
-
-
-FRACTIONS = ("roc_auc", "log_loss", "r2")
-"""Scores with a fixed number of digits; the others are in the target's units."""
+    return f"{value:.4f}" if name in SCORES_WITH_4_DECIMALS and abs(value) < 1e4 else format_number(value)

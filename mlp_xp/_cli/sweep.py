@@ -1,4 +1,4 @@
-"""``mlp-xp sweep``: networks of several sizes on one table, side by side."""
+"""``mlp-xp sweep``: train networks of several sizes on one table and compare them."""
 
 from __future__ import annotations
 
@@ -15,26 +15,33 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from mlp_xp._arrays import to_host
-from mlp_xp._cli.fitting import Outcome, machine, portable, repeatable, score_parts, train
-from mlp_xp._cli.loading import Problem, describe, load_problem, make_estimator
+from mlp_xp._cli.fitting import (
+    Outcome,
+    describe_machine,
+    repeat_command,
+    score_splits,
+    train,
+    without_backend,
+)
+from mlp_xp._cli.loading import LoadedData, load_data, make_estimator, print_summary
 from mlp_xp._cli.options import EXIT_INTERRUPTED
-from mlp_xp._cli.screen import Screen, figure
+from mlp_xp._cli.screen import Screen, format_score
 from mlp_xp._interrupts import holding_interrupts
 from mlp_xp._messages import first_line
 from mlp_xp.backends import backend
 from mlp_xp.files._folders import NewFolder, write_json
 from mlp_xp.files._models import save_model
 from mlp_xp.plotting import plot_learning_curve
-from mlp_xp.plotting._common import literal
-from mlp_xp.tables._pictures import draw_boundary, has_boundary
-from mlp_xp.tables._pipelines import SCORES, Part, baseline_name
+from mlp_xp.plotting._common import escape_mathtext
+from mlp_xp.tables._pictures import has_two_features, plot_pipeline_boundary
+from mlp_xp.tables._pipelines import SCORE_TITLES, LabelledRows, baseline_name
 from mlp_xp.tables._reading import DataError
 
-SWEEP = "sweep.json"
+SWEEP_FILE = "sweep.json"
 
 
 class Trial(NamedTuple):
-    """One network of a sweep, trained."""
+    """One trained network of a sweep, with its outcome and scores; `name` is its sizes, as "64x32"."""
 
     name: str
     estimator: Any
@@ -43,155 +50,157 @@ class Trial(NamedTuple):
 
     @property
     def n_parameters(self) -> int:
-        """How many weights and biases it has."""
+        """Number of weights and biases."""
         return sum(to_host(array).size for array in (*self.estimator.coefs_, *self.estimator.intercepts_))
 
 
-def run(options: argparse.Namespace, given: Sequence[str]) -> int:
-    """Train them all, and show what became of them."""
+def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Train a network of each size; save the networks, and print and draw a comparison."""
     screen = Screen(options)
     if len(set(options.hidden)) < len(options.hidden):
         raise DataError("--hidden: must name each size once")
     out = Path(options.out or f"sweep-{Path(options.data).stem}")
-    with NewFolder(out, overwrite=options.overwrite, mark=SWEEP) as folder:
+    with NewFolder(out, overwrite=options.overwrite, mark=SWEEP_FILE) as folder:
         chosen = backend(options.backend)
-        problem = load_problem(options)
+        loaded = load_data(options)
         untrained = {
-            "x".join(map(str, sizes)): make_estimator(options, problem.data.task, sizes)
+            "x".join(map(str, sizes)): make_estimator(options, loaded.prepared.task, sizes)
             for sizes in options.hidden
         }
-        screen.say(machine(chosen, options))
-        describe(problem, screen)
-        screen.say()
+        screen.print(describe_machine(chosen, options))
+        print_summary(loaded, screen)
+        screen.print()
         trials: list[Trial] = []
-        code = _train_all(untrained, problem, screen, folder.partial, trials)
+        code = _train_all(untrained, loaded, screen, folder.partial, trials)
         with holding_interrupts():
-            document = _document(trials, problem, shlex.join(repeatable(options, given, problem)))
-            write_json(folder.partial / SWEEP, document)
+            document = _document(trials, loaded, shlex.join(repeat_command(options, argv, loaded)))
+            write_json(folder.partial / SWEEP_FILE, document)
             folder.finish()
-    _report(trials, problem, screen)
+    _print_scores(trials, loaded, screen)
     try:
-        draw(trials, problem).savefig(out / "sweep.png", dpi=150)
-    except Exception as error:  # what fails in matplotlib must not stand in the way of trained networks
-        screen.note(f"no sweep.png ({first_line(error)})")
-    screen.say(f"Saved in {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
-    _say_best(trials, problem, options, given, screen)
-    screen.answer({**document, "saved": str(out)})
+        draw(trials, loaded).savefig(out / "sweep.png", dpi=150)
+    except Exception as error:  # an error in matplotlib must not lose trained networks
+        screen.print_note(f"no sweep.png ({first_line(error)})")
+    screen.print_saved(out)
+    _print_best(trials, loaded, options, argv, screen)
+    screen.print_json({**document, "saved": str(out)})
     return code
 
 
 def _train_all(
-    untrained: dict[str, Any], problem: Problem, screen: Screen, folder: Path, trials: list[Trial]
+    untrained: dict[str, Any], loaded: LoadedData, screen: Screen, folder: Path, trials: list[Trial]
 ) -> int:
-    """Train one after the other, and keep each as soon as it is there; return the exit code."""
+    """Train the networks in turn, appending each to `trials` and saving it at once; return the exit code."""
     code, width = 0, max(map(len, untrained))
     try:
-        for place, (name, estimator) in enumerate(untrained.items(), 1):
-            title = f"{place}/{len(untrained)} hidden {name:<{width}} epoch"
-            outcome = train(estimator, problem, screen, title)
-            with holding_interrupts(), portable(estimator):
+        for number, (name, estimator) in enumerate(untrained.items(), 1):
+            title = f"{number}/{len(untrained)} hidden {name:<{width}} epoch"
+            outcome = train(estimator, loaded, screen, title)
+            with holding_interrupts(), without_backend(estimator):
                 save_model(folder / f"network-{name}.safetensors", estimator)
-            trials.append(Trial(name, estimator, outcome, score_parts(estimator, problem)))
-            code = max(code, outcome.code)
-            if outcome.code:
-                screen.complain(f"hidden {name}: {outcome.said}")
-            if outcome.code == EXIT_INTERRUPTED:
+            trials.append(Trial(name, estimator, outcome, score_splits(estimator, loaded)))
+            code = max(code, outcome.exit_code)
+            if outcome.exit_code:
+                screen.print_error(f"hidden {name}: {outcome.message}")
+            if outcome.exit_code == EXIT_INTERRUPTED:
                 break
     except KeyboardInterrupt:  # between trainings
         if not trials:
             raise
-        screen.complain(f"interrupted after {len(trials)} of {len(untrained)} networks")
+        screen.print_error(f"interrupted after {len(trials)} of {len(untrained)} networks")
         code = EXIT_INTERRUPTED
     return code
 
 
-def best_of(trials: list[Trial], problem: Problem) -> tuple[Trial, str]:
-    """Return the trial with the best score, the smallest network of those, and the part it was scored on.
+def best_of(trials: list[Trial], loaded: LoadedData) -> tuple[Trial, str]:
+    """Return the trial with the best score, the smallest such network, and the split it was chosen by.
 
-    Validation rows are there to choose by. Where there are none the test's must do.
+    The split is "validation" if there is one: a score on rows that a choice was made by is too good.
     """
-    name, _ = _leading_score(problem)
-    part = next(use for use in ("validation", "test", "training") if use in problem.data.parts)
+    name, _ = _main_score(loaded)
+    split = next(split for split in ("validation", "test", "training") if split in loaded.prepared.splits)
 
     def rank(trial: Trial) -> tuple[float, int]:
-        value = trial.scores[part][name]
+        value = trial.scores[split][name]
         return (-math.inf if value is None else value, -trial.n_parameters)
 
-    return max(trials, key=rank), part
+    return max(trials, key=rank), split
 
 
-def _leading_score(problem: Problem) -> tuple[str, str]:
-    """Return the score that networks are compared by, and how people call it."""
-    return next(iter(SCORES[problem.data.task].items()))
+def _main_score(loaded: LoadedData) -> tuple[str, str]:
+    """Return the name and the title of the score that networks are compared by."""
+    return next(iter(SCORE_TITLES[loaded.prepared.task].items()))
 
 
-def _say_best(
-    trials: list[Trial], problem: Problem, options: argparse.Namespace, given: Sequence[str], screen: Screen
+def _print_best(
+    trials: list[Trial], loaded: LoadedData, options: argparse.Namespace, argv: Sequence[str], screen: Screen
 ) -> None:
-    """Say which network is best, and the command that trains it alone."""
-    best, part = best_of(trials, problem)
-    _, score = _leading_score(problem)
-    caution = ": as it was chosen by them, expect a little less elsewhere" if part == "test" else ""
-    screen.say(f"Best by {score} on the {part} rows: {best.name}{caution}.")
-    words = repeatable(options, _without_sizes(given), problem)
+    """Print which network is best, and the command that trains it alone."""
+    best, split = best_of(trials, loaded)
+    _, score = _main_score(loaded)
+    caution = ". It was chosen by them: expect a little less on other rows" if split == "test" else ""
+    screen.print(f"Best by {score} on the {split} rows: {best.name}{caution}.")
+    words = repeat_command(options, _without_hidden_option(argv), loaded)
     words[words.index("sweep")] = "train"
-    words += ["--hidden", *best.name.split("x"), "--out", f"{Path(options.out or problem.name).stem}-best"]
-    screen.say(f"  {shlex.join(words)}")
+    words += ["--hidden", *best.name.split("x"), "--out", f"{Path(options.out or loaded.name).stem}-best"]
+    screen.print(f"  {shlex.join(words)}")
 
 
-def _without_sizes(given: Sequence[str]) -> list[str]:
-    """Leave out ``--hidden`` and the sizes that follow it."""
+def _without_hidden_option(argv: Sequence[str]) -> list[str]:
+    """Return the arguments without ``--hidden`` and the sizes that follow it."""
     kept, among_sizes = [], False
-    for word in given:
+    for word in argv:
         among_sizes = word.startswith("--hidden") or (among_sizes and not word.startswith("-"))
         if not among_sizes:
             kept.append(word)
     return kept
 
 
-def _report(trials: list[Trial], problem: Problem, screen: Screen) -> None:
-    names = {name: title for name, title in SCORES[problem.data.task].items() if name != "balanced_accuracy"}
-    first, _ = _leading_score(problem)
-    others = [use for use in problem.data.parts if use != problem.drawn]
+def _print_scores(trials: list[Trial], loaded: LoadedData, screen: Screen) -> None:
+    """Print a row for each network: all scores on the reported split, the main score on the others."""
+    titles = SCORE_TITLES[loaded.prepared.task]
+    names = {name: title for name, title in titles.items() if name != "balanced_accuracy"}
+    first, _ = _main_score(loaded)
+    others = [split for split in loaded.prepared.splits if split != loaded.report_split]
     columns = ["hidden", "parameters", "epochs"]
-    columns += [f"{use}\n{names[first]}" for use in others]
-    columns += [f"{problem.drawn}\n{title}" for title in names.values()]
+    columns += [f"{split}\n{names[first]}" for split in others]
+    columns += [f"{loaded.report_split}\n{title}" for title in names.values()]
     rows = [
         [
             trial.name,
             f"{trial.n_parameters:,}",
             str(trial.estimator.n_iter_),
-            *(figure(first, trial.scores[use][first]) for use in others),
-            *(figure(name, trial.scores[problem.drawn][name]) for name in names),
+            *(format_score(first, trial.scores[split][first]) for split in others),
+            *(format_score(name, trial.scores[loaded.report_split][name]) for name in names),
         ]
         for trial in trials
     ]
-    trivial = trials[0].scores["baseline"]
+    baseline = trials[0].scores["baseline"]
     rows.append(
         [
-            baseline_name(problem.baseline),
+            baseline_name(loaded.baseline),
             *[""] * (2 + len(others)),
-            *(figure(name, trivial[name]) for name in names),
+            *(format_score(name, baseline[name]) for name in names),
         ]
     )
-    screen.table(columns, rows)
+    screen.print_table(columns, rows)
 
 
-def _document(trials: list[Trial], problem: Problem, command: str) -> dict[str, Any]:
-    """Return a sweep as JSON has it."""
+def _document(trials: list[Trial], loaded: LoadedData, command: str) -> dict[str, Any]:
+    """Return the content of `sweep.json`."""
     return {
         "command": command,
-        "data": problem.name,
-        "target": problem.target_name,
-        "task": problem.data.task,
-        "rows": {use: len(part.y) for use, part in problem.data.parts.items()},
+        "data": loaded.name,
+        "target": loaded.target_name,
+        "task": loaded.prepared.task,
+        "rows": {split: len(rows.y) for split, rows in loaded.prepared.splits.items()},
         "networks": [
             {
                 "hidden": [int(size) for size in trial.name.split("x")],
                 "parameters": trial.n_parameters,
                 "epochs": trial.estimator.n_iter_,
                 "seconds": round(trial.outcome.seconds, 3),
-                "ended": trial.outcome.said,
+                "ended": trial.outcome.message,
                 "scores": trial.scores,
             }
             for trial in trials
@@ -199,47 +208,51 @@ def _document(trials: list[Trial], problem: Problem, command: str) -> dict[str, 
     }
 
 
-def draw(trials: list[Trial], problem: Problem) -> Figure:
-    """Draw a panel for each network: its decision boundary for two features, else its learning curve."""
+def draw(trials: list[Trial], loaded: LoadedData) -> Figure:
+    """Return a figure with a panel for each network: decision boundary or learning curve."""
     n_columns = math.ceil(len(trials) / math.ceil(len(trials) / 4))
     n_rows = math.ceil(len(trials) / n_columns)
     size = (3.2 * n_columns, 2.9 * n_rows + 0.4)
-    drawing = Figure(figsize=size if len(trials) > 1 else (6.4, 4.8), layout="constrained")
-    flat = has_boundary(problem.data.pipeline(None))
-    panels = drawing.subplots(n_rows, n_columns, squeeze=False, sharex=flat, sharey=flat).ravel()
-    show = partial(_draw_boundary, problem) if flat else _draw_curve
+    figure = Figure(figsize=size if len(trials) > 1 else (6.4, 4.8), layout="constrained")
+    boundaries = has_two_features(loaded.prepared.pipeline(None))
+    panels = figure.subplots(n_rows, n_columns, squeeze=False, sharex=boundaries, sharey=boundaries).ravel()
+    draw_panel = partial(_draw_boundary, loaded) if boundaries else _draw_curve
     for panel, trial in zip(panels, trials):
-        show(trial, panel)
-        panel.set_title(_title(trial, problem), fontsize="medium")
+        draw_panel(trial, panel)
+        panel.set_title(_title(trial, loaded), fontsize="medium")
     for panel in panels[len(trials) :]:
         panel.set_axis_off()
     for panel in panels[max(0, len(trials) - n_columns) : len(trials)]:
-        panel.tick_params(labelbottom=True)  # there may be no panel below
+        panel.tick_params(labelbottom=True)  # shared axes label the last row only, which may be incomplete
     for panel in panels[: max(0, len(trials) - n_columns)]:
         panel.set_xlabel("")
-    if not flat:
-        _level(list(panels[: len(trials)]))
-    points, names = panels[0].get_legend_handles_labels()
-    if flat and names:  # the same in all panels
-        drawing.legend(points, names, loc="outside lower center", ncols=min(len(names), 8), frameon=False)
-    title = f"{problem.name}: {problem.target_name} by networks of several sizes ({_rows(problem)})"
-    drawing.suptitle(literal(title))
-    return drawing
+    if not boundaries:
+        _share_y_limits(list(panels[: len(trials)]))
+    handles, labels = panels[0].get_legend_handles_labels()
+    if boundaries and labels:  # the same in all panels
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 8), frameon=False)
+    title = f"{loaded.name}: {loaded.target_name} by networks of several sizes ({_scored_rows(loaded)})"
+    figure.suptitle(escape_mathtext(title))
+    return figure
 
 
-def _rows(problem: Problem) -> str:
+def _scored_rows(loaded: LoadedData) -> str:
+    """Return which rows the scores in the panels' titles are of."""
     return {"test": "scores of test rows", "validation": "scores of validation rows"}.get(
-        problem.drawn, "scores of the rows trained on"
+        loaded.report_split, "scores of the rows trained on"
     )
 
 
-def _draw_boundary(problem: Problem, trial: Trial, panel: Any) -> None:
-    parts = [part for use, part in problem.data.parts.items() if use != "validation"]
-    rows = Part(pl.concat([part.frame for part in parts]), np.concatenate([part.y for part in parts]))
-    draw_boundary(problem.data.pipeline(trial.estimator), rows, panel, legend=False)
+def _draw_boundary(loaded: LoadedData, trial: Trial, panel: Any) -> None:
+    """Draw a network's decision boundary with the training and test rows."""
+    shown = [rows for split, rows in loaded.prepared.splits.items() if split != "validation"]
+    y = np.concatenate([rows.y for rows in shown])
+    rows = LabelledRows(pl.concat([rows.frame for rows in shown]), y)
+    plot_pipeline_boundary(loaded.prepared.pipeline(trial.estimator), rows, panel, legend=False)
 
 
 def _draw_curve(trial: Trial, panel: Any) -> None:
+    """Draw a network's training and validation loss."""
     names = ("epoch", "loss", "val_loss")
     history = [
         {name: record[name] for name in names if name in record} for record in trial.estimator.history_
@@ -248,16 +261,17 @@ def _draw_curve(trial: Trial, panel: Any) -> None:
         plot_learning_curve(history, ax=panel)
 
 
-def _level(panels: Sequence[Any]) -> None:
-    """Give panels one scale, from the lowest of their ends to the highest, where they are of one kind."""
+def _share_y_limits(panels: Sequence[Any]) -> None:
+    """Set the same y limits on all panels, unless some have logarithmic axes and others linear ones."""
     if len({panel.get_yscale() for panel in panels}) == 1:
         low, high = zip(*(panel.get_ylim() for panel in panels))
         for panel in panels:
             panel.set_ylim(min(low), max(high))
 
 
-def _title(trial: Trial, problem: Problem) -> str:
-    name, title = _leading_score(problem)
-    value = figure(name, trial.scores[problem.drawn][name])
+def _title(trial: Trial, loaded: LoadedData) -> str:
+    """Return a panel's title: the network's size and score."""
+    name, title = _main_score(loaded)
+    value = format_score(name, trial.scores[loaded.report_split][name])
     units = f"{trial.name} units" if trial.name != "1" else "1 unit"
     return f"{units}: {title} {value}"

@@ -1,4 +1,4 @@
-"""``mlp-xp train``: from a table to a trained, tested and saved network."""
+"""``mlp-xp train``: train, score and save a network on a table."""
 
 from __future__ import annotations
 
@@ -12,101 +12,110 @@ from pathlib import Path
 from typing import Any
 
 from mlp_xp._arrays import library_name
-from mlp_xp._cli.fitting import Outcome, describe_network, machine, portable, repeatable, score_parts, train
-from mlp_xp._cli.loading import Problem, describe, digest, load_problem, make_estimator
-from mlp_xp._cli.screen import Screen, figure
+from mlp_xp._cli.fitting import (
+    Outcome,
+    describe_machine,
+    describe_network,
+    repeat_command,
+    score_splits,
+    train,
+    without_backend,
+)
+from mlp_xp._cli.loading import LoadedData, file_sha256, load_data, make_estimator, print_summary
+from mlp_xp._cli.screen import Screen, format_score
 from mlp_xp._interrupts import holding_interrupts
 from mlp_xp._version import __version__
 from mlp_xp.backends import Backend, backend
 from mlp_xp.files._folders import NewFolder, write_json
-from mlp_xp.tables._pipelines import SCORES, baseline_name, watched_part
-from mlp_xp.tables._runs import DESCRIPTION, FORMAT, METRICS, Run, write_run
+from mlp_xp.tables._pipelines import SCORE_TITLES, baseline_name, monitored_split
+from mlp_xp.tables._runs import DESCRIPTION_FILE, FORMAT_VERSION, METRICS_FILE, Run, write_run
 
 
-def run(options: argparse.Namespace, given: Sequence[str]) -> int:
-    """Train a network, keep it, and score it."""
+def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Train a network, save it if a folder is given, and print its scores."""
     screen = Screen(options)
     folder = None
     if options.out is not None:
-        folder = NewFolder(Path(options.out), overwrite=options.overwrite, mark=DESCRIPTION)
+        folder = NewFolder(Path(options.out), overwrite=options.overwrite, mark=DESCRIPTION_FILE)
     with folder or nullcontext():
         chosen = backend(options.backend)
-        problem = load_problem(options)
+        loaded = load_data(options)
         hidden = None if options.hidden is None else tuple(options.hidden)
-        estimator = make_estimator(options, problem.data.task, hidden)
-        description = _describe(options, given, problem, estimator, chosen)
-        screen.say(machine(chosen, options))
-        describe(problem, screen)
-        screen.list([("network", describe_network(estimator, problem))])
-        screen.say()
-        outcome = train(estimator, problem, screen)
+        estimator = make_estimator(options, loaded.prepared.task, hidden)
+        description = _describe_run(options, argv, loaded, estimator, chosen)
+        screen.print(describe_machine(chosen, options))
+        print_summary(loaded, screen)
+        screen.print_fields([("network", describe_network(estimator, loaded))])
+        screen.print()
+        outcome = train(estimator, loaded, screen)
         with holding_interrupts():
-            description |= _said_of(estimator, outcome)
-            trained = Run(Path(options.out or ""), problem.data.pipeline(estimator), description)
+            description |= _describe_outcome(estimator, outcome)
+            trained = Run(Path(options.out or ""), loaded.prepared.pipeline(estimator), description)
             if folder is not None:
-                with portable(estimator):
+                with without_backend(estimator):
                     write_run(folder.partial, trained)
                 folder.finish()
-    scores = score_parts(estimator, problem)
-    report(problem, scores, screen)
-    (screen.say if outcome.code == 0 else screen.complain)(outcome.said)
+    scores = score_splits(estimator, loaded)
+    _print_scores(loaded, scores, screen)
+    (screen.print if outcome.exit_code == 0 else screen.print_error)(outcome.message)
     answer = {**description, "scores": scores}
     if folder is None:
-        screen.say("Nothing was saved; --out FOLDER keeps the network.")
+        screen.print("Nothing was saved; --out FOLDER keeps the network.")
     else:
-        write_json(folder.path / METRICS, scores)
+        write_json(folder.path / METRICS_FILE, scores)
         answer["saved"] = str(folder.path)
-        _draw(trained, problem, screen)
-        _say_saved(folder.path, screen)
-    screen.answer(answer)
-    return outcome.code
+        _draw(trained, loaded, screen)
+        _print_saved(folder.path, screen)
+    screen.print_json(answer)
+    return outcome.exit_code
 
 
-def report(problem: Problem, scores: dict[str, dict[str, Any]], screen: Screen) -> None:
-    """Print the scores of each part, and those of a trivial model."""
-    names, parts = SCORES[problem.data.task], problem.data.parts
-    rows = []
-    for use, found in scores.items():
-        rows_of = problem.drawn if use == "baseline" else use
-        title = baseline_name(problem.baseline) if use == "baseline" else use
-        rows.append([title, str(len(parts[rows_of].y)), *(figure(name, found[name]) for name in names)])
-    screen.table(["", "rows", *names.values()], rows)
+def _print_scores(loaded: LoadedData, scores: dict[str, dict[str, Any]], screen: Screen) -> None:
+    """Print the scores of each split, and those of the baseline."""
+    titles, splits = SCORE_TITLES[loaded.prepared.task], loaded.prepared.splits
+    lines = []
+    for key, values in scores.items():
+        split = loaded.report_split if key == "baseline" else key
+        first_cell = baseline_name(loaded.baseline) if key == "baseline" else key
+        cells = (format_score(name, values[name]) for name in titles)
+        lines.append([first_cell, str(len(splits[split].y)), *cells])
+    screen.print_table(["", "rows", *titles.values()], lines)
 
 
-def _draw(trained: Run, problem: Problem, screen: Screen) -> None:
-    """Draw the pictures of a run that is safe by now."""
-    from mlp_xp.tables._pictures import draw_pictures  # and with it matplotlib
+def _draw(trained: Run, loaded: LoadedData, screen: Screen) -> None:
+    """Draw the pictures of a run that is saved already."""
+    from mlp_xp.tables._pictures import save_pictures  # imports matplotlib: only if a run is saved
 
-    for missing in draw_pictures(trained.path, trained, problem.data.parts[problem.drawn], _rows_of(problem)):
-        screen.note(missing)
-
-
-def _rows_of(problem: Problem) -> str:
-    part = problem.data.parts[problem.drawn]
-    return f"{problem.name}: {len(part.y)} rows {_USE[problem.drawn]}"
+    rows = loaded.prepared.splits[loaded.report_split]
+    for message in save_pictures(trained.path, trained, rows, _pictures_title(loaded)):
+        screen.print_note(message)
 
 
-_USE = {"test": "held out for the test", "validation": "of the validation table", "training": "trained on"}
+def _pictures_title(loaded: LoadedData) -> str:
+    """Return the title that names the rows shown."""
+    split = loaded.report_split
+    use = {"test": "held out for the test", "validation": "of the validation table"}.get(split, "trained on")
+    return f"{loaded.name}: {len(loaded.prepared.splits[split].y)} rows {use}"
 
 
-def _describe(
-    options: argparse.Namespace, given: Sequence[str], problem: Problem, estimator: Any, chosen: Backend
+def _describe_run(
+    options: argparse.Namespace, argv: Sequence[str], loaded: LoadedData, estimator: Any, chosen: Backend
 ) -> dict[str, Any]:
-    """Return what there is to know of a run before it begins, as JSON has it."""
+    """Return the part of `run.json` that is known before training."""
     return {
-        "format": FORMAT,
-        "command": shlex.join(repeatable(options, given, problem)),
-        "data": {"name": problem.name, "sha256": digest(options.data), "rows": len(problem.target.values)},
-        "target": problem.target_name,
-        "task": problem.data.task,
-        "reason": problem.target.reason,
-        "columns": problem.columns._asdict(),
+        "format": FORMAT_VERSION,
+        "command": shlex.join(repeat_command(options, argv, loaded)),
+        "data": {"name": loaded.name, "sha256": file_sha256(options.data), "rows": len(loaded.target.values)},
+        "target": loaded.target_name,
+        "task": loaded.prepared.task,
+        "reason": loaded.target.reason,
+        "columns": loaded.columns._asdict(),
         "sample_weight": options.sample_weight,
-        "missing": problem.missing,
-        "rows_without_target": problem.n_without_target,
-        "rows": {use: len(part.y) for use, part in problem.data.parts.items()},
-        "watched": watched_part(estimator, problem.data),
-        "baseline": problem.baseline,
+        "missing": loaded.missing,
+        "rows_without_target": loaded.n_without_target,
+        "rows": {split: len(rows.y) for split, rows in loaded.prepared.splits.items()},
+        "watched": monitored_split(estimator, loaded.prepared),
+        "baseline": loaded.baseline,
         "machine": {
             "library": library_name(chosen.xp),
             "device": str(chosen.device),
@@ -121,14 +130,15 @@ def _describe(
 
 
 def _version(package: str) -> tuple[str, str | None]:
+    """Return a package's name and its version, None if it is not installed."""
     try:
         return package, version(package)
     except PackageNotFoundError:
         return package, None
 
 
-def _said_of(estimator: Any, outcome: Outcome) -> dict[str, Any]:
-    """Return what there is to know of a training that ended."""
+def _describe_outcome(estimator: Any, outcome: Outcome) -> dict[str, Any]:
+    """Return the part of `run.json` that is known after training."""
     return {
         "network": {
             "layer_sizes": [estimator.coefs_[0].shape[0], *(weight.shape[1] for weight in estimator.coefs_)],
@@ -138,13 +148,13 @@ def _said_of(estimator: Any, outcome: Outcome) -> dict[str, Any]:
         "engine": estimator.history_.engine,
         "epochs": estimator.n_iter_,
         "seconds": round(outcome.seconds, 3),
-        "ended": outcome.said,
-        "exit_code": outcome.code,
+        "ended": outcome.message,
+        "exit_code": outcome.exit_code,
     }
 
 
-def _say_saved(folder: Path, screen: Screen) -> None:
-    files = sorted(path.name for path in folder.iterdir())
-    screen.say(f"Saved in {folder}: {', '.join(files)}")
+def _print_saved(folder: Path, screen: Screen) -> None:
+    """Print the files of a run's folder, and a command that predicts with it."""
+    screen.print_saved(folder)
     table = shlex.join(["mlp-xp", "predict", str(folder)]) + " new.csv --out predictions.csv"
-    screen.say(f"Predict new rows:  {table}")
+    screen.print(f"Predict new rows:  {table}")

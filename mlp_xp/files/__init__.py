@@ -1,4 +1,7 @@
-"""Trained models as files that run no code: `save_model` and `load_model` (need safetensors)."""
+"""Saving and loading models as safetensors files, which cannot run code: `save_model` and `load_model`.
+
+They need safetensors: ``pip install 'mlp_xp[files]'``.
+"""
 
 from mlp_xp._functions import publish as _publish
 from mlp_xp.files._models import ModelFileError, load_model, save_model

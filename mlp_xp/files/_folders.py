@@ -1,4 +1,4 @@
-"""Files and folders that come into their places whole, or not at all."""
+"""Atomic writes: files and folders that appear under their names only when they are complete."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from typing import Any
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a new file to write, which takes the place of `path` if all goes well; else nothing changes.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield the path of a temporary file, which replaces `path` unless an error is raised meanwhile.
 
     Raises
     ------
     OSError
-        That names `path`.
+        If the file cannot be written; the error names `path`.
     """
-    target = path.resolve()  # a link stays, and what it points at is replaced
+    target = path.resolve()  # replace the target of a symbolic link, not the link
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     try:
         if target.exists() and not target.is_file():
@@ -43,26 +43,26 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 class NewFolder:
-    """A folder to fill beside its place, which it takes when it is whole.
+    """A folder that is filled under a temporary name and moved to its path by `finish`.
 
-    As a context manager it says, where something fails before that, what became of what was written.
+    As a context manager it adds a note to an error raised before that, with the path of the partial folder.
 
     Parameters
     ----------
     path : Path
     overwrite : bool
-        Whether a folder that has a file called `mark`, or nothing, may be replaced.
+        Whether an existing folder with a file called `mark` may be replaced. An empty folder always may.
     mark : str
 
     Attributes
     ----------
     partial : Path
-        Where to write.
+        The temporary folder to write to.
 
     Raises
     ------
     ValueError
-        If there is no place for it, or something that may not be replaced.
+        If the folder cannot be made, or the path exists and may not be replaced.
     """
 
     def __init__(self, path: Path, *, overwrite: bool, mark: str) -> None:
@@ -75,13 +75,14 @@ class NewFolder:
             raise ValueError(f"{path}: no folder can be made there ({error.strerror})") from error
 
     def _check(self) -> None:
+        """Raise a ValueError if the path cannot be created or may not be replaced."""
         path, target = self.path, self._target
         if not target.parent.is_dir():
             raise ValueError(f"{path}: there is no folder {path.parent}")
         if not target.exists():
             return
         if target == Path.cwd():
-            raise ValueError(f"{path}: the folder you are in is not replaced")
+            raise ValueError(f"{path}: the current folder cannot be replaced")
         if target.is_dir() and not any(target.iterdir()):
             return
         if not (target / self.mark).is_file():
@@ -97,20 +98,21 @@ class NewFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self.partial.exists():  # it is in its place
+        if not self.partial.exists():  # `finish` has moved it
             return
-        with suppress(OSError):
+        with suppress(OSError):  # removes the folder if it is empty
             self.partial.rmdir()
         if error is not None and self.partial.exists():
             error.add_note(f"what was written until then is in {self.partial}")
 
     def finish(self) -> None:
-        """Put the folder in its place."""
-        self._check()  # once more: training takes its time
-        self.partial.chmod(0o777 & ~_umask())
+        """Move the folder to its path, replacing the former one."""
+        self._check()  # again: the path may have been created during a long training
+        self.partial.chmod(0o777 & ~_umask())  # mkdtemp makes folders private
         if not self._target.exists():
             self.partial.rename(self._target)
             return
+        # A rename cannot replace a folder that has files, so the former one is moved away first.
         former = Path(mkdtemp(prefix=f".{self._target.name}.", dir=self._target.parent))
         self._target.replace(former)
         try:
@@ -122,14 +124,14 @@ class NewFolder:
 
 
 def _umask() -> int:
-    """Return what new files are not allowed; it can be read by setting it alone."""
+    """Return the process's umask, which can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write what JSON can hold."""
+    """Write a JSON document, indented."""
     import json
 
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)

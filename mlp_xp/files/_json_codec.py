@@ -1,7 +1,7 @@
-"""Python values as JSON and back without loss: what a model file says beside its arrays.
+"""Lossless encoding of Python values as JSON, for the description of a model in its file.
 
-What JSON has no word for is an object with one key that begins with "$". Nothing else is ever made of
-a text: no text runs code.
+A value that JSON has no type for becomes an object with one key, a tag that begins with "$". Decoding makes
+only the types in `_CODECS`, so that no text can run code.
 """
 
 from __future__ import annotations
@@ -22,27 +22,30 @@ DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "float32", "float64", "str", "object"),
 )
-"""Of the arrays that a text can hold; "object" stands for text of Python."""
+"""Dtypes of the arrays that can be encoded; arrays of "object" must hold Python strings."""
 
-TEXT_LIMIT = 2**22
-"""Characters of an array of text, each as long as the longest: a short text must not fill the memory."""
+MAX_TEXT_ARRAY_CHARACTERS = 2**22
+"""Maximum size of a decoded text array: its length times its longest string, which NumPy stores it in.
+
+Without a limit a short file could fill the memory. Chosen so that such an array takes at most 16 MiB.
+"""
 
 
-def write_json(document: Any) -> str:
-    """Return the text of an encoded document, in ASCII."""
+def encode_document(document: Any) -> str:
+    """Return an encoded document as JSON text in ASCII."""
     return json.dumps(document, allow_nan=False)
 
 
-def read_json(text: str) -> Any:
-    """Return the values that a text stands for; a ValueError or a TypeError says why it is none of ours."""
+def decode_document(text: str) -> Any:
+    """Return the decoded values of a JSON text; raise a ValueError or TypeError if it is not valid."""
     try:
-        return decode(json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse))
+        return decode(json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant))
     except RecursionError:
         raise ValueError("the text is nested too deeply") from None
 
 
 def encode(name: str, value: Any) -> Any:
-    """Return what stands for a value in JSON; `name` is what an error calls it."""
+    """Return a value encoded for JSON; `name` is its name in error messages."""
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         value = value.item()
     if value is None or type(value) in (bool, int, str):
@@ -53,7 +56,7 @@ def encode(name: str, value: Any) -> Any:
         return _encode_list(name, value)
     if type(value) is dict and all(type(key) is str and not key.startswith("$") for key in value):
         return {key: encode(f"{name}[{key!r}]", item) for key, item in value.items()}
-    for tag, kind in _KINDS.items():
+    for tag, kind in _CODECS.items():
         if type(value) is kind.type:
             return {tag: kind.encode(name, value)}
     raise TypeError(
@@ -63,7 +66,7 @@ def encode(name: str, value: Any) -> Any:
 
 
 def decode(value: Any) -> Any:
-    """Return the value that stands in JSON, which is used up: a text must not be in memory twice."""
+    """Return the value that was encoded; decodes lists and dicts in place, to save memory."""
     if isinstance(value, list):
         for index, item in enumerate(value):
             value[index] = decode(item)
@@ -78,18 +81,19 @@ def decode(value: Any) -> Any:
             value[key] = decode(item)
         return value
     if len(value) > 1:
-        raise ValueError(f"{tag!r} must stand alone, got {sorted(value)}")
-    return lookup("kind of value", tag, _KINDS).decode(value[tag])
+        raise ValueError(f"{tag!r} must be the only key, got {sorted(value)}")
+    return lookup("kind of value", tag, _CODECS).decode(value[tag])
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the dict of a JSON object; raise a ValueError if a key is repeated."""
     if len(dict(pairs)) < len(pairs):
-        raise ValueError("a key comes twice")
+        raise ValueError("a key is repeated")
     return dict(pairs)
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not valid JSON")
 
 
 def _as_list(value: Any, length: int | None = None) -> list[Any]:
@@ -126,13 +130,12 @@ def _decode_dict(pairs: Any) -> dict[Any, Any]:
         raise ValueError("keys must be text or numbers of 64 bits")
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
-        raise ValueError("a key comes twice")
+        raise ValueError("a key is repeated")
     return mapping
 
 
 def _is_key(key: Any) -> bool:
-    # Whoever makes a file can give tuples and longer integers one and the same hash, and a dict of those
-    # takes for ever.
+    # Tuples and longer integers can be made to collide: a dict of many with one hash takes quadratic time.
     return (
         key is None or isinstance(key, (str, float)) or (type(key) in (bool, int) and -(2**63) <= key < 2**64)
     )
@@ -141,7 +144,7 @@ def _is_key(key: Any) -> bool:
 def _encode_array(name: str, array: HostArray) -> Any:
     values = array.tolist()
     dtype = "str" if array.dtype.kind == "U" else array.dtype.name
-    if array.ndim != 1 or dtype not in DTYPES or (dtype == "object" and not _are_text(values)):
+    if array.ndim != 1 or dtype not in DTYPES or (dtype == "object" and not _all_strings(values)):
         raise TypeError(
             f"`{name}` must be a 1-D array of truth values, numbers or text to be in a file, "
             f"got {array.ndim}-D of {array.dtype}"
@@ -154,12 +157,18 @@ def _decode_array(described: Any) -> HostArray:
     lookup("dtype", dtype, dict.fromkeys(DTYPES))
     values = decode(_as_list(values))
     if dtype in ("str", "object"):
-        if not _are_text(values) or len(values) * max(map(len, values), default=0) > TEXT_LIMIT:
-            raise ValueError(f"an array of text must hold text, {TEXT_LIMIT} characters at most")
+        if (
+            not _all_strings(values)
+            or len(values) * max(map(len, values), default=0) > MAX_TEXT_ARRAY_CHARACTERS
+        ):
+            raise ValueError(
+                f"an array of text must hold text, {MAX_TEXT_ARRAY_CHARACTERS} characters at most"
+            )
         return np.array(values, dtype=dtype)
     wanted = {"b": bool, "f": float}.get(np.dtype(dtype).kind, int)
     if any(type(value) is not wanted for value in values):
         raise TypeError(f"an array of {dtype} must hold values of type {wanted.__name__}")
+    # NumPy rounds or overflows numbers that the dtype cannot hold; the comparison below refuses these.
     with np.errstate(over="ignore"):
         array = np.array(values, dtype=dtype)
     if array.tolist() != values:
@@ -167,7 +176,7 @@ def _decode_array(described: Any) -> HostArray:
     return array
 
 
-def _are_text(values: list[Any]) -> bool:
+def _all_strings(values: list[Any]) -> bool:
     return all(type(value) is str for value in values)
 
 
@@ -182,7 +191,7 @@ def _encode_random_state(name: str, random: np.random.RandomState) -> Any:
 def _decode_random_state(state: Any) -> np.random.RandomState:
     key, pos, has_gauss, gauss = _as_list(state, 4)
     key = _decode_array(["uint32", key])
-    # NumPy itself would read beyond the key.
+    # NumPy does not check these, and would read beyond the key.
     if len(key) != 624 or not key.any() or check_integer("position", pos, minimum=0) > 624:
         raise ValueError("the state of a RandomState must be 624 numbers and a position in them")
     if check_integer("has_gauss", has_gauss, minimum=0) > 1 or type(gauss) is not float:
@@ -195,7 +204,7 @@ def _decode_random_state(state: Any) -> np.random.RandomState:
 def _encode_activation(name: str, activation: Activation) -> Any:
     known = name_activation(activation)
     if known is None:
-        raise TypeError(_own_code(name, "Activation", activation.forward, ACTIVATIONS))
+        raise TypeError(_custom_code_message(name, "Activation", activation.forward, ACTIVATIONS))
     return [known[0], dict(known[1])]
 
 
@@ -210,31 +219,31 @@ def _encode_loss(name: str, loss: Loss) -> Any:
     for known, entry in LOSSES.items():
         if loss == entry:
             return known
-    raise TypeError(_own_code(name, "Loss", loss.evaluate, LOSSES))
+    raise TypeError(_custom_code_message(name, "Loss", loss.evaluate, LOSSES))
 
 
-def _own_code(name: str, kind: str, function: Callable[..., Any], table: dict[str, Any]) -> str:
-    words = getattr(function, "__qualname__", repr(function))
+def _custom_code_message(name: str, kind: str, function: Callable[..., Any], table: dict[str, Any]) -> str:
+    function_name = getattr(function, "__qualname__", repr(function))
     return (
         f"`{name}` must be a built-in {kind} to be in a file, which holds no code, got one of your own "
-        f"({words}): pickle the model instead, or use one of {sorted(table)}"
+        f"({function_name}): pickle the model instead, or use one of {sorted(table)}"
     )
 
 
-class _Kind(NamedTuple):
-    """Values of a type, and what stands for them."""
+class _Codec(NamedTuple):
+    """A Python type, and the functions that encode and decode its values."""
 
     type: type
     encode: Callable[[str, Any], Any]
     decode: Callable[[Any], Any]
 
 
-_KINDS: dict[str, _Kind] = {
-    "$float": _Kind(float, _encode_float, _decode_float),
-    "$tuple": _Kind(tuple, _encode_list, _decode_tuple),
-    "$dict": _Kind(dict, _encode_dict, _decode_dict),
-    "$array": _Kind(np.ndarray, _encode_array, _decode_array),
-    "$random_state": _Kind(np.random.RandomState, _encode_random_state, _decode_random_state),
-    "$activation": _Kind(Activation, _encode_activation, _decode_activation),
-    "$loss": _Kind(Loss, _encode_loss, lambda name: lookup("loss", name, LOSSES)),
+_CODECS: dict[str, _Codec] = {
+    "$float": _Codec(float, _encode_float, _decode_float),
+    "$tuple": _Codec(tuple, _encode_list, _decode_tuple),
+    "$dict": _Codec(dict, _encode_dict, _decode_dict),
+    "$array": _Codec(np.ndarray, _encode_array, _decode_array),
+    "$random_state": _Codec(np.random.RandomState, _encode_random_state, _decode_random_state),
+    "$activation": _Codec(Activation, _encode_activation, _decode_activation),
+    "$loss": _Codec(Loss, _encode_loss, lambda name: lookup("loss", name, LOSSES)),
 }

@@ -1,8 +1,8 @@
-"""Models as files: one safetensors file for each, which any safetensors reader opens and which runs no code.
+"""Model files: one safetensors file per model, which any safetensors reader opens and which runs no code.
 
-The tensors are "layers.0.weight", "layers.0.bias", ... Beside them stand a format and its version, a JSON
-text that says what they are the weights of (see `mlp_xp.files._json_codec`), and a SHA-256 of that text
-and of the tensors' bytes in the order of the layers.
+The tensors are "layers.0.weight", "layers.0.bias", ... The file's metadata are the format and its version, a
+JSON description of the model (see `mlp_xp.files._json_codec`), and a SHA-256 of the description and of the
+tensors' bytes in the order of the layers.
 """
 
 from __future__ import annotations
@@ -20,43 +20,57 @@ from mlp_xp._parameters import Parameters, flatten, named
 from mlp_xp._validation import lookup
 from mlp_xp.backends import backend as find_backend
 
-if TYPE_CHECKING:  # what only files need is imported when there is one
+if TYPE_CHECKING:  # modules that only this one needs are imported in its functions: `import mlp_xp` is faster
     import os
     from pathlib import Path
 
 FORMAT = "mlp_xp"
 VERSION = 1
-METADATA = ("format", "format_version", "model", "sha256")
+METADATA_KEYS = ("format", "format_version", "model", "sha256")
 
-HEADER_LIMIT = 2**26
-"""Bytes of a file's header, which is read as a whole before anything in it can be checked."""
+MAX_HEADER_BYTES = 2**26
+"""Maximum size of a file's header, which is read into memory as a whole before it can be checked."""
 
-MESSAGE_LIMIT = 600
-"""Characters of an error's message; what it tells of a file may be of any length."""
+MAX_MESSAGE_CHARACTERS = 600
+"""Maximum length of an error's message, as it may quote the file, whose texts are of any length."""
 
-DTYPES = {"float16": "F16", "float32": "F32", "float64": "F64"}
-"""What parameters may have, and what safetensors calls it."""
+SAFETENSORS_DTYPES = {"float16": "F16", "float32": "F32", "float64": "F64"}
+"""Dtypes of parameters, and their names in safetensors."""
 
 ESTIMATORS = ("MLPClassifier", "MLPRegressor")
 
 
 class ModelFileError(ValueError):
-    """No model can be loaded from a file; the message names it and says what is wrong."""
+    """Raised if a file does not hold a model that can be loaded; the message names the file and the reason.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from mlp_xp import ModelFileError, load_model
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "model.safetensors"
+    ...     _ = path.write_text("no model")
+    ...     try:
+    ...         load_model(path)
+    ...     except ModelFileError as error:
+    ...         print(str(error).partition("model.safetensors ")[2].partition(":")[0])
+    is not a model that can be loaded
+    """
 
 
 class _Description(NamedTuple):
-    """A model without its parameters, as its JSON text has it."""
+    """The JSON description of a model: everything but its weights and biases."""
 
     kind: str
     """"Network" or the name of an estimator."""
     mlp_xp: str
-    """The version that wrote it, for people."""
+    """The version of mlp_xp that wrote the file."""
     dtype: str
     network: dict[str, Any]
     parameters: dict[str, Any]
-    """Of the estimator; none for a network."""
+    """Parameters of the estimator; empty for a network."""
     learned: dict[str, Any]
-    """What the estimator learned beside its weights."""
+    """Fitted attributes of the estimator, without the weights; empty for a network."""
 
 
 def save_model(path: str | os.PathLike[str], model: Any) -> None:
@@ -65,17 +79,16 @@ def save_model(path: str | os.PathLike[str], model: Any) -> None:
     Parameters
     ----------
     path : str or path
-        The file, by convention with the suffix ".safetensors". One that is there already is replaced in
-        one go: whatever happens, it holds the old model or the new one, whole.
+        The file, by convention with the suffix ".safetensors". An existing file is replaced atomically: it
+        holds either the old model or the new one.
     model : MLPClassifier, MLPRegressor or tuple ``(network, params)``
         On any device. Its parameters must be float16, float32 or float64, and finite.
 
     Raises
     ------
     TypeError, ValueError
-        If `model` is something else, or holds what no file can: an activation or a loss of your own (which
-        is code: pickle such a model), another dtype, a parameter that `fit` would refuse. No file is
-        written.
+        If `model` is something else, or cannot be in a file: an activation or a loss of your own (which is
+        code: pickle such a model), another dtype, a parameter that `fit` would refuse. No file is written.
     NotFittedError
         If the estimator has not been fitted.
     OSError
@@ -89,11 +102,11 @@ def save_model(path: str | os.PathLike[str], model: Any) -> None:
 
     Notes
     -----
-    Everything that predicts, tells of the training and goes on with it is kept, but for the optimizer's
-    state and what early stopping remembers: `partial_fit` and `warm_start` go on from the weights, as after
-    "lbfgs". Callbacks and metadata requests of scikit-learn's are not kept either.
+    All parameters and fitted attributes are saved, except the optimizer's state and that of early stopping:
+    `partial_fit` and `warm_start` continue from the weights alone, as they do after "lbfgs". Callbacks and
+    scikit-learn's metadata requests are not saved either.
 
-    Numbers of NumPy's in parameters come back as Python's.
+    NumPy scalars in parameters are loaded as Python numbers.
 
     Examples
     --------
@@ -112,55 +125,55 @@ def save_model(path: str | os.PathLike[str], model: Any) -> None:
     from hashlib import sha256
     from pathlib import Path
 
-    from mlp_xp.files._folders import replacing
-    from mlp_xp.files._json_codec import write_json
+    from mlp_xp.files._folders import atomic_write
+    from mlp_xp.files._json_codec import encode_document
 
     library = _safetensors()
     description, network, params = _describe(model)
-    tensors = dict(zip(dict(_shapes(network)), map(to_host, flatten(params))))
-    text = write_json(description._asdict())
+    tensors = dict(zip(dict(_tensor_shapes(network)), map(to_host, flatten(params))))
+    text = encode_document(description._asdict())
     checksum = sha256(text.encode())
     for name, array in tensors.items():
-        _add(checksum, name, array)
-    # What could not be loaded must be known while the model is still there.
-    _make(*_parse(text), params)
-    metadata = dict(zip(METADATA, (FORMAT, str(VERSION), text, checksum.hexdigest())))
+        _update_checksum(checksum, name, array)
+    # Check that the file can be loaded while the model is still in memory.
+    _build_model(*_parse(text), params)
+    metadata = dict(zip(METADATA_KEYS, (FORMAT, str(VERSION), text, checksum.hexdigest())))
     data = library.numpy.save(
         {name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata
     )
-    if int.from_bytes(data[:8], "little") > HEADER_LIMIT:
+    if int.from_bytes(data[:8], "little") > MAX_HEADER_BYTES:
         raise ValueError(
-            f"`model` must be described, its weights aside, in {HEADER_LIMIT} bytes, it takes more"
+            f"`model` must have a description, its weights aside, of at most {MAX_HEADER_BYTES} bytes"
         )
-    with replacing(Path(path)) as file:
+    with atomic_write(Path(path)) as file:
         file.write_bytes(data)
 
 
 def load_model(path: str | os.PathLike[str], backend: str | None = None) -> Any:
-    """Load what `save_model` saved; no file, whoever made it, runs code.
+    """Load a model that `save_model` saved, without running any code that may be in the file.
 
     Parameters
     ----------
     path : str or path
     backend : {None, "auto", "numpy", "cupy", "torch", "jax"}, default=None
-        Where the arrays go, on whatever device they were trained. None is NumPy. "jax" with a float64
+        The library of the loaded arrays, whatever they were trained in. None is NumPy. "jax" with a float64
         model switches `jax_enable_x64` on for the whole process.
 
     Returns
     -------
     MLPClassifier, MLPRegressor or tuple ``(network, params)``
-        As it was saved, its numbers bit for bit. An estimator's parameter `backend` is None, unless it was
-        "auto": the library it names may not be here.
+        The model, its numbers identical to the bit. An estimator's parameter `backend` is None, unless it was
+        "auto", as the library that it names may not be installed.
 
     Raises
     ------
     ModelFileError
-        If the file is no model of ours, damaged, altered, or of a newer format. A checksum finds damage; it
-        does not prove who made the file.
+        If the file is not a model of this library, is damaged, altered, or has a newer format. The checksum
+        detects damage; it does not prove who made the file.
     FileNotFoundError
         If there is no such file.
     BackendUnavailableError
-        If that library cannot be used here.
+        If the library of `backend` is not available.
     ImportError
         If safetensors is not installed or, for an estimator, scikit-learn.
 
@@ -186,27 +199,27 @@ def load_model(path: str | os.PathLike[str], backend: str | None = None) -> Any:
     library = _safetensors()
     found = find_backend("numpy" if backend is None else backend)
     path, arrays = Path(path), []
-    with _telling_of(path):
+    with _as_model_file_error(path):
         _check_header(path)
         with library.safe_open(path, framework="np") as file:
             text, expected = _check_metadata(file.metadata() or {})
             description, network = _parse(text)
             _check_tensors(file, network, description.dtype)
             place, checksum = found.place(description.dtype), sha256(text.encode())
-            for name, _ in _shapes(network):
+            for name, _ in _tensor_shapes(network):
                 array = file.get_tensor(name)
-                _add(checksum, name, array)
+                _update_checksum(checksum, name, array)
                 arrays.append(place.from_host(array))
         if checksum.hexdigest() != expected:
             raise ValueError("it is damaged or was altered: its checksum is not that of its content")
-        return _make(description, network, named(zip(arrays[::2], arrays[1::2])))
+        return _build_model(description, network, named(zip(arrays[::2], arrays[1::2])))
 
 
-# A model and its description.
+# Model and description.
 
 
 def _describe(model: Any) -> tuple[_Description, Network, Parameters]:
-    """Return the description, in what stands for it in JSON, with the network and the parameters."""
+    """Return the description, its values encoded for JSON, and the network and the parameters."""
     from mlp_xp._version import __version__
     from mlp_xp.files._json_codec import encode
 
@@ -226,28 +239,30 @@ def _describe(model: Any) -> tuple[_Description, Network, Parameters]:
             f"{type(model).__module__}.{type(model).__qualname__}"
         )
     place = network._check_params(params)
-    if place.dtype_name not in DTYPES or place.dtype != getattr(place.xp, place.dtype_name):
-        raise TypeError(f"`model` must have parameters of one of {list(DTYPES)}, got {place.dtype}")
+    if place.dtype_name not in SAFETENSORS_DTYPES or place.dtype != getattr(place.xp, place.dtype_name):
+        raise TypeError(
+            f"`model` must have parameters of one of {list(SAFETENSORS_DTYPES)}, got {place.dtype}"
+        )
     parameters = {name: encode(name, value) for name, value in parameters.items()}
     learned = {name: encode(name, value) for name, value in learned.items()}
-    each = network.activation
+    activation = network.activation
     architecture = {
         "layer_sizes": list(network.layer_sizes),
-        "hidden": encode("activation", list(each) if type(each) is tuple else each),
+        "hidden": encode("activation", list(activation) if type(activation) is tuple else activation),
         "loss": encode("loss", network.loss),
         "alpha": network.alpha,
     }
-    if network.matmul_precision != "highest":  # as files have it that say nothing of it
+    if network.matmul_precision != "highest":  # the default, also of files from before this parameter
         architecture["matmul_precision"] = network.matmul_precision
     described = _Description(kind, __version__, place.dtype_name, architecture, parameters, learned)
     return described, network, params
 
 
 def _parse(text: str) -> tuple[_Description, Network]:
-    """Return what a description says, and the network in it."""
-    from mlp_xp.files._json_codec import read_json
+    """Return the description in a JSON text, checked, and its network."""
+    from mlp_xp.files._json_codec import decode_document
 
-    document = read_json(text)
+    document = decode_document(text)
     kinds = {
         name: dict if name in ("network", "parameters", "learned") else str for name in _Description._fields
     }
@@ -255,7 +270,7 @@ def _parse(text: str) -> tuple[_Description, Network]:
         raise ValueError(f"its description must have {', '.join(kinds)}, each of its type")
     description = _Description(**document)
     lookup("kind", description.kind, dict.fromkeys(("Network", *ESTIMATORS)))
-    lookup("dtype", description.dtype, DTYPES)
+    lookup("dtype", description.dtype, SAFETENSORS_DTYPES)
     if description.network.keys() - {"matmul_precision"} != {"layer_sizes", "hidden", "loss", "alpha"}:
         raise ValueError(
             f"`network` must have layer_sizes, hidden, loss, alpha, got {list(description.network)}"
@@ -264,8 +279,8 @@ def _parse(text: str) -> tuple[_Description, Network]:
     return description, Network(activation=architecture.pop("hidden"), **architecture)
 
 
-def _make(description: _Description, network: Network, params: Parameters) -> Any:
-    """Return the described model, after all checks that its own code makes."""
+def _build_model(description: _Description, network: Network, params: Parameters) -> Any:
+    """Return the described model; its constructor checks the values."""
     if description.kind == "Network":
         return network, params
     from mlp_xp import estimators
@@ -282,21 +297,21 @@ def _make(description: _Description, network: Network, params: Parameters) -> An
     return restore(estimator(**parameters), network, params, description.learned)
 
 
-def _shapes(network: Network) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name the tensors of the layers, in order, with their shapes."""
+def _tensor_shapes(network: Network) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield the names and shapes of the layers' tensors, in order."""
     for index, (n_in, n_out) in enumerate(pairwise(network.layer_sizes)):
         yield f"layers.{index}.weight", (n_in, n_out)
         yield f"layers.{index}.bias", (n_out,)
 
 
-def _add(checksum: Any, name: str, array: HostArray) -> None:
-    """Add an array to the checksum; training ends with finite numbers, so others are damage."""
+def _update_checksum(checksum: Any, name: str, array: HostArray) -> None:
+    """Add an array to the checksum; raise a ValueError if it is not finite, which a trained one always is."""
     check_finite(np, name, np.atleast_2d(array))
     little_endian = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     checksum.update(little_endian.reshape(-1).view(np.uint8))
 
 
-# A file.
+# File.
 
 
 def _safetensors() -> Any:
@@ -308,17 +323,19 @@ def _safetensors() -> Any:
 
 
 @contextmanager
-def _telling_of(path: Path) -> Iterator[None]:
-    """Turn what is wrong with the content of a file into one error that names the file."""
+def _as_model_file_error(path: Path) -> Iterator[None]:
+    """Turn errors about the content of a file into a ModelFileError that names the file."""
     try:
         yield
     except (ValueError, TypeError, LookupError, ArithmeticError, _safetensors().SafetensorError) as error:
-        words = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise ModelFileError(f"{path} is not a model that can be loaded: {words:.{MESSAGE_LIMIT}}") from error
+        reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise ModelFileError(
+            f"{path} is not a model that can be loaded: {reason:.{MAX_MESSAGE_CHARACTERS}}"
+        ) from error
 
 
 def _check_header(path: Path) -> None:
-    """Check how long the header says it is, before anything reads it."""
+    """Check the header's length, which safetensors would allocate, before it is read."""
     size = path.stat().st_size
     if not path.is_file():
         raise ValueError(f"it is {'a folder' if path.is_dir() else 'no file'}")
@@ -326,35 +343,36 @@ def _check_header(path: Path) -> None:
         length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > size - 8:
         raise ValueError(
-            f"its header would be {length} bytes long, it has {size}: cut short, or no safetensors"
+            f"its header claims {length} bytes, but the file has {size}: cut short, or no safetensors"
         )
-    if length > HEADER_LIMIT:
-        raise ValueError(f"its header must be {HEADER_LIMIT} bytes long at most, got {length}")
+    if length > MAX_HEADER_BYTES:
+        raise ValueError(f"its header must be {MAX_HEADER_BYTES} bytes long at most, got {length}")
 
 
 def _check_metadata(metadata: dict[str, str]) -> tuple[str, str]:
-    """Check that this is our format; return the description and the checksum."""
+    """Check the format and its version; return the description and the checksum."""
     if metadata.get("format") != FORMAT:
         raise ValueError(f"its format must be {FORMAT!r}, got {metadata.get('format')!r}")
     version = metadata.get("format_version", "")
     if version != str(VERSION):
         advice = ": a newer mlp_xp may know it" if version.isdecimal() else ""
         raise ValueError(f"its format must be of version {VERSION}, got {version!r}{advice}")
-    if metadata.keys() != set(METADATA):
-        raise ValueError(f"its metadata must be {', '.join(METADATA)}, got {', '.join(sorted(metadata))}")
+    if metadata.keys() != set(METADATA_KEYS):
+        raise ValueError(
+            f"its metadata must be {', '.join(METADATA_KEYS)}, got {', '.join(sorted(metadata))}"
+        )
     return metadata["model"], metadata["sha256"]
 
 
 def _check_tensors(file: Any, network: Network, dtype: str) -> None:
-    """Check that the file has the tensors of this network, and no others."""
-    expected, found = dict(_shapes(network)), set(file.keys())
+    """Check that the file has exactly the tensors of this network, by name, dtype and shape."""
+    expected, found = dict(_tensor_shapes(network)), set(file.keys())
     if found != expected.keys():
         missing, surplus = sorted(expected.keys() - found), sorted(found - expected.keys())
         raise ValueError(f"its tensors must be those of the layers, missing are {missing}, surplus {surplus}")
     for name, shape in expected.items():
         tensor = file.get_slice(name)
-        got = tensor.get_dtype(), tuple(tensor.get_shape())
-        if got != (DTYPES[dtype], shape):
-            raise ValueError(
-                f"{name!r} must be {DTYPES[dtype]} of shape {shape}, got {got[0]} of shape {got[1]}"
-            )
+        wanted, got = SAFETENSORS_DTYPES[dtype], tensor.get_dtype()
+        got_shape = tuple(tensor.get_shape())
+        if (got, got_shape) != (wanted, shape):
+            raise ValueError(f"{name!r} must be {wanted} of shape {shape}, got {got} of shape {got_shape}")

@@ -1,7 +1,7 @@
-"""Pictures: learning curves, decision boundaries, and the network itself. They need matplotlib.
+"""Pictures of learning curves, decision boundaries, and networks. They need matplotlib.
 
-Colours are those of Okabe and Ito, which stay apart in every kind of colour vision; what they tell is
-told by markers or line styles as well, for print in black and white.
+Colours are those of Okabe and Ito, which colour-blind people can tell apart; markers or line styles
+distinguish the same things, for print in black and white.
 """
 
 from mlp_xp._functions import publish as _publish

@@ -1,4 +1,4 @@
-"""What the pictures have in common: Axes, colours, legends that cover nothing, and looks into models."""
+"""Shared by the pictures: Axes, colours, legends that cover no data, access to models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlp_xp._parameters import leaves
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442")
 
 
-def axes_of(ax: Axes | None) -> Axes:
+def axes_or_new(ax: Axes | None) -> Axes:
     """Return the Axes given, or those of a new figure."""
     if ax is None:
         from matplotlib import pyplot
@@ -30,32 +30,35 @@ def axes_of(ax: Axes | None) -> Axes:
 
 
 def pixels_per_point(ax: Axes) -> float:
-    """Return how many pixels are a point, the unit of text, lines and markers."""
+    """Return the number of pixels in a point, the unit of text, lines and markers."""
     return float(ax.figure.dpi) / 72.0
 
 
 def darker(colour: str, times: int) -> tuple[float, ...]:
-    """Return a colour made darker so many times."""
+    """Return a colour darkened `times` times, each time to 60 % of its RGB values."""
     return tuple(0.6**times * part for part in to_rgb(colour))
 
 
 def legend_at_top(ax: Axes, handles: Sequence[Any], **settings: Any) -> float:
-    """Put a legend at the top, in as few rows and as large as there is room for; return its height."""
-    misfits: dict[tuple[str, int], float] = {}
-    for shape in product(("small", "x-small", "xx-small"), range(1, min(5, len(handles)) + 1)):
-        extent = _draw_legend(ax, handles, *shape, settings)
-        misfits[shape] = max(1.0, extent.width / ax.bbox.width, 4.0 * extent.height / ax.bbox.height)
-        if misfits[shape] == 1.0:
+    """Put a legend at the top of the Axes, with the largest font and fewest rows that fit; return its height.
+
+    It fits if it is at most as wide as the Axes and a quarter as high. If none fits, the closest is drawn.
+    """
+    excess: dict[tuple[str, int], float] = {}
+    for layout in product(("small", "x-small", "xx-small"), range(1, min(5, len(handles)) + 1)):
+        extent = _draw_legend(ax, handles, *layout, settings)
+        excess[layout] = max(1.0, extent.width / ax.bbox.width, 4.0 * extent.height / ax.bbox.height)
+        if excess[layout] == 1.0:
             break
     else:
-        extent = _draw_legend(ax, handles, *min(misfits, key=misfits.__getitem__), settings)
+        extent = _draw_legend(ax, handles, *min(excess, key=excess.__getitem__), settings)
     return float(extent.height) + 3.0 * pixels_per_point(ax)
 
 
 def _draw_legend(
     ax: Axes, handles: Sequence[Any], fontsize: str, n_rows: int, settings: Mapping[str, Any]
 ) -> Any:
-    """Draw a legend in place of the last one; return where it is."""
+    """Draw a legend, replacing the former one; return its extent in pixels."""
     legend = ax.legend(
         handles=handles,
         loc="upper center",
@@ -73,55 +76,55 @@ def _draw_legend(
 
 
 def add_legend(handles: Sequence[Any], *axes: Axes) -> None:
-    """Put a legend at the top of Axes that share their place, where nothing is drawn any more."""
+    """Put a legend at the top of Axes that lie on each other, and extend their y limits by its height."""
     height = legend_at_top(axes[0], handles)
-    for ax in axes:
+    for ax in axes:  # in the coordinates of its scale, which may be logarithmic
         scale = ax.yaxis.get_transform()
         low, high = scale.transform(np.array(ax.get_ylim()))
-        ax.set_ylim(*scale.inverted().transform(limits(low, high, 0.0, height, ax.bbox.height)))
+        ax.set_ylim(*scale.inverted().transform(padded_limits(low, high, 0.0, height, ax.bbox.height)))
 
 
-def limits(low: float, high: float, before: float, after: float, pixels: float) -> HostArray:
-    """Return limits for an axis that leave so many pixels free on either side of what is to be seen."""
+def padded_limits(low: float, high: float, before: float, after: float, pixels: float) -> HostArray:
+    """Return axis limits that leave `before` and `after` pixels free outside of [low, high]."""
     scale = (high - low) / max(pixels - before - after, 0.3 * pixels)
     return np.array([low - before * scale, high + after * scale])
 
 
-def innermost(model: Any) -> Any:
-    """Return the estimator that does the work: the end of a pipeline, or what a search has found."""
+def inner_estimator(model: Any) -> Any:
+    """Return the estimator at the end of a pipeline, or inside a search or a TransformedTargetRegressor."""
     if hasattr(model, "steps"):
-        return innermost(model.steps[-1][1])
+        return inner_estimator(model.steps[-1][1])
     for name in ("best_estimator_", "regressor_"):
         if hasattr(model, name):
-            return innermost(getattr(model, name))
+            return inner_estimator(getattr(model, name))
     return model
 
 
-def is_pair(model: Any) -> bool:
-    """Whether this is a network with its parameters."""
+def is_network_pair(model: Any) -> bool:
+    """Return whether this is a pair of a Network and its parameters."""
     return isinstance(model, tuple) and len(model) == 2 and isinstance(model[0], Network)
 
 
-def place_of(params: Any) -> Placement:
-    """Return where parameters live."""
+def placement_of(params: Any) -> Placement:
+    """Return the namespace, device and dtype of parameters."""
     return placement(params=next(iter(leaves(params)), None))
 
 
 def on_host(array: Any) -> HostArray:
-    """Return an array of any library, a list or a column of a table as a NumPy array."""
+    """Return an array of any library, a list or a DataFrame's column as a NumPy array."""
     return to_host(array) if is_non_numpy_array(array) else np.asarray(array)
 
 
-def literal(text: str) -> str:
-    """Return a text in which matplotlib finds no mathematics."""
+def escape_mathtext(text: str) -> str:
+    """Return a text with "$" escaped, so that matplotlib does not read it as a formula."""
     return text.replace("$", r"\$")
 
 
 def checked_names(argument: str, names: Any, n_names: int) -> list[str]:
-    """Return names as text, after a look at how many there are; none for None."""
+    """Return names as escaped text, [] for None; raise a ValueError if their number is wrong."""
     if names is None:
         return []
-    given = [names] if isinstance(names, str) else [literal(str(name)) for name in on_host(names)]
+    given = [names] if isinstance(names, str) else [escape_mathtext(str(name)) for name in on_host(names)]
     if len(given) != n_names:
         raise ValueError(f"`{argument}` must have {n_names} names, got {len(given)}: {given}")
     return given

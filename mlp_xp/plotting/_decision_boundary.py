@@ -1,4 +1,4 @@
-"""Decision boundaries: what a model of two features predicts around its samples."""
+"""Decision boundaries: the predictions of a model with two features around its samples."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from mlp_xp._validation import check_integer
 from mlp_xp.plotting._common import (
     COLOURS,
     add_legend,
-    axes_of,
+    axes_or_new,
     checked_names,
     darker,
-    is_pair,
+    is_network_pair,
     on_host,
     pixels_per_point,
-    place_of,
+    placement_of,
 )
 
 CLASS_COLOURS = (COLOURS[1], COLOURS[0], *COLOURS[2:])
@@ -41,29 +41,29 @@ def plot_decision_boundary(
     grid_resolution: int = 200,
     legend: bool = True,
 ) -> Axes:
-    """Draw what a model of two features predicts around the samples, and the samples.
+    """Draw the predictions of a model with two features on a grid around the samples, and the samples.
 
     Parameters
     ----------
     model : fitted estimator, or (network, params)
-        A classifier or a regressor of one value, ours or any that has scikit-learn's interface; or a
-        `Network` and its parameters. It is asked for predictions, nothing more.
+        A classifier or a regressor of one value, of this library or with scikit-learn's interface; or a
+        `Network` and its parameters. Only its predictions are used.
     X : array or DataFrame of shape (n_samples, 2)
-        In any library, on any device. The model is asked about data of this kind, or about arrays where
-        its own weights are.
+        In any library, on any device. The model gets the points of the grid as such a container, or as arrays
+        on the device of its weights.
     y : array of shape (n_samples,) or (n_samples, n_outputs), optional
-        Labels or values of the samples, as the model was fitted with: one-hot rows are classes too.
-        Without it the samples are not drawn.
+        Labels or values of the samples, as in fitting; for classes also one-hot rows. Without it the samples
+        are not drawn.
     ax : matplotlib Axes, optional
         Where to draw; a new figure by default.
     feature_names : sequence of two str, optional
         By default the names of a DataFrame's columns, or those that the model was fitted with.
     class_names : sequence of str, optional
-        In the order of the model's classes; by default those themselves.
+        Names in the order of the model's classes; by default the class labels.
     grid_resolution : int, default=200
-        Predictions along each axis.
+        Number of grid points along each axis.
     legend : bool, default=True
-        Say which class is which in a strip above the samples; for a regressor, add the colour bar.
+        Whether to add a legend of the classes above the samples, or a colour bar for a regressor.
 
     Returns
     -------
@@ -72,16 +72,16 @@ def plot_decision_boundary(
     Raises
     ------
     TypeError
-        If `model` is no model.
+        If `model` is neither an estimator nor such a pair.
     ValueError
-        If X has not two features, the model predicts several labels or values for a sample, or y or
-        the names do not fit.
+        If X does not have two features, the model predicts several labels or values for a sample, or y or the
+        names do not fit.
 
     Notes
     -----
-    A region has its class's colour, the deeper the more probable the class is; lines are drawn where the
-    prediction changes. Where a model has no probabilities, or its predictions do not follow them (a tuned
-    threshold), the regions are plain.
+    A region has the colour of its class, deeper where the class is more probable; lines are drawn where the
+    predicted class changes. If a model has no probabilities, or its predictions do not follow them (as with a
+    tuned threshold), each region has one shade.
 
     scikit-learn's DecisionBoundaryDisplay leaves white gaps between several classes, and no line between
     two.
@@ -102,18 +102,18 @@ def plot_decision_boundary(
     if samples.ndim != 2 or samples.shape[1] != 2:
         raise ValueError(f"`X` must have two features, shape (n_samples, 2), got {samples.shape}")
     grid = _grid(samples, check_integer("grid_resolution", grid_resolution, minimum=2))
-    values, classes = _ask(model, X, grid.reshape(-1, 2))
+    values, classes = _predict_points(model, X, grid.reshape(-1, 2))
     targets = None if y is None else _targets(y, len(samples), classes)
     given = [feature_names, getattr(X, "columns", None), getattr(model, "feature_names_in_", None)]
     labels = checked_names("feature_names", next((names for names in given if names is not None), None), 2)
     values = values.reshape(*grid.shape[:2], *values.shape[1:])
     if classes is None:
-        ax = axes_of(ax)
+        ax = axes_or_new(ax)
         _draw_values(ax, grid, values, samples, targets, legend)
     else:
         names = checked_names("class_names", classes if class_names is None else class_names, len(classes))
         codes = np.full(len(samples), -1) if targets is None else targets
-        ax = axes_of(ax)
+        ax = axes_or_new(ax)
         _draw_regions(ax, grid, values)
         handles = [
             _draw_points(
@@ -144,7 +144,7 @@ def _numbers(name: str, values: Any) -> HostArray:
 
 
 def _grid(samples: HostArray, resolution: int) -> HostArray:
-    """Return points around the samples, of shape (resolution, resolution, 2), rows from below."""
+    """Return a grid of points around the samples, of shape (resolution, resolution, 2), lowest row first."""
     axes = []
     for column in samples.T:
         column = column[np.isfinite(column)]
@@ -156,62 +156,64 @@ def _grid(samples: HostArray, resolution: int) -> HostArray:
     return np.stack(np.meshgrid(*axes), axis=-1)
 
 
-def _ask(model: Any, X: Any, places: HostArray) -> tuple[HostArray, HostArray | None]:
-    """Return a probability of each point and class, and the classes; or a value of each point, and None."""
-    if is_pair(model):
-        return _ask_network(model[0], model[1], places)
+def _predict_points(model: Any, X: Any, coordinates: HostArray) -> tuple[HostArray, HostArray | None]:
+    """Return each point's class probabilities, and the classes; or each point's value, and None."""
+    if is_network_pair(model):
+        return _predict_by_network(model[0], model[1], coordinates)
     if not hasattr(model, "predict"):
         raise TypeError(
             f"`model` must be a fitted estimator or a pair (network, params), got {type(model).__name__}"
         )
     from sklearn.base import is_regressor
 
-    asked = _like(getattr(model, "coefs_", [X])[0], X, places)
-    predicted = _one_column(on_host(model.predict(asked)))
+    points = _as_model_input(getattr(model, "coefs_", [X])[0], X, coordinates)
+    predicted = _as_1d(on_host(model.predict(points)))
     classes = getattr(model, "classes_", None)
     if classes is None and is_regressor(model):
         return predicted, None
     classes = np.unique(predicted) if classes is None else on_host(classes)
     chosen = predicted[:, None] == classes
     if hasattr(model, "predict_proba"):
-        probabilities = on_host(model.predict_proba(asked))
+        probabilities = on_host(model.predict_proba(points))
         if probabilities.shape == chosen.shape:
             of_chosen = np.where(chosen, probabilities, 0.0).max(axis=1)
+            # Predictions follow the probabilities, up to rounding in float32.
             if np.all(of_chosen >= probabilities.max(axis=1) - 1e-6):
                 return probabilities, classes
     return chosen.astype(np.float64), classes
 
 
-def _ask_network(network: Network, params: Any, places: HostArray) -> tuple[HostArray, HostArray | None]:
-    """Do what `_ask` does, with a network."""
-    outputs: HostArray = on_host(network.predict(params, place_of(params).from_host(places)))
+def _predict_by_network(
+    network: Network, params: Any, coordinates: HostArray
+) -> tuple[HostArray, HostArray | None]:
+    """Return the same as `_predict_points`, for a network and its parameters."""
+    outputs: HostArray = on_host(network.predict(params, placement_of(params).from_host(coordinates)))
     n_outputs, decide = outputs.shape[1], network._loss_entry.decide
     if decide is None:
-        return _one_column(outputs), None
+        return _as_1d(outputs), None
     if n_outputs == 1:
         return np.hstack([1.0 - outputs, outputs]), np.arange(2)
-    if np.sum(decide(np, np.ones((1, n_outputs)))) > 1:  # not one class, but each label by itself
-        _one_column(outputs)
+    if np.sum(decide(np, np.ones((1, n_outputs)))) > 1:  # a multilabel network, which `_as_1d` refuses
+        _as_1d(outputs)
     return outputs, np.arange(n_outputs)
 
 
-def _one_column(predictions: HostArray) -> HostArray:
-    """Return predictions as 1-D, or refuse them."""
+def _as_1d(predictions: HostArray) -> HostArray:
+    """Return predictions as a 1-D array; raise a ValueError if there are several for each sample."""
     if predictions.ndim == 2 and predictions.shape[1] == 1:
         return predictions[:, 0]
     if predictions.ndim != 1:
         raise ValueError(
-            "`model` must predict one label or value for each sample, which alone has boundaries to draw, "
-            f"got {predictions.shape[1]}"
+            f"`model` must predict one label or value for each sample, got {predictions.shape[1]}"
         )
     return predictions
 
 
-def _like(home: Any, X: Any, places: HostArray) -> Any:
-    """Return points as the model takes them: where its weights are, or as X is."""
-    if is_non_numpy_array(home):
-        return placement(X=home).from_host(places)
-    return type(X)(dict(zip(X.columns, places.T))) if hasattr(X, "columns") else places
+def _as_model_input(weights: Any, X: Any, coordinates: HostArray) -> Any:
+    """Return points as the model takes them: on the device of its weights, or in the container of X."""
+    if is_non_numpy_array(weights):
+        return placement(X=weights).from_host(coordinates)
+    return type(X)(dict(zip(X.columns, coordinates.T))) if hasattr(X, "columns") else coordinates
 
 
 def _targets(y: Any, n_samples: int, classes: HostArray | None) -> HostArray:
@@ -236,7 +238,7 @@ def _targets(y: Any, n_samples: int, classes: HostArray | None) -> HostArray:
 
 
 def _draw_regions(ax: Axes, grid: HostArray, probabilities: HostArray) -> None:
-    """Fill the most probable class's region with its colour, and draw the lines between the regions."""
+    """Fill the region of each class with its colour, and draw the lines between the regions."""
     n_classes = probabilities.shape[-1]
     chance = 1.0 / n_classes
     certainty = (probabilities.max(axis=-1) - chance) / max(1.0 - chance, chance)
@@ -244,7 +246,7 @@ def _draw_regions(ax: Axes, grid: HostArray, probabilities: HostArray) -> None:
     depth = (0.15 + 0.4 * certainty)[..., None]
     image = 1.0 - depth * (1.0 - colours[np.argmax(probabilities, axis=-1)])
     low, high = grid[0, 0], grid[-1, -1]
-    half = 0.5 * (high - low) / (len(grid) - 1)  # points of the grid are middles of pixels
+    half = 0.5 * (high - low) / (len(grid) - 1)  # grid points are the centres of pixels
     (left, bottom), (right, top) = low - half, high + half
     ax.imshow(
         image,
@@ -253,8 +255,9 @@ def _draw_regions(ax: Axes, grid: HostArray, probabilities: HostArray) -> None:
         aspect=ax.get_aspect(),
         interpolation="bilinear",
     )
-    scores = np.log(np.maximum(probabilities, 1e-12))  # steep probabilities say little of what lies between
-    for code in range(n_classes - 1):  # a line of the last class is one of another's too
+    # Contours interpolate linearly, which fits logarithms better than steep probabilities.
+    scores = np.log(np.maximum(probabilities, 1e-12))
+    for code in range(n_classes - 1):  # the boundary of the last class is part of the others' boundaries
         lead = scores[..., code] - np.delete(scores, code, axis=-1).max(axis=-1)
         if lead.min() < 0.0 < lead.max():
             ax.contour(grid[..., 0], grid[..., 1], lead, levels=[0.0], colors="black", linewidths=1.3)
@@ -263,23 +266,24 @@ def _draw_regions(ax: Axes, grid: HostArray, probabilities: HostArray) -> None:
 def _draw_values(
     ax: Axes, grid: HostArray, values: HostArray, samples: HostArray, targets: HostArray | None, bar: bool
 ) -> None:
-    """Fill the picture by predicted value, with the samples in the colours of theirs."""
+    """Fill the Axes with the colours of the predictions, and draw the samples in those of their targets."""
     shown = np.concatenate([values.ravel(), [] if targets is None else targets])
     shown = shown[np.isfinite(shown)]
+    # One scale for predictions and samples, so that a sample's colour can be compared with its surroundings.
     levels = MaxNLocator(14).tick_values(shown.min(), shown.max())
-    look: dict[str, Any] = {"cmap": "cividis", "norm": Normalize(levels[0], levels[-1])}
-    surface = ax.contourf(grid[..., 0], grid[..., 1], values, levels=levels, **look)
+    style: dict[str, Any] = {"cmap": "cividis", "norm": Normalize(levels[0], levels[-1])}
+    surface = ax.contourf(grid[..., 0], grid[..., 1], values, levels=levels, **style)
     if targets is not None:
-        _draw_points(ax, samples, len(samples), c=targets, **look)
+        _draw_points(ax, samples, len(samples), c=targets, **style)
     if bar:
         ax.figure.colorbar(surface, ax=ax, label="predicted value")
 
 
-def _draw_points(ax: Axes, places: HostArray, n_points: int, **look: Any) -> Any:
-    """Draw points of a size that leaves most of the picture free."""
+def _draw_points(ax: Axes, coordinates: HostArray, n_points: int, **style: Any) -> Any:
+    """Draw points, smaller the more there are, so that they cover about a tenth of the Axes."""
     area = ax.bbox.width * ax.bbox.height / pixels_per_point(ax) ** 2
     size = float(np.clip(0.1 * area / n_points, 4.0, 36.0))
-    x, y = places.T
+    x, y = coordinates.T
     return ax.scatter(
         x,
         y,
@@ -287,10 +291,10 @@ def _draw_points(ax: Axes, places: HostArray, n_points: int, **look: Any) -> Any
         edgecolors="black",
         linewidths=0.1 * math.sqrt(size),
         zorder=3,
-        **look,
+        **style,
     )
 
 
 def _colour(code: int) -> tuple[float, ...]:
-    """Return the colour of a class; each round through the palette is darker."""
+    """Return the colour of a class; after the last colour the palette starts again, darker."""
     return darker(CLASS_COLOURS[code % len(COLOURS)], code // len(COLOURS))

@@ -1,4 +1,4 @@
-"""The learning curve: what was measured after each epoch."""
+"""Learning curves: losses and scores by epoch."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from mlp_xp._arrays import HostArray
-from mlp_xp.plotting._common import COLOURS, add_legend, axes_of, darker, innermost
+from mlp_xp.plotting._common import COLOURS, add_legend, axes_or_new, darker, inner_estimator
 
-HUGE = 1e200
-"""matplotlib's axes fail next to the largest number, where trainings that diverge go."""
+MAX_PLOTTED_VALUE = 1e200
+"""Maximum value that is drawn: matplotlib's axes overflow near the largest float, as after divergence."""
 
-PARTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+CURVE_STYLES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("", "training", {"linestyle": "-"}),
     ("val_", "validation", {"linestyle": "--", "markerfacecolor": "white"}),
 )
-"""Each half of a quantity's history: its prefix there, its name, and how it is drawn."""
+"""Prefix in the history, name in the legend, and line style of training and validation curves."""
 
 
 def plot_learning_curve(history: Any, *, ax: Axes | None = None) -> Axes:
-    """Draw what was measured after each epoch: losses, and scores on an axis of their own.
+    """Draw the losses and scores of a training by epoch, the scores on an axis of their own.
 
     Parameters
     ----------
@@ -38,20 +38,21 @@ def plot_learning_curve(history: Any, *, ax: Axes | None = None) -> Axes:
     Returns
     -------
     matplotlib Axes
-        That of the losses. Scores ("(right)" in the legend) are on its twin, if there are both.
+        The Axes of the losses. If there are losses and scores, the scores are on its twin ("(right)" in the
+        legend).
 
     Raises
     ------
     TypeError
         If `history` is none of these.
     ValueError
-        If nothing was measured.
+        If the history has no epoch, or no losses and scores.
 
     Notes
     -----
-    Validation curves are dashed. What an epoch lacks is skipped; where it is not finite, or beyond 1e200, the
-    curve has a gap. Losses above 0 are on a logarithmic axis if the largest is 100 times the smallest. For an
-    estimator with `early_stopping` the epoch that its weights come from is marked.
+    Validation curves are dashed. An epoch without a value is skipped; at a value that is not finite or beyond
+    1e200 the curve has a gap. Losses above 0 are on a logarithmic axis if the largest is 100 times the
+    smallest. For an estimator with `early_stopping`, the epoch that its weights come from is marked.
 
     Examples
     --------
@@ -61,66 +62,66 @@ def plot_learning_curve(history: Any, *, ax: Axes | None = None) -> Axes:
     >>> ax.get_xlabel(), ax.get_ylabel(), [line.get_label() for line in ax.lines]
     ('epoch', 'loss', ['training loss', 'validation loss'])
     """
-    told = _told(history)
-    curves = _curves(told.records)
+    source = _read_history(history)
+    curves = _curves(source.records)
     quantities = dict.fromkeys(name.removeprefix("val_") for name in curves)
     scores = [quantity for quantity in quantities if quantity != "loss"]
-    ax = axes_of(ax)
-    right = _twin(ax) if scores and "loss" in quantities else ax
+    ax = axes_or_new(ax)
+    right = _right_axes(ax) if scores and "loss" in quantities else ax
     lines = []
     for colour, quantity in zip(cycle(COLOURS), ["loss", *scores]):
         side = ax if quantity == "loss" else right
         mark = " (right)" if side is not ax else ""
-        for n_darker, (prefix, part, look) in enumerate(PARTS):
+        for n_darker, (prefix, part, style) in enumerate(CURVE_STYLES):
             curve = curves.get(prefix + quantity)
             if curve is not None:
-                look = {**look, "color": darker(colour, n_darker), "label": f"{part} {quantity}{mark}"}
-                lines += _draw_curve(side, *curve, **look)
-    if told.best is not None:
-        label = f"best epoch ({told.best})"
-        lines.append(ax.axvline(told.best, color="0.45", linestyle=":", linewidth=1.5, label=label))
+                style = {**style, "color": darker(colour, n_darker), "label": f"{part} {quantity}{mark}"}
+                lines += _draw_curve(side, *curve, **style)
+    if source.best is not None:
+        label = f"best epoch ({source.best})"
+        lines.append(ax.axvline(source.best, color="0.45", linestyle=":", linewidth=1.5, label=label))
     if _spans_magnitudes([curves[name][1] for name in ("loss", "val_loss") if name in curves]):
         ax.set_yscale("log")
     right.set_ylabel(scores[0] if len(scores) == 1 else "score")
     if "loss" in quantities:
         ax.set_ylabel("loss")
-    ax.set_xlabel(told.unit)
+    ax.set_xlabel(source.unit)
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     add_legend(lines, *dict.fromkeys([ax, right]))
     return ax
 
 
-class _Told(NamedTuple):
-    """A history, what its steps are called, and the one that training went back to."""
+class _CurveSource(NamedTuple):
+    """A history's records, the name of its steps, and the epoch that early stopping chose."""
 
     records: Sequence[Mapping[str, Any]]
     unit: str = "epoch"
     best: int | None = None
 
 
-def _told(history: Any) -> _Told:
-    """Return the records of a history, or of what was fitted."""
+def _read_history(history: Any) -> _CurveSource:
+    """Return what is to be drawn of a history or a fitted estimator."""
     if isinstance(history, list) and all(isinstance(record, Mapping) for record in history):
-        told = _Told(history)
+        source = _CurveSource(history)
     else:
-        model = innermost(history)
+        model = inner_estimator(history)
         if not hasattr(type(model), "history_"):
             raise TypeError(
                 "`history` must be a History, a list of dicts, or a fitted MLPClassifier or MLPRegressor, "
                 f"got {type(history).__name__}"
             )
-        told = _Told(model.history_)
+        source = _CurveSource(model.history_)
         if model.solver == "lbfgs":
-            told = told._replace(unit="iteration")
+            source = source._replace(unit="iteration")
         elif model.early_stopping:
-            told = told._replace(best=_best_epoch(told.records, by_loss=model.early_stopping == "loss"))
-    if not told.records:
+            source = source._replace(best=_best_epoch(source.records, by_loss=model.early_stopping == "loss"))
+    if not source.records:
         raise ValueError("`history` must have at least one epoch, got none")
-    return told
+    return source
 
 
 def _best_epoch(records: Sequence[Mapping[str, Any]], *, by_loss: bool) -> int | None:
-    """Return the first of the epochs with the best validation loss, or score."""
+    """Return the first epoch with the best validation loss or score."""
     scores = [
         (-value if by_loss else value, -record["epoch"])
         for record in records
@@ -131,7 +132,7 @@ def _best_epoch(records: Sequence[Mapping[str, Any]], *, by_loss: bool) -> int |
 
 
 def _curves(records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[HostArray, HostArray]]:
-    """Return epochs and values of each quantity, with NaN where a value cannot be drawn."""
+    """Return the epochs and values of each loss and score, with NaN for values that cannot be drawn."""
     names = dict.fromkeys(name for record in records for name in record if name != "epoch")
     if not names:
         raise ValueError("`history` must have a loss or a score, got nothing but epochs")
@@ -146,28 +147,28 @@ def _curves(records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[HostArray, 
             epochs, values = np.array(measured, dtype=np.float64).T
         except (TypeError, ValueError):
             raise TypeError(f"`history` must hold numbers, got {measured[0][1]!r} as {name!r}") from None
-        curves[name] = epochs, np.where(np.abs(values) < HUGE, values, np.nan)
+        curves[name] = epochs, np.where(np.abs(values) < MAX_PLOTTED_VALUE, values, np.nan)
     return curves
 
 
-def _twin(ax: Axes) -> Axes:
-    """Return Axes with a scale of their own on the right; pyplot goes on where it was."""
+def _right_axes(ax: Axes) -> Axes:
+    """Return twin Axes with a y axis on the right; pyplot's current Axes stay the same."""
     current = ax.figure.gca()
     twin = ax.twinx()
-    twin.margins(y=0.12)  # a few points on either side would else hide each other
+    twin.margins(y=0.12)  # another margin than the left Axes', so that short curves do not hide each other
     ax.figure.sca(current)
     return twin
 
 
-def _draw_curve(ax: Axes, epochs: HostArray, values: HostArray, **look: Any) -> Any:
-    """Draw a line, and a point where no line leads to or from an epoch."""
-    there = np.concatenate([[False], np.isfinite(values), [False]])
-    alone = np.flatnonzero(there[1:-1] & ~there[:-2] & ~there[2:])
-    return ax.plot(epochs, values, marker="o" if len(alone) else "", markevery=alone.tolist(), **look)
+def _draw_curve(ax: Axes, epochs: HostArray, values: HostArray, **style: Any) -> Any:
+    """Draw a curve, with a marker at each value without neighbours, which a line would not show."""
+    finite = np.concatenate([[False], np.isfinite(values), [False]])
+    isolated = np.flatnonzero(finite[1:-1] & ~finite[:-2] & ~finite[2:])
+    return ax.plot(epochs, values, marker="o" if len(isolated) else "", markevery=isolated.tolist(), **style)
 
 
 def _spans_magnitudes(curves: Sequence[HostArray]) -> bool:
-    """Whether a logarithmic axis shows these better, and all of them."""
+    """Return whether the curves are positive and span two orders of magnitude, for a logarithmic axis."""
     values = np.concatenate([[], *curves])
     values = values[np.isfinite(values)]
     return bool(values.size and values.min() > 0.0 and values.max() >= 100.0 * values.min())

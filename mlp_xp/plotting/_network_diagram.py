@@ -1,4 +1,4 @@
-"""The network: its layers, weights and biases."""
+"""Network diagrams: units, weights and biases of each layer."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from mlp_xp._arrays import HostArray
 from mlp_xp._losses import LOSS_OF_OUTPUT
 from mlp_xp.plotting._common import (
     COLOURS,
-    axes_of,
+    axes_or_new,
     checked_names,
-    innermost,
-    is_pair,
+    inner_estimator,
+    is_network_pair,
     legend_at_top,
-    limits,
     on_host,
+    padded_limits,
     pixels_per_point,
-    place_of,
+    placement_of,
 )
 
 POSITIVE, NEGATIVE = COLOURS[0], COLOURS[3]
 
-MOST_UNITS = 12
-"""A layer with more units than this is drawn by its ends."""
-END_UNITS = 5
+MAX_UNITS_DRAWN = 12
+"""Maximum number of units of a layer that are all drawn; of a wider layer, only its ends are."""
+END_UNITS_DRAWN = 5
+"""Number of units drawn at either end of a layer that is too wide."""
 
 
 def plot_network(
@@ -40,7 +41,7 @@ def plot_network(
     feature_names: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Axes:
-    """Draw the layers of a network, and its weights as lines between the units.
+    """Draw the layers of a network, with its weights as lines between the units.
 
     Parameters
     ----------
@@ -50,9 +51,9 @@ def plot_network(
     ax : matplotlib Axes, optional
         Where to draw; a new figure by default. Its axis lines are switched off.
     feature_names : sequence of str, optional
-        For the inputs; by default those that the estimator was fitted with.
+        Names of the inputs; by default those that the estimator was fitted with.
     class_names : sequence of str, optional
-        For the outputs, by default the estimator's classes. A single output of a classifier is the
+        Names of the outputs; by default the estimator's classes. A single output of a classifier is the
         second class.
 
     Returns
@@ -62,7 +63,7 @@ def plot_network(
     Raises
     ------
     TypeError
-        If `model` is no network.
+        If `model` is neither such an estimator nor such a pair.
     ValueError
         If the names do not fit.
 
@@ -83,41 +84,41 @@ def plot_network(
     >>> ax.texts[1].get_text().split()
     ['tanh', '3', 'units']
     """
-    shown = _shown(model)
-    sizes = [len(shown.weights[0]), *map(len, shown.biases)]
-    inputs = shown.inputs if feature_names is None else feature_names
+    view = _network_view(model)
+    sizes = [len(view.weights[0]), *map(len, view.biases)]
+    inputs = view.inputs if feature_names is None else feature_names
     inputs = checked_names("feature_names", inputs, sizes[0])
-    outputs = shown.outputs if class_names is None else class_names
+    outputs = view.outputs if class_names is None else class_names
     if outputs is not None and sizes[-1] == 1 and len(outputs) == 2:
         outputs = outputs[1:]
     outputs = checked_names("class_names", outputs, sizes[-1])
-    ax = axes_of(ax)
+    ax = axes_or_new(ax)
     ax.set_axis_off()
-    layers = [_units(size) for size in sizes]
-    values = [np.zeros(len(layers[0].shown))]
-    for source, layer, weight, bias in zip(layers, layers[1:], shown.weights, shown.biases):
-        values += [weight[np.ix_(source.shown, layer.shown)], bias[layer.shown]]
+    layers = [_layout(size) for size in sizes]
+    values = [np.zeros(len(layers[0].indices))]
+    for source, layer, weight, bias in zip(layers, layers[1:], view.weights, view.biases):
+        values += [weight[np.ix_(source.indices, layer.indices)], bias[layer.indices]]
     pixel = pixels_per_point(ax)
     tallest = max(0.5, *(layer.heights[0] for layer in layers))
     room = ax.bbox.height / pixel - 60.0  # beside the legend and the captions
     diameter = float(np.clip(0.6 * room / (2.0 * tallest + 1.0), 3.0, 20.0))
-    stroke = _Stroke(max(float(np.abs(each).max()) for each in values) or 1.0, min(4.0, 0.3 * diameter))
-    captions = _write_captions(ax, layers, -tallest, diameter, shown.activations)
-    legend = legend_at_top(ax, stroke.samples(), title="weight (line) or bias (rim)")
+    style = _LineStyle(max(float(np.abs(each).max()) for each in values) or 1.0, min(4.0, 0.3 * diameter))
+    captions = _write_captions(ax, layers, -tallest, diameter, view.activations)
+    legend = legend_at_top(ax, style.samples(), title="weight (line) or bias (rim)")
     rim = diameter * pixel
-    ax.set_ylim(*limits(-tallest, tallest, captions, legend + rim, ax.bbox.height))
+    ax.set_ylim(*padded_limits(-tallest, tallest, captions, legend + rim, ax.bbox.height))
     before = _write_names(ax, 0, layers[0], inputs, -diameter)
     after = _write_names(ax, len(layers) - 1, layers[-1], outputs, diameter)
-    ax.set_xlim(*limits(0.0, len(layers) - 1.0, before + rim, after + rim, ax.bbox.width))
+    ax.set_xlim(*padded_limits(0.0, len(layers) - 1.0, before + rim, after + rim, ax.bbox.width))
     for index, layer in enumerate(layers):
         if index:
-            _draw_weights(ax, index, layers[index - 1], layer, values[2 * index - 1], stroke)
-        _draw_units(ax, index, layer, values[2 * index], diameter, stroke)
+            _draw_weights(ax, index, layers[index - 1], layer, values[2 * index - 1], style)
+        _draw_units(ax, index, layer, values[2 * index], diameter, style)
     return ax
 
 
-class _Shown(NamedTuple):
-    """What a picture shows of a network, on the host."""
+class _NetworkView(NamedTuple):
+    """The parts of a network that are drawn, as NumPy arrays."""
 
     weights: list[HostArray]
     biases: list[HostArray]
@@ -126,17 +127,18 @@ class _Shown(NamedTuple):
     outputs: Any = None
 
 
-def _shown(model: Any) -> _Shown:
-    """Look into an estimator, or at a network and its parameters."""
-    if is_pair(model):
+def _network_view(model: Any) -> _NetworkView:
+    """Return the parts to draw of an estimator, or of a network and its parameters."""
+    if is_network_pair(model):
         network, params = model
-        network.predict(params, place_of(params).from_host(np.zeros((1, network.layer_sizes[0]))))  # they fit
+        sample = np.zeros((1, network.layer_sizes[0]))
+        network.predict(params, placement_of(params).from_host(sample))  # raises if params do not fit
         weights, biases = zip(*params)
         names = {loss: output for output, loss in LOSS_OF_OUTPUT.items()}
         hidden, output = network.activation, names.get(network.loss, "output")
         inputs = outputs = None
     else:
-        inner = innermost(model)
+        inner = inner_estimator(model)
         if not hasattr(inner, "coefs_"):
             raise TypeError(
                 "`model` must be a fitted MLPClassifier or MLPRegressor, or a pair (network, params), "
@@ -152,7 +154,7 @@ def _shown(model: Any) -> _Shown:
     n_hidden = len(weights) - 1
     each = [hidden] * n_hidden if isinstance(hidden, (str, Activation)) else hidden
     activations = [*map(_activation_name, each), output]
-    return _Shown(
+    return _NetworkView(
         [on_host(weight) for weight in weights],
         [on_host(bias) for bias in biases],
         activations,
@@ -162,31 +164,31 @@ def _shown(model: Any) -> _Shown:
 
 
 def _activation_name(activation: str | Activation) -> str:
-    """Return its name, or that of the function that a user's own is made of."""
+    """Return an activation's name; for a custom one, the name of its forward function."""
     if isinstance(activation, str):
         return activation
     function = getattr(activation.forward, "func", activation.forward)
     return getattr(function, "__name__", "activation").strip("_").removesuffix("_forward")
 
 
-class _Units(NamedTuple):
-    """A layer's number of units, which of them are drawn, and how high."""
+class _Layer(NamedTuple):
+    """A layer's number of units, the indices of those drawn, and their y coordinates."""
 
     size: int
-    shown: HostArray
+    indices: HostArray
     heights: HostArray
 
 
-def _units(size: int) -> _Units:
-    """Place the units of a layer around 0, the first ones above."""
-    if size <= MOST_UNITS:
-        return _Units(size, np.arange(size), 0.5 * (size - 1) - np.arange(size))
-    ends = np.concatenate([np.arange(END_UNITS), np.arange(-END_UNITS, 0)])
-    return _Units(size, ends % size, np.where(ends < 0, -END_UNITS - 1 - ends, END_UNITS - ends))
+def _layout(size: int) -> _Layer:
+    """Return the layout of a layer's units, centred at 0, the first ones at the top."""
+    if size <= MAX_UNITS_DRAWN:
+        return _Layer(size, np.arange(size), 0.5 * (size - 1) - np.arange(size))
+    ends = np.concatenate([np.arange(END_UNITS_DRAWN), np.arange(-END_UNITS_DRAWN, 0)])
+    return _Layer(size, ends % size, np.where(ends < 0, -END_UNITS_DRAWN - 1 - ends, END_UNITS_DRAWN - ends))
 
 
-class _Stroke(NamedTuple):
-    """How a weight or a bias is drawn: as wide as it is large, solid above 0 and dashed below."""
+class _LineStyle(NamedTuple):
+    """Line style of weights and biases: as wide as they are large, solid if positive, dashed if negative."""
 
     largest: float
     widest: float
@@ -195,13 +197,13 @@ class _Stroke(NamedTuple):
         """Return the width in points."""
         return self.widest * abs(value) / self.largest
 
-    def look(self, values: HostArray) -> dict[str, Any]:
+    def properties(self, values: HostArray) -> dict[str, Any]:
         """Return the properties of a collection of lines."""
         widths = [self.width(value) for value in values]
         return {
             "linewidths": widths,
             "edgecolors": [POSITIVE if value >= 0.0 else NEGATIVE for value in values],
-            # matplotlib multiplies dashes by the width; these are as long on every line.
+            # matplotlib scales dashes by the width; dividing by it makes them equally long on all lines.
             "linestyles": [
                 "-" if value >= 0.0 else (0, (4.0 / max(width, 0.2), 2.5 / max(width, 0.2)))
                 for value, width in zip(values, widths)
@@ -209,48 +211,49 @@ class _Stroke(NamedTuple):
         }
 
     def samples(self) -> list[Line2D]:
-        """Return lines for a legend."""
+        """Return sample lines for the legend."""
         largest = float(f"{self.largest:.2g}")
         values = np.array([largest, 0.25 * largest, -0.25 * largest, -largest])
-        looks = zip(*self.look(values).values())
+        styles = zip(*self.properties(values).values())
         return [
-            Line2D([], [], linewidth=width, color=colour, linestyle=style, label=_signed(value))
-            for value, (width, colour, style) in zip(values, looks)
+            Line2D([], [], linewidth=width, color=colour, linestyle=line, label=_format_signed(value))
+            for value, (width, colour, line) in zip(values, styles)
         ]
 
 
-def _signed(value: float) -> str:
-    """Return a number with its sign, also where it is a plus."""
+def _format_signed(value: float) -> str:
+    """Format a number with its sign, also if it is positive."""
     return f"{value:+.3g}".replace("-", "\N{MINUS SIGN}")
 
 
 def _draw_weights(
-    ax: Axes, index: int, source: _Units, layer: _Units, weights: HostArray, stroke: _Stroke
+    ax: Axes, index: int, source: _Layer, layer: _Layer, weights: HostArray, style: _LineStyle
 ) -> None:
-    """Draw the lines into a layer, the widest last."""
+    """Draw the weights into a layer as lines, the largest last, so that they are on top."""
     rows, columns = np.unravel_index(np.argsort(np.abs(weights), axis=None), weights.shape)
     starts = np.column_stack([np.full(len(rows), index - 1.0), source.heights[rows]])
     ends = np.column_stack([np.full(len(rows), float(index)), layer.heights[columns]])
-    look = stroke.look(weights[rows, columns])
-    ax.add_collection(LineCollection(list(np.stack([starts, ends], axis=1)), zorder=1, **look), autolim=False)
+    segments = list(np.stack([starts, ends], axis=1))
+    lines = LineCollection(segments, zorder=1, **style.properties(weights[rows, columns]))
+    ax.add_collection(lines, autolim=False)
 
 
 def _draw_units(
-    ax: Axes, index: int, layer: _Units, biases: HostArray, diameter: float, stroke: _Stroke
+    ax: Axes, index: int, layer: _Layer, biases: HostArray, diameter: float, style: _LineStyle
 ) -> None:
-    """Draw the units of a layer, each with its bias as its rim, and dots for those left out."""
-    places = np.full(len(layer.heights), index), layer.heights
+    """Draw the units of a layer, each with its bias as its rim, and an ellipsis for units left out."""
+    centres = np.full(len(layer.heights), index), layer.heights
     plain: dict[str, Any] = {"facecolors": [ax.get_facecolor()], "edgecolors": "0.5", "linewidths": 0.6}
-    ax.scatter(*places, s=diameter**2, zorder=2, **plain)
-    ax.scatter(*places, s=diameter**2, zorder=3, facecolors="none", **stroke.look(biases))
-    if len(layer.shown) < layer.size:
+    ax.scatter(*centres, s=diameter**2, zorder=2, **plain)
+    ax.scatter(*centres, s=diameter**2, zorder=3, facecolors="none", **style.properties(biases))
+    if len(layer.indices) < layer.size:
         ax.text(index, 0.0, "\N{VERTICAL ELLIPSIS}", ha="center", va="center", fontsize=max(8.0, diameter))
 
 
 def _write_captions(
-    ax: Axes, layers: Sequence[_Units], bottom: float, diameter: float, activations: Sequence[str]
+    ax: Axes, layers: Sequence[_Layer], bottom: float, diameter: float, activations: Sequence[str]
 ) -> float:
-    """Write activation and size under each layer; return the height it takes, in pixels."""
+    """Write activation and size under each layer; return the height of the text in pixels."""
     n_layers, texts = len(layers), []
     for index, (layer, activation) in enumerate(zip(layers, ["", *activations])):
         unit = "input" if index == 0 else "output" if index == n_layers - 1 else "unit"
@@ -271,12 +274,12 @@ def _write_captions(
     return height + 1.5 * diameter * pixels_per_point(ax)
 
 
-def _write_names(ax: Axes, index: int, layer: _Units, names: Sequence[str], distance: float) -> float:
-    """Write names beside the units of a layer; return the width it takes, in pixels."""
+def _write_names(ax: Axes, index: int, layer: _Layer, names: Sequence[str], distance: float) -> float:
+    """Write names beside the units of a layer; return the width of the longest in pixels."""
     widths = [0.0]
     offset: dict[str, Any] = {"xytext": (distance, 0.0), "textcoords": "offset points", "va": "center"}
     side = "right" if distance < 0.0 else "left"
-    for unit, height in zip(layer.shown, layer.heights) if names else ():
+    for unit, height in zip(layer.indices, layer.heights) if names else ():
         text = ax.annotate(
             names[unit], (index, height), ha=side, fontsize="small", annotation_clip=False, **offset
         )

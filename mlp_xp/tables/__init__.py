@@ -1,6 +1,8 @@
-"""Tables, and the runs that the command ``mlp-xp`` trains on them and keeps in folders.
+"""Tables, and the trained runs that the command ``mlp-xp train --out`` writes.
 
-They need polars, scikit-learn, skops and safetensors: ``pip install 'mlp_xp[cli]'``.
+`read_frame` and `write_frame` read and write tables, `find_columns` and `find_target` find out the types of
+their columns, and `load_run` loads a trained run, which predicts and evaluates tables. It needs polars,
+scikit-learn, skops and safetensors: ``pip install 'mlp_xp[cli]'``.
 """
 
 from mlp_xp._functions import publish as _publish

@@ -1,4 +1,4 @@
-"""What the columns of a table are: numbers, categories, the target."""
+"""Column types of a table: numeric, categorical or date features, and the target with its task."""
 
 from __future__ import annotations
 
@@ -12,35 +12,50 @@ import polars as pl
 
 from mlp_xp._arrays import HostArray
 from mlp_xp._validation import lookup
-from mlp_xp.tables._reading import DataError, listed, plain, spelt_numbers
+from mlp_xp.tables._reading import DataError, listed, normalised, parse_numbers
 
-MOST_CLASSES = 20
-"""A target of more different whole numbers is an amount, unless the user says otherwise."""
+MAX_INTEGER_CLASSES = 20
+"""Maximum number of distinct integers in a target of classes; with more it is a regression target.
 
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
+A convention, not a measurement: ten digits and school grades are classes, ages and counts are not.
+"""
 
-UNNAMED = re.compile(r"Unnamed: \d+$|__index_level_\d+__$")
-"""How pandas calls the column that it numbers the rows with."""
+NUMBER_PATTERN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
 
-MOST_CATEGORIES = 20
-"""A text of more different values, most of which come only once, is a name or an identifier."""
+INDEX_COLUMN_PATTERN = re.compile(r"Unnamed: \d+$|__index_level_\d+__$")
+"""Names that pandas gives to its index when it writes a table."""
+
+N_CATEGORIES_ALWAYS_ALLOWED = 20
+"""Number of distinct values up to which a text column is categorical however few rows there are.
+
+With more, and more than one distinct value for two rows, the text is taken for names or identifiers. A
+convention, chosen so that small tables keep their categories.
+"""
 
 TASKS = ("classification", "regression")
 
 
 class Columns(NamedTuple):
-    """What the columns of a table are.
+    """Names of a table's columns by type.
 
     Attributes
     ----------
     numbers : tuple of str
-        To be scaled. Dates are numbers of days since 1970, and truth values are 0 and 1.
+        Numeric columns, to be scaled. Dates become numbers of days since 1970, truth values 0 and 1.
     categories : tuple of str
-        To be one-hot encoded.
+        Categorical columns, to be one-hot encoded.
     dates : tuple of str
-        Those of the numbers that were dates or times.
+        The subset of `numbers` that holds dates or times.
     left_out : dict of str
-        Why a column is none of them, by its name.
+        For each column that is not used, the reason.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from mlp_xp.tables import find_columns
+    >>> columns = find_columns(pl.DataFrame({"mass": [1.5, 2.0], "kind": ["a", "b"], "id": [None, None]}))
+    >>> columns.numbers, columns.categories
+    (('mass',), ('kind',))
     """
 
     numbers: tuple[str, ...]
@@ -50,7 +65,7 @@ class Columns(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What to predict.
+    """Values of the target column, and the task they imply.
 
     Attributes
     ----------
@@ -58,7 +73,15 @@ class Target(NamedTuple):
         Labels (text, int64 or bool) for classification, float64 for regression.
     task : {"classification", "regression"}
     reason : str
-        Why it is that task, for people.
+        Why it is that task, in words, for example "it is text".
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from mlp_xp.tables import find_target
+    >>> target = find_target(pl.Series("kind", ["a", "b", "a"]))
+    >>> target.task, target.reason
+    ('classification', 'it is text')
     """
 
     values: HostArray
@@ -73,13 +96,13 @@ def find_columns(
     categorical: Sequence[str] = (),
     drop: Sequence[str] = (),
 ) -> Columns:
-    """Find out what the columns of a table are.
+    """Classify a table's columns as numeric, categorical, date or unused.
 
     Parameters
     ----------
     frame : polars.DataFrame
     target : str, optional
-        The column to predict, which is none of them.
+        The column to predict; it is not a feature.
     categorical : sequence of str
         Columns of numbers that are codes of categories.
     drop : sequence of str
@@ -111,8 +134,9 @@ def find_columns(
     for column in frame.iter_columns():
         if column.name == target:
             continue
-        asked = column.name in drop
-        kind, reason = ("", "as asked") if asked else _kind(plain(column), column.name in categorical)
+        kind, reason = "", "as asked"
+        if column.name not in drop:
+            kind, reason = _classify_column(normalised(column), column.name in categorical)
         if kind:
             kinds[kind].append(column.name)
         else:
@@ -126,55 +150,56 @@ def find_columns(
     return Columns(tuple(numbers), tuple(kinds["categories"]), tuple(kinds["dates"]), left_out)
 
 
-def _kind(column: pl.Series, categorical: bool) -> tuple[str, str]:
-    """Return what a column is, or why it is left out."""
+def _classify_column(column: pl.Series, categorical: bool) -> tuple[str, str]:
+    """Return the type of a column ("numbers", "categories", "dates"), or "" and why it is left out."""
     name = column.name
     if not column.count():
         return "", "it is empty"
     if categorical:
         return "categories", ""
     if column.dtype.is_numeric() or column.dtype == pl.Boolean:
-        counts = UNNAMED.match(name) and column.dtype.is_integer() and column.is_unique().all()
-        return ("", "it has no name and numbers the rows") if counts else ("numbers", "")
+        index = INDEX_COLUMN_PATTERN.match(name) and column.dtype.is_integer() and column.is_unique().all()
+        return ("", "it has no name and numbers the rows") if index else ("numbers", "")
     if column.dtype.is_temporal():
         return "dates", ""
     if column.dtype != pl.String:
         raise DataError(
             f"the column {name!r} must hold numbers, text or dates, got {column.dtype}; it can be dropped"
         )
-    stray = _stray(column)
-    if stray:
+    non_numbers = _few_non_numbers(column)
+    if non_numbers:
         raise DataError(
-            f"the column {name!r} holds numbers but for {stray}: "
+            f"the column {name!r} holds numbers except for {non_numbers}: "
             "correct that, or make it categorical, or drop it"
         )
+    # Most cells being decimal commas means numbers; a few may be part of categories' names.
     commas = column.drop_nulls().str.contains(r"^[+-]?[0-9]+,[0-9]+$")
     if 2 * commas.sum() > len(commas):
         raise DataError(
             f"the column {name!r} holds decimal commas, which are numbers only where semicolons separate the "
             "columns: write points, or make it categorical, or drop it"
         )
-    too_many = _too_many(column)
+    too_many = _too_many_values(column)
     return ("", too_many) if too_many else ("categories", "")
 
 
-def _stray(column: pl.Series) -> str:
-    """Return the few cells of a text column that keep it from being numbers."""
-    wrong = _not_numbers(column)
+def _few_non_numbers(column: pl.Series) -> str:
+    """Return the non-numeric cells of a text column in which at least 90 % are numbers, else ""."""
+    wrong = _non_numbers(column)
     few = len(wrong) <= column.count() / 10
-    return listed(map(repr, wrong.unique(maintain_order=True).to_list()), most=5) if few else ""
+    return listed(map(repr, wrong.unique(maintain_order=True).to_list()), limit=5) if few else ""
 
 
-def _too_many(column: pl.Series) -> str:
-    """Return why a text column is no category, if so."""
+def _too_many_values(column: pl.Series) -> str:
+    """Return why a text column has too many distinct values to be categorical, or ""."""
     n_known, n_different = column.count(), column.drop_nulls().n_unique()
-    if n_different <= max(MOST_CATEGORIES, n_known // 2):
+    if n_different <= max(N_CATEGORIES_ALWAYS_ALLOWED, n_known // 2):
         return ""
     return f"it is text with {n_different} different values in {n_known} rows"
 
 
-def select(frame: pl.DataFrame, numbers: Iterable[str], categories: Iterable[str]) -> pl.DataFrame:
-    """Return these columns, numbers as float64 and categories as text, with null where a value is missing.
+def select_typed(frame: pl.DataFrame, numbers: Iterable[str], categories: Iterable[str]) -> pl.DataFrame:
+    """Return the named columns, numbers as float64 and categories as text, with null for missing values.
 
     Raises
     ------
@@ -194,16 +219,17 @@ def select(frame: pl.DataFrame, numbers: Iterable[str], categories: Iterable[str
 
 
 def _to_numbers(column: pl.Series) -> pl.Series:
-    column = plain(column)
+    """Return a column as float64, or raise a DataError if it holds text or infinity."""
+    column = normalised(column)
     if column.dtype == pl.String:
-        wrong = _not_numbers(column)
+        wrong = _non_numbers(column)
         if len(wrong):
             raise DataError(
                 f"the column {column.name!r} must hold numbers, got {listed(map(repr, wrong), 5)}"
             )
-        column = spelt_numbers(column)
+        column = parse_numbers(column)
     elif column.dtype.is_temporal():
-        column = _days(column)
+        column = _to_days(column)
     elif not (column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null)):
         raise DataError(f"the column {column.name!r} must hold numbers, got {column.dtype}")
     numbers = column.cast(pl.Float64).fill_nan(None)
@@ -213,49 +239,51 @@ def _to_numbers(column: pl.Series) -> pl.Series:
     return numbers
 
 
-def _days(column: pl.Series) -> pl.Series:
+def _to_days(column: pl.Series) -> pl.Series:
+    """Return dates and times as days since 1970, durations and times of day as days."""
     if column.dtype == pl.Date:
         return column.cast(pl.Int32)
-    if column.dtype == pl.Datetime:  # by the clock on the wall, wherever that was
+    if column.dtype == pl.Datetime:  # local time, so that the time of day is comparable across zones
         return column.dt.replace_time_zone(None).dt.epoch("us").cast(pl.Float64) / 86_400e6
     column = column.cast(pl.Duration("us")) if column.dtype == pl.Time else column
     return column.dt.total_microseconds().cast(pl.Float64) / 86_400e6
 
 
 def _to_text(column: pl.Series) -> pl.Series:
-    """Return names of categories, the same for 1, 1.0 and "1", and for true and "True"."""
+    """Return a column as category names: 1, 1.0 and "1" get one name, and so do true and "True"."""
     if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object):
         raise DataError(f"the column {column.name!r} must hold text or numbers, got {column.dtype}")
     text = column.cast(pl.String)
-    return text.replace({name: _canonical(name) for name in text.drop_nulls().unique().to_list()})
+    return text.replace({name: _canonical_spelling(name) for name in text.drop_nulls().unique().to_list()})
 
 
-def _canonical(text: str) -> str:
-    """Return one way to write a number or a truth value, and other text as it is."""
-    if not NUMBER.fullmatch(text):
+def _canonical_spelling(text: str) -> str:
+    """Return the canonical spelling of a number or truth value, and other text unchanged."""
+    if not NUMBER_PATTERN.fullmatch(text):
         return text.lower() if text.lower() in ("true", "false") else text
-    digits = f"{Decimal(text):f}" if float(text) else "0"  # which rounds nothing
+    digits = f"{Decimal(text):f}" if float(text) else "0"  # Decimal, because a float would round
     return digits.rstrip("0").rstrip(".") if "." in digits else digits
 
 
-def _not_numbers(column: pl.Series) -> pl.Series:
-    """Return what in a column of text is not a number."""
-    return column.filter(column.is_not_null() & spelt_numbers(column).is_null())
+def _non_numbers(column: pl.Series) -> pl.Series:
+    """Return the cells of a text column that are not numbers."""
+    return column.filter(column.is_not_null() & parse_numbers(column).is_null())
 
 
-# The target.
+# Target.
 
 
 def find_target(column: pl.Series, task: str = "auto") -> Target:
-    """Find out what a column asks for: classes, or values.
+    """Return a target column's values, and whether it asks for classification or regression.
 
     Parameters
     ----------
     column : polars.Series
         Without missing values.
     task : {"auto", "classification", "regression"}, default="auto"
-        "auto" is classification for text, truth values and at most `MOST_CLASSES` different whole numbers
-        of which each comes twice on average; regression for other numbers.
+        "auto" is classification for text, for truth values, and for whole numbers with at most
+        `MAX_INTEGER_CLASSES` distinct values, at most half as many as there are rows. It is regression for
+        other numbers.
 
     Returns
     -------
@@ -274,20 +302,21 @@ def find_target(column: pl.Series, task: str = "auto") -> Target:
     'regression'
     """
     lookup("task", task, dict.fromkeys(("auto", *TASKS)))
-    column, what = plain(column), f"the target {column.name!r}"
+    column, what = normalised(column), f"the target {column.name!r}"
     if len(column) < 2:
         raise DataError(f"at least 2 rows are needed, got {len(column)}")
     if not (column.dtype.is_numeric() or column.dtype in (pl.String, pl.Boolean)):
         raise DataError(f"{what} must hold numbers or names of classes, got {column.dtype}")
     if column.dtype.is_numeric():
-        _to_numbers(column)  # which refuses infinite ones
+        _to_numbers(column)  # raises if a value is infinite
     chosen, reason = _choose_task(column)
+    # An explicit task also accepts text that looks like mistyped numbers or identifiers.
     if task != "auto":
         chosen, reason = task, "as asked"
     elif column.dtype == pl.String:
-        _refuse_strange_names(column, what)
+        _check_class_names(column, what)
     if chosen == "regression":
-        wrong = _not_numbers(column) if column.dtype == pl.String else column
+        wrong = _non_numbers(column) if column.dtype == pl.String else column
         if len(wrong) and not column.dtype.is_numeric():
             raise DataError(f"{what} must hold numbers for regression, got {wrong[0]!r}")
         return Target(_to_numbers(column).to_numpy(), chosen, reason)
@@ -297,20 +326,24 @@ def find_target(column: pl.Series, task: str = "auto") -> Target:
     return Target(labels, chosen, reason)
 
 
-def _refuse_strange_names(column: pl.Series, what: str) -> None:
-    if stray := _stray(column):
-        raise DataError(f"{what} holds numbers but for {stray}: correct that, or ask for classification")
-    if too_many := _too_many(column):
-        raise DataError(f"{what} names no classes: {too_many}")
+def _check_class_names(column: pl.Series, what: str) -> None:
+    """Raise a DataError if a text target holds mostly numbers, or too many distinct values for classes."""
+    if non_numbers := _few_non_numbers(column):
+        raise DataError(
+            f"{what} holds numbers except for {non_numbers}: correct that, or ask for classification"
+        )
+    if too_many := _too_many_values(column):
+        raise DataError(f"{what} does not name classes: {too_many}")
 
 
 def _choose_task(column: pl.Series) -> tuple[str, str]:
+    """Return the task that a target column implies, and the reason in words."""
     if not column.dtype.is_numeric():
         return "classification", "it is text" if column.dtype == pl.String else "it is true or false"
     if column.dtype.is_float() and not (column == column.round()).all():
         return "regression", "it has fractions"
     n_different = column.n_unique()
-    if n_different > min(MOST_CLASSES, max(2, len(column) // 2)):
+    if n_different > min(MAX_INTEGER_CLASSES, max(2, len(column) // 2)):
         return "regression", f"it has {n_different} different numbers"
     return "classification", f"it has only {n_different} different numbers, all whole"
 
@@ -325,40 +358,42 @@ def _labels(column: pl.Series) -> HostArray:
         try:
             return column.cast(pl.Int64).to_numpy()
         except pl.exceptions.PolarsError:
-            pass  # beyond 64 bits
+            pass  # a number does not fit in 64 bits
     return _to_text(column).to_numpy().astype(str)
 
 
-def known_labels(column: pl.Series, classes: HostArray) -> HostArray:
-    """Return a column's labels, of which none is missing, as a model with these classes knows them.
+def match_classes(column: pl.Series, classes: HostArray) -> HostArray:
+    """Return a column's labels as elements of a model's `classes`; none may be missing.
 
-    1, 1.0 and "1" are the same, as are true, "True" and, where the other side has numbers, 1.
+    1, 1.0 and "1" are the same label. True equals "True", and 1 where the column or the classes are numbers.
 
     Raises
     ------
     DataError
-        If there are others.
+        If a label is not one of the classes.
     """
-    truths_are_numbers = classes.dtype.kind == "i" or plain(column).dtype.is_numeric()
+    truths_are_numbers = classes.dtype.kind == "i" or normalised(column).dtype.is_numeric()
+    # Compared with numbers, True is written "1".
     known = classes.astype(np.int8) if truths_are_numbers and classes.dtype == np.bool else classes
-    names = {str(name): place for place, name in enumerate(known.tolist())}
-    # A name as it stands goes before another way to write it.
-    places = {_canonical(name): place for name, place in names.items()} | names
+    names = {str(name): index for index, name in enumerate(known.tolist())}
+    # An exact spelling takes precedence: classes may hold both "1" and "1.0".
+    indices = {_canonical_spelling(name): index for name, index in names.items()} | names
     labels = column.cast(pl.Int8) if truths_are_numbers and column.dtype == pl.Boolean else column
     text = labels.cast(pl.String)
-    found = {label: places.get(label, places.get(_canonical(label))) for label in text.unique().to_list()}
-    strange = sorted(label for label, place in found.items() if place is None)
-    if strange:
+    different = text.unique().to_list()
+    index_of = {label: indices.get(label, indices.get(_canonical_spelling(label))) for label in different}
+    unknown = sorted(label for label, index in index_of.items() if index is None)
+    if unknown:
         raise DataError(
-            f"the target {column.name!r} has classes the model does not know: {listed(strange)}; "
+            f"the target {column.name!r} has classes the model does not know: {listed(unknown)}; "
             f"it knows {listed(classes.tolist())}"
         )
-    chosen: HostArray = classes[np.array([found[label] for label in text.to_list()], dtype=np.int64)]
-    return chosen
+    matched: HostArray = classes[np.array([index_of[label] for label in text.to_list()], dtype=np.int64)]
+    return matched
 
 
-def without_missing(frame: pl.DataFrame, target: str) -> tuple[pl.DataFrame, int]:
-    """Leave out the rows whose target is missing; return how many they are, too.
+def drop_unlabelled(frame: pl.DataFrame, target: str) -> tuple[pl.DataFrame, int]:
+    """Return the rows that have a target, and the number of rows dropped.
 
     Raises
     ------
@@ -367,7 +402,7 @@ def without_missing(frame: pl.DataFrame, target: str) -> tuple[pl.DataFrame, int
     """
     if target not in frame.columns:
         raise DataError(f"no column {target!r}; the columns are {listed(frame.columns)}")
-    known = frame.filter(plain(frame[target]).is_not_null())
+    known = frame.filter(normalised(frame[target]).is_not_null())
     if len(frame) and not len(known):
         raise DataError(f"the target {target!r} has no values")
     return known, len(frame) - len(known)

@@ -1,4 +1,4 @@
-"""The pictures that a run's folder holds."""
+"""Pictures in a run's folder: learning curve, confusion matrix or predicted values, decision boundary."""
 
 from __future__ import annotations
 
@@ -15,20 +15,24 @@ from sklearn.pipeline import Pipeline
 
 from mlp_xp._messages import first_line
 from mlp_xp.plotting import plot_decision_boundary, plot_learning_curve
-from mlp_xp.plotting._common import literal
-from mlp_xp.tables._pipelines import Part, columns_of, fillings, network_of, outputs
+from mlp_xp.plotting._common import escape_mathtext
+from mlp_xp.tables._pipelines import LabelledRows, columns_of, imputed_values, model_outputs, network_of
 from mlp_xp.tables._runs import Run
 
-MOST_CLASSES_IN_PICTURE = 30
+MAX_CLASSES_IN_CONFUSION_MATRIX = 30
+"""Maximum number of classes for which the confusion matrix is drawn; with more its labels are unreadable."""
+
+MAX_CLASSES_WITH_COUNTS = 12
+"""Maximum number of classes for which the cells of the confusion matrix show counts."""
 
 
-def draw_pictures(folder: Path, run: Run, part: Part, of: str) -> list[str]:
-    """Draw what a run learnt, and its predictions for some rows; return why a picture is not there.
+def save_pictures(folder: Path, run: Run, rows: LabelledRows, title: str) -> list[str]:
+    """Draw a run's pictures into a folder; return a message for each picture that failed.
 
-    What fails in matplotlib must not stand in the way of a trained network.
+    An error in matplotlib must not lose a trained network, so none is raised.
     """
     problems = []
-    for name, draw in pictures(run, part, of).items():
+    for name, draw in picture_drawers(run, rows, title).items():
         try:
             figure = Figure(figsize=(6.4, 4.8), layout="constrained")
             draw(figure.subplots())
@@ -39,82 +43,83 @@ def draw_pictures(folder: Path, run: Run, part: Part, of: str) -> list[str]:
     return problems
 
 
-def pictures(run: Run, part: Part, of: str) -> dict[str, Callable[[Any], None]]:
-    """Return what draws each picture of a run, by the name of its file."""
+def picture_drawers(run: Run, rows: LabelledRows, title: str) -> dict[str, Callable[[Any], None]]:
+    """Return a function that draws on Axes for each picture of a run, by the picture's file name."""
     model, classes = network_of(run.pipeline), run.classes
-    chosen: dict[str, Callable[[Any], None]] = {}
+    drawers: dict[str, Callable[[Any], None]] = {}
     if model.loss_curve_:
-        title = f"Learning curve{_said_of_curves(run)}"
-        chosen["learning_curve.png"] = lambda axes: _titled(plot_learning_curve(model, ax=axes), title)
+        curve_title = f"Learning curve{_curve_remarks(run)}"
+        drawers["learning_curve.png"] = lambda axes: _titled(plot_learning_curve(model, ax=axes), curve_title)
     if classes is None:
-        chosen["predicted_vs_true.png"] = lambda axes: _draw_predictions(run, part, of, axes)
-    elif len(classes) <= MOST_CLASSES_IN_PICTURE:
-        chosen["confusion_matrix.png"] = lambda axes: _draw_confusion(run, part, of, axes)
-    if has_boundary(run.pipeline):
-        chosen["decision_boundary.png"] = lambda axes: _draw_boundary(run, part, of, axes)
-    return chosen
+        drawers["predicted_vs_true.png"] = lambda axes: _draw_predictions(run, rows, title, axes)
+    elif len(classes) <= MAX_CLASSES_IN_CONFUSION_MATRIX:
+        drawers["confusion_matrix.png"] = lambda axes: _draw_confusion(run, rows, title, axes)
+    if has_two_features(run.pipeline):
+        drawers["decision_boundary.png"] = lambda axes: _draw_boundary(run, rows, title, axes)
+    return drawers
 
 
-def has_boundary(pipeline: Pipeline) -> bool:
-    """Whether a pipeline takes two columns of numbers, around which what it predicts can be drawn."""
+def has_two_features(pipeline: Pipeline) -> bool:
+    """Return whether a pipeline takes exactly two numeric columns, which have a decision boundary."""
     numbers, categories = columns_of(pipeline)
     return len(numbers) == 2 and not categories
 
 
-def _said_of_curves(run: Run) -> str:
-    """Say what the validation rows are, and that a value was trained on in another unit."""
-    watched, model = run.description["watched"], network_of(run.pipeline)
-    said = [] if watched is None else [f"validation: the {watched} rows"]
+def _curve_remarks(run: Run) -> str:
+    """Return the title's remarks: which split was monitored, and whether the loss is of the scaled target."""
+    monitored, model = run.description["watched"], network_of(run.pipeline)
+    remarks = [] if monitored is None else [f"validation: the {monitored} rows"]
     if run.classes is None and model.loss == "squared_error":
-        said.append("target scaled to variance 1")
-    return f" ({', '.join(said)})" if said else ""
+        remarks.append("target scaled to variance 1")
+    return f" ({', '.join(remarks)})" if remarks else ""
 
 
-def draw_boundary(pipeline: Pipeline, part: Part, axes: Any, *, legend: bool = True) -> None:
-    """Draw what a pipeline of two columns of numbers predicts where."""
-    filled = fillings(pipeline)
-    known = part.frame.select(pl.col(name).fill_null(filled[name]) for name in part.frame.columns)
-    plot_decision_boundary(pipeline, known, part.y, ax=axes, legend=legend)
+def plot_pipeline_boundary(pipeline: Pipeline, rows: LabelledRows, axes: Any, *, legend: bool = True) -> None:
+    """Draw the decision boundary of a pipeline with two numeric columns, with missing values filled in."""
+    filled = imputed_values(pipeline)
+    known = rows.frame.select(pl.col(name).fill_null(filled[name]) for name in rows.frame.columns)
+    plot_decision_boundary(pipeline, known, rows.y, ax=axes, legend=legend)
 
 
 def _titled(axes: Any, title: str) -> None:
-    axes.set_title(literal(title))
+    axes.set_title(escape_mathtext(title))
 
 
-def _compare(run: Run, of: str, axes: Any) -> None:
-    """Say that what was predicted stands against what is true."""
-    axes.set_xlabel(literal(f"predicted {run.description['target']}"))
-    axes.set_ylabel(literal(f"true {run.description['target']}"))
-    _titled(axes, of)
+def _label_axes(run: Run, title: str, axes: Any) -> None:
+    """Label the axes "predicted" and "true", and set the title."""
+    axes.set_xlabel(escape_mathtext(f"predicted {run.description['target']}"))
+    axes.set_ylabel(escape_mathtext(f"true {run.description['target']}"))
+    _titled(axes, title)
 
 
-def _draw_boundary(run: Run, part: Part, of: str, axes: Any) -> None:
-    draw_boundary(run.pipeline, part, axes)
-    _titled(axes, of)
+def _draw_boundary(run: Run, rows: LabelledRows, title: str, axes: Any) -> None:
+    plot_pipeline_boundary(run.pipeline, rows, axes)
+    _titled(axes, title)
 
 
-def _draw_confusion(run: Run, part: Part, of: str, axes: Any) -> None:
+def _draw_confusion(run: Run, rows: LabelledRows, title: str, axes: Any) -> None:
+    """Draw the confusion matrix."""
     classes = run.classes
     assert classes is not None
-    named = classes[np.argmax(outputs(run.pipeline, part.frame), axis=1)]
-    few = len(classes) <= 12
+    predicted = classes[np.argmax(model_outputs(run.pipeline, rows.frame), axis=1)]
     ConfusionMatrixDisplay.from_predictions(
-        part.y,
-        named,
+        rows.y,
+        predicted,
         labels=classes,
-        display_labels=[literal(str(name)) for name in classes.tolist()],
+        display_labels=[escape_mathtext(str(name)) for name in classes.tolist()],
         cmap="Blues",
         ax=axes,
-        include_values=few,
+        include_values=len(classes) <= MAX_CLASSES_WITH_COUNTS,
         xticks_rotation="horizontal" if sum(len(str(name)) for name in classes) < 40 else "vertical",
     )
-    _compare(run, of, axes)
+    _label_axes(run, title, axes)
 
 
-def _draw_predictions(run: Run, part: Part, of: str, axes: Any) -> None:
+def _draw_predictions(run: Run, rows: LabelledRows, title: str, axes: Any) -> None:
+    """Draw the predicted values of a regression against the true ones."""
     PredictionErrorDisplay.from_predictions(
-        part.y,
-        outputs(run.pipeline, part.frame),
+        rows.y,
+        model_outputs(run.pipeline, rows.frame),
         kind="actual_vs_predicted",
         subsample=5000,
         random_state=0,
@@ -123,7 +128,7 @@ def _draw_predictions(run: Run, part: Part, of: str, axes: Any) -> None:
         ax=axes,
     )
     axes.set_aspect("equal", adjustable="box")
-    for axis in (axes.xaxis, axes.yaxis):  # the display's ticks are at five odd numbers
+    for axis in (axes.xaxis, axes.yaxis):  # scikit-learn sets five ticks at unrounded values
         axis.set_major_locator(AutoLocator())
         axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-    _compare(run, of, axes)
+    _label_axes(run, title, axes)

@@ -1,4 +1,4 @@
-"""Tables of users, read and written by polars."""
+"""Reading and writing tables: CSV, Parquet, Arrow and npz files, as polars DataFrames."""
 
 from __future__ import annotations
 
@@ -18,31 +18,47 @@ import polars as pl
 from mlp_xp._arrays import HostArray
 from mlp_xp._messages import first_line
 from mlp_xp.datasets import Dataset
-from mlp_xp.files._folders import replacing
+from mlp_xp.files._folders import atomic_write
 
 _Function = TypeVar("_Function")
 
-MISSING = ["", "NA", "N/A", "n/a", "#N/A", "<NA>", "NULL", "null", "None", "NaN", "nan", "?"]
-"""What stands for a missing value in text, as pandas has it, and the question mark of old data sets."""
+MISSING_MARKERS = ["", "NA", "N/A", "n/a", "#N/A", "<NA>", "NULL", "null", "None", "NaN", "nan", "?"]
+"""Text that means a missing value: pandas' default markers, and the "?" of the UCI data sets."""
 
-GROUPED = {
+GROUPED_NUMBER_PATTERNS = {
     ".": r"^[+-]?[0-9]{1,3}(~[0-9]{3})+(\.[0-9]+)?([eE][+-]?[0-9]+)?$",
-    # One point alone is a decimal point: many files with semicolons have those.
+    # A single point is a decimal point: many files with semicolons have decimal points.
     ",": r"^[+-]?([0-9]{1,3}(~[0-9]{3})+|[0-9]+),[0-9]+([eE][+-]?[0-9]+)?$"
     r"|^[+-]?[0-9]{1,3}((\.[0-9]{3}){2,}|([^0-9.][0-9]{3})+)$",
 }
-"""Numbers in groups of three digits, or with a decimal comma, by the decimal mark; ~ is between groups."""
+"""Regular expressions of numbers with thousands separators or a decimal comma, by the file's decimal mark.
+
+``~`` stands for the class of separators between groups of three digits.
+"""
+
+N_ROWS_SEARCHED_FOR_DATES = 1000
+"""Number of rows searched for dates, to decide whether polars parses dates in the whole file."""
 
 NOT_UTF8 = 'it is not text in UTF-8: spreadsheets save that as "CSV UTF-8"'
 
 
 def printable(text: str) -> str:
-    """Return a text without what would steer a terminal, as a file's names of columns may."""
+    """Return a text with control characters replaced, so that names in a file cannot control a terminal."""
     return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
 
 
 class DataError(ValueError):
-    """Data that cannot be used; the message is one line that says why."""
+    """Raised for a table that cannot be used; the message is one line.
+
+    Examples
+    --------
+    >>> from mlp_xp.tables import DataError, read_frame
+    >>> try:
+    ...     read_frame("nowhere.csv")
+    ... except DataError as error:
+    ...     print(error)
+    nowhere.csv: no such file
+    """
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(" ".join(message.splitlines())))
@@ -61,14 +77,14 @@ def read_frame(path: str | Path) -> pl.DataFrame:
     Returns
     -------
     polars.DataFrame
-        Text without spaces around it; numbers where all of a column spells numbers (`spelt_numbers`);
-        null where a value is missing: an empty cell, NaN, or one of `MISSING`. A column without a name is
-        called "Unnamed: " and its place.
+        Text is stripped of surrounding spaces. A column in which all cells are numbers, also with thousands
+        separators or a currency sign, is numeric. Missing values are null: empty cells, NaN, and markers
+        such as NA or "?". A column without a name is called "Unnamed: " and its index.
 
     Raises
     ------
     DataError
-        If the file cannot be read as what its name says.
+        If the file cannot be read in the format of its suffix.
 
     Examples
     --------
@@ -81,47 +97,48 @@ def read_frame(path: str | Path) -> pl.DataFrame:
     [(150.5, 'apple'), (None, 'lemon')]
     """
     path = Path(path)
-    kind, read = _by_name(path, READERS)
+    kind, read = _entry_for_suffix(path, READERS)
     try:
         with path.open("rb") as file:
             frame, decimal = read(file)
-        frame.columns = _names(frame.columns)
+        frame.columns = _unique_names(frame.columns)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except MemoryError:
         raise
-    except (Exception, pl.exceptions.PanicException) as error:  # damage shows in many libraries
+    except (Exception, pl.exceptions.PanicException) as error:  # a damaged file may raise in many libraries
         what = f"not a readable {kind} file ({first_line(error)})"
         folder = isinstance(error, IsADirectoryError | PermissionError) and path.is_dir()
         raise DataError(f"{path}: {'a folder, not a file' if folder else what}") from error
-    return frame.select(_cleaned(column, decimal) for column in frame.iter_columns())
+    return frame.select(_parse_text(column, decimal) for column in frame.iter_columns())
 
 
-def _by_name(path: Path, table: Mapping[str, _Function]) -> tuple[str, _Function]:
-    """Return the entry for the end of a file's name."""
-    for end, entry in table.items():
-        if path.name.lower().endswith(end) and len(path.name) > len(end):
-            return end, entry
+def _entry_for_suffix(path: Path, table: Mapping[str, _Function]) -> tuple[str, _Function]:
+    """Return the suffix of a file's name, and its entry in a table by suffix."""
+    for suffix, entry in table.items():
+        if path.name.lower().endswith(suffix) and len(path.name) > len(suffix):
+            return suffix, entry
     raise DataError(f"{path}: a table must be a {listed(table)} file, got {path.suffix or 'no suffix'!r}")
 
 
-def _names(names: Iterable[str]) -> list[str]:
-    """Return the names without spaces around them, all different, none empty."""
-    names = [name.strip() or f"Unnamed: {place}" for place, name in enumerate(names)]  # as pandas has it
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise DataError(f"two columns have one name: {listed(twice)}")
+def _unique_names(names: Iterable[str]) -> list[str]:
+    """Return column names stripped, empty ones replaced; raise a DataError if two are equal."""
+    names = [name.strip() or f"Unnamed: {index}" for index, name in enumerate(names)]  # as in pandas
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise DataError(f"two columns have the same name: {listed(repeated)}")
     return names
 
 
 def _read_csv(file: BinaryIO, separators: str = ",;\t|") -> tuple[pl.DataFrame, str]:
-    """Return what is in the cells, and which mark stands before decimals."""
-    header, end = _first_record(file)
-    bare = re.sub('"[^"]*"', "", header)
-    separator = max(separators, key=bare.count)
+    """Return a CSV file's table, and its decimal mark."""
+    header, line_end = _header_record(file)
+    unquoted = re.sub('"[^"]*"', "", header)
+    separator = max(separators, key=unquoted.count)
     names = next(csv.reader(io.StringIO(header, newline=""), delimiter=separator), [])
+    # Names may be whole numbers, such as years, but not all of them: then the header is missing.
     numbers = [name for name in names if _is_number(name)]
     if names and (len(numbers) == len(names) or not all(name.strip().isdigit() for name in numbers)):
         raise DataError(f"the first line must name the columns, got {listed(names)}")
@@ -129,55 +146,58 @@ def _read_csv(file: BinaryIO, separators: str = ",;\t|") -> tuple[pl.DataFrame, 
         read = partial(
             pl.read_csv,
             file,
-            null_values=MISSING,
+            null_values=MISSING_MARKERS,
             separator=separator,
-            eol_char=end,
+            eol_char=line_end,
         )
-        # Looking for dates in all text takes fifteen times as long as all else.
-        sample = read(n_rows=1000, infer_schema_length=1000, try_parse_dates=True, ignore_errors=True)
+        # Parsing dates in all text columns takes fifteen times as long as the rest, so a sample decides.
+        n_rows = N_ROWS_SEARCHED_FOR_DATES
+        sample = read(n_rows=n_rows, infer_schema_length=n_rows, try_parse_dates=True, ignore_errors=True)
         file.seek(0)
         dated = any(dtype.is_temporal() for dtype in sample.dtypes)
         frame = read(infer_schema_length=None, try_parse_dates=dated)
     except pl.exceptions.PolarsError as error:
-        raise DataError(_trouble(file, separator, error)) from error
-    frame.columns = _names(names)
+        raise DataError(_explain_csv_error(file, separator, error)) from error
+    frame.columns = _unique_names(names)
+    # A separator at the end of each line makes a column without name and values.
     frame = frame.drop(
         name for name, given in zip(frame.columns, names) if not given.strip() and not frame[name].count()
     )
     filled = frame.select(pl.any_horizontal(pl.all().is_not_null())).to_series().arg_true()
     frame = frame.head(filled[-1] + 1 if len(filled) else 0)  # spreadsheets leave empty rows at the end
-    return frame, "," if separator == ";" else "."  # where semicolons are needed, commas are in the numbers
+    return frame, "," if separator == ";" else "."  # semicolons are used where the decimal mark is a comma
 
 
-def _unzipped(file: BinaryIO) -> BinaryIO:
+def _decompressed(file: BinaryIO) -> BinaryIO:
+    """Return the file, or a reader of its content if it is gzipped."""
     file.seek(0)
     zipped = file.read(2) == b"\x1f\x8b"
     file.seek(0)
     return cast(BinaryIO, gzip.GzipFile(fileobj=file)) if zipped else file
 
 
-def _first_record(file: BinaryIO) -> tuple[str, str]:
-    """Return the names' line, which may have line breaks in quotes, and what the lines end with."""
-    sample = _unzipped(file).read(1 << 20)
+def _header_record(file: BinaryIO) -> tuple[str, str]:
+    """Return a CSV file's first record, which may have line breaks in quotes, and the line ending."""
+    sample = _decompressed(file).read(1 << 20)
     file.seek(0)
-    if b"\0" in sample:  # as in UTF-16, and pictures
+    if b"\0" in sample:  # as in UTF-16 text and binary files
         raise DataError(NOT_UTF8)
-    end = "\n" if b"\n" in sample else "\r"
+    line_end = "\n" if b"\n" in sample else "\r"
     found = re.match(rb'(?:"[^"]*"|[^\r\n])*', sample.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n"))
     try:
-        return (found.group() if found else b"").decode(), end
+        return (found.group() if found else b"").decode(), line_end
     except UnicodeDecodeError as error:
         raise DataError(NOT_UTF8) from error
 
 
-def _trouble(file: BinaryIO, separator: str, error: Exception) -> str:
-    """Say what polars did not like."""
+def _explain_csv_error(file: BinaryIO, separator: str, error: Exception) -> str:
+    """Return in the user's terms why polars could not read a CSV file."""
     if "utf-8" in str(error):
         return NOT_UTF8
     if "not properly escaped" in str(error) or "malformed" in str(error):
         return "not a readable CSV file (a quotation mark stands alone, or inside a cell)"
     if "more fields" in str(error):
-        rows = csv.reader((line.decode() for line in _unzipped(file)), delimiter=separator)
+        rows = csv.reader((line.decode() for line in _decompressed(file)), delimiter=separator)
         width = len(next((row for row in rows if row), []))
         for row in rows:
             if len(row) > width:
@@ -185,8 +205,10 @@ def _trouble(file: BinaryIO, separator: str, error: Exception) -> str:
     return f"not a readable CSV file ({first_line(error)})"
 
 
-def _by_point(read: Callable[[BinaryIO], pl.DataFrame]) -> Callable[[BinaryIO], tuple[pl.DataFrame, str]]:
-    """Say of a reader that numbers in its text have a decimal point."""
+def _with_decimal_point(
+    read: Callable[[BinaryIO], pl.DataFrame],
+) -> Callable[[BinaryIO], tuple[pl.DataFrame, str]]:
+    """Return a reader that also returns ".", the decimal mark of numbers in its text columns."""
     return lambda file: (read(file), ".")
 
 
@@ -195,10 +217,11 @@ def _read_arrow(file: BinaryIO) -> pl.DataFrame:
         return pl.read_ipc(file)
     except pl.exceptions.PolarsError:
         file.seek(0)
-        return pl.read_ipc_stream(file)  # the format's other form
+        return pl.read_ipc_stream(file)  # Arrow has a file format and a stream format
 
 
 def _read_npz(file: BinaryIO) -> pl.DataFrame:
+    """Return the columns of the array X, and the 1-D arrays beside it."""
     with np.load(file, allow_pickle=False) as archive:
         arrays = {name: np.asarray(archive[name]) for name in archive}
     if "X" not in arrays:
@@ -218,7 +241,7 @@ def _read_npz(file: BinaryIO) -> pl.DataFrame:
 
 
 def _from_numpy(name: str, array: HostArray) -> HostArray:
-    """Return an array in a dtype, and a place in memory, that polars knows."""
+    """Return an array as polars takes it: contiguous, in native byte order, bytes as text."""
     if array.dtype.kind == "S":
         try:
             return np.char.decode(array, "utf-8")
@@ -233,44 +256,62 @@ def _from_numpy(name: str, array: HostArray) -> HostArray:
 READERS: dict[str, Callable[[BinaryIO], tuple[pl.DataFrame, str]]] = {
     ".csv": _read_csv,
     ".tsv": partial(_read_csv, separators="\t"),
-    ".parquet": _by_point(pl.read_parquet),
-    ".arrow": _by_point(_read_arrow),
-    ".feather": _by_point(_read_arrow),
-    ".ipc": _by_point(_read_arrow),
-    ".npz": _by_point(_read_npz),
+    ".parquet": _with_decimal_point(pl.read_parquet),
+    ".arrow": _with_decimal_point(_read_arrow),
+    ".feather": _with_decimal_point(_read_arrow),
+    ".ipc": _with_decimal_point(_read_arrow),
+    ".npz": _with_decimal_point(_read_npz),
     ".csv.gz": _read_csv,
     ".tsv.gz": partial(_read_csv, separators="\t"),
 }
-"""How to read a table from an open file, by the end of its name."""
+"""Functions that read a table and its decimal mark from an open file, by the suffix of the file's name."""
 
 
 def write_frame(path: str | Path, frame: pl.DataFrame) -> None:
-    """Write a table to a file, in the format its name says; all of it or nothing.
+    """Write a table to a file atomically, in the format of the file's suffix.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``.csv``, ``.tsv``, ``.parquet``, ``.arrow``, ``.feather`` or ``.ipc``. An existing file is replaced.
+    frame : polars.DataFrame
 
     Raises
     ------
     DataError
-        If the name has none of the known ends, or the format cannot hold a column, or the disk is full.
+        If the suffix is unknown, the format cannot hold a column, or the disk is full. An existing file is
+        unchanged then.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import polars as pl
+    >>> from mlp_xp.tables import read_frame, write_frame
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "fruit.parquet"
+    ...     write_frame(path, pl.DataFrame({"mass": [150.5], "kind": ["apple"]}))
+    ...     read_frame(path).rows()
+    [(150.5, 'apple')]
     """
     path = Path(path)
-    _, write = _by_name(path, WRITERS)
+    _, write = _entry_for_suffix(path, WRITERS)
     try:
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             write(frame, file)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path}: it cannot be written ({first_line(error)})") from error
 
 
 def check_writable(path: str | Path, overwrite: bool) -> None:
-    """Check, before any work, that a table can be written there.
+    """Check that a table can be written to a path, before the work that makes it.
 
     Raises
     ------
     DataError
-        If the name has none of the known ends, or something is there that may not be replaced.
+        If the suffix is unknown, the folder does not exist, or a file exists and `overwrite` is False.
     """
     path = Path(path)
-    _by_name(path, WRITERS)
+    _entry_for_suffix(path, WRITERS)
     if path.is_dir() or not path.parent.is_dir():
         raise DataError(f"{path}: {'a folder, not a file' if path.is_dir() else 'there is no such folder'}")
     if path.exists() and not overwrite:
@@ -285,11 +326,11 @@ WRITERS: dict[str, Callable[[pl.DataFrame, Path], Any]] = {
     ".feather": pl.DataFrame.write_ipc,
     ".ipc": pl.DataFrame.write_ipc,
 }
-"""How to write a table, by the end of its name."""
+"""Functions that write a table, by the suffix of the file's name."""
 
 
 def as_frame(table: Any) -> pl.DataFrame:
-    """Return a table of polars or pandas, or that of a file, as `read_frame` has it.
+    """Return a polars or pandas DataFrame, or a file's table, as `read_frame` would.
 
     Raises
     ------
@@ -305,36 +346,36 @@ def as_frame(table: Any) -> pl.DataFrame:
         frame = pl.DataFrame(columns, strict=False)
     else:
         raise TypeError(f"`table` must be a DataFrame or the path of a file, got {type(table).__name__}")
-    return frame.select(_cleaned(column) for column in frame.iter_columns())
+    return frame.select(_parse_text(column) for column in frame.iter_columns())
 
 
-def frame_of(data: Dataset) -> pl.DataFrame:
-    """Make a table of a data set: its features, and as the last column its target, classes by name."""
+def dataset_frame(data: Dataset) -> pl.DataFrame:
+    """Return a data set as a table: its features, then its target as the last column, with class names."""
     target = data.y if data.class_names is None else np.array(data.class_names)[data.y]
     columns = {name: np.ascontiguousarray(column) for name, column in zip(data.feature_names, data.X.T)}
     return pl.DataFrame({**columns, data.target_name: target})
 
 
-def _cleaned(column: pl.Series, decimal: str = ".") -> pl.Series:
-    """Strip text, make numbers and truth values of what is nothing else, and null of what is missing."""
-    coded, column = column.dtype in (pl.Categorical, pl.Enum), plain(column)
+def _parse_text(column: pl.Series, decimal: str = ".") -> pl.Series:
+    """Return a text column stripped, with null for missing values, as numbers or truth values if all are."""
+    coded, column = column.dtype in (pl.Categorical, pl.Enum), normalised(column)
     if column.dtype != pl.String:
         return column
     column = column.str.strip_chars()
-    column = column.set(column.is_in(MISSING), None)
-    if coded or not column.count():
+    column = column.set(column.is_in(MISSING_MARKERS), None)
+    if coded or not column.count():  # a categorical dtype is kept as text even if it looks like numbers
         return column
     if column.str.to_lowercase().is_in(["true", "false"]).all():
         return column.str.to_lowercase() == "true"
-    digits = _digits(column, decimal)
+    digits = _normalise_numbers(column, decimal)
     if digits.count() < column.count():
         return column
     whole = digits.cast(pl.Int64, strict=False)
-    return whole if whole.count() == digits.count() else plain(digits.cast(pl.Float64))
+    return whole if whole.count() == digits.count() else normalised(digits.cast(pl.Float64))
 
 
-def plain(column: pl.Series) -> pl.Series:
-    """Return a column with coded text as text, decimals as floats, and NaN as null."""
+def normalised(column: pl.Series) -> pl.Series:
+    """Return a column with categorical dtypes as text, decimals as floats, and NaN as null."""
     if column.dtype in (pl.Categorical, pl.Enum):
         return column.cast(pl.String)
     if column.dtype == pl.Decimal:
@@ -342,31 +383,34 @@ def plain(column: pl.Series) -> pl.Series:
     return column.fill_nan(None) if column.dtype.is_float() else column
 
 
-def spelt_numbers(column: pl.Series) -> pl.Series:
-    """Return the numbers that cells of text spell, null where they spell none.
+def parse_numbers(column: pl.Series) -> pl.Series:
+    """Return the numbers in a text column, and null for cells that are not numbers.
 
-    Commas, spaces or apostrophes may stand before each three digits ("1,234.5"). A sign of percent or a
-    currency may stand at all of them, if they share it.
+    Commas, spaces and apostrophes may separate thousands ("1,234.5"). A percent or currency sign is removed
+    if all cells have the same one.
     """
-    return _digits(column).cast(pl.Float64)
+    return _normalise_numbers(column).cast(pl.Float64)
 
 
-def _digits(column: pl.Series, decimal: str = ".") -> pl.Series:
-    """Rewrite numbers the way a computer does, each cell by itself: what it is must not depend on others."""
+def _normalise_numbers(column: pl.Series, decimal: str = ".") -> pl.Series:
+    """Return cells rewritten as Python writes numbers, and null for cells that are not numbers.
+
+    Each cell is read by itself (but for the shared sign), so that it means the same in every table.
+    """
     signs = column.str.extract(r"([%\p{Sc}])")
     if signs.count() == column.count() and signs.drop_nulls().n_unique() == 1:
         column = column.str.replace(r"^([+-]?)\p{Sc}\s?", "${1}").str.replace(r"\s?[%\p{Sc}]$", "")
     marks = {".": "[, '\u2019\u00a0\u202f]", ",": "[. '\u2019\u00a0\u202f]"}[decimal]
-    grouped = column.str.contains(GROUPED[decimal].replace("~", marks))
+    grouped = column.str.contains(GROUPED_NUMBER_PATTERNS[decimal].replace("~", marks))
     rewritten = column.str.replace_all(marks, "").str.replace(",", ".", literal=True)
     column = column.zip_with(~grouped.fill_null(False), rewritten)
     return column.set(column.cast(pl.Float64, strict=False).is_null(), None)
 
 
-def listed(names: Iterable[object], most: int = 12) -> str:
-    """Name them, the first ones if they are many."""
+def listed(names: Iterable[object], limit: int = 12) -> str:
+    """Return names joined by commas; if there are more than `limit`, the first ones and the count."""
     each = [str(name) for name in names]
-    return ", ".join(each[:most]) + (f", ... ({len(each)} in all)" if len(each) > most else "")
+    return ", ".join(each[:limit]) + (f", ... ({len(each)} in all)" if len(each) > limit else "")
 
 
 def _is_number(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""A folder with a trained pipeline and all there is to know about it: written, read, used."""
+"""Run folders: a trained pipeline with its description, history and scores."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from mlp_xp._arrays import HostArray
 from mlp_xp._messages import first_line
 from mlp_xp.files._folders import write_json
 from mlp_xp.files._models import save_model
-from mlp_xp.tables._columns import known_labels, select, without_missing
 from mlp_xp.tables._pipelines import (
-    Part,
+    LabelledRows,
     baseline_outputs,
     columns_of,
-    fillings,
-    is_ours,
+    format_number,
+    imputed_values,
+    is_table_pipeline,
     known_categories,
+    labelled_rows,
+    model_outputs,
     network_of,
-    outputs,
-    rounded,
     score,
+    select_features,
     task_of,
-    typed,
 )
 from mlp_xp.tables._reading import DataError, as_frame, listed
 
-FORMAT = 1
-"""Of the folder; a newer one is refused."""
+FORMAT_VERSION = 1
+"""Version of the folder's format, in its `run.json`; a newer one is refused."""
 
-PIPELINE, NETWORK, DESCRIPTION, METRICS, HISTORY, COMMAND = (
+PIPELINE_FILE, NETWORK_FILE, DESCRIPTION_FILE, METRICS_FILE, HISTORY_FILE, COMMAND_FILE = (
     "pipeline.skops",
     "network.safetensors",
     "run.json",
@@ -45,17 +45,17 @@ PIPELINE, NETWORK, DESCRIPTION, METRICS, HISTORY, COMMAND = (
     "command.txt",
 )
 
-TRUSTED = (
+TRUSTED_TYPES = (
     "mlp_xp.estimators.MLPClassifier",
     "mlp_xp.estimators.MLPRegressor",
     "mlp_xp.estimators._Labels",
     "numpy.dtype",
 )
-"""What a pipeline holds beside what skops trusts anyway: types that only keep values."""
+"""Types that skops may load beside those that it trusts by default; they hold values and run no code."""
 
 
 class Run(NamedTuple):
-    """A trained pipeline from a folder.
+    """A trained pipeline, loaded from the folder that ``mlp-xp train --out`` wrote.
 
     Attributes
     ----------
@@ -63,13 +63,22 @@ class Run(NamedTuple):
     pipeline : sklearn.pipeline.Pipeline
         From a table's columns to predictions.
     description : dict
-        What `run.json` says: data, columns, settings, versions, the command.
+        The content of `run.json`: data, columns, settings, versions, the command.
+
+    See Also
+    --------
+    load_run
 
     Examples
     --------
-    >>> from mlp_xp.tables import load_run
-    >>> run = load_run("run/")  # doctest: +SKIP
-    >>> run.predict("new.csv")  # doctest: +SKIP
+    >>> import subprocess, sys, tempfile
+    >>> from mlp_xp.tables import load_run, read_frame
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     command = [sys.executable, "-m", "mlp_xp", "train", "xor", "--quiet", "--out", f"{folder}/run"]
+    ...     _ = subprocess.run(command, check=True)
+    ...     run = load_run(f"{folder}/run")
+    >>> run.description["target"], run.classes.tolist()
+    ('a xor b', ['false', 'true'])
     """
 
     path: Path
@@ -78,141 +87,151 @@ class Run(NamedTuple):
 
     @property
     def classes(self) -> HostArray | None:
-        """The labels, in the order of the probabilities; None for regression."""
+        """The class labels, in the order of the probabilities; None for regression."""
         network = network_of(self.pipeline)
         return np.asarray(network.classes_) if task_of(self.pipeline) == "classification" else None
 
     def predict(self, table: Any) -> pl.DataFrame:
-        """Predict a row for each row: the class and each class's probability, or the value.
+        """Return the predictions for a table: the class and each class's probability, or the value.
 
         Parameters
         ----------
         table : polars or pandas DataFrame, or path of a file
-            The columns trained on, in any order, among others.
+            Must have the columns trained on, in any order; other columns are ignored.
 
         Returns
         -------
         polars.DataFrame
+            One row for each row of the table.
 
         Raises
         ------
         DataError
-            If a column is missing, or holds what it did not in training.
+            If a column is missing, or holds another type than in training.
         """
-        return self.predictions(typed(self.pipeline, as_frame(table)))
-
-    def predictions(self, features: pl.DataFrame) -> pl.DataFrame:
-        """Predict checked and typed rows."""
-        target, classes = self.description["target"], self.classes
-        if not len(features):
-            raise DataError("there is no row to predict")
-        found = outputs(self.pipeline, features)
-        if classes is None:
-            return pl.DataFrame({f"predicted {target}": found})
-        columns = {f"probability {name}": found[:, place] for place, name in enumerate(classes.tolist())}
-        return pl.DataFrame({f"predicted {target}": classes[np.argmax(found, axis=1)], **columns})
+        return predict_features(self, select_features(self.pipeline, as_frame(table)))
 
     def evaluate(self, table: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Score predictions against a table's target, and the trivial model's beside them.
+        """Return the scores of the predictions for a table with the target, and those of a baseline.
 
         Parameters
         ----------
         table : polars or pandas DataFrame, or path of a file
-            With the target; rows without it are left out.
+            Must have the columns trained on and the target; rows without a target are left out.
 
         Returns
         -------
         scores, baseline : dict
-            As `mlp_xp.tables._pipelines.score` returns them.
+            For classification "accuracy", "balanced_accuracy", "roc_auc" and "log_loss"; for regression "r2",
+            "mae" and "rmse". None where a score is not defined. The baseline predicts the class frequencies
+            or the mean of the training rows.
 
         Raises
         ------
         DataError
+            If a column is missing or of another type, or a label is unknown.
         """
-        part = self.part(as_frame(table))
-        return self.scores(part), self.baseline(part)
-
-    def part(self, frame: pl.DataFrame) -> Part:
-        """Return a table's rows with a target, checked and typed."""
-        target, classes = self.description["target"], self.classes
-        known, _ = without_missing(frame, target)
-        if not len(known):
-            raise DataError("there is no row to score")
-        if classes is None:
-            y = select(known, [target], []).to_series().to_numpy()
-        else:
-            y = known_labels(known[target], classes)
-        return Part(typed(self.pipeline, known), y)
-
-    def scores(self, part: Part) -> dict[str, Any]:
-        """Score the predictions of checked rows."""
-        return score(task_of(self.pipeline), part.y, outputs(self.pipeline, part.frame), self.classes)
-
-    def baseline(self, part: Part) -> dict[str, Any]:
-        """Score the trivial model of the training rows on checked rows."""
-        found = baseline_outputs(self.description["baseline"], len(part.y))
-        return score(task_of(self.pipeline), part.y, found, self.classes)
-
-    def notes(self, frame: pl.DataFrame, features: pl.DataFrame) -> list[str]:
-        """Say what a user should know of a table, and its typed rows, before he believes the predictions."""
-        numbers, categories = columns_of(self.pipeline)
-        surplus = [
-            name for name in frame.columns if name not in {*numbers, *categories, self.description["target"]}
-        ]
-        known = {*self.description["columns"]["left_out"], self.description.get("sample_weight")}
-        surplus = [name for name in surplus if name not in known]
-        notes = [f"not used: {listed(surplus)}"] if surplus else []
-        filled = fillings(self.pipeline)
-        missing = {column.name: column.null_count() for column in features if column.null_count()}
-        notes += [f"{name}: {n} missing, filled with {shown(filled[name])}" for name, n in missing.items()]
-        for name, values in known_categories(self.pipeline).items():
-            strange = features[name].filter(features[name].is_not_null() & ~features[name].is_in(values))
-            if len(strange):
-                named = listed(strange.unique(maintain_order=True), 5)
-                notes.append(
-                    f"{name}: {len(strange)} rows with values unseen in training, taken as none: {named}"
-                )
-        return notes
+        rows = run_rows(self, as_frame(table))
+        return score_rows(self, rows), score_baseline(self, rows)
 
 
-def shown(value: Any) -> str:
-    """Write a value for people."""
-    return rounded(value) if isinstance(value, float) else repr(value)
+def predict_features(run: Run, features: pl.DataFrame) -> pl.DataFrame:
+    """Return the predictions for features that `select_features` returned."""
+    target, classes = run.description["target"], run.classes
+    if not len(features):
+        raise DataError("there is no row to predict")
+    outputs = model_outputs(run.pipeline, features)
+    if classes is None:
+        return pl.DataFrame({f"predicted {target}": outputs})
+    columns = {f"probability {name}": outputs[:, index] for index, name in enumerate(classes.tolist())}
+    return pl.DataFrame({f"predicted {target}": classes[np.argmax(outputs, axis=1)], **columns})
 
 
-# Writing.
+def run_rows(run: Run, frame: pl.DataFrame) -> LabelledRows:
+    """Return the rows of a table that have a target, typed as the run's training rows."""
+    return labelled_rows(frame, run.description["target"], run.classes, columns_of(run.pipeline))
+
+
+def score_rows(run: Run, rows: LabelledRows) -> dict[str, Any]:
+    """Return the scores of the network on labelled rows."""
+    return score(task_of(run.pipeline), rows.y, model_outputs(run.pipeline, rows.frame), run.classes)
+
+
+def score_baseline(run: Run, rows: LabelledRows) -> dict[str, Any]:
+    """Return the scores of the baseline, fitted on the training rows, on labelled rows."""
+    outputs = baseline_outputs(run.description["baseline"], len(rows.y))
+    return score(task_of(run.pipeline), rows.y, outputs, run.classes)
+
+
+def table_notes(run: Run, frame: pl.DataFrame, features: pl.DataFrame) -> list[str]:
+    """Return notes on what predictions ignore or replace: unused columns, missing values, new categories.
+
+    Parameters
+    ----------
+    run : Run
+    frame : polars.DataFrame
+        The table as it was read.
+    features : polars.DataFrame
+        Its features, as `select_features` returns them.
+    """
+    numbers, categories = columns_of(run.pipeline)
+    expected = {*numbers, *categories, run.description["target"], run.description.get("sample_weight")}
+    expected |= {*run.description["columns"]["left_out"]}
+    unused = [name for name in frame.columns if name not in expected]
+    notes = [f"not used: {listed(unused)}"] if unused else []
+    filled = imputed_values(run.pipeline)
+    missing = {column.name: column.null_count() for column in features if column.null_count()}
+    notes += [f"{name}: {n} missing, filled with {format_value(filled[name])}" for name, n in missing.items()]
+    for name, values in known_categories(run.pipeline).items():
+        unseen = features[name].filter(features[name].is_not_null() & ~features[name].is_in(values))
+        if len(unseen):
+            examples = listed(unseen.unique(maintain_order=True), 5)
+            notes.append(
+                f"{name}: {len(unseen)} rows with values unseen in training, encoded as zeros: {examples}"
+            )
+    return notes
+
+
+def format_value(value: Any) -> str:
+    """Format a value that replaces missing ones: a number rounded, text in quotes."""
+    return format_number(value) if isinstance(value, float) else repr(value)
+
+
+# Write.
 
 
 def write_run(folder: Path, run: Run) -> None:
-    """Write what a training ended with into a folder that is there: first what cannot be had again.
+    """Write a run into an existing folder.
+
+    The weights come first: if a later file fails, they are not lost.
 
     Parameters
     ----------
     folder : Path
     run : Run
     """
-    from skops.io import dump  # it imports all of scikit-learn: only runs that are kept wait for it
+    from skops.io import dump  # imported late because it imports all of scikit-learn
 
     network = network_of(run.pipeline)
-    save_model(folder / NETWORK, network)
-    write_json(folder / DESCRIPTION, run.description)
-    (folder / COMMAND).write_text(run.description["command"] + "\n", encoding="utf-8")
-    write_json(folder / HISTORY, _finite(network.history_))
-    dump(run.pipeline, folder / PIPELINE)
+    save_model(folder / NETWORK_FILE, network)
+    write_json(folder / DESCRIPTION_FILE, run.description)
+    (folder / COMMAND_FILE).write_text(run.description["command"] + "\n", encoding="utf-8")
+    write_json(folder / HISTORY_FILE, _without_non_finite(network.history_))
+    dump(run.pipeline, folder / PIPELINE_FILE)
 
 
-def _finite(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Replace what JSON has no number for."""
+def _without_non_finite(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Replace NaN and infinity by None, as JSON cannot hold them."""
     return [
         {name: value if np.isfinite(value) else None for name, value in record.items()} for record in history
     ]
 
 
-# Reading.
+# Read.
 
 
 def load_run(path: str | Path) -> Run:
-    """Read the pipeline of a run's folder; no code that is in it is run.
+    """Load a run from its folder, without running any code that may be in it.
 
     Parameters
     ----------
@@ -226,19 +245,32 @@ def load_run(path: str | Path) -> Run:
     Raises
     ------
     DataError
-        If it is no such folder, is of a newer version, is damaged, or holds a type that a pipeline of ours
-        does not.
+        If the path is not the folder of a run, or the run is damaged, has a newer format, or holds a type
+        that no run has.
+
+    Examples
+    --------
+    >>> import subprocess, sys, tempfile
+    >>> import polars as pl
+    >>> from mlp_xp.tables import load_run
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     command = [sys.executable, "-m", "mlp_xp", "train", "xor", "--quiet", "--out", f"{folder}/run"]
+    ...     _ = subprocess.run(command, check=True)
+    ...     run = load_run(f"{folder}/run")
+    >>> run.predict(pl.DataFrame({"a": [0.0, 1.0], "b": [1.0, 1.0]})).columns
+    ['predicted a xor b', 'probability false', 'probability true']
     """
     path = Path(path)
-    for name in (DESCRIPTION, PIPELINE):
+    for name in (DESCRIPTION_FILE, PIPELINE_FILE):
         if not (path / name).is_file():
             raise DataError(f"{path}: not the folder of a run: it has no {name}")
     try:
-        description = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
+        description = json.loads((path / DESCRIPTION_FILE).read_text(encoding="utf-8"))
         version = description["format"]
-        if version > FORMAT:
-            raise DataError(f"{path}: of format {version}, this version of mlp_xp knows {FORMAT} and below")
-        pipeline = _load_pipeline(path / PIPELINE)
+        if version > FORMAT_VERSION:
+            known = f"this version of mlp_xp reads {FORMAT_VERSION} and below"
+            raise DataError(f"{path}: format {version} is too new: {known}")
+        pipeline = _load_pipeline(path / PIPELINE_FILE)
         run = Run(path, pipeline, description)
         _check_description(run)
         return run
@@ -246,30 +278,31 @@ def load_run(path: str | Path) -> Run:
         raise
     except OSError as error:
         raise DataError(f"{path}: it cannot be read ({error.strerror})") from error
-    except Exception as error:  # a damaged archive fails in zipfile, zlib, json, NumPy or scikit-learn
+    except Exception as error:  # a damaged archive may raise in zipfile, zlib, json, NumPy or scikit-learn
         raise DataError(f"{path}: damaged ({type(error).__name__}: {first_line(error)})") from error
 
 
 def _load_pipeline(path: Path) -> Pipeline:
-    """Read a pipeline; the file may be anybody's."""
+    """Load a pipeline from a file that may be untrusted."""
     from skops.io import get_untrusted_types, load
 
     with ZipFile(path) as archive:
+        # A small compressed file can expand to more than the memory.
         if any(member.compress_type != ZIP_STORED for member in archive.infolist()):
-            raise DataError(f"{path}: it is compressed, which no run is, and not loaded")
-    strange = sorted(set(get_untrusted_types(file=path)) - set(TRUSTED))
-    if strange:
-        raise DataError(f"{path}: it holds what no run does, and is not loaded: {listed(strange)}")
-    pipeline = load(path, trusted=list(TRUSTED))
-    # skops trusts all estimators of scikit-learn; some of them open files that a table names.
-    if not is_ours(pipeline):
-        raise DataError(f"{path}: it holds no trained pipeline of this command")
-    found: Pipeline = pipeline
-    return found
+            raise DataError(f"{path}: it is compressed and not loaded; runs are never compressed")
+    untrusted = sorted(set(get_untrusted_types(file=path)) - set(TRUSTED_TYPES))
+    if untrusted:
+        raise DataError(f"{path}: it holds types that no run has, and is not loaded: {listed(untrusted)}")
+    pipeline: Any = load(path, trusted=list(TRUSTED_TYPES))
+    # skops trusts all estimators of scikit-learn, and some of them open files that a table names.
+    if not is_table_pipeline(pipeline):
+        raise DataError(f"{path}: it does not hold a trained pipeline of this command")
+    trained: Pipeline = pipeline
+    return trained
 
 
 def _check_description(run: Run) -> None:
-    """Check what predictions and scores need of a description."""
+    """Raise a ValueError if the description lacks what predictions and scores read, or does not fit."""
     description, classes = run.description, run.classes
     baseline = description["baseline"]
     if classes is None:
@@ -283,4 +316,4 @@ def _check_description(run: Run) -> None:
         and isinstance(description["target"], str)
         and isinstance(description["columns"]["left_out"], dict)
     ):
-        raise ValueError(f"{DESCRIPTION} does not fit the pipeline")
+        raise ValueError(f"{DESCRIPTION_FILE} does not fit the pipeline")
