@@ -24,7 +24,7 @@ import typing
 from mlp_xp._activations import Activation, elu, leaky_relu
 from mlp_xp._arrays import to_host
 from mlp_xp._engines import EagerFallbackWarning
-from mlp_xp._functions import publish as _publish
+from mlp_xp._functions import set_public_module as _set_public_module
 from mlp_xp._initializers import Initializer, glorot_uniform, he_normal, normal, zeros
 from mlp_xp._losses import Loss
 from mlp_xp._network import Network
@@ -98,7 +98,7 @@ __all__ = [
     "zeros",
 ]
 
-_publish(__name__, globals(), __all__)
+_set_public_module(__name__, globals(), __all__)
 
 
 def __getattr__(name: str) -> typing.Any:

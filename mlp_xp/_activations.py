@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from mlp_xp._arrays import Array, Namespace
-from mlp_xp._functions import HashablePartial, PickledAsCall, made_by
+from mlp_xp._functions import HashablePartial, PickledAsCall, pickled_as_call
 from mlp_xp._validation import check_real, lookup
 
 Saved: TypeAlias = Any
@@ -64,8 +64,8 @@ def resolve_activation(activation: str | Activation) -> Activation:
 def logistic(xp: Namespace, z: Array) -> Array:
     """Compute ``1 / (1 + exp(-z))`` as ``tanh(z / 2) / 2 + 1 / 2``, which cannot overflow.
 
-    Its absolute error is that of rounding 1, so tiny values lose their relative precision; the link of the
-    binary cross-entropy keeps it.
+    For very negative z its relative error is large, as that of ``1 - 1``; predictions use the link of the
+    binary cross-entropy, which is accurate there.
     """
     return 0.5 * xp.tanh(0.5 * z) + 0.5
 
@@ -179,7 +179,7 @@ def leaky_relu(slope: float = 0.01) -> Activation:
     slope = check_real("slope", slope)
     forward = HashablePartial(_leaky_relu_forward, slope=slope)
     backward = HashablePartial(_leaky_relu_backward, slope=slope)
-    return made_by(leaky_relu, Activation(forward, backward), slope=slope)
+    return pickled_as_call(leaky_relu, Activation(forward, backward), slope=slope)
 
 
 def elu(alpha: float = 1.0) -> Activation:
@@ -209,7 +209,7 @@ def elu(alpha: float = 1.0) -> Activation:
     alpha = check_real("alpha", alpha)
     forward = HashablePartial(_elu_forward, alpha=alpha)
     backward = HashablePartial(_elu_backward, alpha=alpha)
-    return made_by(elu, Activation(forward, backward), alpha=alpha)
+    return pickled_as_call(elu, Activation(forward, backward), alpha=alpha)
 
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -226,17 +226,20 @@ ACTIVATIONS: dict[str, Activation] = {
 units", arXiv:1606.08415, because the Array API standard has no erf."""
 
 
-_MAKERS = {"leaky_relu": leaky_relu, "elu": elu}
-"""The public functions that make activations with parameters."""
+_PARAMETRIC_ACTIVATIONS = {"leaky_relu": leaky_relu, "elu": elu}
+"""The functions that make activations with parameters; a new one has an entry here too."""
 
 
 def name_activation(activation: Activation) -> tuple[str, dict[str, float]] | None:
     """Return the name and the parameters of a built-in activation, or None."""
-    (forward, parameters), (backward, also) = _split(activation.forward), _split(activation.backward)
+    (forward, parameters), (backward, backward_parameters) = (
+        _split(activation.forward),
+        _split(activation.backward),
+    )
     for name, entry in ACTIVATIONS.items():
         (known, defaults), (known_backward, _) = _split(entry.forward), _split(entry.backward)
         same = (forward, backward) == (known, known_backward)
-        if same and parameters == also and parameters.keys() == defaults.keys():
+        if same and parameters == backward_parameters and parameters.keys() == defaults.keys():
             return name, parameters
     return None
 
@@ -247,7 +250,7 @@ def make_activation(name: str, parameters: Mapping[str, float]) -> Activation:
     _, defaults = _split(entry.forward)
     if parameters.keys() != defaults.keys():
         raise ValueError(f"{name!r} must have the parameters {sorted(defaults)}, got {sorted(parameters)}")
-    return _MAKERS[name](**parameters) if parameters else entry
+    return _PARAMETRIC_ACTIVATIONS[name](**parameters) if parameters else entry
 
 
 def _split(function: Callable[..., Any]) -> tuple[Callable[..., Any], dict[str, float]]:

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def renamed(**names: str) -> Callable[[type[T]], type[T]]:
-    """Return a class decorator: an argument under its former name is an error that says the new one."""
+    """Class decorator: a renamed argument raises a TypeError that names its new name."""
 
     def decorate(cls: Any) -> Any:
         initialise = cls.__init__
@@ -42,8 +42,8 @@ class PickledAsCall:
         return partial(function, **arguments), ()
 
 
-def made_by(function: Callable[..., Any], made: T, **arguments: Any) -> T:
-    """Let `made`, a `PickledAsCall`, be pickled as ``function(**arguments)``; return it."""
+def pickled_as_call(function: Callable[..., Any], made: T, **arguments: Any) -> T:
+    """Set the call that `made`, a `PickledAsCall`, is pickled as; return `made`."""
     object.__setattr__(made, "_call", (function, arguments))
     return made
 
@@ -51,8 +51,7 @@ def made_by(function: Callable[..., Any], made: T, **arguments: Any) -> T:
 class HashablePartial(PickledAsCall, partial[Any]):
     """`functools.partial` with keywords that is equal to another by value, and hashable.
 
-    What holds one stays hashable, so that what was compiled for it is found again for its equals, also
-    after pickling.
+    An object that holds one is hashable, so that it can be the key of a cache, also after unpickling.
 
     Examples
     --------
@@ -71,11 +70,8 @@ class HashablePartial(PickledAsCall, partial[Any]):
         return hash((self.func, *sorted(self.keywords.items())))
 
 
-def publish(module: str, namespace: dict[str, Any], names: Iterable[str]) -> None:
-    """Give public objects that private modules define the address that users import them from.
-
-    It is the one that pickles and messages name.
-    """
+def set_public_module(module: str, namespace: dict[str, Any], names: Iterable[str]) -> None:
+    """Set `__module__` of objects that private modules define to the public module: pickles name it."""
     for name in names:
         if "._" in namespace[name].__module__:
             namespace[name].__module__ = module

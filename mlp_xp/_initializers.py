@@ -1,4 +1,4 @@
-"""Initializers of weights and biases: they draw on the host, so that every namespace starts alike."""
+"""Initializers: they draw weights and biases on the host, for the same numbers in every namespace."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mlp_xp._arrays import HostArray
-from mlp_xp._functions import HashablePartial, made_by
+from mlp_xp._functions import HashablePartial, pickled_as_call
 from mlp_xp._validation import RandomSource, check_real, lookup
 
 
@@ -69,7 +69,7 @@ def normal(scale: float = 0.01) -> Initializer:
     True
     """
     scale = check_real("scale", scale, at_least=0.0)
-    return made_by(normal, HashablePartial(_normal, scale=scale), scale=scale)
+    return pickled_as_call(normal, HashablePartial(_normal, scale=scale), scale=scale)
 
 
 def glorot_uniform(factor: float = 6.0) -> Initializer:
@@ -98,7 +98,7 @@ def glorot_uniform(factor: float = 6.0) -> Initializer:
     True
     """
     factor = check_real("factor", factor, above=0.0)
-    return made_by(glorot_uniform, HashablePartial(_glorot_uniform, factor=factor), factor=factor)
+    return pickled_as_call(glorot_uniform, HashablePartial(_glorot_uniform, factor=factor), factor=factor)
 
 
 def he_normal() -> Initializer:
@@ -120,7 +120,7 @@ def he_normal() -> Initializer:
     >>> bool(0.098 < draw.std() < 0.102)
     True
     """
-    return made_by(he_normal, HashablePartial(_he_normal))
+    return pickled_as_call(he_normal, HashablePartial(_he_normal))
 
 
 def zeros() -> Initializer:
@@ -137,7 +137,7 @@ def zeros() -> Initializer:
     >>> zeros()(np.random.RandomState(0), (3,), 2, 3)
     array([0., 0., 0.])
     """
-    return made_by(zeros, HashablePartial(_zeros))
+    return pickled_as_call(zeros, HashablePartial(_zeros))
 
 
 def _normal(

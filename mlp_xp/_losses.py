@@ -1,4 +1,8 @@
-"""Losses of logits, each with link, derivative, decision and check of targets: `LOSSES`."""
+"""Losses of logits, each with link, derivative, decision and check of targets: `LOSSES`.
+
+A new loss goes here: its functions and an entry of the table. For estimators that use it, an entry of
+`LOSS_BY_OUT_ACTIVATION` too.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +34,8 @@ class Loss:
     decide : callable ``(xp, predictions) -> bool array``, optional
         The hard decision for each output of a classifier; None, the default, for a regression loss.
     problem : callable ``(xp, y) -> str``, optional
-        Why `y` cannot be targets of this loss, as the end of a sentence "`y` must ...", or "". By default
-        all finite numbers are accepted.
+        What targets must satisfy if `y` does not, to complete the sentence "`y` must ...", else "". By
+        default all finite numbers are accepted.
 
     Examples
     --------
@@ -77,7 +81,7 @@ def _decide_binary(xp: Namespace, predictions: Array) -> Array:
 
 def _binary_problem(xp: Namespace, y: Array) -> str:
     inside = bool(xp.all((y >= 0.0) & (y <= 1.0)))
-    return "" if inside else f"lie between 0 and 1, got {_span(xp, y)}"
+    return "" if inside else f"lie between 0 and 1, got {_format_range(xp, y)}"
 
 
 def _softmax_terms(xp: Namespace, logits: Array) -> tuple[Array, Array, Array]:
@@ -105,10 +109,10 @@ def _categorical_problem(xp: Namespace, y: Array) -> str:
     if y.shape[1] < 2:
         return "have a column for each class, at least 2; use 'binary_cross_entropy' for one column"
     if bool(xp.any(y < 0.0)):
-        return f"hold probabilities of the classes, got {_span(xp, y)}"
+        return f"hold probabilities of the classes, got {_format_range(xp, y)}"
     totals = xp.sum(y, axis=1)
     if bool(xp.any(xp.abs(totals - 1.0) > 1e-5)):
-        return f"have rows that sum to 1 (one-hot classes), got sums {_span(xp, totals)}"
+        return f"have rows that sum to 1 (one-hot classes), got sums {_format_range(xp, totals)}"
     return ""
 
 
@@ -137,10 +141,10 @@ def _evaluate_poisson(xp: Namespace, logits: Array, y: Array) -> tuple[Array, Ar
 
 
 def _poisson_problem(xp: Namespace, y: Array) -> str:
-    return f"be >= 0, got {_span(xp, y)}" if bool(xp.any(y < 0.0)) else ""
+    return f"be >= 0, got {_format_range(xp, y)}" if bool(xp.any(y < 0.0)) else ""
 
 
-def _span(xp: Namespace, values: Array) -> str:
+def _format_range(xp: Namespace, values: Array) -> str:
     return f"values from {float(xp.min(values)):g} to {float(xp.max(values)):g}"
 
 
@@ -159,12 +163,12 @@ LOSSES: dict[str, Loss] = {
 - binary_cross_entropy: ``log(1 + exp(z)) - y z``, y in [0, 1]; one column for two classes, a column
   a label for multi-label problems.
 - categorical_cross_entropy: ``log(sum_k exp(z_k)) - sum_k y_k z_k``, rows of y one-hot, or else of
-  sum 1: only then is the loss the one differentiated.
+  sum 1; otherwise `delta` is not the derivative of the loss.
 - squared_error: ``(z - y)^2 / 2``, *averaged* over the outputs, as in scikit-learn.
 - poisson: half the Poisson deviance, ``exp(z) - y z + y log(y) - y``, y >= 0.
 """
 
-LOSS_OF_OUTPUT = {
+LOSS_BY_OUT_ACTIVATION = {
     "softmax": "categorical_cross_entropy",
     "logistic": "binary_cross_entropy",
     "identity": "squared_error",

@@ -16,7 +16,7 @@ from mlp_xp._parameters import Layer, Pair, Parameters, named
 from mlp_xp._samples import Samples
 from mlp_xp._validation import Seed, check_integer, check_real, lookup, random_source
 
-Trace: TypeAlias = list[tuple[Array, Callable[[Namespace, Array, Any], Array], Any]]
+Tape: TypeAlias = list[tuple[Array, Callable[[Namespace, Array, Any], Array], Any]]
 """For each hidden layer: its input, its activation's backward function, and what the activation saved."""
 
 Objective: TypeAlias = Callable[[Parameters, Array, Array, "Array | None"], tuple[Array, list[Pair]]]
@@ -37,7 +37,7 @@ class Network:
         "logistic", "tanh", "relu", "leaky_relu", "elu", "silu" and "gelu".
     loss : str or Loss
         "binary_cross_entropy" (two classes, or several labels), "categorical_cross_entropy",
-        "squared_error" or "poisson". The loss brings the output's link with it.
+        "squared_error" or "poisson". The loss determines the link, which is the output's activation.
     alpha : float, default=0.0
         Strength of the L2 penalty on the weights.
     matmul_precision : {"highest", "tf32"}, default="highest"
@@ -45,7 +45,7 @@ class Network:
         in float32, or by tensor cores on factors rounded to TensorFloat-32, several times as fast. A
         factor keeps 11 significant bits of 24: a relative error of at most 2**-10, about 1e-3 (6e-8 in
         float32), and twice that in a product, relative to the sum of its terms' absolute values. Sums
-        stay in float32. Other dtypes and devices, which have no such arithmetic, compute as ever.
+        stay in float32. Other dtypes and devices have no such arithmetic, and are not affected.
 
     Notes
     -----
@@ -73,7 +73,7 @@ class Network:
     alpha: float = field(default=0.0, kw_only=True)
     matmul_precision: str = field(default="highest", kw_only=True)
     _activations: tuple[Activation, ...] = field(init=False, repr=False, compare=False)
-    _loss: Loss = field(init=False, repr=False, compare=False)
+    _resolved_loss: Loss = field(init=False, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}
@@ -100,7 +100,7 @@ class Network:
             "activation": activation,
             "alpha": check_real("alpha", self.alpha, at_least=0.0),
             "_activations": activations[:n_hidden],
-            "_loss": resolve_loss(self.loss),
+            "_resolved_loss": resolve_loss(self.loss),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -208,7 +208,7 @@ class Network:
         place = self._check_params(params)
         self._check_rows(params, X)
         with computing(place, self.matmul_precision):
-            return self._blockwise(Samples(place, X), params, logits_themselves)
+            return self._blockwise(Samples(place, X), params, keep_logits)
 
     def predict(self, params: Parameters, X: Array) -> Array:
         """Compute the network's output: probabilities, rates or values, as the loss has it.
@@ -235,14 +235,9 @@ class Network:
         place = self._check_params(params)
         self._check_rows(params, X)
         with computing(place, self.matmul_precision):
-            return self._blockwise(Samples(place, X), params, self._loss.link)
+            return self._blockwise(Samples(place, X), params, self._resolved_loss.link)
 
     # For training and engines: arguments are checked already, and the namespace is known.
-
-    @property
-    def _loss_entry(self) -> Loss:
-        """The `Loss`; `loss` may be its name."""
-        return self._loss
 
     def _check_params(self, params: Parameters) -> Placement:
         """Check that these are parameters of this network; return where they live."""
@@ -296,13 +291,13 @@ class Network:
         Attributes that do not change from step to step are looked up here once: on small networks looking
         them up in each step takes a fiftieth of the time.
         """
-        evaluate, alpha, total = self._loss.evaluate, self.alpha, xp.sum
+        evaluate, alpha, total = self._resolved_loss.evaluate, self.alpha, xp.sum
         forward, backward = make_forward(xp, self._activations), make_backward(xp)
 
         def objective_and_gradients(
             params: Parameters, X: Array, y: Array, sample_weight: Array | None
         ) -> tuple[Array, list[Pair]]:
-            logits, inputs, trace = forward(params, X)
+            logits, inputs, tape = forward(params, X)
             losses, delta = evaluate(xp, logits, y)
             scale: Any
             if sample_weight is None:
@@ -312,7 +307,7 @@ class Network:
                 losses, delta = losses * weights, delta * weights
                 scale = _inverse_total(xp, sample_weight)
             objective = total(losses)
-            gradients = backward(params, inputs, trace, delta * scale)
+            gradients = backward(params, inputs, tape, delta * scale)
             if alpha:
                 objective = objective + 0.5 * alpha * _sum_of_squares(xp, params)
                 strength = alpha * scale
@@ -326,7 +321,7 @@ class Network:
 
     def _data_loss(self, xp: Namespace, logits: Array, y: Array, sample_weight: Array | None) -> Array:
         """Return the mean loss of the samples, without the penalty on the weights."""
-        losses, _ = self._loss.evaluate(xp, logits, y)
+        losses, _ = self._resolved_loss.evaluate(xp, logits, y)
         if sample_weight is None:
             return xp.sum(losses) / y.shape[0]
         return xp.sum(losses * xp.reshape(sample_weight, (-1, 1))) * _inverse_total(xp, sample_weight)
@@ -349,7 +344,7 @@ class Network:
             raise ValueError("`X` must have at least one row, got none")
 
 
-def logits_themselves(xp: Namespace, logits: Array) -> Array:
+def keep_logits(xp: Namespace, logits: Array) -> Array:
     """Return the logits: the `finish` of `Network._blockwise` that changes nothing."""
     return logits
 
@@ -368,42 +363,42 @@ def _outputs(
 
 def make_forward(
     xp: Namespace, activations: tuple[Activation, ...]
-) -> Callable[[Parameters, Array], tuple[Array, Array, Trace]]:
-    """Return the forward pass: ``(params, X) -> (logits, input of the output layer, trace)``."""
+) -> Callable[[Parameters, Array], tuple[Array, Array, Tape]]:
+    """Return the forward pass: ``(params, X) -> (logits, input of the output layer, tape)``."""
     matmul = xp.matmul
     pairs = [(activation.forward, activation.backward) for activation in activations]
 
-    def forward(params: Parameters, X: Array) -> tuple[Array, Array, Trace]:
+    def forward(params: Parameters, X: Array) -> tuple[Array, Array, Tape]:
         inputs = X
-        trace: Trace = []
+        tape: Tape = []
         for activation_forward, activation_backward in pairs:
-            weight, bias = params[len(trace)]
+            weight, bias = params[len(tape)]
             z = matmul(inputs, weight)
             z += bias
             outputs, saved = activation_forward(xp, z)
-            trace.append((inputs, activation_backward, saved))
+            tape.append((inputs, activation_backward, saved))
             inputs = outputs
         weight, bias = params[-1]
         logits = matmul(inputs, weight)
         logits += bias
-        return logits, inputs, trace
+        return logits, inputs, tape
 
     return forward
 
 
-def make_backward(xp: Namespace) -> Callable[[Parameters, Array, Trace, Array], list[Pair]]:
-    """Return the backward pass: ``(params, input of the output layer, trace, delta) -> gradients``.
+def make_backward(xp: Namespace) -> Callable[[Parameters, Array, Tape, Array], list[Pair]]:
+    """Return the backward pass: ``(params, input of the output layer, tape, delta) -> gradients``.
 
-    `delta` is the derivative of the objective by the logits. The trace is emptied on the way, so that each
+    `delta` is the derivative of the objective by the logits. The tape is emptied on the way, so that each
     activation is freed as soon as it is not needed any more.
     """
     matmul, total = xp.matmul, xp.sum
 
-    def backward(params: Parameters, inputs: Array, trace: Trace, delta: Array) -> list[Pair]:
+    def backward(params: Parameters, inputs: Array, tape: Tape, delta: Array) -> list[Pair]:
         gradients = [(matmul(inputs.T, delta), total(delta, axis=0))]
-        while trace:
-            delta = matmul(delta, params[len(trace)][0].T)
-            inputs, activation_backward, saved = trace.pop()
+        while tape:
+            delta = matmul(delta, params[len(tape)][0].T)
+            inputs, activation_backward, saved = tape.pop()
             delta = activation_backward(xp, delta, saved)
             gradients.append((matmul(inputs.T, delta), total(delta, axis=0)))
         gradients.reverse()

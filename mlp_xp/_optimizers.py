@@ -1,4 +1,8 @@
-"""Optimizers: an initial state, an update of the parameters, and a learning rate."""
+"""Optimizers: an initial state, an update of the parameters, and a learning rate.
+
+A new optimizer goes here: a public function that returns an `Optimizer`. Estimators choose by `solver`, in
+`mlp_xp.estimators._hyperparameters`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
 from mlp_xp._arrays import Namespace
-from mlp_xp._functions import HashablePartial, PickledAsCall, made_by
+from mlp_xp._functions import HashablePartial, PickledAsCall, pickled_as_call
 from mlp_xp._parameters import Parameters, flatten, layers_like, unflatten_like, zeros_like
 from mlp_xp._schedules import Schedule, check_learning_rate
 from mlp_xp._validation import check_real
@@ -34,6 +38,21 @@ class Optimizer(PickledAsCall):
         values of arrays; Python numbers in the state may change from step to step.
     learning_rate : float or Schedule
         The training passes the rate of each epoch to `update`.
+
+    Examples
+    --------
+    Gradient descent by the signs of the gradients:
+
+    >>> from mlp_xp import Layer, Optimizer
+    >>> def no_state(xp, params):
+    ...     return ()
+    >>> def sign_update(xp, params, gradients, state, learning_rate):
+    ...     updated = tuple(
+    ...         Layer(w - learning_rate * xp.sign(dw), b - learning_rate * xp.sign(db))
+    ...         for (w, b), (dw, db) in zip(params, gradients)
+    ...     )
+    ...     return updated, state
+    >>> optimizer = Optimizer(no_state, sign_update, learning_rate=0.01)
     """
 
     init: Callable[[Namespace, Parameters], OptimizerState]
@@ -64,7 +83,9 @@ def gradient_descent(learning_rate: float | Schedule) -> Optimizer:
     (array([[0.9]]), array([2.]))
     """
     rate = check_learning_rate(learning_rate)
-    return made_by(gradient_descent, Optimizer(_no_state, _gradient_descent_update, rate), learning_rate=rate)
+    return pickled_as_call(
+        gradient_descent, Optimizer(_no_state, _gradient_descent_update, rate), learning_rate=rate
+    )
 
 
 def momentum(
@@ -102,11 +123,11 @@ def momentum(
     update = HashablePartial(_momentum_update, momentum=decay, nesterov=nesterov)
     optimizer = Optimizer(_momentum_init, update, rate)
     made_from = {"learning_rate": rate, "momentum": decay, "nesterovs_momentum": nesterov}
-    return made_by(_momentum, optimizer, **made_from)
+    return pickled_as_call(_momentum, optimizer, **made_from)
 
 
 _momentum = momentum
-"""The function itself, whose name its own parameter takes."""
+"""The function itself, which its own parameter `momentum` shadows."""
 
 
 class MomentumState(NamedTuple):
@@ -161,7 +182,7 @@ def adam(
     }
     rate = check_learning_rate(learning_rate)
     optimizer = Optimizer(_adam_init, HashablePartial(_adam_update, **settings), rate)
-    return made_by(adam, optimizer, learning_rate=rate, **settings)
+    return pickled_as_call(adam, optimizer, learning_rate=rate, **settings)
 
 
 class AdamState(NamedTuple):
@@ -201,7 +222,7 @@ def decoupled_weight_decay(optimizer: Optimizer, weight_decay: float) -> Optimiz
     decay = check_real("weight_decay", weight_decay, at_least=0.0)
     update = HashablePartial(_decayed_update, update=optimizer.update, weight_decay=decay)
     decayed = replace(optimizer, update=update)
-    return made_by(decoupled_weight_decay, decayed, optimizer=optimizer, weight_decay=decay)
+    return pickled_as_call(decoupled_weight_decay, decayed, optimizer=optimizer, weight_decay=decay)
 
 
 def _decayed_update(

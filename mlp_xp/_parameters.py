@@ -18,6 +18,14 @@ class Layer(NamedTuple):
     ----------
     weight : array of shape (n_in, n_out)
     bias : array of shape (n_out,)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlp_xp import Layer
+    >>> weight, bias = Layer(np.ones((2, 3)), np.zeros(3))
+    >>> weight.shape, bias.shape
+    ((2, 3), (3,))
     """
 
     weight: Array

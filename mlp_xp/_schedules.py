@@ -8,7 +8,7 @@ from functools import partial
 from itertools import repeat
 from typing import Protocol
 
-from mlp_xp._functions import HashablePartial, made_by
+from mlp_xp._functions import HashablePartial, pickled_as_call
 from mlp_xp._validation import check_integer, check_real
 
 
@@ -37,10 +37,10 @@ def rates(learning_rate: float | Schedule, n_epochs: int) -> Iterator[float]:
     """Yield the learning rate of each epoch."""
     if not callable(learning_rate):
         return repeat(learning_rate, n_epochs)
-    return map(partial(_read, learning_rate), range(n_epochs))
+    return map(partial(_checked_rate, learning_rate), range(n_epochs))
 
 
-def _read(schedule: Schedule, epoch: int) -> float:
+def _checked_rate(schedule: Schedule, epoch: int) -> float:
     return check_real(f"learning_rate({epoch})", schedule(epoch), at_least=0.0)
 
 
@@ -72,7 +72,7 @@ def inverse_scaling(learning_rate: float, power_t: float = 0.5, n_samples: int =
         "power_t": check_real("power_t", power_t, at_least=0.0),
         "n_samples": check_integer("n_samples", n_samples, minimum=1),
     }
-    return made_by(inverse_scaling, HashablePartial(_inverse_scaling, **settings), **settings)
+    return pickled_as_call(inverse_scaling, HashablePartial(_inverse_scaling, **settings), **settings)
 
 
 def step_decay(learning_rate: float, every: int, factor: float = 0.1) -> Schedule:
@@ -102,7 +102,7 @@ def step_decay(learning_rate: float, every: int, factor: float = 0.1) -> Schedul
         "every": check_integer("every", every, minimum=1),
         "factor": check_real("factor", factor, above=0.0),
     }
-    return made_by(step_decay, HashablePartial(_step_decay, **settings), **settings)
+    return pickled_as_call(step_decay, HashablePartial(_step_decay, **settings), **settings)
 
 
 def cosine(learning_rate: float, epochs: int, final: float = 0.0) -> Schedule:
@@ -137,7 +137,7 @@ def cosine(learning_rate: float, epochs: int, final: float = 0.0) -> Schedule:
         "epochs": check_integer("epochs", epochs, minimum=1),
         "final": check_real("final", final, at_least=0.0),
     }
-    return made_by(cosine, HashablePartial(_cosine, **settings), **settings)
+    return pickled_as_call(cosine, HashablePartial(_cosine, **settings), **settings)
 
 
 def _rate(learning_rate: float) -> float:

@@ -1586,7 +1586,10 @@ def test_verbose_tells_of_a_division_once(capsys):
     model = estimator("regression", warm_start=True, verbose=True, max_iter=3, **settings).fit(X, y)
     assert capsys.readouterr().out.count("Setting learning rate") == 1
     model.set_params(max_iter=1).fit(X, y)
-    assert capsys.readouterr().out.count("Setting learning rate") == 0 or model._memory.progress.watch.event
+    assert (
+        capsys.readouterr().out.count("Setting learning rate") == 0
+        or model._continuation["progress"]["early_stopping"]["event"]
+    )
 
 
 def test_copies_train_on_apart():

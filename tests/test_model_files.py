@@ -76,7 +76,7 @@ def everything(model):
     if isinstance(model, tuple):
         network, params = model
         return network, [plain(to_host(array)) for layer in params for array in layer]
-    state = {key: value for key, value in vars(model).items() if key != "_memory"}
+    state = {key: value for key, value in vars(model).items() if key != "_continuation"}
     for name in ("coefs_", "intercepts_"):
         state[name] = [to_host(array) for array in state[name]]
     if "classes_" in state:
@@ -237,7 +237,7 @@ def test_training_goes_on_as_without_an_optimizers_state(name, warm_start, path)
     model, rows, y = fitted(name), rows_of(name), FITS[name][2]
     save_model(path, model)
     loaded = load_model(path)
-    model._memory = None
+    model._continuation = None
     for one in (model, loaded):
         one.set_params(warm_start=warm_start)
         if warm_start and name != "partly":

@@ -27,7 +27,7 @@ from mlp_xp import (
 )
 from mlp_xp._arrays import is_on_cuda
 from mlp_xp._parameters import flatten, unflatten_like
-from mlp_xp._training.loop import Progress, Settings, continue_training, start_training
+from mlp_xp._training.loop import Progress, Settings, run_training, start_training
 from mlp_xp._training.metrics import Metric
 from mlp_xp.datasets import planar
 
@@ -136,7 +136,7 @@ def test_trainings_in_parts_are_one_training(library, optimizer, observed):
         again = start_training(library.xp, start, optimizer, before.random)
         resumed = Progress.from_dict(before.to_dict(), again)
         kept = arrays(before.params)
-        parts += continue_training(network, resumed, samples, Settings(epochs=epochs, **settings))
+        parts += run_training(network, resumed, samples, Settings(epochs=epochs, **settings))
         # What was there before can be gone on from again.
         assert all(np.array_equal(a, b) for a, b in zip(arrays(before.params), kept, strict=True))
         progress = resumed
@@ -158,7 +158,7 @@ def test_early_stopping_remembers_between_parts():
     progress = start_training(np, params, adam(), np.random.RandomState(0))
     seen = []
     for _ in range(2):
-        history = continue_training(
+        history = run_training(
             network,
             progress,
             network._check(params, X, y, None),

@@ -68,8 +68,10 @@ def without_backend(estimator: Any) -> Iterator[None]:
     """Set an estimator's `backend` to None while it is saved: it may be loaded on another machine."""
     backend = estimator.backend
     estimator.set_params(backend=None)
-    yield
-    estimator.set_params(backend=backend)
+    try:
+        yield
+    finally:
+        estimator.set_params(backend=backend)
 
 
 def train(estimator: Any, loaded: LoadedData, screen: Screen, description: str = "epoch") -> Outcome:
@@ -132,7 +134,7 @@ def score_splits(estimator: Any, loaded: LoadedData) -> dict[str, dict[str, Any]
 
 
 def repeat_command(options: argparse.Namespace, argv: Sequence[str], loaded: LoadedData) -> list[str]:
-    """Return the words of a command that repeats this one, with the values found out for its defaults.
+    """Return the words of the command that reproduces this run, with the resolved defaults inserted.
 
     They come before the user's own options, which take precedence because argparse keeps the last value.
     """

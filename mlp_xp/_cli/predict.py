@@ -11,7 +11,7 @@ import polars as pl
 
 from mlp_xp._cli.screen import Screen
 from mlp_xp.backends import backend
-from mlp_xp.tables._pipelines import network_of, select_features
+from mlp_xp.tables._pipelines import estimator_of, select_features
 from mlp_xp.tables._reading import DataError, check_writable, listed, read_frame, write_frame
 from mlp_xp.tables._runs import Run, load_run, predict_features, table_notes
 
@@ -42,7 +42,7 @@ def load(options: argparse.Namespace) -> Run:
     """Load a run, and set its estimator to the chosen backend."""
     backend(options.backend)  # raises if it is not available, before the run is read
     trained = load_run(options.run)
-    network_of(trained.pipeline).set_params(backend=options.backend)
+    estimator_of(trained.pipeline).set_params(backend=options.backend)
     return trained
 
 

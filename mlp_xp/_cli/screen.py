@@ -24,7 +24,7 @@ REDIRECTED_WIDTH = 200
 
 
 class Screen:
-    """Output of a command, as ``--json`` and ``--quiet`` have it.
+    """Writes a command's output: text, or with ``--json`` one document, or with ``--quiet`` errors only.
 
     Results go to stdout, notes and progress to stderr, so that a pipe receives the results alone.
     """

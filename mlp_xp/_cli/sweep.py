@@ -113,9 +113,9 @@ def _train_all(
 
 
 def best_of(trials: list[Trial], loaded: LoadedData) -> tuple[Trial, str]:
-    """Return the trial with the best score, the smallest such network, and the split it was chosen by.
+    """Return the trial with the best score, of equal ones the smallest network, and the split of the score.
 
-    The split is "validation" if there is one: a score on rows that a choice was made by is too good.
+    The split is "validation" if there is one, because the score that a choice was made by is optimistic.
     """
     name, _ = _main_score(loaded)
     split = next(split for split in ("validation", "test", "training") if split in loaded.prepared.splits)

@@ -21,7 +21,7 @@ class EarlyStopping:
     monitor : str, default="val_loss"
         "loss", "val_loss", or a metric's name, with "val_" before it for validation data.
     n_iter_no_change : int or inf, default=10
-        Training stops when more than so many epochs in a row have not improved the best value.
+        Training stops after more than `n_iter_no_change` consecutive epochs without an improvement.
     tol : float, default=1e-4
         By how much an epoch must improve the best value to count.
     restore_best : bool, default=True
@@ -61,7 +61,9 @@ class EarlyStopping:
 
 @dataclass
 class EarlyStoppingState:
-    """What an `EarlyStopping` has seen so far.
+    """State of an early-stopping rule during a training.
+
+    The best weights are restored by reading `best_params`: see `Progress.best_params`.
 
     Attributes
     ----------

@@ -45,22 +45,22 @@ class Footprint:
         self.state = map_tree(lambda array: _Shape(tuple(array.shape)), state)
         self.epochs = epochs
 
-    def shortage_of(self, batch_size: int, *, happened: bool = False) -> MemoryShortage | None:
+    def shortage_of(self, batch_size: int, *, after_failure: bool = False) -> MemoryShortage | None:
         """Return needed and free memory if the training does not fit, else None.
 
-        `happened` says that memory has run out; then the result is never None. XLA fuses elementwise calls,
-        so that for JAX the traced step gives an upper bound only: it is no reason to refuse a training, but
-        good enough for advice.
+        `after_failure` says that memory has run out; then the result is never None. XLA fuses elementwise
+        calls, so that for JAX the traced step gives an upper bound only: it is no reason to refuse a
+        training, but good enough for advice.
         """
         free = free_bytes(self.samples.place)
-        if not happened and (free is None or is_jax(self.samples.place.xp)):
+        if not after_failure and (free is None or is_jax(self.samples.place.xp)):
             return None
         needed = self.bytes_needed(batch_size)
         fits = needed is not None and free is not None and needed <= free
-        if fits and not happened:
+        if fits and not after_failure:
             return None
         if needed is None:
-            return MemoryShortage(None, free, None) if happened else None
+            return MemoryShortage(None, free, None) if after_failure else None
         # If memory ran out although it should suffice, part of it was fragmented or another process's.
         below = batch_size // 2 if fits else batch_size - 1
         return MemoryShortage(
@@ -99,7 +99,7 @@ class Footprint:
 
     def _step_bytes(self, n_rows: int) -> int:
         """Return the peak number of bytes that a step on this many rows allocates."""
-        graph, dtype = _MeteredGraph(), np.dtype(self.samples.place.dtype_name)
+        graph, dtype = _MemoryCountingGraph(), np.dtype(self.samples.place.dtype_name)
         state = map_tree(lambda array: graph.given(array.shape, dtype), self.state)
         X, y, sample_weight = map_tree(
             lambda array: graph.given((n_rows, *array.shape[1:]), dtype), self.samples.arrays
@@ -121,12 +121,12 @@ class _Shape:
     shape: tuple[int, ...]
 
 
-class _MeteredGraph(Graph):
+class _MemoryCountingGraph(Graph):
     """A graph that adds up the bytes of the arrays alive while it is traced."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.held = self.peak = self.n_given = 0
+        self.live_bytes = self.peak = self.n_given = 0
 
     def given(self, shape: tuple[int, ...], dtype: Any) -> Tracer:
         """Return a tracer for an array that exists before the step and takes no new memory."""
@@ -135,18 +135,18 @@ class _MeteredGraph(Graph):
 
     def trace(self, value: Value) -> Tracer:
         """Return a tracer for a new array, whose bytes count while it is alive."""
-        return _Metered(self, value)
+        return _CountedTracer(self, value)
 
 
-class _Metered(Tracer):
+class _CountedTracer(Tracer):
     """A tracer whose bytes count until it is garbage-collected."""
 
-    def __init__(self, graph: _MeteredGraph, value: Value) -> None:
+    def __init__(self, graph: _MemoryCountingGraph, value: Value) -> None:
         super().__init__(graph, value)
         self.n_bytes = value.nbytes
-        graph.held += self.n_bytes
-        graph.peak = max(graph.peak, graph.held)
+        graph.live_bytes += self.n_bytes
+        graph.peak = max(graph.peak, graph.live_bytes)
 
     def __del__(self) -> None:
         meter: Any = self._graph
-        meter.held -= self.n_bytes
+        meter.live_bytes -= self.n_bytes

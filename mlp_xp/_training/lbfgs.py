@@ -23,12 +23,12 @@ from mlp_xp._devices import MemoryShortage, computing
 from mlp_xp._network import Network
 from mlp_xp._parameters import Layer, Pair, Parameters, named, plain
 from mlp_xp._samples import Samples
-from mlp_xp._training.endings import release_frames, run_to_the_end
 from mlp_xp._training.history import Callback, DivergenceError, History, ProgressListener
+from mlp_xp._training.recovery import release_frames, run_with_recovery
 
 MAX_LOSS = 1e100
-"""Larger losses, of trial steps far too long, are reported to SciPy as this one: its line search squares and
-divides losses, and stops at once, as if converged, if that overflows."""
+"""Upper bound of losses passed to SciPy. Its line search squares and divides them, and stops at once, as if
+converged, if that overflows: after trial steps that are far too long."""
 
 STOPPED_BY_CALLBACK = 99
 """SciPy's status where the callback has raised StopIteration."""
@@ -96,12 +96,12 @@ def minimise(
     """
     minimisation = _Minimisation(network, params, samples, max_iter, max_fun, tol, callback, on_progress)
     with computing(samples.place, network.matmul_precision), without_autodiff(samples.place.xp):
-        run_to_the_end(minimisation)
+        run_with_recovery(minimisation)
     return Minimised(minimisation.params, minimisation.history, minimisation.loss, minimisation.problem)
 
 
 class _Minimisation:
-    """A call of SciPy's minimiser; `run_to_the_end` runs it.
+    """A call of SciPy's minimiser; `run_with_recovery` runs it.
 
     Attributes
     ----------
@@ -180,10 +180,10 @@ class _Minimisation:
         if stop:
             raise StopIteration
 
-    def salvage(self) -> None:
+    def keep_finite_state(self) -> None:
         """Do nothing: the parameters are those of the last iteration."""
 
-    def restore(self) -> None:
+    def revert(self) -> None:
         """Do nothing: the parameters are those of the last iteration."""
 
     def release(self, error: BaseException) -> MemoryShortage | None:
@@ -199,9 +199,9 @@ def _make_objective(
     samples = samples.small_ones_cast()
     length = rows_per_block(samples.row_width(network.layer_sizes))
     shares = _shares(samples, length)
-    # Each block that counts brings a part of the penalty along.
+    # The penalty is split evenly over the blocks with non-zero weight.
     n_counting = sum(share > 0.0 for share in shares)
-    of_block = replace(network, alpha=network.alpha / n_counting)._make_objective(samples.xp)
+    block_objective = replace(network, alpha=network.alpha / n_counting)._make_objective(samples.xp)
     whole = samples.whole() if len(shares) == 1 else None
 
     def objective(flat: HostArray) -> tuple[float, HostArray]:
@@ -210,7 +210,7 @@ def _make_objective(
         sums: Any = 0.0
         for share, batch in zip(shares, samples.batches(length) if whole is None else [whole]):
             if share > 0.0:
-                block_loss, gradients = of_block(layers, *batch)
+                block_loss, gradients = block_objective(layers, *batch)
                 loss = loss + share * block_loss
                 sums = sums + share * _flat(gradients)
         return min(float(loss), MAX_LOSS), _to_host(sums)
@@ -229,7 +229,7 @@ def _shares(samples: Samples, length: int) -> list[float]:
 
 
 def _flat(params: Iterable[Pair]) -> Array:
-    """Return the weights of all layers, then the biases, as one vector where they live."""
+    """Return the weights of all layers, then all biases, as one vector: in scikit-learn's order."""
     weights, biases = zip(*params)
     xp = placement(array=weights[0]).xp
     return xp.concat([xp.reshape(array, (-1,)) for array in (*weights, *biases)])

@@ -20,10 +20,10 @@ from mlp_xp._parameters import Layer, Parameters, copy_tree, leaves, map_tree, n
 from mlp_xp._samples import Rows, Samples
 from mlp_xp._schedules import rates
 from mlp_xp._training.early_stopping import EarlyStopping, EarlyStoppingState, start_early_stopping
-from mlp_xp._training.endings import out_of_memory, release_frames, run_to_the_end
 from mlp_xp._training.history import Callback, DivergenceError, History, ProgressListener
 from mlp_xp._training.measure import measure
 from mlp_xp._training.metrics import Metric
+from mlp_xp._training.recovery import out_of_memory, release_frames, run_with_recovery
 from mlp_xp._validation import RandomSource
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ class Settings:
     on_progress: ProgressListener | None = None
 
     @property
-    def looks_at_each_epoch(self) -> bool:
-        """Whether something on the host needs the parameters after each epoch."""
+    def needs_host_each_epoch(self) -> bool:
+        """Whether the host needs the parameters after each epoch: for metrics, early stopping, callbacks."""
         rule = self.early_stopping
         needs_losses_only = rule is None or (rule.monitor == "loss" and not rule.restore_best)
         measures = bool(self.metrics) or self.validation is not None
@@ -120,7 +120,7 @@ class Progress:
         )
 
 
-def moved(content: dict[str, Any], place: Placement) -> dict[str, Any]:
+def move_progress(content: dict[str, Any], place: Placement) -> dict[str, Any]:
     """Return what `Progress.to_dict` returned, with its arrays in another place."""
     content = {**content}
     for name in ("params", "optimizer_state"):
@@ -133,16 +133,16 @@ def moved(content: dict[str, Any], place: Placement) -> dict[str, Any]:
 
 
 def start_training(xp: Namespace, params: Parameters, optimizer: Optimizer, random: RandomSource) -> Progress:
-    """Return the progress of a training that has not begun; it holds the very arrays of `params`."""
+    """Return the progress of a training that has not begun; its arrays are those of `params`, not copies."""
     layers = plain(params)
     return Progress(layers, optimizer.init(xp, layers), random)
 
 
-def continue_training(network: Network, progress: Progress, samples: Samples, settings: Settings) -> History:
-    """Train on from `progress`, which is updated whatever happens; return the history of these epochs.
+def run_training(network: Network, progress: Progress, samples: Samples, settings: Settings) -> History:
+    """Train from `progress`, which is updated in any case, also on errors; return these epochs' history.
 
-    Its arrays are never written in: new ones take their place. Two calls train as one call of as many
-    epochs does, except that schedules of learning rates begin anew in each.
+    The arrays of `progress` are replaced, never written in. Two calls train as one call of as many epochs
+    does, except that a schedule of learning rates begins anew in each.
     """
     batch_size, n_samples = settings.batch_size, len(samples)
     progress.early_stopping = _continued_early_stopping(progress, settings)
@@ -166,11 +166,11 @@ def continue_training(network: Network, progress: Progress, samples: Samples, se
             if not is_out_of_memory(error):
                 raise
             release_frames(error, samples.place)
-            shortage = footprint.shortage_of(batch_size, happened=True)
+            shortage = footprint.shortage_of(batch_size, after_failure=True)
             raise out_of_memory(error, 1, *before, shortage) from error
         loop = _Loop(network, progress, samples, settings, engine, footprint, plan)
         del engine  # so that the loop alone holds it, and can free its memory
-        run_to_the_end(loop)
+        run_with_recovery(loop)
         return loop.history
 
 
@@ -194,7 +194,7 @@ def _planned_rates(progress: Progress, settings: Settings) -> Iterator[float]:
     it between epochs, else its first rate.
     """
     planned = rates(settings.optimizer.learning_rate, settings.epochs)
-    read_now = list(islice(planned, 1 if settings.looks_at_each_epoch else None))
+    read_now = list(islice(planned, 1 if settings.needs_host_each_epoch else None))
     planned = chain(read_now, planned)
     return planned if progress.early_stopping is None else map(progress.early_stopping.rate, planned)
 
@@ -210,7 +210,7 @@ def _orders(progress: Progress, n_samples: int) -> Iterator[Rows]:
 
 
 class _Loop:
-    """A training under way; `run_to_the_end` runs it.
+    """A training under way; `run_with_recovery` runs it.
 
     The engine updates its state in place, so a copy of the last finite one is kept to go back to when an
     epoch diverges. The copy is made as late as possible: after the last run none is needed.
@@ -221,7 +221,7 @@ class _Loop:
     history : History
     saved : State
         The state after the last epoch that is known to be finite; the engine's own arrays until the next
-        run begins, if `saved_is_engines`, else a copy.
+        run begins, if `saved_is_alias`, else a copy.
     epochs : list of Epoch
         Those that the engine runs now.
     n_before : int
@@ -247,16 +247,16 @@ class _Loop:
         self.engine = engine
         self.footprint = footprint
         self.plan = plan
-        self.looks_at_each_epoch = settings.looks_at_each_epoch
+        self.needs_host_each_epoch = settings.needs_host_each_epoch
         self.history = History()
         self.saved: State = progress.state
-        self.saved_is_engines = False
+        self.saved_is_alias = False
         self.epochs: list[Epoch] = []
         self.n_before = 0
 
     def run(self) -> None:
         """Run the planned epochs, or fewer if a callback or early stopping says so."""
-        if self.looks_at_each_epoch:
+        if self.needs_host_each_epoch:
             self._run_one_by_one()
         else:
             self._run_several_at_once()
@@ -291,7 +291,7 @@ class _Loop:
             n_epochs = max(1, min(10 * len(epochs), int(len(epochs) * SECONDS_PER_RUN / seconds)))
 
     def _next_epochs(self, plan: Iterator[Epoch], n_epochs: int) -> list[Epoch]:
-        # In this order: an interrupt between any two lines finds no epoch twice.
+        # In this order, so that an interrupt between any two statements records no loss twice.
         self.engine.losses = []
         self.n_before = len(self.history)
         self.epochs = list(islice(plan, n_epochs))
@@ -299,7 +299,7 @@ class _Loop:
 
     def _run_epochs(self, epochs: list[Epoch]) -> list[float] | None:
         """Run epochs; return their losses, or None if something is not finite after them."""
-        if self.saved_is_engines:
+        if self.saved_is_alias:
             self._save_copy()
         try:
             self.engine.run(epochs)
@@ -309,9 +309,9 @@ class _Loop:
         if not self._is_finite(losses):
             return None
         # The last copy is freed before the next is made.
-        self.saved, self.saved_is_engines = self.engine.state, True
+        self.saved, self.saved_is_alias = self.engine.state, True
         self._update_progress()
-        if self.looks_at_each_epoch:  # early stopping may keep these parameters
+        if self.needs_host_each_epoch:  # early stopping may keep these parameters
             self._save_copy()
         return losses
 
@@ -323,7 +323,7 @@ class _Loop:
         return all(map(math.isfinite, losses)) and self.engine.is_finite()
 
     def _save_copy(self) -> None:
-        self.saved, self.saved_is_engines = self.engine.copied_state(), False
+        self.saved, self.saved_is_alias = self.engine.copied_state(), False
         self._update_progress()
 
     def _update_progress(self) -> None:
@@ -394,12 +394,12 @@ class _Loop:
         if self.settings.on_progress is not None:
             self.settings.on_progress(self.history)
 
-    # When it is cut short: see `mlp_xp._training.endings.Run`.
+    # When it is cut short: see `mlp_xp._training.recovery.Run`.
 
     @property
     def number(self) -> int:
         """The epoch under way, from 1."""
-        n_finished = 0 if self.looks_at_each_epoch else len(self.engine.losses)
+        n_finished = 0 if self.needs_host_each_epoch else len(self.engine.losses)
         return self.n_before + n_finished + 1
 
     @property
@@ -407,15 +407,15 @@ class _Loop:
         """The parameters last saved."""
         return named(self.progress.params)
 
-    def restore(self) -> None:
+    def revert(self) -> None:
         """Go back to the last state known to be finite."""
         self._update_progress()
 
-    def salvage(self) -> None:
+    def keep_finite_state(self) -> None:
         """Keep the engine's state if it is finite, with the losses of its finished epochs."""
         losses = self._losses()
         if self._is_finite(losses):
-            if not self.looks_at_each_epoch:
+            if not self.needs_host_each_epoch:
                 self._record_losses(losses[len(self.history) - self.n_before :])
             self.saved = self.engine.state  # nothing writes in it any more
         self._update_progress()
@@ -425,9 +425,9 @@ class _Loop:
         place = self.samples.place
         release_frames(error, place)
         try:
-            self.salvage()
+            self.keep_finite_state()
         except Exception:  # looking at the state takes memory too
-            self.restore()
+            self.revert()
         del self.engine
         release_memory(place)
-        return self.footprint.shortage_of(self.settings.batch_size, happened=True)
+        return self.footprint.shortage_of(self.settings.batch_size, after_failure=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from mlp_xp._arrays import Array, check_finite, for_inspection, without_autodiff
 from mlp_xp._devices import computing, current_device, to_floats
-from mlp_xp._network import Network, logits_themselves
+from mlp_xp._network import Network, keep_logits
 from mlp_xp._parameters import Parameters
 from mlp_xp._samples import Samples
 from mlp_xp._training.metrics import Metric, UserMetric, resolve_metrics
@@ -55,18 +55,18 @@ def evaluate(
     {'loss': 0.25, 'r2': 0.777...}
     """
     with current_device(X):
-        measured = resolve_metrics(metrics, network._loss_entry)
+        resolved_metrics = resolve_metrics(metrics, network._resolved_loss)
         samples = check_samples(network, params, X, y, sample_weight)
         with computing(samples.place, network.matmul_precision), without_autodiff(samples.place.xp):
-            return measure(network, params, samples, measured)
+            return measure(network, params, samples, resolved_metrics)
 
 
 def measure(
     network: Network, params: Parameters, samples: Samples, metrics: Sequence[Metric]
 ) -> dict[str, float]:
     """Do what `evaluate` does, on checked arguments."""
-    xp, loss = samples.xp, network._loss_entry
-    logits = network._blockwise(samples, params, logits_themselves)
+    xp, loss = samples.xp, network._resolved_loss
+    logits = network._blockwise(samples, params, keep_logits)
     y, sample_weight = samples.targets()
     values: dict[str, Any] = {"loss": network._data_loss(xp, logits, y, sample_weight)}
     predictions = loss.link(xp, logits)
@@ -78,6 +78,7 @@ def measure(
 def check_samples(
     network: Network, params: Parameters, X: Array, y: Array, sample_weight: Array | None = None
 ) -> Samples:
+    """Check shapes, places and values of data for a network; return them as `Samples`."""
     samples = network._check(params, X, y, sample_weight)
     check_finite(samples.place.xp, "X", X)
     check_targets(network, samples)
@@ -86,12 +87,12 @@ def check_samples(
 
 
 def check_targets(network: Network, samples: Samples) -> None:
-    """Raise a ValueError that says what keeps these from being targets for the network's loss."""
+    """Raise a ValueError if the targets are invalid for the network's loss."""
     xp, y = samples.place.xp, samples.y
     check_finite(xp, "y", y)
-    # Batches of targets alone: those of samples that are to be cast would be copies.
+    # With `y` as X, because batches of the real X might be cast, which copies them.
     for batch in replace(samples, X=y, sample_weight=None).blocks(y.shape[1]):
-        problem = network._loss_entry.problem(*for_inspection(xp, batch.y))
+        problem = network._resolved_loss.problem(*for_inspection(xp, batch.y))
         if problem:
             loss = f"the loss {network.loss!r}" if isinstance(network.loss, str) else "the loss"
             raise ValueError(f"`y` must, for {loss}, {problem}")

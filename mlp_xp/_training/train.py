@@ -11,11 +11,11 @@ from mlp_xp._optimizers import Optimizer
 from mlp_xp._parameters import Parameters, all_finite, copy_tree, named
 from mlp_xp._schedules import check_learning_rate
 from mlp_xp._training.early_stopping import EarlyStopping
-from mlp_xp._training.endings import without_frames
 from mlp_xp._training.history import Callback, OutOfMemoryError, ProgressListener, Trained
-from mlp_xp._training.loop import Settings, continue_training, start_training
+from mlp_xp._training.loop import Settings, run_training, start_training
 from mlp_xp._training.measure import check_samples
 from mlp_xp._training.metrics import UserMetric, resolve_metrics
+from mlp_xp._training.recovery import without_frames
 from mlp_xp._validation import Seed, check_integer, random_source
 
 
@@ -70,8 +70,9 @@ def train(
     callback : callable ``(history, params) -> bool or None``, optional
         Called after each epoch; true stops the training. The parameters it gets are a copy.
     on_progress : callable ``(history) -> None``, optional
-        A `ProgressBar`, or anything else that only listens: called as soon as epochs are known, one or, where
-        they are short and nothing else watches them, some hundred at once. It costs next to no time.
+        A `ProgressBar`, or another function that only observes: called when epochs are finished, after each
+        one or, if epochs are short and nothing needs each of them, after some hundred. It takes next to no
+        time.
 
     Returns
     -------
@@ -87,7 +88,8 @@ def train(
         If the loss or a parameter is not finite after an epoch. It carries the last finite
         parameters and the history.
     OutOfMemoryError
-        If the device's memory does not hold the training: before it begins, where that can be known.
+        If the training does not fit into the device's memory; raised before the training if the need can be
+        computed.
     TrainingError
         If anything else fails on the way, such as a callback: raised from that error, it carries what
         was trained.
@@ -135,7 +137,7 @@ def train(
             )
         if on_progress is not None and not callable(on_progress):
             raise TypeError(f"`on_progress` must be a function of the history, got {on_progress!r}")
-        measured = resolve_metrics(metrics, network._loss_entry)
+        resolved_metrics = resolve_metrics(metrics, network._resolved_loss)
         if early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
             raise TypeError(f"`early_stopping` must be an EarlyStopping, got {early_stopping!r}")
         xp = samples.place.xp
@@ -150,16 +152,16 @@ def train(
             else check_integer("batch_size", batch_size, minimum=1),
             shuffle=shuffle,
             validation=validation,
-            metrics=measured,
-            validation_metrics=measured,
+            metrics=resolved_metrics,
+            validation_metrics=resolved_metrics,
             early_stopping=early_stopping,
             callback=callback,
             on_progress=on_progress,
         )
         try:
-            history = continue_training(network, progress, samples, settings)
+            history = run_training(network, progress, samples, settings)
         except OutOfMemoryError as error:
             del progress
             raise without_frames(error) from error.__cause__
-        trained = named(progress.best_params)
+        trained = named(progress.best_params)  # those of the best epoch if early stopping restores it
         return Trained(trained if history else copy_tree(xp, trained), history)

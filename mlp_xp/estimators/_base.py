@@ -11,16 +11,16 @@ from sklearn.utils.validation import check_is_fitted
 
 from mlp_xp._arrays import Array, Placement, placement
 from mlp_xp._devices import current_device
-from mlp_xp._training.endings import without_frames
 from mlp_xp._training.history import History, OutOfMemoryError
-from mlp_xp._training.loop import moved
+from mlp_xp._training.loop import move_progress
+from mlp_xp._training.recovery import without_frames
 from mlp_xp.backends import _destination
 from mlp_xp.estimators._fitted import outputs, params_at, set_weights
-from mlp_xp.estimators._fitting import ENGINES, run, unchanged_on_error
+from mlp_xp.estimators._fitting import LAST_ENGINE_NAMES, run, unchanged_on_error
 from mlp_xp.estimators._input import HOST
 from mlp_xp.estimators._interface import Estimator
 from mlp_xp.estimators._report import FitReport
-from mlp_xp.estimators._task import prepare
+from mlp_xp.estimators._task import prepare_task
 
 Self = TypeVar("Self", bound="BaseMLP")
 
@@ -51,10 +51,11 @@ class BaseMLP(Estimator, CallbackSupportMixin):
             An array of NumPy, CuPy, PyTorch, JAX or any library of the Array API standard: training
             happens where it lives. On the host also a list, a DataFrame, or a CSR or CSC matrix.
         y : array of shape (n_samples,) or (n_samples, n_outputs)
-            Labels, which may be text, or values; in X's library or on the host. They follow X.
+            Labels, which may be text, or values; in X's library or on the host. They are moved to the device
+            of X.
         sample_weight : array of shape (n_samples,), optional
-            At least 0. A weight of 2 counts as the row repeated, a weight of 0 as the row left out. They
-            follow X, as y does.
+            At least 0. A weight of 2 counts as the row repeated, a weight of 0 as the row left out. They are
+            moved to the device of X.
         X_val : array of shape (n_validation, n_features), optional
             Validation data, in X's library. Then no part of X is split off for `early_stopping`.
             Without `early_stopping` they are measured after each epoch, and nothing more.
@@ -75,8 +76,8 @@ class BaseMLP(Estimator, CallbackSupportMixin):
             At the epoch in which the loss or a weight stops being finite. The estimator keeps the
             last finite weights.
         OutOfMemoryError
-            If the device's memory does not hold the training: before it begins, where that can be known.
-            Unless an epoch was finished the model stays as it was.
+            If the training does not fit into the device's memory; raised before the training if the need can
+            be computed. Unless an epoch was finished the model is unchanged.
 
         Warns
         -----
@@ -102,7 +103,7 @@ class BaseMLP(Estimator, CallbackSupportMixin):
     ) -> Self:
         with current_device(X):
             with unchanged_on_error(self):
-                task = prepare(self, X, y, sample_weight, incremental=incremental, **data)
+                task = prepare_task(self, X, y, sample_weight, incremental=incremental, **data)
                 report = FitReport(self, task.home)
                 if not incremental:
                     metadata = None if sample_weight is None else {"sample_weight": sample_weight}
@@ -159,20 +160,20 @@ class BaseMLP(Estimator, CallbackSupportMixin):
         """
         check_is_fitted(self)
         place = _destination(target, placement(coefs_=self.coefs_[0]))
-        memory: dict[str, Any] | None = vars(self)["_memory"]
-        if memory is not None:
-            memory = {**memory, "progress": moved(memory["progress"], place)}
+        continuation = self._continuation
+        if continuation is not None:
+            continuation = {**continuation, "progress": move_progress(continuation["progress"], place)}
         set_weights(self, params_at(self, place), place)
-        self._memory = memory
+        self._continuation = continuation
         self._move_labels(place)
         return self
 
     @property
     def history_(self) -> History:
-        """What was measured after each epoch, or iteration: `loss_curve_` and its companions as one table."""
+        """`loss_curve_`, `val_loss_curve_` and `validation_scores_` as one table, a record for each epoch."""
         check_is_fitted(self)
         history = History({"epoch": epoch, "loss": loss} for epoch, loss in enumerate(self.loss_curve_, 1))
-        history.engine = ENGINES.get(self, "")
+        history.engine = LAST_ENGINE_NAMES.get(self, "")
         columns = {
             "val_loss": self.val_loss_curve_,
             f"val_{self._score_name}": self.validation_scores_,
@@ -191,15 +192,15 @@ class BaseMLP(Estimator, CallbackSupportMixin):
 
     def _forget_progress(self) -> None:
         """Drop what only a continued training needs: the optimizer's state and more."""
-        self._memory = None
+        self._continuation = None
 
     def _outputs(self, X: Any, method: str) -> tuple[Array, Placement]:
         """Return the network's outputs for samples, and the place where they live."""
         return outputs(self, X, method)
 
-    def _answering(self, outputs: Array) -> BaseMLP:
-        """Return a copy on the host whose predictions are made from these outputs, whatever the samples."""
-        answering = copy.copy(self)
-        answering._move_labels(HOST)
-        answering.__dict__["_outputs"] = lambda X, method: (outputs, HOST)
-        return answering
+    def _with_fixed_outputs(self, outputs: Array) -> BaseMLP:
+        """Return a copy on the host that predicts from these outputs, for scikit-learn's scorers."""
+        copied = copy.copy(self)
+        copied._move_labels(HOST)
+        copied.__dict__["_outputs"] = lambda X, method: (outputs, HOST)  # hides the method
+        return copied

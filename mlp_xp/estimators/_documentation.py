@@ -19,7 +19,7 @@ PARAMETERS = """
         Rows in a step of "sgd" and "adam"; "auto" is ``min(200, n_samples)``.
     learning_rate : {"constant", "invscaling", "adaptive"}, default="constant"
         With "sgd": the rate stays, falls as ``learning_rate_init / (t_ + 1) ** power_t``, or is divided
-        by 5 each time training would stop for want of progress, until it is at most 1e-6.
+        by 5 each time the loss, or the validation score, stops improving, until it is at most 1e-6.
     learning_rate_init : float, default=0.001
         The rate of the first epoch, with "sgd" and "adam".
     power_t : float, default=0.5
@@ -36,10 +36,11 @@ PARAMETERS = """
     verbose : bool, default=False
         Print the loss of each epoch.
     warm_start : bool, default=False
-        Let `fit` go on where the last one ended: weights, optimizer, orders, learning rate, validation
-        part and what early stopping has seen. Fits of 1 epoch are then one fit of as many epochs,
-        until early stopping stops; after that each fit trains until it is seen again that nothing
-        improves. (scikit-learn keeps the weights alone.) With "lbfgs" the weights alone.
+        Let `fit` continue the last one, with its weights, optimizer state, row orders, learning rate,
+        validation part and early-stopping state. n fits of 1 epoch are then one fit of n epochs, until early
+        stopping stops. After that the count of epochs without improvement is kept: each further fit stops
+        after its first epoch unless that epoch improves. (scikit-learn keeps the weights only.) With "lbfgs"
+        the weights only.
     momentum : float, default=0.9
         Of "sgd", from 0 to 1.
     nesterovs_momentum : bool, default=True
@@ -49,7 +50,7 @@ PARAMETERS = """
         weights. True or "score" watch the score (accuracy, or R2), "loss" the loss, any other name of a
         scikit-learn scorer ("f1_macro", "neg_median_absolute_error") that score. Ignored by "lbfgs".
     validation_fraction : float, default=0.1
-        The validation part, drawn by class where there are two.
+        The validation part; stratified by class if there are two classes.
     beta_1, beta_2, epsilon : float, default=0.9, 0.999, 1e-8
         Of "adam"; see `mlp_xp.adam`.
     n_iter_no_change : int or inf, default=10
@@ -95,9 +96,9 @@ SAMPLES = """
 """
 
 
-def documented(documented: Any) -> Any:
+def fill_docstring(target: Any) -> Any:
     """Fill the common parts in the docstring of an estimator, or of one of its methods."""
-    text = documented.__doc__.replace("    {parameters}\n", PARAMETERS[1:])
+    text = target.__doc__.replace("    {parameters}\n", PARAMETERS[1:])
     text = text.replace("    {attributes}\n", ATTRIBUTES[1:])
-    documented.__doc__ = text.replace("        {samples}\n", SAMPLES[1:])
-    return documented
+    target.__doc__ = text.replace("        {samples}\n", SAMPLES[1:])
+    return target

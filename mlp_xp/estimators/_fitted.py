@@ -1,4 +1,4 @@
-"""A fitted estimator, read: its network and parameters, its outputs, and its state for a model file."""
+"""Access to a fitted estimator: its network and parameters, its outputs, its state for a model file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from mlp_xp._arrays import Array, HostArray, Placement, placement, without_autodiff
 from mlp_xp._devices import MEMORY_RELEASE_HOOKS, computing
-from mlp_xp._losses import LOSS_OF_OUTPUT
+from mlp_xp._losses import LOSS_BY_OUT_ACTIVATION
 from mlp_xp._network import Network
 from mlp_xp._parameters import Layer, Parameters
 from mlp_xp._samples import Samples
@@ -21,10 +21,10 @@ from mlp_xp._validation import lookup
 from mlp_xp.estimators._input import check_same_place, check_samples, computing_place, samples_at
 from mlp_xp.estimators._interface import Estimator
 
-OUTPUT_OF_LOSS = {loss: output for output, loss in LOSS_OF_OUTPUT.items()}
+OUT_ACTIVATION_BY_LOSS = {loss: output for output, loss in LOSS_BY_OUT_ACTIVATION.items()}
 """scikit-learn's name for the output's activation, by the network's loss."""
 
-LEARNED: dict[str, tuple[type, ...]] = {
+FITTED_ATTRIBUTE_TYPES: dict[str, tuple[type, ...]] = {
     "n_iter_": (int,),
     "t_": (int,),
     "loss_": (float,),
@@ -35,7 +35,7 @@ LEARNED: dict[str, tuple[type, ...]] = {
     "validation_scores_": (list, NoneType),
     "_score_name": (str, NoneType),
 }
-"""Attributes that tell of the training, and their types: numbers, curves, and which score was measured."""
+"""Attributes that model files contain, and their types: numbers, curves, and which score was measured."""
 
 
 def network_of(estimator: Estimator) -> Network:
@@ -44,7 +44,7 @@ def network_of(estimator: Estimator) -> Network:
     settings = (
         sizes,
         estimator._activation(len(sizes) - 2),
-        LOSS_OF_OUTPUT[estimator.out_activation_],
+        LOSS_BY_OUT_ACTIVATION[estimator.out_activation_],
         estimator.matmul_precision,
     )
     try:
@@ -68,7 +68,7 @@ def outputs(estimator: Estimator, X: Any, method: str) -> tuple[Array, Placement
     samples = Samples(there, samples_at(there, X))
     params = params_at(estimator, there)
     with computing(there, estimator.matmul_precision), without_autodiff(there.xp):
-        found = network._blockwise(samples, params, network._loss_entry.link)
+        found = network._blockwise(samples, params, network._resolved_loss.link)
     return fitted.bring(found), fitted
 
 
@@ -93,7 +93,7 @@ def _equal(one: Array, other: Array) -> bool:
 
 
 _DEVICE_COPIES: WeakKeyDictionary[Estimator, _DeviceCopy] = WeakKeyDictionary()
-"""By estimator; not an attribute, so that its pickle needs no library but the one that it lives in."""
+"""By estimator. Not an attribute: the estimator's pickle must not need the other array library."""
 
 MEMORY_RELEASE_HOOKS.append(_DEVICE_COPIES.clear)
 
@@ -131,7 +131,7 @@ def set_weights(estimator: Estimator, params: Parameters, home: Placement) -> No
 def fitted_state(estimator: Estimator) -> tuple[Network, tuple[Layer, ...], dict[str, Any]]:
     """Return the network, its parameters, and other learned values: plain ones, and arrays on the host."""
     check_is_fitted(estimator)
-    learned = {name: vars(estimator)[name] for name in LEARNED}
+    learned = {name: vars(estimator)[name] for name in FITTED_ATTRIBUTE_TYPES}
     learned["feature_names"] = list(vars(estimator).get("feature_names_in_", ())) or None
     return (
         replace(network_of(estimator), alpha=estimator.alpha),
@@ -144,16 +144,16 @@ def restore(estimator: Estimator, network: Network, params: Parameters, learned:
     """Make an estimator the fitted model that `fitted_state` described, after checks; return it."""
     estimator._check_parameters()
     estimator._random()
-    estimator.out_activation_ = lookup("loss", network.loss, OUTPUT_OF_LOSS)
+    estimator.out_activation_ = lookup("loss", network.loss, OUT_ACTIVATION_BY_LOSS)
     if estimator._is_classifier != (estimator.out_activation_ in ("softmax", "logistic")):
         raise ValueError(f"`loss` must be one of {type(estimator).__name__}, got {network.loss!r}")
     n_features, *_, estimator.n_outputs_ = network.layer_sizes
     estimator.n_features_in_, estimator.n_layers_ = n_features, len(network.layer_sizes)
     if learned["feature_names"] is not None:
         estimator.feature_names_in_ = _feature_names(learned["feature_names"], n_features)
-    for name in LEARNED:
+    for name in FITTED_ATTRIBUTE_TYPES:
         setattr(estimator, name, _check_learned(name, learned[name]))
-    estimator._memory = None
+    estimator._continuation = None
     place = placement(coefs_=params[0][0])
     set_weights(estimator, params, place)
     if replace(network_of(estimator), alpha=estimator.alpha) != network:
@@ -163,7 +163,7 @@ def restore(estimator: Estimator, network: Network, params: Parameters, learned:
 
 
 def _check_learned(name: str, value: Any) -> Any:
-    kinds, items = LEARNED[name], value if isinstance(value, list) else []
+    kinds, items = FITTED_ATTRIBUTE_TYPES[name], value if isinstance(value, list) else []
     if type(value) not in kinds or any(type(item) is not float for item in items):
         raise TypeError(f"`{name}` must be {' or '.join(kind.__name__ for kind in kinds)}, got {value!r:.60}")
     if type(value) is int and not 0 <= value < 2**63:

@@ -1,4 +1,4 @@
-"""A task, run: training by epochs or by L-BFGS, and the attributes that tell of it."""
+"""Runs a task: trains by epochs or by L-BFGS, and sets the fitted attributes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlp_xp._optimizers import Optimizer
 from mlp_xp._parameters import Parameters, copy_tree, flatten
 from mlp_xp._training.history import History, OutOfMemoryError, TrainingError
 from mlp_xp._training.lbfgs import minimise
-from mlp_xp._training.loop import Progress, Settings, continue_training, moved, start_training
+from mlp_xp._training.loop import Progress, Settings, move_progress, run_training, start_training
 from mlp_xp._training.metrics import Metric
 from mlp_xp._warnings import warn
 from mlp_xp.estimators._fitted import set_weights
@@ -21,7 +21,7 @@ from mlp_xp.estimators._interface import Estimator
 from mlp_xp.estimators._report import FitReport
 from mlp_xp.estimators._task import Task, early_stopping_of
 
-ENGINES: WeakKeyDictionary[Estimator, str] = WeakKeyDictionary()
+LAST_ENGINE_NAMES: WeakKeyDictionary[Estimator, str] = WeakKeyDictionary()
 """The engine of each model's last training in this process; not an attribute, nor saved with the model."""
 
 
@@ -77,7 +77,7 @@ def _run_lbfgs(estimator: Estimator, task: Task, report: FitReport) -> None:
         loss = history[-1]["loss"] if history else np.nan
         raise
     finally:
-        estimator._memory = None
+        estimator._continuation = None
         _set_attributes(estimator, task, params, history)
         estimator.loss_, estimator.t_ = loss, 0
     if problem:
@@ -110,7 +110,7 @@ def _run_epochs(estimator: Estimator, task: Task, report: FitReport) -> None:
     )
     history = History()
     try:
-        history = continue_training(task.network, progress, task.samples, settings)
+        history = run_training(task.network, progress, task.samples, settings)
     except TrainingError as error:
         history = error.history
         raise
@@ -121,7 +121,7 @@ def _run_epochs(estimator: Estimator, task: Task, report: FitReport) -> None:
             # scikit-learn would leave it.
             for _ in history:
                 progress.random.shuffle(np.arange(n_samples))
-        _keep(estimator, task, progress, history, metric)
+        _store_result(estimator, task, progress, history, metric)
         estimator.t_ = n_seen + n_samples * len(history)
     stopped = progress.early_stopping is not None and progress.early_stopping.stopped
     if not task.incremental and not stopped and len(history) == estimator.max_iter:
@@ -136,21 +136,23 @@ def _starting_progress(task: Task, optimizer: Optimizer) -> Progress:
     """Return the progress of a new training, or that of the last one, to continue it."""
     place = task.samples.place
     new = start_training(place.xp, task.params, optimizer, task.random)
-    if task.memory is None:
+    if task.continuation is None:
         return new
-    progress = Progress.from_dict(moved(task.memory["progress"], place), new)
+    progress = Progress.from_dict(move_progress(task.continuation["progress"], place), new)
     progress.random = task.random
     if task.incremental:
         # As in scikit-learn: each call begins with the rows in their order, and with the best weights.
         progress.order, progress.params = None, task.params
     pairs = zip(flatten(task.params), flatten(progress.best_params))
-    if not all(ours is theirs or bool(place.xp.all(ours == theirs)) for ours, theirs in pairs):
+    if not all(now is then or bool(place.xp.all(now == then)) for now, then in pairs):
         # The user has changed the weights: what was best before is no longer.
         progress.params, progress.early_stopping = task.params, None
     return progress
 
 
-def _keep(estimator: Estimator, task: Task, progress: Progress, history: History, metric: Metric) -> None:
+def _store_result(
+    estimator: Estimator, task: Task, progress: Progress, history: History, metric: Metric
+) -> None:
     """Set the attributes, and remember what continues the training."""
     params = progress.best_params
     if params is not progress.params:
@@ -159,10 +161,10 @@ def _keep(estimator: Estimator, task: Task, progress: Progress, history: History
     _set_attributes(estimator, task, params, history, metric)
     if not estimator.warm_start:
         progress.order = None  # as long as the samples, and only a warm start needs it
-    estimator._memory = {
+    estimator._continuation = {
         # Where X lives: a pickle of the model should need no library but that of its weights.
-        "progress": moved(progress.to_dict(), task.home),
-        "split": task.split,
+        "progress": move_progress(progress.to_dict(), task.home),
+        "validation_random_state": task.validation_random_state,
         "metric": metric.name,
     }
 
@@ -172,7 +174,7 @@ def _set_attributes(
 ) -> None:
     """Set the weights, and the attributes that tell of the training."""
     set_weights(estimator, params, task.home)
-    ENGINES[estimator] = history.engine
+    LAST_ENGINE_NAMES[estimator] = history.engine
     former = vars(estimator)
     estimator.n_iter_ = len(history)
     curve = (former["loss_curve_"] if task.continues else []) + history["loss"]
@@ -184,7 +186,7 @@ def _set_attributes(
     estimator._score_name = None if metric is None else metric.name
     if metric is not None and task.validation is not None:
         losses, scores = history["val_loss"], history[f"val_{metric.name}"]
-        if task.memory is not None and task.memory["metric"] == metric.name:
+        if task.continuation is not None and task.continuation["metric"] == metric.name:
             losses = (former["val_loss_curve_"] or []) + losses
             scores = (former["validation_scores_"] or []) + scores
     estimator.val_loss_curve_, estimator.validation_scores_ = losses, scores

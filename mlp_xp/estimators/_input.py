@@ -23,7 +23,7 @@ from mlp_xp._devices import MemoryShortage, free_bytes
 from mlp_xp._training.history import History, OutOfMemoryError
 from mlp_xp.backends import backend
 
-DTYPES = [np.float64, np.float32, np.float16, *(np.dtype(code) for code in "?bBhHiIlLqQ")]
+ACCEPTED_DTYPES = [np.float64, np.float32, np.float16, *(np.dtype(code) for code in "?bBhHiIlLqQ")]
 """Dtypes of a NumPy X that are used as they are; others are cast to the first of them."""
 
 HOST = Placement(np, "cpu", np.float64)
@@ -34,7 +34,7 @@ def check_samples(estimator: Any, X: Any, *, reset: bool) -> tuple[Any, Placemen
     if not reset and _needs_no_check(estimator, X):
         return X, placement(X=X)
     if not is_non_numpy_array(X):
-        dtype = np.float32 if _is_table_of_float32(X) else DTYPES
+        dtype = np.float32 if _is_table_of_float32(X) else ACCEPTED_DTYPES
         X = validate_data(estimator, X, reset=reset, accept_sparse=["csr", "csc"], dtype=dtype)
         home = HOST._replace(dtype=np.float32 if X.dtype == np.float32 else np.float64)
         return X.tocsr() if is_sparse(X) else X, home  # CSR, because batches are rows
@@ -54,7 +54,7 @@ def check_samples(estimator: Any, X: Any, *, reset: bool) -> tuple[Any, Placemen
 
 
 def _needs_no_check(estimator: Any, X: Any) -> bool:
-    """Whether X is an array that scikit-learn's checks, most of a short prediction's time, would accept."""
+    """Whether X certainly passes scikit-learn's checks, which take most of the time of a short prediction."""
     if type(X) is not np.ndarray or X.dtype not in (np.float64, np.float32) or X.ndim != 2:
         return False
     if X.shape[1] != estimator.n_features_in_ or X.shape[0] == 0 or hasattr(estimator, "feature_names_in_"):
@@ -129,7 +129,7 @@ def check_weight(name: str, weight: Any, n_samples: int, there: Placement) -> Ar
     return there.cast(there.bring(weight))
 
 
-def on_host(y: Any, n_samples: int, estimator: Any, *, numeric: bool) -> Any:
+def checked_on_host(y: Any, n_samples: int, estimator: Any, *, numeric: bool) -> Any:
     """Check targets of any library as scikit-learn does; return them as a NumPy array."""
     rows = np.broadcast_to(np.float32(0.0), (n_samples, 1))
     y = to_host(y) if is_non_numpy_array(y) else y

@@ -1,4 +1,4 @@
-"""What the parts of an estimator know of it: hyperparameters, fitted attributes, handling of targets."""
+"""Interface between the modules of an estimator: hyperparameters, fitted attributes, targets."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class FittedAttributes:
 
     Attributes
     ----------
-    _memory : dict or None
-        What continues the training, in plain dicts, lists and tuples so that pickles of it name no private
-        class: under "progress" what `Progress.to_dict` returns, under "split" the state of the generator
-        that drew the validation part, under "metric" which score `validation_scores_` holds. None after
-        "lbfgs".
+    _continuation : dict or None
+        What a later fit needs to continue the training, in plain dicts, lists and tuples so that pickles of
+        it name no private class: under "progress" what `Progress.to_dict` returns, under
+        "validation_random_state" the state of the generator that drew the validation part, under "metric"
+        which score `validation_scores_` holds. None after "lbfgs", and after loading a model file.
     _score_name : str or None
         Which score was measured on validation data.
     """
@@ -41,7 +41,7 @@ class FittedAttributes:
     validation_scores_: list[float] | None
     feature_names_in_: HostArray
     _score_name: str | None
-    _memory: dict[str, Any] | None
+    _continuation: dict[str, Any] | None = None
 
 
 @dataclass(eq=False, repr=False)
@@ -56,7 +56,7 @@ class Estimator(Hyperparameters, FittedAttributes, ABC):
 
     @abstractmethod
     def _learn_targets(self, y: Any, home: Placement, classes: Any, sparse: bool) -> None:
-        """Set what a first fit learns from its targets; `classes`, if not None, are all there will be."""
+        """Set what a first fit learns from its targets; `classes` are those of all later calls too."""
 
     @abstractmethod
     def _check_learned_targets(self, y: Any, *, complete: bool) -> None:
@@ -71,7 +71,7 @@ class Estimator(Hyperparameters, FittedAttributes, ABC):
         """Return the predictions that `predict` makes of the network's outputs."""
 
     def _class_weights(self, y: Any, sample_weight: Array | None, incremental: bool) -> HostArray | None:
-        """Return what class weights multiply the sample weights by, or None."""
+        """Return the factor of each sample's weight that class weights make, or None."""
         return None
 
     def _move_labels(self, place: Placement) -> None:
@@ -91,5 +91,5 @@ class Estimator(Hyperparameters, FittedAttributes, ABC):
         """Return the network's outputs for samples, and the place where they live."""
 
     @abstractmethod
-    def _answering(self, outputs: Array) -> Estimator:
-        """Return a copy on the host whose predictions are made from these outputs, whatever the samples."""
+    def _with_fixed_outputs(self, outputs: Array) -> Estimator:
+        """Return a copy on the host that predicts from these outputs, for scikit-learn's scorers."""

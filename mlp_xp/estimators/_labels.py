@@ -1,4 +1,8 @@
-"""Class labels: learnt on the host, encoded as targets of the network, decoded from its outputs."""
+"""Class labels: learnt on the host, encoded as targets of the network, decoded from its outputs.
+
+A fitted classifier has `classes_`, the labels where X lives, and `_labels`, a plain tuple of the labels on
+the host and whether targets were sparse; `Classes` is made of these when labels are encoded or decoded.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +24,10 @@ class Classes(NamedTuple):
     Attributes
     ----------
     labels : ndarray of shape (n_classes,)
-        In rising order, as they were given; the numbers of the labels in multi-label problems.
+        In rising order, of the type that was given; 0, 1, ... in multi-label problems.
     kind : {"binary", "multiclass", "multilabel"}
     sparse : bool
-        Whether multi-label targets came as a sparse matrix, as which they are predicted then.
+        Whether multi-label targets were a sparse matrix; predictions are sparse then too.
     """
 
     labels: HostArray
@@ -43,10 +47,10 @@ class Classes(NamedTuple):
         return cls(unique_labels(labels), kind, sparse)
 
     @classmethod
-    def restored(cls, labels: Any, sparse: Any, out_activation: str, n_outputs: int) -> Classes:
+    def from_fitted(cls, labels: Any, sparse: Any, out_activation: str, n_outputs: int) -> Classes:
         """Return the classes that fitted attributes describe."""
-        several = "multilabel" if n_outputs > 1 else "binary"
-        return cls(labels, "multiclass" if out_activation == "softmax" else several, sparse)
+        kind = "multiclass" if out_activation == "softmax" else "multilabel" if n_outputs > 1 else "binary"
+        return cls(labels, kind, sparse)
 
     @property
     def out_activation(self) -> str:
@@ -123,7 +127,7 @@ def labels_at(place: Placement, labels: HostArray) -> Array:
 
 
 def class_weights(class_weight: Any, labels: Any, sample_weight: Array | None) -> HostArray:
-    """Return what the class weights multiply each sample's weight by.
+    """Return the factor of each sample's weight that class weights make.
 
     Parameters
     ----------

@@ -22,17 +22,17 @@ from mlp_xp._arrays import (
     to_host,
 )
 from mlp_xp._devices import current_device
-from mlp_xp._functions import publish
+from mlp_xp._functions import set_public_module
 from mlp_xp._network import Network
 from mlp_xp._validation import check_real, lookup
 from mlp_xp.estimators._base import BaseMLP
-from mlp_xp.estimators._documentation import documented
-from mlp_xp.estimators._input import on_host
+from mlp_xp.estimators._documentation import fill_docstring
+from mlp_xp.estimators._input import checked_on_host
 from mlp_xp.estimators._labels import Classes, check_classes, class_weights, labels_at
 
 
 class _Labels(NamedTuple):
-    """The labels as pipelines in older run folders hold them; now a plain tuple."""
+    """The former type of `_labels`, which run folders of earlier versions contain; now a plain tuple."""
 
     classes: HostArray
     sparse: bool
@@ -44,7 +44,7 @@ def _is_stochastic(estimator: Any) -> bool:
     return True
 
 
-@documented
+@fill_docstring
 @dataclass(eq=False, repr=False)
 class MLPClassifier(ClassifierMixin, BaseMLP):
     """Multilayer perceptron for two classes, more classes, or several labels; trains where X lives.
@@ -95,9 +95,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     _is_classifier: ClassVar[bool] = True
 
     @available_if(_is_stochastic)
-    @documented
+    @fill_docstring
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> MLPClassifier:
-        """Train for one epoch on X and y, from where the model stands.
+        """Train for one epoch on X and y, from the current weights.
 
         Parameters
         ----------
@@ -148,7 +148,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             probabilities, home = self._probabilities(X, "predict_log_proba")
             return home.xp.log(probabilities)
 
-    @documented
+    @fill_docstring
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the accuracy; a sample of several labels counts where all are right.
 
@@ -186,10 +186,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     @property
     def _classes(self) -> Classes:
-        return Classes.restored(*self._labels, self.out_activation_, self.n_outputs_)
+        return Classes.from_fitted(*self._labels, self.out_activation_, self.n_outputs_)
 
     def _check_y(self, y: Any, n_samples: int, home: Placement) -> Any:
-        return on_host(y, n_samples, self, numeric=False)
+        return checked_on_host(y, n_samples, self, numeric=False)
 
     def _learn_targets(self, y: Any, home: Placement, classes: Any, sparse: bool) -> None:
         learned = Classes.of(y if classes is None or y.ndim == 2 else classes, sparse=sparse)
@@ -232,7 +232,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         self._move_labels(place)
 
 
-@documented
+@fill_docstring
 @dataclass(eq=False, repr=False)
 class MLPRegressor(RegressorMixin, BaseMLP):
     """Multilayer perceptron for one value or several; trains where X lives.
@@ -276,9 +276,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     _is_classifier: ClassVar[bool] = False
 
     @available_if(_is_stochastic)
-    @documented
+    @fill_docstring
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPRegressor:
-        """Train for one epoch on X and y, from where the model stands.
+        """Train for one epoch on X and y, from the current weights.
 
         Parameters
         ----------
@@ -290,7 +290,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         """
         return self._partial_fit(X, y, sample_weight)
 
-    @documented
+    @fill_docstring
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the coefficient of determination R2, averaged over the outputs.
 
@@ -318,7 +318,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         if is_sparse(y):
             raise TypeError("`y` must be a dense array of values, got a sparse one")
         if not (is_non_numpy_array(y) and placement(y=y).same_as(home)):
-            y = on_host(y, n_samples, self, numeric=True)
+            y = checked_on_host(y, n_samples, self, numeric=True)
             placement(y=y)
         if y.ndim not in (1, 2) or y.shape[0] != n_samples:
             raise ValueError(
@@ -351,4 +351,4 @@ def _score(metric: Any, y: Any, predictions: Array, sample_weight: Any) -> float
     return float(metric(y, predictions, sample_weight=sample_weight))
 
 
-publish("mlp_xp.estimators", globals(), ["MLPClassifier", "MLPRegressor", "_Labels"])
+set_public_module("mlp_xp.estimators", globals(), ["MLPClassifier", "MLPRegressor", "_Labels"])

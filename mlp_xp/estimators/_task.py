@@ -1,4 +1,4 @@
-"""From the user's input to a task: everything is checked before a training begins."""
+"""Checks of a fit's input, which become a `Task`: everything is checked before the training begins."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sklearn.model_selection import train_test_split
 from mlp_xp._arrays import Array, Namespace, Placement, is_sparse, to_host, without_autodiff
 from mlp_xp._devices import computing
 from mlp_xp._initializers import glorot_uniform
-from mlp_xp._losses import LOSS_OF_OUTPUT, Loss
+from mlp_xp._losses import LOSS_BY_OUT_ACTIVATION, Loss
 from mlp_xp._network import Network
 from mlp_xp._parameters import Parameters
 from mlp_xp._samples import Samples
@@ -50,10 +50,10 @@ class Task(NamedTuple):
         `validation` is None where there is none.
     batch_size : int
     random : RandomState
-    split : tuple or None
+    validation_random_state : tuple or None
         The state of the random generator that the validation part was drawn with.
-    memory : dict or None
-        What the last training left for this one to continue it, see `FittedAttributes`.
+    continuation : dict or None
+        What the last training left to continue it, see `FittedAttributes`.
     """
 
     home: Placement
@@ -65,11 +65,11 @@ class Task(NamedTuple):
     batch_size: int
     validation: Samples | None
     random: np.random.RandomState
-    split: Any
-    memory: dict[str, Any] | None
+    validation_random_state: Any
+    continuation: dict[str, Any] | None
 
 
-def prepare(
+def prepare_task(
     estimator: Estimator,
     X: Any,
     y: Any,
@@ -96,7 +96,7 @@ def prepare(
     network = Network(
         (X.shape[1], *hidden_layer_sizes, targets.shape[1]),
         activation=estimator._activation(len(hidden_layer_sizes)),
-        loss=LOSS_OF_OUTPUT[estimator.out_activation_],
+        loss=LOSS_BY_OUT_ACTIVATION[estimator.out_activation_],
         alpha=estimator.alpha,
         matmul_precision=estimator.matmul_precision,
     )
@@ -111,28 +111,39 @@ def prepare(
     samples = _samples(estimator, network, there, X, targets, weight)
     validation = _validation_samples(estimator, network, home, there, *validation_data)
 
-    memory = estimator._memory if continues else None
+    continuation = estimator._continuation if continues else None
     random = estimator._random()
     if continues:
         params: Parameters = params_at(estimator, there)
-        if memory is not None and not incremental and memory["progress"]["random"] is not random:
-            random = copy.deepcopy(memory["progress"]["random"])
+        if continuation is not None and not incremental:
+            former = continuation["progress"]["random"]
+            random = random if former is random else copy.deepcopy(former)
     else:
         draw = glorot_uniform(2.0 if estimator._all_logistic() else 6.0)
         params = network.init(random, like=there.from_host([0.0]), weight=draw, bias=draw)
-    split = None if memory is None else memory["split"]
+    state = None if continuation is None else continuation["validation_random_state"]
     if estimator.early_stopping and estimator.solver != "lbfgs" and validation is None:
-        drawing = random
-        if split is not None:
-            drawing = np.random.RandomState()
-            drawing.set_state(split)
-        split = drawing.get_state()
-        samples, validation = _split(estimator, samples, targets, drawing)
+        split_random = random
+        if state is not None:  # draw the same validation part again
+            split_random = np.random.RandomState()
+            split_random.set_state(state)
+        state = split_random.get_state()
+        samples, validation = _split(estimator, samples, targets, split_random)
     if validation is not None:
         _try_scorer(estimator, network, params, validation)
     batch_size = estimator._batch_size(len(samples))
     return Task(
-        home, continues, incremental, network, params, samples, batch_size, validation, random, split, memory
+        home=home,
+        continues=continues,
+        incremental=incremental,
+        network=network,
+        params=params,
+        samples=samples,
+        batch_size=batch_size,
+        validation=validation,
+        random=random,
+        validation_random_state=state,
+        continuation=continuation,
     )
 
 
@@ -254,10 +265,10 @@ class _Scorer:
         self, xp: Namespace, loss: Loss, y: Array, predictions: Array, sample_weight: Array | None
     ) -> float:
         outputs = to_host(predictions)
-        answering = self.estimator._answering(outputs)
+        copied = self.estimator._with_fixed_outputs(outputs)
         weights = {} if sample_weight is None else {"sample_weight": to_host(sample_weight)}
         scorer = get_scorer(self.estimator.early_stopping)
-        return float(scorer(answering, outputs, answering._decode(to_host(y), HOST), **weights))
+        return float(scorer(copied, outputs, copied._decode(to_host(y), HOST), **weights))
 
 
 def _try_scorer(estimator: Estimator, network: Network, params: Parameters, validation: Samples) -> None:

@@ -3,9 +3,9 @@
 They need safetensors: ``pip install 'mlp_xp[files]'``.
 """
 
-from mlp_xp._functions import publish as _publish
+from mlp_xp._functions import set_public_module as _set_public_module
 from mlp_xp.files._models import ModelFileError, load_model, save_model
 
 __all__ = ["ModelFileError", "load_model", "save_model"]
 
-_publish(__name__, globals(), __all__)
+_set_public_module(__name__, globals(), __all__)

@@ -248,6 +248,7 @@ def _describe(model: Any) -> tuple[_Description, Network, Parameters]:
     activation = network.activation
     architecture = {
         "layer_sizes": list(network.layer_sizes),
+        # The former name of `activation`, which the format keeps.
         "hidden": encode("activation", list(activation) if type(activation) is tuple else activation),
         "loss": encode("loss", network.loss),
         "alpha": network.alpha,

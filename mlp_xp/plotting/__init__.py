@@ -4,7 +4,7 @@ Colours are those of Okabe and Ito, which colour-blind people can tell apart; ma
 distinguish the same things, for print in black and white.
 """
 
-from mlp_xp._functions import publish as _publish
+from mlp_xp._functions import set_public_module as _set_public_module
 
 try:
     from mlp_xp.plotting._decision_boundary import plot_decision_boundary
@@ -15,4 +15,4 @@ except ModuleNotFoundError as error:
 
 __all__ = ["plot_decision_boundary", "plot_learning_curve", "plot_network"]
 
-_publish(__name__, globals(), __all__)
+_set_public_module(__name__, globals(), __all__)

@@ -188,7 +188,7 @@ def _predict_by_network(
 ) -> tuple[HostArray, HostArray | None]:
     """Return the same as `_predict_points`, for a network and its parameters."""
     outputs: HostArray = on_host(network.predict(params, placement_of(params).from_host(coordinates)))
-    n_outputs, decide = outputs.shape[1], network._loss_entry.decide
+    n_outputs, decide = outputs.shape[1], network._resolved_loss.decide
     if decide is None:
         return _as_1d(outputs), None
     if n_outputs == 1:

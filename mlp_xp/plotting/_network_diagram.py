@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from mlp_xp._activations import Activation
 from mlp_xp._arrays import HostArray
-from mlp_xp._losses import LOSS_OF_OUTPUT
+from mlp_xp._losses import LOSS_BY_OUT_ACTIVATION
 from mlp_xp.plotting._common import (
     COLOURS,
     axes_or_new,
@@ -134,7 +134,7 @@ def _network_view(model: Any) -> _NetworkView:
         sample = np.zeros((1, network.layer_sizes[0]))
         network.predict(params, placement_of(params).from_host(sample))  # raises if params do not fit
         weights, biases = zip(*params)
-        names = {loss: output for output, loss in LOSS_OF_OUTPUT.items()}
+        names = {loss: output for output, loss in LOSS_BY_OUT_ACTIVATION.items()}
         hidden, output = network.activation, names.get(network.loss, "output")
         inputs = outputs = None
     else:

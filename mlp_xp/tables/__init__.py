@@ -5,7 +5,7 @@ their columns, and `load_run` loads a trained run, which predicts and evaluates 
 scikit-learn, skops and safetensors: ``pip install 'mlp_xp[cli]'``.
 """
 
-from mlp_xp._functions import publish as _publish
+from mlp_xp._functions import set_public_module as _set_public_module
 
 try:
     from mlp_xp.tables._columns import Columns, Target, find_columns, find_target
@@ -26,4 +26,4 @@ __all__ = [
     "write_frame",
 ]
 
-_publish(__name__, globals(), __all__)
+_set_public_module(__name__, globals(), __all__)

@@ -166,7 +166,7 @@ def _classify_column(column: pl.Series, categorical: bool) -> tuple[str, str]:
         raise DataError(
             f"the column {name!r} must hold numbers, text or dates, got {column.dtype}; it can be dropped"
         )
-    non_numbers = _few_non_numbers(column)
+    non_numbers = _format_few_non_numbers(column)
     if non_numbers:
         raise DataError(
             f"the column {name!r} holds numbers except for {non_numbers}: "
@@ -179,18 +179,18 @@ def _classify_column(column: pl.Series, categorical: bool) -> tuple[str, str]:
             f"the column {name!r} holds decimal commas, which are numbers only where semicolons separate the "
             "columns: write points, or make it categorical, or drop it"
         )
-    too_many = _too_many_values(column)
+    too_many = _reason_not_categorical(column)
     return ("", too_many) if too_many else ("categories", "")
 
 
-def _few_non_numbers(column: pl.Series) -> str:
+def _format_few_non_numbers(column: pl.Series) -> str:
     """Return the non-numeric cells of a text column in which at least 90 % are numbers, else ""."""
     wrong = _non_numbers(column)
     few = len(wrong) <= column.count() / 10
     return listed(map(repr, wrong.unique(maintain_order=True).to_list()), limit=5) if few else ""
 
 
-def _too_many_values(column: pl.Series) -> str:
+def _reason_not_categorical(column: pl.Series) -> str:
     """Return why a text column has too many distinct values to be categorical, or ""."""
     n_known, n_different = column.count(), column.drop_nulls().n_unique()
     if n_different <= max(N_CATEGORIES_ALWAYS_ALLOWED, n_known // 2):
@@ -328,11 +328,11 @@ def find_target(column: pl.Series, task: str = "auto") -> Target:
 
 def _check_class_names(column: pl.Series, what: str) -> None:
     """Raise a DataError if a text target holds mostly numbers, or too many distinct values for classes."""
-    if non_numbers := _few_non_numbers(column):
+    if non_numbers := _format_few_non_numbers(column):
         raise DataError(
             f"{what} holds numbers except for {non_numbers}: correct that, or ask for classification"
         )
-    if too_many := _too_many_values(column):
+    if too_many := _reason_not_categorical(column):
         raise DataError(f"{what} does not name classes: {too_many}")
 
 

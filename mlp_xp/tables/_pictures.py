@@ -16,7 +16,7 @@ from sklearn.pipeline import Pipeline
 from mlp_xp._messages import first_line
 from mlp_xp.plotting import plot_decision_boundary, plot_learning_curve
 from mlp_xp.plotting._common import escape_mathtext
-from mlp_xp.tables._pipelines import LabelledRows, columns_of, imputed_values, model_outputs, network_of
+from mlp_xp.tables._pipelines import LabelledRows, columns_of, estimator_of, imputed_values, model_outputs
 from mlp_xp.tables._runs import Run
 
 MAX_CLASSES_IN_CONFUSION_MATRIX = 30
@@ -45,7 +45,7 @@ def save_pictures(folder: Path, run: Run, rows: LabelledRows, title: str) -> lis
 
 def picture_drawers(run: Run, rows: LabelledRows, title: str) -> dict[str, Callable[[Any], None]]:
     """Return a function that draws on Axes for each picture of a run, by the picture's file name."""
-    model, classes = network_of(run.pipeline), run.classes
+    model, classes = estimator_of(run.pipeline), run.classes
     drawers: dict[str, Callable[[Any], None]] = {}
     if model.loss_curve_:
         curve_title = f"Learning curve{_curve_remarks(run)}"
@@ -67,7 +67,7 @@ def has_two_features(pipeline: Pipeline) -> bool:
 
 def _curve_remarks(run: Run) -> str:
     """Return the title's remarks: which split was monitored, and whether the loss is of the scaled target."""
-    monitored, model = run.description["watched"], network_of(run.pipeline)
+    monitored, model = run.description["watched"], estimator_of(run.pipeline)
     remarks = [] if monitored is None else [f"validation: the {monitored} rows"]
     if run.classes is None and model.loss == "squared_error":
         remarks.append("target scaled to variance 1")

@@ -87,7 +87,7 @@ def labelled_rows(
     columns: tuple[Iterable[str], Iterable[str]],
     sample_weight: str | None = None,
 ) -> LabelledRows:
-    """Return the rows of a further table that have a target, typed as the training rows.
+    """Return the rows of another table that have a target, with columns converted as those of training.
 
     Parameters
     ----------
@@ -276,14 +276,14 @@ def is_table_pipeline(pipeline: Any) -> bool:
     )
 
 
-def network_of(pipeline: Pipeline) -> Any:
+def estimator_of(pipeline: Pipeline) -> Any:
     """Return the fitted estimator of a pipeline."""
     return pipeline[-1]
 
 
 def task_of(pipeline: Pipeline) -> str:
     """Return the task of a pipeline: "classification" or "regression"."""
-    return "classification" if hasattr(network_of(pipeline), "classes_") else "regression"
+    return "classification" if hasattr(estimator_of(pipeline), "classes_") else "regression"
 
 
 def _columns_and_steps(pipeline: Pipeline, kind: str) -> tuple[list[str], Any]:

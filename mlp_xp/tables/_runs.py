@@ -20,13 +20,13 @@ from mlp_xp.tables._pipelines import (
     LabelledRows,
     baseline_outputs,
     columns_of,
+    estimator_of,
     format_number,
     imputed_values,
     is_table_pipeline,
     known_categories,
     labelled_rows,
     model_outputs,
-    network_of,
     score,
     select_features,
     task_of,
@@ -88,7 +88,7 @@ class Run(NamedTuple):
     @property
     def classes(self) -> HostArray | None:
         """The class labels, in the order of the probabilities; None for regression."""
-        network = network_of(self.pipeline)
+        network = estimator_of(self.pipeline)
         return np.asarray(network.classes_) if task_of(self.pipeline) == "classification" else None
 
     def predict(self, table: Any) -> pl.DataFrame:
@@ -212,7 +212,7 @@ def write_run(folder: Path, run: Run) -> None:
     """
     from skops.io import dump  # imported late because it imports all of scikit-learn
 
-    network = network_of(run.pipeline)
+    network = estimator_of(run.pipeline)
     save_model(folder / NETWORK_FILE, network)
     write_json(folder / DESCRIPTION_FILE, run.description)
     (folder / COMMAND_FILE).write_text(run.description["command"] + "\n", encoding="utf-8")

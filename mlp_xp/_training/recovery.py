@@ -1,4 +1,4 @@
-"""Trainings that end early, by Ctrl-C, divergence, lack of memory or another error, keep what was trained."""
+"""Recovery of trainings from Ctrl-C, divergence, lack of memory and other errors."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from mlp_xp._training.history import History, OutOfMemoryError, TrainingError, T
 from mlp_xp._warnings import warn
 
 
-class Run(Protocol):
-    """A training under way, as `run_to_the_end` needs it: the training loop, or L-BFGS.
+class RecoverableTraining(Protocol):
+    """Interface of a training to `run_with_recovery`: that of the training loop and of L-BFGS.
 
     Attributes
     ----------
@@ -37,18 +37,18 @@ class Run(Protocol):
     def run(self) -> None:
         """Train to the end; raise a `TrainingError` on divergence."""
 
-    def salvage(self) -> None:
-        """Recover what was trained since the state was last saved, where that is finite."""
+    def keep_finite_state(self) -> None:
+        """Keep what was trained since the state was last saved, if that is finite."""
 
-    def restore(self) -> None:
-        """Go back to the state last saved, which is finite."""
+    def revert(self) -> None:
+        """Return to the state last saved, which is finite."""
 
     def release(self, error: BaseException) -> MemoryShortage | None:
-        """Free the memory that the training took, keep what was trained; return what was lacking."""
+        """Free the memory that the training took, keep what was trained; return the shortage, if known."""
 
 
-def run_to_the_end(training: Run) -> None:
-    """Run a training; where it is cut short, keep what was trained.
+def run_with_recovery(training: RecoverableTraining) -> None:
+    """Run a training; if it ends early, keep what was trained.
 
     Ctrl-C becomes a `TrainingInterruptedWarning`, every other error a `TrainingError` that carries
     parameters and history.
@@ -56,7 +56,7 @@ def run_to_the_end(training: Run) -> None:
     try:
         training.run()
     except KeyboardInterrupt:
-        training.salvage()
+        training.keep_finite_state()
         n_done = len(training.history)
         message = f"training interrupted after {n_done} {training.unit}s; returning what was trained"
         try:
@@ -64,14 +64,14 @@ def run_to_the_end(training: Run) -> None:
         except TrainingInterruptedWarning as error:  # a filter makes errors of warnings
             raise TrainingError(message, n_done + 1, training.params, training.history) from error
     except TrainingError:
-        training.restore()
+        training.revert()
         raise
     except Exception as error:
         number = training.number
         if is_out_of_memory(error):
             shortage = training.release(error)
             raise out_of_memory(error, number, training.params, training.history, shortage) from error
-        training.salvage()
+        training.keep_finite_state()
         message = (
             f"training failed in {training.unit} {number} ({type(error).__name__}: {error}); "
             "`.params` and `.history` of this error hold what was trained"
@@ -94,10 +94,12 @@ def out_of_memory(
     shortage: MemoryShortage | None,
 ) -> OutOfMemoryError:
     """Make the error to raise; `error` is what was caught, None if the training was not begun."""
-    where = f"in epoch {epoch}" if history else "before its first epoch"
-    message = f"the device's memory does not hold the training ({where})"
     if error is not None:
-        message = f"memory ran out {where.replace('its', 'the')} ({type(error).__name__}: {error})"
+        where = f"in epoch {epoch}" if history else "before the first epoch"
+        message = f"memory ran out {where} ({type(error).__name__}: {error})"
+    else:
+        where = f"in epoch {epoch}" if history else "before its first epoch"
+        message = f"the device's memory does not hold the training ({where})"
     shortage = shortage or MemoryShortage(None, None, None)
     if shortage.needed is not None and shortage.free is not None:
         message += f": {shortage}"
