@@ -38,7 +38,7 @@ from mlp_xp.tables._reading import DataError, dataset_frame, listed, read_frame
 from mlp_xp.tables._runs import format_value
 
 MAX_NUMBERS_LISTED = 6
-"""Maximum number of numeric columns that the summary names; other lists have the default limit of `listed`."""
+"""Maximum number of numeric columns that the summary names; other lists have the limit of `listed`."""
 
 
 class LoadedData(NamedTuple):
