@@ -3,6 +3,7 @@
 import json
 import shutil
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,24 @@ def test_the_bare_network_is_the_pipelines(folder):
     np.testing.assert_array_equal(model.predict_proba(prepared), run.pipeline.predict_proba(frame))
     assert model.feature_names_in_.tolist() == prepared.columns
     assert model.history_ == json.loads((folder / "history.json").read_text())
+
+
+def test_runs_of_the_versions_before_load(folder):
+    """Their pipelines have labels of a private class, and the former name of the training's continuation."""
+    run, frame = load_run(folder), pl.read_csv("table.csv")
+    expected, model = run.predict(frame), run.pipeline[-1]
+    model._labels = import_module("mlp_xp.estimators")._Labels(*model._labels)
+    model._memory = vars(model).pop("_continuation")
+    skops.dump(run.pipeline, folder / "pipeline.skops")
+    with zipfile.ZipFile(folder / "pipeline.skops") as archive:
+        schema = archive.read("schema.json").decode()
+    assert "_Labels" in schema
+    assert "_continuation" not in schema
+    former = load_run(folder)
+    assert former.predict(frame).equals(expected)
+    # It trains on from its weights, as any loaded model does.
+    former.pipeline[-1].partial_fit(former.pipeline[0].transform(frame), frame["label"].to_numpy())
+    assert former.pipeline[-1].t_ > model.t_
 
 
 def test_a_type_that_no_run_holds_is_not_loaded(folder):
