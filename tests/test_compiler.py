@@ -24,6 +24,7 @@ from mlp_xp import (
 )
 from mlp_xp._activations import ACTIVATIONS
 from mlp_xp._arrays import placement, quiet_floating_point
+from mlp_xp._cache import cached_by_arguments
 from mlp_xp._compiler import (
     NotRecordableError,
     accumulate,
@@ -915,9 +916,7 @@ def steps_counted(monkeypatch):
         return compile_function(*arguments)
 
     monkeypatch.setattr(compiled, "compile_function", count)
-    monkeypatch.setattr(
-        compiled, "_compile_step", rows.cached_by_arguments(compiled._compile_step.__wrapped__)
-    )
+    monkeypatch.setattr(compiled, "_compile_step", cached_by_arguments(compiled._compile_step.__wrapped__))
     return counted
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, wraps
 from typing import Any
 
 import numpy as np
 
 from mlp_xp._arrays import Array, Namespace
+from mlp_xp._cache import cached_by_arguments
 from mlp_xp._compiler.graph import NotRecordableError
 from mlp_xp._compiler.pipeline import compile_function
 from mlp_xp._compiler.program import Program
@@ -33,21 +33,6 @@ class ArraySpec:
     def size(self) -> int:
         """The number of elements."""
         return math.prod(self.shape)
-
-
-def cached_by_arguments(make: Callable[..., Program], maxsize: int = 64) -> Callable[..., Program]:
-    """Cache compiled programs by their arguments (LRU); compile again if an argument is unhashable."""
-    cached = lru_cache(maxsize)(make)
-
-    @wraps(make)
-    def find_or_make(*arguments: Any) -> Program:
-        try:
-            hash(arguments)
-        except TypeError:  # such as a user's activation without a hash
-            return make(*arguments)
-        return cached(*arguments)
-
-    return find_or_make
 
 
 def map_rows(

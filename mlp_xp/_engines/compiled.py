@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlp_xp._arrays import Array, HostArray, row_slices
+from mlp_xp._cache import cached_by_arguments
 from mlp_xp._compiler import NotRecordableError, Program, compile_function
 from mlp_xp._compiler.passes import MIN_ELEMENTS_WITHOUT_BIAS_FUSION
-from mlp_xp._compiler.rows import ArraySpec, cached_by_arguments
+from mlp_xp._compiler.rows import ArraySpec
 from mlp_xp._engines.base import Epoch, State, make_step
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer

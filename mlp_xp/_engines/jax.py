@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +12,7 @@ import numpy as np
 from jax import lax
 
 from mlp_xp._arrays import Array
+from mlp_xp._cache import cached_by_arguments
 from mlp_xp._engines.base import Engine, Epoch, State, make_step
 from mlp_xp._engines.eager import EagerEngine
 from mlp_xp._network import Network
@@ -34,10 +34,6 @@ loop updates a short one, which the outer loop copies into the long one. An epoc
 MAX_ROW_INDICES_PER_CALL = 2**16
 """Maximum number of row indices, of all epochs of a call, that are copied to the device, unless one epoch has
 more. Chosen so that they take at most 0.5 MiB."""
-
-MAX_CACHED_FUNCTIONS = 64
-"""Maximum number of compiled functions that are cached, by the arguments of `_compiled`. Each holds compiled
-code, but no arrays."""
 
 
 class _Progress(NamedTuple):
@@ -93,10 +89,7 @@ class JaxEngine:
         # compiled function. It has the number of samples, so that each function is compiled for one shape
         # only, and the least recently used ones can be freed.
         settings = (network, replace(optimizer, learning_rate=0.0), min(batch_size, n_samples), n_samples)
-        try:
-            self.compiled = _compiled(*settings)
-        except TypeError:  # an argument is not hashable, so that nothing can be cached
-            self.compiled = _compiled.__wrapped__(*settings)
+        self.compiled = _compiled(*settings)
 
     @property
     def state(self) -> State:
@@ -170,7 +163,7 @@ def _number_type(leaf: Any) -> Callable[[Array], float] | None:
     return type(leaf) if isinstance(leaf, (int, float)) else None
 
 
-@lru_cache(maxsize=MAX_CACHED_FUNCTIONS)
+@cached_by_arguments
 def _compiled(network: Network, optimizer: Optimizer, batch_size: int, n_samples: int) -> Any:
     """Return the compiled function ``(state, samples, rates, orders, n_epochs) -> (state, losses)``.
 
