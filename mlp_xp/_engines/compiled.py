@@ -12,7 +12,7 @@ import numpy as np
 from mlp_xp._arrays import Array, HostArray, row_slices
 from mlp_xp._cache import cached_by_arguments
 from mlp_xp._compiler import NotRecordableError, Program, compile_function
-from mlp_xp._compiler.passes import MIN_ELEMENTS_WITHOUT_BIAS_FUSION
+from mlp_xp._compiler.passes import MIN_ELEMENTS_TO_KEEP_BIAS_SEPARATE
 from mlp_xp._compiler.rows import ArraySpec
 from mlp_xp._engines.base import Epoch, State, make_step
 from mlp_xp._network import Network
@@ -108,7 +108,7 @@ class CompiledEngine:
         """Bind a program to the state and to a pool that all programs share: only one runs at a time."""
         self.pool += [np.empty(nbytes, np.uint8) for nbytes in program.pool_nbytes[len(self.pool) :]]
         # Rows of ones are written once: no other program may overwrite them.
-        own = {location.buffer[1] for location in program.ones}
+        own = {location.buffer[1] for location in program.ones_rows}
         pool = [
             shared if len(shared) >= nbytes and index not in own else np.empty(nbytes, np.uint8)
             for index, (shared, nbytes) in enumerate(zip(self.pool, program.pool_nbytes))
@@ -229,7 +229,7 @@ def _is_small(samples: Samples) -> bool:
 
 def _has_ones_column(samples: Samples, batch_size: int) -> bool:
     """Whether the copy of the samples has a column of ones, for products that add the bias."""
-    return _is_small(samples) and batch_size * samples.X.shape[1] < MIN_ELEMENTS_WITHOUT_BIAS_FUSION
+    return _is_small(samples) and batch_size * samples.X.shape[1] < MIN_ELEMENTS_TO_KEEP_BIAS_SEPARATE
 
 
 class _Batches:
