@@ -100,15 +100,8 @@ def fuse_bias(traced: TracedFunction) -> None:
             rows, columns = value.shape
             # Values made past `Graph.add`, here and in `_HorizontalFusion`, are not in `graph.values`: after
             # the passes only `reachable` lists all values.
-            gradients = Value(
-                "affine_gradient",
-                (rows + 1, columns),
-                value.dtype,
-                None,
-                (inputs, delta),
-                None,
-                value.priority,
-            )
+            shape, operands = (rows + 1, columns), (inputs, delta)
+            gradients = Value("affine_gradient", shape, value.dtype, None, operands, None, value.priority)
             for gradient, detail in ((value, slice(0, rows)), (bias_gradient, rows)):
                 gradient.kind, gradient.function = "slice", None
                 gradient.operands, gradient.detail = (gradients,), detail
