@@ -124,10 +124,10 @@ def moved(content: dict[str, Any], place: Placement) -> dict[str, Any]:
     """Return what `Progress.to_dict` returned, with its arrays in another place."""
     content = {**content}
     for name in ("params", "optimizer_state"):
-        content[name] = map_tree(place.bring, content[name])
+        content[name] = map_tree(place.transfer, content[name])
     stopping = content["early_stopping"]
     if stopping is not None:
-        best = map_tree(place.bring, stopping["best_params"])
+        best = map_tree(place.transfer, stopping["best_params"])
         content["early_stopping"] = {**stopping, "best_params": best}
     return content
 
@@ -148,7 +148,7 @@ def continue_training(network: Network, progress: Progress, samples: Samples, se
     progress.early_stopping = _continued_early_stopping(progress, settings)
     shuffled = settings.shuffle and batch_size < n_samples
     plan = zip(_planned_rates(progress, settings), _orders(progress, n_samples) if shuffled else repeat(None))
-    samples = samples.by_rows() if batch_size < n_samples else samples
+    samples = samples.with_contiguous_rows() if batch_size < n_samples else samples
     from mlp_xp._training.footprint import Footprint  # imports the compiler, which `import mlp_xp` avoids
 
     with computing(samples.place, network.matmul_precision), without_autodiff(samples.place.xp):
@@ -158,7 +158,7 @@ def continue_training(network: Network, progress: Progress, samples: Samples, se
         if shortage is not None:
             raise out_of_memory(None, 1, *before, shortage)
         try:
-            samples = samples.small_ones_cast()
+            samples = samples.with_small_arrays_cast()
             engine = make_engine(
                 network, settings.optimizer, samples, batch_size, progress.state, settings.epochs
             )

@@ -69,7 +69,7 @@ def outputs(estimator: Estimator, X: Any, method: str) -> tuple[Array, Placement
     params = params_at(estimator, there)
     with computing(there, estimator.matmul_precision), without_autodiff(there.xp):
         found = network._blockwise(samples, params, network._loss_entry.link)
-    return fitted.bring(found), fitted
+    return fitted.transfer(found), fitted
 
 
 # Weights, copied to another device once.
@@ -81,7 +81,7 @@ class _DeviceCopy:
     def __init__(self, host: list[Array], there: Placement) -> None:
         self.host = host
         self.there = there
-        self.arrays = list(map(there.bring, host))
+        self.arrays = list(map(there.transfer, host))
 
     def is_of(self, host: list[Array], there: Placement) -> bool:
         """Whether these weights are the ones copied, to that place: users may have changed them since."""
@@ -108,7 +108,7 @@ def params_at(estimator: Estimator, there: Placement) -> tuple[Layer, ...]:
             copy = _DEVICE_COPIES[estimator] = _DeviceCopy([array.copy() for array in arrays], there)
         arrays = copy.arrays
     elif not here.same_as(there):
-        arrays = list(map(there.bring, arrays))
+        arrays = list(map(there.transfer, arrays))
     n_layers = len(estimator.coefs_)
     return tuple(map(Layer, arrays[:n_layers], arrays[n_layers:]))
 
@@ -116,7 +116,7 @@ def params_at(estimator: Estimator, there: Placement) -> tuple[Layer, ...]:
 def as_lists(params: Parameters, home: Placement) -> tuple[list[Array], list[Array]]:
     """Return weights and biases as the lists `coefs_` and `intercepts_`, where X lives."""
     weights, biases = zip(*params)
-    return [home.bring(weight) for weight in weights], [home.bring(bias) for bias in biases]
+    return [home.transfer(weight) for weight in weights], [home.transfer(bias) for bias in biases]
 
 
 def set_weights(estimator: Estimator, params: Parameters, home: Placement) -> None:
