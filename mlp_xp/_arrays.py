@@ -75,8 +75,8 @@ class Placement(NamedTuple):
         """Whether both have the same namespace and device; the dtype may differ."""
         return self.xp is other.xp and bool(self.device == other.device)
 
-    def bring(self, array: Array) -> Array:
-        """Return an array of any library with this namespace and device; floating arrays get this dtype.
+    def transfer(self, array: Array) -> Array:
+        """Transfer an array of any library to this namespace and device; floating arrays get this dtype.
 
         An array that has this namespace and device already is returned as it is.
         """
@@ -114,7 +114,7 @@ def placement(**arrays: Array) -> Placement:
     TypeError
         If an argument is not an array, or does not hold real numbers.
     ValueError
-        If two arrays live in different namespaces or on different devices; both are named.
+        If two arrays are of different namespaces or on different devices; both are named.
 
     Examples
     --------
@@ -204,10 +204,20 @@ def library_name(xp: Namespace) -> str:
 def to_host(array: Array) -> np.ndarray[Any, Any]:
     """Return an array of any namespace as a NumPy array; a NumPy array is not copied.
 
+    Parameters
+    ----------
+    array : array
+        Of any namespace and device.
+
+    Returns
+    -------
+    ndarray
+        Of the same shape and dtype.
+
     Examples
     --------
     >>> import numpy as np
-    >>> from mlp_xp._arrays import to_host
+    >>> from mlp_xp import to_host
     >>> to_host(np.array([1.0, 2.0]))
     array([1., 2.])
     """
@@ -238,8 +248,8 @@ def is_on_cuda(place: Placement) -> bool:
     return is_cupy(place.xp) or on_torch_cuda
 
 
-def for_inspection(xp: Namespace, *arrays: Array) -> tuple[Any, ...]:
-    """Return a namespace and the arrays in it for checking their values once, as ``(xp, *arrays)``.
+def for_value_checks(xp: Namespace, *arrays: Array) -> tuple[Any, ...]:
+    """Return a namespace and the arrays in it to check their values with, as ``(xp, *arrays)``.
 
     JAX arrays on the CPU and small ones on a GPU become NumPy arrays, because JAX would compile each check
     for each shape, which takes longer than the check. All other arrays are returned as they are.
@@ -285,7 +295,7 @@ _SPARSE_NUMPY = _SparseNumPy()
 _ARITHMETIC = ("maximum", "minimum", "logaddexp", "atan2", "hypot", "copysign", "nextafter")
 _COMPARISONS = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal")
 _TENSOR_ONLY_FUNCTIONS = frozenset((*_ARITHMETIC, *_COMPARISONS))
-"""Binary functions that take a Python number as an operand in the standard, but not in PyTorch."""
+"""Binary functions that accept a Python number in the standard, but only tensors in PyTorch."""
 
 
 class _TorchWithoutHostCopies:
@@ -326,7 +336,7 @@ def _is_number(operand: Any) -> bool:
     return isinstance(operand, (int, float))
 
 
-@lru_cache  # by the namespace, of which there is one
+@lru_cache  # one entry: PyTorch has one namespace
 def _torch_without_host_copies(xp: Namespace) -> Namespace:
     return _TorchWithoutHostCopies(xp)
 
@@ -376,7 +386,7 @@ def check_finite(xp: Namespace, name: str, array: Array) -> None:
     """Raise a ValueError that names the position of the first NaN or infinity in the 2-D `array`."""
     if not xp.isdtype(array.dtype, "real floating"):
         return
-    xp, array = for_inspection(xp, array)
+    xp, array = for_value_checks(xp, array)
     for block in row_blocks(*array.shape):
         # The sum takes one pass over memory and no temporary array. If it is finite, so are all elements; if
         # it is not, it may have overflowed.

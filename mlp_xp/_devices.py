@@ -1,4 +1,4 @@
-"""State of devices: the current device, the precision of matrix products, free and released memory.
+"""State of devices: the current device, the precision of matrix products, free memory and its release.
 
 Like `mlp_xp._arrays`, `mlp_xp.backends` and the engines, this module refers to array libraries by name.
 """
@@ -207,7 +207,7 @@ _OUT_OF_MEMORY = {
     "torch": ("ALLOC_FAILED",),
     "nvmath": ("ALLOC_FAILED",),
 }
-"""Text of errors of exhausted memory that have no class of their own, by the package of their class."""
+"""Texts of out-of-memory errors that libraries raise as a general class, by the package of that class."""
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def holding_interrupts() -> Iterator[None]:
+def deferred_interrupts() -> Iterator[None]:
     """Context in which Ctrl-C is deferred: `KeyboardInterrupt` is raised at its end."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         yield

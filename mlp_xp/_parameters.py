@@ -8,7 +8,7 @@ from itertools import chain
 from types import NoneType
 from typing import Any, NamedTuple, TypeAlias
 
-from mlp_xp._arrays import Array, Namespace, copy_array, for_inspection, quiet_floating_point
+from mlp_xp._arrays import Array, Namespace, copy_array, for_value_checks, quiet_floating_point
 
 
 class Layer(NamedTuple):
@@ -98,7 +98,7 @@ def is_array(leaf: Any) -> bool:
 
 def all_finite(xp: Namespace, tree: Any) -> bool:
     """Whether all arrays in nested tuples, lists and dicts are finite; synchronises with the device."""
-    xp, *arrays = for_inspection(xp, *filter(is_array, leaves(tree)))
+    xp, *arrays = for_value_checks(xp, *filter(is_array, leaves(tree)))
     if not arrays:
         return True
     # Fast path: a finite sum has finite terms. A sum may overflow where all terms are finite, which is

@@ -1,4 +1,18 @@
-"""Samples to train on: arrays that are never copied whole, a choice of rows, and batches of them."""
+"""Samples to train on: arrays, a choice of their rows, and batches of them.
+
+The arrays may take most of the memory, or be memory maps larger than that. So they are copied batch by
+batch, and whole only where that pays off: small arrays, to cast them once (`with_small_arrays_cast`), and an
+X in memory that is in Fortran order (`with_contiguous_rows`).
+
+`Samples.batches` copies what has to be gathered (chosen or shuffled rows) or cast; other batches are views.
+The engines copy batches as follows; if all samples are one batch, that is made once.
+
+- eager: as `Samples.batches` does
+- compiled (`_Batches`): to buffers that its programs reuse, small samples all at once for each epoch; a batch
+  of other samples is not copied if it can be a view
+- xla (`_take`): the compiled function gathers and casts each batch
+- cuda_graph (`inputs`): what `Samples.batches` yields, to the arrays that captured graphs read in each replay
+"""
 
 from __future__ import annotations
 
@@ -38,10 +52,9 @@ class Samples:
     Parameters
     ----------
     place : Placement
-        Where they live, and the dtype that computations on them have.
+        Their namespace and device, and the dtype to compute in.
     X : array of shape (n, n_features)
-        Of any real dtype; on NumPy also a SciPy CSR matrix. Batches are cast to the dtype of `place`, and
-        never all of X unless it is small: X may be a memory map larger than memory.
+        Of any real dtype; on NumPy also a SciPy CSR matrix. Batches are cast to the dtype of `place`.
     y : array of shape (n, n_outputs), optional
         Of any real dtype or bool.
     sample_weight : array of shape (n,), optional
@@ -74,8 +87,8 @@ class Samples:
         numbers = sum(math.prod(array.shape[1:]) for array in self.arrays if array is not None)
         return int(numbers * self.place.xp.finfo(self.place.dtype).bits // 8)
 
-    def small_ones_cast(self) -> Samples:
-        """Return the samples with arrays of up to a block's size cast now, so that batches need no cast."""
+    def with_small_arrays_cast(self) -> Samples:
+        """Return the samples with arrays of up to a block's size cast once, so that batches need no cast."""
         X, y, sample_weight = (
             array
             if array is None or array.shape[0] > rows_per_block(math.prod(array.shape[1:]))
@@ -84,7 +97,7 @@ class Samples:
         )
         return replace(self, X=X, y=y, sample_weight=sample_weight)
 
-    def by_rows(self) -> Samples:
+    def with_contiguous_rows(self) -> Samples:
         """Return the samples with an X in Fortran order, as tables have it, copied to C order.
 
         Taking scattered rows of a Fortran-ordered array misses the cache once for each number: ten times
@@ -102,13 +115,13 @@ class Samples:
 
     def targets(self) -> tuple[Array, Array | None]:
         """Return all of `y` and of the sample weights."""
-        take = self._taker(None)
+        take = self._row_getter(None)
         everything = slice(0, len(self))
         return take(self.y, everything), take(self.sample_weight, everything)
 
     def batches(self, size: int, order: Rows | None = None) -> Iterator[Batch]:
         """Yield batches of `size` samples, the last one smaller, in the given order or that of the rows."""
-        take = self._taker(order)
+        take = self._row_getter(order)
         for some in row_slices(len(self), size):
             yield Batch(take(self.X, some), take(self.y, some), take(self.sample_weight, some))
 
@@ -119,7 +132,7 @@ class Samples:
         """
         from mlp_xp._compiler.rows import map_rows  # not at the top: `import mlp_xp` imports no compiler
 
-        take = self._taker(None)
+        take = self._row_getter(None)
         mapped = map_rows(self.xp, function, params, lambda rows: take(self.X, rows), len(self), row_width)
         if mapped is not None:
             return mapped
@@ -135,22 +148,22 @@ class Samples:
         """Yield batches in the order of the rows, of so many rows that a block has a bounded size."""
         return self.batches(rows_per_block(row_width))
 
-    def _taker(self, order: Rows | None) -> Callable[[Array, slice], Array]:
-        """Return ``(array, slice) -> array``: these places of the order, taken from one of the arrays."""
+    def _row_getter(self, order: Rows | None) -> Callable[[Array, slice], Array]:
+        """Return the function ``(array, slice) -> array`` that takes this part of the order from an array."""
         place, xp, cast = self.place, self.xp, self._cast
         if self.rows is not None:
             order = self.rows if order is None else self.rows[order]
         # The order is copied to the device once an epoch: a copy for each batch would take longer.
-        there = order if order is None or place.xp is np else place.xp.asarray(order, device=place.device)
+        indices = order if order is None or place.xp is np else place.xp.asarray(order, device=place.device)
 
         def take(array: Array, some: slice) -> Array:
             if array is None:
                 return None
-            if there is None and some == slice(0, array.shape[0]):
+            if indices is None and some == slice(0, array.shape[0]):
                 return cast(array)
-            if there is None:
+            if indices is None:
                 return cast(array[some, :] if array.ndim == 2 else array[some])
-            return cast(xp.take(array, there[some], axis=0))
+            return cast(xp.take(array, indices[some], axis=0))
 
         return take
 

@@ -211,7 +211,7 @@ def test_cast(library):
 def test_bring_moves_arrays_and_casts_floating_ones(library, dtype):
     host = np.array([[0.0, 1.0], [3.0, 2.0]]).astype(dtype)
     host.flags.writeable = False
-    brought = library.place("float32").bring(host)
+    brought = library.place("float32").transfer(host)
     kept = "float32" if "float" in dtype and library.xp is not np else dtype
     assert brought.dtype == library.array([1.0], kept).dtype
     assert placement(brought=brought).same_as(library.place())
@@ -220,13 +220,13 @@ def test_bring_moves_arrays_and_casts_floating_ones(library, dtype):
 
 def test_bring_returns_an_array_that_needs_no_move(library):
     array = library.array([1.0, 2.0])
-    assert library.place("float32").bring(array) is array
+    assert library.place("float32").transfer(array) is array
 
 
 def test_bring_to_the_host(library):
     place = placement(like=np.ones(1))
     for array in (library.array([1.0, 2.0], "float32"), library.array([3, 4], "int64")):
-        brought = place.bring(array)
+        brought = place.transfer(array)
         assert isinstance(brought, np.ndarray)
         np.testing.assert_array_equal(brought, to_host(array))
 
@@ -464,12 +464,12 @@ def test_memory_maps_are_accepted(tmp_path):
     assert placement(X=array).dtype == np.float32
 
 
-def test_for_inspection_moves_arrays_of_jax_to_the_host(library):
+def test_for_value_checks_moves_arrays_of_jax_to_the_host(library):
     one, other = library.array([[1.0, 2.0]]), library.array([3.0])
-    xp, *seen = arrays.for_inspection(library.xp, one, other)
+    xp, *seen = arrays.for_value_checks(library.xp, one, other)
     of_jax = library.name in ("jax", "jax_cuda")
     assert xp is (np if of_jax else library.xp)
     for array, original in zip(seen, (one, other), strict=True):
         assert of_jax or array is original
         np.testing.assert_array_equal(arrays.to_host(array), arrays.to_host(original))
-    assert arrays.for_inspection(library.xp) == (library.xp,)
+    assert arrays.for_value_checks(library.xp) == (library.xp,)

@@ -24,6 +24,7 @@ from mlp_xp import (
 )
 from mlp_xp._activations import ACTIVATIONS
 from mlp_xp._arrays import placement, quiet_floating_point
+from mlp_xp._cache import cached_by_arguments
 from mlp_xp._compiler import (
     NotRecordableError,
     accumulate,
@@ -56,8 +57,8 @@ LIMITS = {
         "MIN_ELEMENTS_TO_BLOCK": 1,
         "MAX_BLOCK_BYTES": 64,
         "MAX_GROUP_BYTES_TO_FUSE": 0,
-        "MIN_ELEMENTS_WITHOUT_BIAS_FUSION": 0,
-        "MIN_ELEMENTS_TO_FILL_ARRAYS": 1,
+        "MIN_ELEMENTS_TO_KEEP_BIAS_SEPARATE": 0,
+        "MIN_ELEMENTS_FOR_FILLED_ARRAYS": 1,
     },
     "blocks_of_fused": {
         "MIN_ELEMENTS_TO_BLOCK": 8,
@@ -68,10 +69,10 @@ LIMITS = {
         "MAX_GROUP_BYTES_TO_FUSE": 0,
         "MAX_BYTES_SHUFFLED_AT_ONCE": 0,
         "MIN_ELEMENTS_TO_EXPAND_LOGADDEXP": 1,
-        "MIN_ELEMENTS_TO_FILL_ARRAYS": 1,
+        "MIN_ELEMENTS_FOR_FILLED_ARRAYS": 1,
     },
     "accumulated": {
-        "MIN_ELEMENTS_TO_ACCUMULATE": 1,
+        "MIN_ELEMENTS_TO_FUSE_INTO_GEMM": 1,
         "MIN_ELEMENTS_TO_MULTIPLY_OUTER": 1,
         "MIN_ELEMENTS_TO_BLOCK": 8,
         "MAX_BYTES_SHUFFLED_AT_ONCE": 0,
@@ -915,9 +916,7 @@ def steps_counted(monkeypatch):
         return compile_function(*arguments)
 
     monkeypatch.setattr(compiled, "compile_function", count)
-    monkeypatch.setattr(
-        compiled, "_compile_step", rows.cached_by_arguments(compiled._compile_step.__wrapped__)
-    )
+    monkeypatch.setattr(compiled, "_compile_step", cached_by_arguments(compiled._compile_step.__wrapped__))
     return counted
 
 

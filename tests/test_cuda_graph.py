@@ -225,7 +225,7 @@ def test_a_full_batch_is_not_copied(device):
 
 
 def test_the_buffers_for_samples_are_bounded(device, monkeypatch):
-    monkeypatch.setattr(cuda_graph, "MAX_SAMPLE_BYTES", 400)
+    monkeypatch.setattr(cuda_graph, "MAX_INPUT_BUFFER_BYTES", 400)
     network = Network((3, 4, 1), activation="tanh", loss="binary_cross_entropy")
     both = engine, other = engines(device, network, adam(), 5)
     assert engine.inputs.X.shape == (10, 3)  # two batches of 5 rows of 4 numbers take 320 bytes

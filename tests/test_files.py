@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlp_xp._interrupts import holding_interrupts
+from mlp_xp._interrupts import deferred_interrupts
 from mlp_xp.files._folders import NewFolder, atomic_write
 
 
@@ -143,7 +143,7 @@ def test_an_interrupt_waits():
     done = []
 
     def work():
-        with holding_interrupts():
+        with deferred_interrupts():
             os.kill(os.getpid(), signal.SIGINT)
             done.append(True)
 
@@ -151,5 +151,5 @@ def test_an_interrupt_waits():
         work()
     assert done
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    with holding_interrupts():
+    with deferred_interrupts():
         pass

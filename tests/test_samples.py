@@ -52,7 +52,7 @@ def test_without_weights_and_targets_batches_have_none(library):
 def test_small_arrays_are_cast_at_once_and_large_ones_by_the_batch(monkeypatch, library):
     monkeypatch.setattr(arrays_module, "ELEMENTS_PER_BLOCK", 50)
     x = library.array(X, "float32")
-    samples = Samples(library.place(), x, library.array(Y, "bool")).small_ones_cast()
+    samples = Samples(library.place(), x, library.array(Y, "bool")).with_small_arrays_cast()
     assert samples.X is x
     assert samples.y.dtype == library.xp.float64
     np.testing.assert_array_equal(to_host(samples.y), Y)
@@ -99,15 +99,15 @@ def test_all_rows_of_a_sparse_matrix_are_the_matrix():
 def test_rows_of_a_table_are_laid_side_by_side_once():
     X = np.asfortranarray(np.arange(12.0).reshape(4, 3))
     samples = Samples(placement(X=X), X)
-    laid = samples.by_rows()
+    laid = samples.with_contiguous_rows()
     assert laid.X.flags.c_contiguous
     np.testing.assert_array_equal(laid.X, X)
-    assert laid.by_rows() is laid
+    assert laid.with_contiguous_rows() is laid
     column = np.zeros((4, 1))
-    assert Samples(placement(X=column), column).by_rows().X is column
+    assert Samples(placement(X=column), column).with_contiguous_rows().X is column
 
 
 def test_a_memory_map_is_never_copied_whole(tmp_path):
     X = np.memmap(tmp_path / "X", dtype="float64", mode="w+", shape=(4, 3), order="F")
     samples = Samples(placement(X=X), X)
-    assert samples.by_rows() is samples
+    assert samples.with_contiguous_rows() is samples

@@ -26,7 +26,7 @@ from mlp_xp._cli.fitting import (
 from mlp_xp._cli.loading import LoadedData, load_data, make_estimator, print_summary
 from mlp_xp._cli.options import EXIT_INTERRUPTED
 from mlp_xp._cli.screen import Screen, format_score
-from mlp_xp._interrupts import holding_interrupts
+from mlp_xp._interrupts import deferred_interrupts
 from mlp_xp._messages import first_line
 from mlp_xp.backends import backend
 from mlp_xp.files._folders import NewFolder, write_json
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
         screen.print()
         trials: list[Trial] = []
         code = _train_all(untrained, loaded, screen, folder.partial, trials)
-        with holding_interrupts():
+        with deferred_interrupts():
             document = _document(trials, loaded, shlex.join(repeat_command(options, argv, loaded)))
             write_json(folder.partial / SWEEP_FILE, document)
             folder.finish()
@@ -96,7 +96,7 @@ def _train_all(
         for number, (name, estimator) in enumerate(untrained.items(), 1):
             title = f"{number}/{len(untrained)} hidden {name:<{width}} epoch"
             outcome = train(estimator, loaded, screen, title)
-            with holding_interrupts(), without_backend(estimator):
+            with deferred_interrupts(), without_backend(estimator):
                 save_model(folder / f"network-{name}.safetensors", estimator)
             trials.append(Trial(name, estimator, outcome, score_splits(estimator, loaded)))
             code = max(code, outcome.exit_code)

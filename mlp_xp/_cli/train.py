@@ -23,7 +23,7 @@ from mlp_xp._cli.fitting import (
 )
 from mlp_xp._cli.loading import LoadedData, file_sha256, load_data, make_estimator, print_summary
 from mlp_xp._cli.screen import Screen, format_score
-from mlp_xp._interrupts import holding_interrupts
+from mlp_xp._interrupts import deferred_interrupts
 from mlp_xp._version import __version__
 from mlp_xp.backends import Backend, backend
 from mlp_xp.files._folders import NewFolder, write_json
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
         screen.print_fields([("network", describe_network(estimator, loaded))])
         screen.print()
         outcome = train(estimator, loaded, screen)
-        with holding_interrupts():
+        with deferred_interrupts():
             description |= _describe_outcome(estimator, outcome)
             trained = Run(Path(options.out or ""), loaded.prepared.pipeline(estimator), description)
             if folder is not None:

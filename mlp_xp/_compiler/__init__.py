@@ -1,15 +1,24 @@
 """A compiler for training steps on NumPy arrays.
 
-NumPy runs each array call as it comes. In small networks the calls themselves take most of the time, in
-large ones the passes over memory beside the matrix products. So `pipeline` compiles a step. `trace` runs it
-once, on tracers that have a shape and a dtype but no elements and that record each operation in a `graph`.
-Passes rewrite the graph: `accumulate` fuses large updates into products, `passes` fuse biases into products
-and the updates of several small arrays into one. `schedule` orders the values so that updates overwrite
-parameters in place. `memory` plans where they lie: each in a buffer for its live range (`liveness`), except
-those that are used inside a loop over blocks alone (`regions`: fused elementwise operations). `codegen`
-generates Python source (`source`) with one NumPy call for each value, `fused_loops` that of the loops. The
-resulting `program` is bound to memory once and called for each step; the calls allocate nothing. `rows`
-compiles predictions in the same way. Functions that cannot be recorded run uncompiled.
+NumPy runs each array call as it comes. In small networks the overhead of the calls takes most of the time, in
+large ones the matrix products and the memory traffic of the elementwise operations. So `pipeline` compiles a
+step, in these stages:
+
+1. `trace` runs it once, on tracers that have a shape and a dtype but no elements and that record each
+   operation in a `graph`. Equal operations are recorded once (common subexpression elimination, in
+   `Graph.add`).
+2. Passes rewrite the graph: `accumulate` fuses large updates into products, `passes` fuse biases into
+   products and the updates of several small arrays into one. `accumulate` is first, because it looks for the
+   products and updates that `passes` rewrite. No pass removes dead code: it drops out, because each pass and
+   the schedule start from what is `reachable` from the updates and results.
+3. `schedule` orders the values so that updates overwrite parameters in place.
+4. `memory` plans where they lie: each in a buffer for its live range (`liveness`), except those that are used
+   inside a loop over blocks alone (`regions`: fused elementwise operations).
+5. `codegen` generates Python source (`source`) with one NumPy call for each value, `fused_loops` that of the
+   loops.
+
+The resulting `program` is bound to memory once and called for each step; the calls allocate nothing. `rows`
+compiles predictions in the same way. Functions that the compiler does not support run uncompiled.
 
 Examples
 --------

@@ -14,11 +14,12 @@ import numpy as np
 from mlp_xp._compiler.graph import Graph, Value, find_users, reachable
 from mlp_xp._compiler.trace import TracedFunction
 
-MIN_ELEMENTS_TO_ACCUMULATE = 2**17
-"""Size of a state array from which on a product updates it: chosen so that the saved pass over the gradient
-(1 MiB of float64) takes longer than the change to SciPy's BLAS costs in all other calls."""
+MIN_ELEMENTS_TO_FUSE_INTO_GEMM = 2**17
+"""Minimum size of a state array whose update is fused into gemm: chosen so that the saved pass over the
+gradient (1 MiB of float64) takes longer than the change to SciPy's BLAS costs in all other calls."""
 
 BlasFunctions = dict[str, Callable[..., Any]]
+"""Functions, by the names that BLAS or the generated source has for them."""
 
 
 def fuse_updates_into_products(traced: TracedFunction) -> None:
@@ -28,7 +29,7 @@ def fuse_updates_into_products(traced: TracedFunction) -> None:
     for target, value in traced.updates.items():
         if value.kind != "map" or value.dtype not in (np.float32, np.float64):
             continue
-        if value.size < MIN_ELEMENTS_TO_ACCUMULATE or len(value.shape) != 2 or not _scipy_blas():
+        if value.size < MIN_ELEMENTS_TO_FUSE_INTO_GEMM or len(value.shape) != 2 or not _scipy_blas():
             continue
         before = traced.state[target]
         combinations = _LinearCombinations(traced.graph, users, results)
@@ -59,10 +60,8 @@ class _LinearCombinations:
         terms: dict[Value, Any] = {}
         for factor, part in parts:
             for term, coefficient in self.terms(part, is_root=False).items():
-                coefficient = self._computed(np.multiply, factor, coefficient)
-                terms[term] = (
-                    self._computed(np.add, terms[term], coefficient) if term in terms else coefficient
-                )
+                coefficient = self._fold(np.multiply, factor, coefficient)
+                terms[term] = self._fold(np.add, terms[term], coefficient) if term in terms else coefficient
         return terms
 
     def used_once(self, value: Value) -> bool:
@@ -83,7 +82,8 @@ class _LinearCombinations:
             return [(scalars[0], arrays[0])]
         return [(-1.0, arrays[0])] if value.function is np.negative else None
 
-    def _computed(self, function: np.ufunc, x: Any, y: Any) -> Any:
+    def _fold(self, function: np.ufunc, x: Any, y: Any) -> Any:
+        """Return a number for numbers (constant folding), else a value that the graph computes."""
         if not isinstance(x, Value) and not isinstance(y, Value):
             return float(function(x, y))
         if function is np.multiply and 1.0 in (x, y):
@@ -95,10 +95,10 @@ def _shape(operand: Any) -> tuple[int, ...]:
     return operand.shape if isinstance(operand, Value) else ()
 
 
-def scipy_products() -> BlasFunctions:
-    """Return `gemm`, and `dot` and `matmul` of SciPy too, for a program that contains "accumulate" values.
+def scipy_blas_functions() -> BlasFunctions:
+    """Return what `dot`, `matmul` and `gemm` are in the source of a program with "accumulate" values.
 
-    All products of a program call the same BLAS: two libraries in turn would compete with their threads.
+    All are SciPy's, because two BLAS libraries in turn would compete with their threads.
     """
     blas = _scipy_blas()
     gemms = {np.dtype(np.float32): blas["sgemm"], np.dtype(np.float64): blas["dgemm"]}

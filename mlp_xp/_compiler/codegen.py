@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mlp_xp._compiler.accumulate import scipy_products
+from mlp_xp._compiler.accumulate import scipy_blas_functions
 from mlp_xp._compiler.fused_loops import LoopWriter
 from mlp_xp._compiler.graph import SCALAR_EXPRESSIONS, SOURCE_KINDS, VIEW_KINDS, Value
 from mlp_xp._compiler.memory import Location, MemoryPlan
@@ -16,10 +16,10 @@ from mlp_xp._compiler.schedule import Schedule
 from mlp_xp._compiler.source import SourceBuilder, is_extremum, scalar_dtype
 from mlp_xp._compiler.trace import TracedFunction
 
-MIN_ELEMENTS_TO_FILL_ARRAYS = 2**10
-"""Size from which on an array full of one number makes a call faster. Measured with NumPy 2.4 on 2 cores:
-`np.maximum` of 1,024 elements takes half as long with an array of zeros as with a 0-d zero, and the BLAS's
-product with a vector of ones sums 1,024 elements in a third of the time of `np.add.reduce`."""
+MIN_ELEMENTS_FOR_FILLED_ARRAYS = 2**10
+"""Minimum size from which a number is passed as a filled array, not as a 0-d one. Measured with NumPy 2.4 on
+2 cores: `np.maximum` of 1,024 elements takes half as long with an array of zeros as with a 0-d zero, and the
+BLAS's product with a vector of ones sums 1,024 elements in a third of the time of `np.add.reduce`."""
 
 
 def generate_program(traced: TracedFunction, schedule: Schedule, plan: MemoryPlan) -> Program:
@@ -39,7 +39,7 @@ def generate_program(traced: TracedFunction, schedule: Schedule, plan: MemoryPla
         source,
         builder.functions,
         plan.pool_nbytes,
-        plan.ones,
+        plan.ones_rows,
         builder.arrays,
         builder.scalars,
         builder.filled,
@@ -73,12 +73,12 @@ class _StepWriter:
                 self._write(value)
             elif region not in written_regions:
                 written_regions.add(region)
-                self._write_scalars_of(self.plan.regions[region], index)
+                self._hoist_scalars(self.plan.regions[region], index)
                 self._write_region(region)
         for target, value in self.schedule.copies:
-            group, start = self.traced.layout.places[target]
+            group, start = self.traced.layout.offsets[target]
             location = Location(("state", group), start, value.shape, value.dtype)
-            name = self.builder.array_at(f"state{target}" if target >= 0 else f"group{group}", location)
+            name = self.builder.name_array(f"state{target}" if target >= 0 else f"group{group}", location)
             self._add(f"copyto({name}, {self.builder.array(value)})")
         results = "".join(f"{self._result(result)}, " for result in self.traced.results)
         self._add(f"return ({results})")
@@ -95,8 +95,8 @@ class _StepWriter:
         if value.kind in (*SOURCE_KINDS, *VIEW_KINDS):
             return
         if value.kind == "concatenation":
-            for operand, location in self.plan.copied.get(id(value), []):
-                name = self.builder.array_at(f"part{len(self.builder.arrays)}", location)
+            for operand, location in self.plan.copied_operands.get(id(value), []):
+                name = self.builder.name_array(f"part{len(self.builder.arrays)}", location)
                 self._add(f"copyto({name}, {self.builder.array(operand)})")
         elif value.shape == ():
             self._write_scalar(value)
@@ -104,7 +104,15 @@ class _StepWriter:
             operands = [self._map_operand(value, operand) for operand in value.operands]
             self.builder.body += self.builder.map_lines(value, operands, self.builder.array(value))
         else:
-            self._add(getattr(self, f"_{value.kind}_line")(value))
+            line_of_kind = {
+                "zeros": self._zeros_line,
+                "reduce": self._reduce_line,
+                "matmul": self._matmul_line,
+                "accumulate": self._accumulate_line,
+                "affine": self._affine_line,
+                "affine_gradient": self._affine_gradient_line,
+            }
+            self._add(line_of_kind[value.kind](value))
 
     def _write_scalar(self, value: Value) -> None:
         if id(value) not in self.written_scalars:
@@ -125,7 +133,7 @@ class _StepWriter:
     def _map_operand(self, value: Value, operand: Any) -> str:
         if isinstance(operand, Value) and operand.shape != ():
             return self.builder.array(operand)
-        is_large = value.size >= MIN_ELEMENTS_TO_FILL_ARRAYS
+        is_large = value.size >= MIN_ELEMENTS_FOR_FILLED_ARRAYS
         if not isinstance(operand, Value) and is_extremum(value) and is_large:
             return self.builder.filled_array(operand, self.plan.locations[id(value)])
         return self.builder.zero_dim(operand, scalar_dtype(value))
@@ -138,7 +146,7 @@ class _StepWriter:
         operand = value.operands[0]
         name, out = self.builder.array(operand), self.builder.array(value)
         sums_rows = value.function is np.add and value.detail == (0, False) and len(operand.shape) == 2
-        if sums_rows and operand.size >= MIN_ELEMENTS_TO_FILL_ARRAYS:
+        if sums_rows and operand.size >= MIN_ELEMENTS_FOR_FILLED_ARRAYS:
             ones = self.builder.filled_array(1, Location(("none", 0), 0, operand.shape[:1], operand.dtype))
             return f"dot({ones}, {name}, {out})"
         return f"{self.builder.reduction(value.function)}({name}, {axis}, None, {out}, {keepdims})"
@@ -148,7 +156,7 @@ class _StepWriter:
 
     def _accumulate_line(self, value: Value) -> str:
         before, a, b, *coefficients = value.operands
-        self.builder.functions |= scipy_products()
+        self.builder.functions |= scipy_blas_functions()
         out, (beta, alpha) = self.builder.array(value), map(self.builder.number, coefficients)
         if self.plan.locations[id(value)] != self.plan.locations[id(before)]:
             self._add(f"copyto({out}, {self.builder.array(before)})")
@@ -156,7 +164,7 @@ class _StepWriter:
 
     def _affine_line(self, value: Value) -> str:
         inputs, weight, _ = value.operands
-        return self._product(value, self._with_ones(inputs), self._with_next_row(weight))
+        return self._product(value, self._with_ones(inputs), self._with_extra_row(weight))
 
     def _affine_gradient_line(self, value: Value) -> str:
         inputs, delta = value.operands
@@ -172,30 +180,32 @@ class _StepWriter:
         if inputs.kind == "input":
             self.builder.add_to_prologue("input0_T = input0.T")
             return "input0", "input0_T"
-        return self._with_next_row(inputs)
+        return self._with_extra_row(inputs)
 
-    def _with_next_row(self, value: Value) -> tuple[str, str]:
-        """Return the names of a value's array with the row of memory that follows, and of its transpose."""
+    def _with_extra_row(self, value: Value) -> tuple[str, str]:
+        """Return the names of an array with the row stored after it, bias or ones, and of the transpose."""
         location = self.plan.locations[id(value)]
         rows, columns = location.shape
         location = location._replace(shape=(rows + 1, columns))
         name = f"v{self.builder.index_of[id(value)]}_and_row"
-        return self.builder.array_at(name, location), self.builder.array_at(f"{name}_T", location.transpose)
+        return self.builder.name_array(name, location), self.builder.name_array(
+            f"{name}_T", location.transpose
+        )
 
     def _product(self, value: Value, a: tuple[str, str], b: tuple[str, str]) -> str:
         # `dot` passes to the BLAS also what `matmul` computes itself: vectors, a column times a row. But it
         # copies operands that are not contiguous, as arrays of the user's may be.
-        of_input = any(operand.base.kind == "input" for operand in value.arrays) and value.kind == "matmul"
-        function = "matmul" if of_input else "dot"
+        reads_input = any(operand.base.kind == "input" for operand in value.arrays) and value.kind == "matmul"
+        function = "matmul" if reads_input else "dot"
         location = self.plan.locations[id(value)]
         if location.transposed:
             # The transpose of a product is the product of the transposes, and contiguous here.
-            out = self.builder.array_at(f"v{self.builder.index_of[id(value)]}_T", location.transpose)
+            out = self.builder.name_array(f"v{self.builder.index_of[id(value)]}_T", location.transpose)
             return f"{function}({b[1]}, {a[1]}, {out})"
         return f"{function}({a[0]}, {b[0]}, {self.builder.array(value)})"
 
-    def _write_scalars_of(self, region: Region, start: int) -> None:
-        """Write the scalars scheduled among a region's values first: they do not depend on these."""
+    def _hoist_scalars(self, region: Region, start: int) -> None:
+        """Write the scalars scheduled inside a region before its loop: they do not depend on its values."""
         last = self.builder.index_of[id(region.values[-1])]
         for value in self.schedule.values[start:last]:
             if value.shape == () and value.kind not in (*VIEW_KINDS, "scalar_input"):

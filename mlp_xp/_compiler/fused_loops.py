@@ -27,7 +27,7 @@ class LoopWriter:
         self.locations = builder.plan.locations
         self.arrays: dict[str, BlockedArray] = {}
         self.names: dict[Any, str] = {}
-        self.free: dict[int, list[str]] = {}
+        self.free_blocks: dict[int, list[str]] = {}
         """Names of scratch blocks that are not in use, by the size of an element."""
         self.transposed = self._is_transposed()
         self.shape = self._memory_shape()
@@ -43,8 +43,8 @@ class LoopWriter:
                 if id(operand) in self.region.local and last_user[id(operand)] is value:
                     block = self.names[id(operand)]
                     if self.arrays[block].kind == "local":
-                        self.free.setdefault(operand.dtype.itemsize, []).append(block)
-            out = self._out(value)
+                        self.free_blocks.setdefault(operand.dtype.itemsize, []).append(block)
+            out = self._output_block(value)
             if value.kind == "reduce":
                 lines.append(f"{self.builder.reduction(value.function)}({operands[0]}, 1, None, {out})")
             else:
@@ -58,7 +58,7 @@ class LoopWriter:
 
     def _is_transposed(self) -> bool:
         """Whether the region's arrays are stored transposed."""
-        shape = self.region.iterated.shape
+        shape = self.region.loop_operand.shape
         arrays = [
             array
             for value in self.region.values
@@ -68,7 +68,7 @@ class LoopWriter:
         return any(self.locations[id(array)].transposed for array in arrays)
 
     def _memory_shape(self) -> tuple[int, int]:
-        values, iterated = self.region.values, self.region.iterated
+        values, loop_operand = self.region.values, self.region.loop_operand
         broadcasts = any(
             operand.shape not in ((), value.shape)
             for value in values
@@ -77,11 +77,12 @@ class LoopWriter:
         )
         if not broadcasts and all(value.kind == "map" for value in values):
             # Rows do not matter, so that blocks may end anywhere.
-            return iterated.size, 1
-        rows, columns = iterated.shape
+            return loop_operand.size, 1
+        rows, columns = loop_operand.shape
         return (columns, rows) if self.transposed else (rows, columns)
 
-    def _new(self, key: Any, array: BlockedArray) -> str:
+    def _block_of(self, key: Any, array: BlockedArray) -> str:
+        """Return the name of an array's block; the array is added to the loop's if it is new."""
         if key not in self.names:
             self.names[key] = f"block{len(self.arrays)}"
             self.arrays[self.names[key]] = array
@@ -91,39 +92,39 @@ class LoopWriter:
         """Return the name of an operand's block, or of its array of shape ()."""
         if not isinstance(operand, Value) and is_extremum(value):
             dtype = scalar_dtype(value)
-            return self._new((operand, str(dtype)), BlockedArray("constant", operand, dtype))
+            return self._block_of((operand, str(dtype)), BlockedArray("constant", operand, dtype))
         if not isinstance(operand, Value) or operand.shape == ():
             return self.builder.zero_dim(operand, scalar_dtype(value))
         if id(operand) in self.region.local:
             return self.names[id(operand)]
         stored = operand.operands[0] if operand.kind == "transpose" else operand
-        iterated = value.operands[0] if value.kind == "reduce" else value
+        loop_operand = value.operands[0] if value.kind == "reduce" else value
         kind = "matrix"
-        if operand.shape != iterated.shape:
-            # One element for each row of the array, which is a column of memory if stored transposed.
-            is_column = operand.shape == (iterated.shape[0], 1)
+        if operand.shape != loop_operand.shape:
+            # One element per row of the array; if that is stored transposed, one per column of memory.
+            is_column = operand.shape == (loop_operand.shape[0], 1)
             kind = "column" if is_column != self.transposed else "row"
-        return self._new(id(operand), BlockedArray(kind, self.locations[id(stored)], operand.dtype))
+        return self._block_of(id(operand), BlockedArray(kind, self.locations[id(stored)], operand.dtype))
 
-    def _out(self, value: Value) -> str:
+    def _output_block(self, value: Value) -> str:
         """Return the name of the block that a value is written to."""
         if id(value) not in self.region.local:
             kind = "matrix" if value.kind == "map" else "sums"
-            return self._new(id(value), BlockedArray(kind, self.locations[id(value)], value.dtype))
+            return self._block_of(id(value), BlockedArray(kind, self.locations[id(value)], value.dtype))
         overwritten = self._overwritable_operand(value)
         if overwritten is not None:
             self.names[id(value)] = self.names[id(overwritten)]
             return self.names[id(value)]
-        free = self.free.get(value.dtype.itemsize, [])
+        free = self.free_blocks.get(value.dtype.itemsize, [])
         for name in free:
             if self.arrays[name].dtype == value.dtype:
                 free.remove(name)
                 self.names[id(value)] = name
                 return name
-        return self._new(id(value), BlockedArray("local", None, value.dtype))
+        return self._block_of(id(value), BlockedArray("local", None, value.dtype))
 
     def _overwritable_operand(self, value: Value) -> Value | None:
-        """Return an operand read here last, in a buffer that no other value gets while this one is in use."""
+        """Return an operand read here last, in a buffer not reassigned during the live range of `value`."""
         locations, index_of = self.locations, self.builder.index_of
         last_read, index = self.builder.plan.last_read, index_of[id(value)]
         for operand in value.arrays:

@@ -39,7 +39,11 @@ SCALAR_EXPRESSIONS = {
 
 
 class NotRecordableError(Exception):
-    """The function does something that a graph cannot represent; run it uncompiled."""
+    """The function does something that the compiler does not support; run it uncompiled.
+
+    Mostly raised while the function is recorded, but later stages raise it too: `schedule`, `memory` and
+    `source`, for graphs that they cannot compile.
+    """
 
 
 @dataclass(eq=False)  # compared by identity: passes change values in place
@@ -60,7 +64,7 @@ class Value:
     operands : tuple of Value or number
     detail : object
         Parameters of the operation: the index of an argument, the axis of a reduction.
-    order : float
+    priority : float
         The priority in the schedule: of values that are ready, the one with the lowest comes first.
     """
 
@@ -70,7 +74,7 @@ class Value:
     function: Any = None
     operands: tuple[Any, ...] = ()
     detail: Any = None
-    order: float = 0.0
+    priority: float = 0.0
 
     @property
     def size(self) -> int:
@@ -98,10 +102,10 @@ class Value:
 
 @dataclass
 class Graph:
-    """Values in the order of their computation; equal operations on equal operands are one value."""
+    """Values in the order of their computation, after common subexpression elimination (see `add`)."""
 
     values: list[Value] = field(default_factory=list)
-    by_key: dict[Any, Value] = field(default_factory=dict)
+    interned: dict[Any, Value] = field(default_factory=dict)
 
     def __str__(self) -> str:
         names = {id(value): f"%{index}" for index, value in enumerate(self.values)}
@@ -123,7 +127,10 @@ class Graph:
         operands: Iterable[Operand] = (),
         detail: Any = None,
     ) -> Value:
-        """Return the value of this operation: the one that the graph has, or a new one."""
+        """Return the value of this operation, which is added unless an equal one is in the graph.
+
+        So equal operations on equal operands are one value (common subexpression elimination).
+        """
         operands = tuple(operands)
         # The literals 1, 1.0 and True are equal, but of different types.
         key = (
@@ -134,18 +141,18 @@ class Graph:
             detail,
             *((type(x), x) if not isinstance(x, Value) else id(x) for x in operands),
         )
-        if key not in self.by_key:
-            self.by_key[key] = Value(kind, shape, dtype, function, operands, detail, len(self.values))
-            self.values.append(self.by_key[key])
-        return self.by_key[key]
+        if key not in self.interned:
+            self.interned[key] = Value(kind, shape, dtype, function, operands, detail, len(self.values))
+            self.values.append(self.interned[key])
+        return self.interned[key]
 
-    def trace(self, value: Value) -> Tracer:
+    def new_tracer(self, value: Value) -> Tracer:
         """Return the tracer of a newly allocated array; subclasses may return their own."""
         return Tracer(self, value)
 
     def map(self, function: np.ufunc, operands: tuple[Operand, ...]) -> Value:
         """Return `function` of each element."""
-        function, operands = _simplified(function, operands)
+        function, operands = _reduce_strength(function, operands)
         # An array of zeros beside an operand of the same shape and dtype is as good as the literal 0.0.
         full = {(x.shape, x.dtype) for x in operands if isinstance(x, Value) and x.kind != "zeros"}
         operands = tuple(
@@ -200,8 +207,10 @@ def dtype_or_python_type(operand: Operand) -> Any:
     return float if operand.dtype is None else operand.dtype
 
 
-def _simplified(function: np.ufunc, operands: tuple[Operand, ...]) -> tuple[np.ufunc, tuple[Operand, ...]]:
-    """Replace powers by square and sqrt, which are faster."""
+def _reduce_strength(
+    function: np.ufunc, operands: tuple[Operand, ...]
+) -> tuple[np.ufunc, tuple[Operand, ...]]:
+    """Replace powers by square and sqrt, which are faster (strength reduction)."""
     if function is np.power and isinstance(operands[0], Value) and operands[0].dtype is not None:
         exponent = operands[1]
         if not isinstance(exponent, Value) and exponent in (2, 0.5):
@@ -274,17 +283,19 @@ class Tracer(NDArrayOperatorsMixin):
         view._viewed = self
         return view
 
-    def read(self) -> Value:
+    def current_value(self) -> Value:
         """Return the current value; views of an array that has since been written to are refused."""
         # The graph has no aliasing: a view's value would still be of the array before the write.
-        if self._viewed is not None and self._viewed.read() is not self.value.operands[0]:
+        if self._viewed is not None and self._viewed.current_value() is not self.value.operands[0]:
             raise NotRecordableError("a view of an array that was written to in the meantime")
         return self.value
 
-    def _refuse(self, *_: Any) -> Any:
+    def _raise_data_dependent(self, *_: Any) -> Any:
         raise NotRecordableError("control flow that depends on elements of an array")
 
-    __bool__ = __float__ = __int__ = __index__ = __len__ = __iter__ = __complex__ = __array__ = _refuse
+    __bool__ = __float__ = __int__ = __index__ = __len__ = __iter__ = __complex__ = __array__ = (
+        _raise_data_dependent
+    )
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         (target,) = options.pop("out", (None,))
@@ -298,7 +309,7 @@ class Tracer(NDArrayOperatorsMixin):
         graph = self._graph
         value = graph.matmul(*operands) if ufunc is np.matmul else graph.map(ufunc, operands)
         if target is None:
-            return graph.trace(value)
+            return graph.new_tracer(value)
         if not isinstance(target, Tracer) or target._viewed is not None:
             raise NotRecordableError("writing through a view")
         if (target.shape, target.dtype) != (value.shape, value.dtype):
@@ -314,7 +325,7 @@ class Tracer(NDArrayOperatorsMixin):
 
 def _operand(x: Any) -> Any:
     if isinstance(x, Tracer):
-        return x.read()
+        return x.current_value()
     if type(x) in (int, float, bool):
         return x
     raise NotRecordableError(f"an operand of type {type(x).__name__}")
@@ -327,13 +338,13 @@ def _reduction(function: np.ufunc) -> Callable[..., Tracer]:
         value = _operand(a)
         if value.shape == ():
             raise NotRecordableError("a reduction of a number")
-        return graph.trace(graph.reduce(function, value, axis, keepdims))
+        return graph.new_tracer(graph.reduce(function, value, axis, keepdims))
 
     return reduce
 
 
 def _where(graph: Graph, condition: Any, x: Any, y: Any) -> Tracer:
-    return graph.trace(graph.where(*map(_operand, (condition, x, y))))
+    return graph.new_tracer(graph.where(*map(_operand, (condition, x, y))))
 
 
 def _reshape(graph: Graph, a: Tracer, shape: Any) -> Tracer:
@@ -345,7 +356,7 @@ def _reshape(graph: Graph, a: Tracer, shape: Any) -> Tracer:
 def _zeros_like(graph: Graph, a: Tracer) -> Tracer:
     if a.shape == () or a.dtype.kind != "f":
         raise NotRecordableError("zeros other than an array of floats")
-    return graph.trace(graph.add("zeros", a.shape, a.dtype))
+    return graph.new_tracer(graph.add("zeros", a.shape, a.dtype))
 
 
 _FUNCTIONS: dict[Any, Callable[..., Tracer]] = {

@@ -1,4 +1,4 @@
-"""The memory plan: in which buffer each value lies, and from where on."""
+"""The memory plan: buffer and offset of each value."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from mlp_xp._compiler.graph import SOURCE_KINDS, VIEW_KINDS, NotRecordableError,
 from mlp_xp._compiler.liveness import last_reads
 from mlp_xp._compiler.regions import Region, find_regions
 from mlp_xp._compiler.schedule import Schedule
-from mlp_xp._compiler.trace import TracedFunction
+from mlp_xp._compiler.trace import TracedFunction, group_target
 
-MAX_BYTES_IN_ANY_BUFFER = 2**14
-"""Free buffers up to this size are given to a value of any size. A larger one is given only to values of at
-least a quarter of its size, so that it stays free for those that need it; 16 KiB are not worth that."""
+MAX_BYTES_TO_REUSE_FREELY = 2**14
+"""Maximum size of a free buffer that a value of any size may reuse. A larger one is given only to values of
+at least a quarter of its size, so that it stays free for those that need it; 16 KiB are not worth that."""
 
 
 class Location(NamedTuple):
-    """Where an array lies: elements of a buffer from `start` on, in this shape, then transposed or not.
+    """Buffer, offset in elements, shape and storage order of an array.
 
-    Buffers are ``("state", group)`` and ``("pool", index)``.
+    Buffers are ``("state", group)`` and ``("pool", index)``. The shape is that of the rows in memory; if
+    `transposed`, the array is the transpose of these: it is stored column by column.
     """
 
     buffer: tuple[str, int]
-    start: int
+    offset: int
     shape: tuple[int, ...]
     dtype: Any
     transposed: bool = False
@@ -48,9 +49,9 @@ class MemoryPlan:
         By the value's id, the index of its region.
     pool_nbytes : list of int
         Sizes of the pool's buffers in bytes.
-    ones : list of Location
+    ones_rows : list of Location
         Rows of ones, written once, when the program is bound to its memory.
-    copied : dict of int to list of (Value, Location)
+    copied_operands : dict of int to list of (Value, Location)
         By a concatenation's id, the operands that have to be copied into it.
     last_read : dict of int to int
         See `mlp_xp._compiler.liveness.last_reads`.
@@ -60,8 +61,8 @@ class MemoryPlan:
     regions: list[Region]
     region_of: dict[int, int]
     pool_nbytes: list[int]
-    ones: list[Location]
-    copied: dict[int, list[tuple[Value, Location]]]
+    ones_rows: list[Location]
+    copied_operands: dict[int, list[tuple[Value, Location]]]
     last_read: dict[int, int]
 
 
@@ -71,10 +72,10 @@ def plan_memory(traced: TracedFunction, schedule: Schedule) -> MemoryPlan:
     with_ones = {
         id(value.operands[0].base) for value in values if value.kind in ("affine", "affine_gradient")
     }
-    transposed = _stored_transposed(values, users, with_ones) - schedule.in_place.keys()
+    transposed = _values_stored_transposed(values, users, with_ones) - schedule.in_place.keys()
     last_read = last_reads(traced, schedule)
     pool = _Pool()
-    fixed = _FixedPlacement(schedule, with_ones, transposed, last_read, pool)
+    fixed = _FixedLocations(schedule, with_ones, transposed, last_read, pool)
     fixed.place_state(traced)
     fixed.place_concatenations()
     fixed.place_inputs_with_ones()
@@ -86,16 +87,19 @@ def plan_memory(traced: TracedFunction, schedule: Schedule) -> MemoryPlan:
             locations[id(value)] = _slice_location(value, locations)
     _place_reshaped(values, locations)
     region_of = {id(value): index for index, region in enumerate(regions) for value in region.values}
-    return MemoryPlan(locations, regions, region_of, pool.nbytes, fixed.ones, fixed.copied, last_read)
+    return MemoryPlan(
+        locations, regions, region_of, pool.nbytes, fixed.ones_rows, fixed.copied_operands, last_read
+    )
 
 
-def _stored_transposed(
+def _values_stored_transposed(
     values: Sequence[Value], users: dict[int, list[Value]], with_ones: set[int]
 ) -> set[int]:
-    """Return the ids of inputs with a column of ones, and of what is computed elementwise with them.
+    """Choose the storage order: return the ids of values to store transposed (column by column).
 
-    Stored transposed, the column of ones is a row of memory, and the array before it is contiguous. (All
-    others are stored row by row: the first layer's product is a third faster so.)
+    These are the layer inputs with a column of ones, and what is computed elementwise from or to them. Stored
+    transposed, the column of ones is a row of memory, and the array before it is contiguous. (All others are
+    stored row by row: the first layer's product is a third faster so.)
     """
     stack = [value for value in values if id(value) in with_ones and value.kind != "input"]
     transposed: set[int] = set()
@@ -118,7 +122,7 @@ def _slice_location(value: Value, locations: dict[int, Location]) -> Location:
     """Return the location of rows (the weight's gradient) or one row (the bias's) of a matrix."""
     whole = locations[id(value.operands[0])]
     row = 0 if isinstance(value.detail, slice) else value.detail
-    return whole._replace(start=whole.start + row * whole.shape[1], shape=value.shape)
+    return whole._replace(offset=whole.offset + row * whole.shape[1], shape=value.shape)
 
 
 def _place_reshaped(values: Iterable[Value], locations: dict[int, Location]) -> None:
@@ -144,7 +148,7 @@ class _Pool:
 
     def take(self, nbytes: int) -> int:
         """Return the smallest free buffer that is large enough; else enlarge the largest, or make one."""
-        limit = max(MAX_BYTES_IN_ANY_BUFFER, 4 * nbytes)
+        limit = max(MAX_BYTES_TO_REUSE_FREELY, 4 * nbytes)
         candidates = [index for index in self.free if self.nbytes[index] <= limit]
         if not candidates:
             return self.new(nbytes)
@@ -157,7 +161,7 @@ class _Pool:
 
 
 @dataclass
-class _FixedPlacement:
+class _FixedLocations:
     """Places arrays whose location follows from their use: state, concatenations, inputs with ones."""
 
     schedule: Schedule
@@ -166,8 +170,8 @@ class _FixedPlacement:
     last_read: dict[int, int]
     pool: _Pool
     locations: dict[int, Location] = field(default_factory=dict)
-    ones: list[Location] = field(default_factory=list)
-    copied: dict[int, list[tuple[Value, Location]]] = field(default_factory=dict)
+    ones_rows: list[Location] = field(default_factory=list)
+    copied_operands: dict[int, list[tuple[Value, Location]]] = field(default_factory=dict)
 
     def place_state(self, traced: TracedFunction) -> None:
         """Place the state arrays, and what is computed in them."""
@@ -176,13 +180,13 @@ class _FixedPlacement:
             if value.kind == "state":
                 target = value.detail
             elif value.kind == "state_group":
-                target = -1 - value.detail
+                target = group_target(value.detail)
             if target is not None:
-                group, start = traced.layout.places[target]
+                group, start = traced.layout.offsets[target]
                 self.locations[id(value)] = Location(("state", group), start, value.shape, value.dtype)
 
     def place_concatenations(self) -> None:
-        """Give each concatenation a buffer, and compute its operands there; copy those that cannot be."""
+        """Give each concatenation a buffer; operands that cannot be computed in it will be copied."""
         for value in self.schedule.values:
             if value.kind != "concatenation":
                 continue
@@ -191,18 +195,18 @@ class _FixedPlacement:
             start = 0
             for operand in value.operands:
                 location = Location(buffer, start, operand.shape, operand.dtype)
-                if not self._can_compute_at(location, value, operand):
-                    self.copied.setdefault(id(value), []).append((operand, location))
+                if not self._try_place_at(location, value, operand):
+                    self.copied_operands.setdefault(id(value), []).append((operand, location))
                 start += operand.size
 
-    def _can_compute_at(self, location: Location, concatenation: Value, operand: Value) -> bool:
-        """Place an operand of a concatenation there; return whether that is possible."""
+    def _try_place_at(self, location: Location, concatenation: Value, operand: Value) -> bool:
+        """Place an operand of a concatenation at a location in it; return False if it must be copied."""
         if operand.kind == "slice":
-            both = operand.operands[0]
+            gradients = operand.operands[0]
             is_weight = isinstance(operand.detail, slice)
-            if is_weight and id(both) not in self.locations and _bias_follows(concatenation, operand):
-                self.locations[id(both)] = location._replace(shape=both.shape)
-            return id(both) in self.locations and _slice_location(operand, self.locations) == location
+            if is_weight and id(gradients) not in self.locations and _bias_follows(concatenation, operand):
+                self.locations[id(gradients)] = location._replace(shape=gradients.shape)
+            return id(gradients) in self.locations and _slice_location(operand, self.locations) == location
         can_compute = (
             operand.kind in ("map", "matmul", "reduce")
             and id(operand) not in self.locations
@@ -221,7 +225,7 @@ class _FixedPlacement:
             rows, columns = value.shape
             buffer = ("pool", self.pool.new((columns + 1) * rows * value.dtype.itemsize))
             location = Location(buffer, 0, (columns, rows), value.dtype, transposed=True)
-            self.ones.append(Location(buffer, columns * rows, (rows,), value.dtype))
+            self.ones_rows.append(Location(buffer, columns * rows, (rows,), value.dtype))
             computed: Value | None = value
             while computed is not None:
                 self.locations[id(computed)] = location

@@ -7,16 +7,17 @@ from typing import Any
 import numpy as np
 
 from mlp_xp._compiler.graph import Value, find_users, reachable
-from mlp_xp._compiler.trace import StateLayout, TracedFunction
+from mlp_xp._compiler.trace import StateLayout, TracedFunction, group_target
 
 MAX_GROUP_BYTES_TO_FUSE = 2**20
 """Size of a state group up to which one call updates all of its arrays. Arrays of larger groups are updated
 each right after their gradient, so that only one gradient has to be in memory at a time."""
 
-MIN_ELEMENTS_WITHOUT_BIAS_FUSION = 2**15
-"""Inputs of a layer with at least this many elements are multiplied without the column of ones: in larger
-products the odd size costs more than the saved calls. Measured with NumPy 2.4 on 2 cores for 128 inputs and
-64 units, a column of ones saved a tenth of the products' time with 256 rows, and nothing with 512."""
+MIN_ELEMENTS_TO_KEEP_BIAS_SEPARATE = 2**15
+"""Minimum size of a layer's inputs whose bias is added by a call of its own: in larger products the odd size
+that the column of ones gives costs more than the saved calls. Measured with NumPy 2.4 on 2 cores for 128
+inputs and 64 units, a column of ones saved a tenth of the products' time with 256 rows, and nothing with 512.
+"""
 
 MIN_ELEMENTS_TO_MULTIPLY_OUTER = 2**15
 """Outer products with at least this many elements are computed by `np.multiply`, not BLAS: it is as fast, and
@@ -28,7 +29,12 @@ with NumPy 2.4, the calls of both take as long between 128 and 256 elements of f
 
 
 def optimise(traced: TracedFunction) -> None:
-    """Apply all passes of this module."""
+    """Apply all passes of this module.
+
+    `multiply_outer_products` precedes `fuse_bias`, which would take these products too, and
+    `fuse_group_updates` is last, because `fuse_bias` looks up the updates of single arrays. All follow
+    `mlp_xp._compiler.accumulate`, which does not find products and updates that they have rewritten.
+    """
     expand_logaddexp(traced)
     multiply_outer_products(traced)
     reduce_early(traced)
@@ -59,7 +65,7 @@ def reduce_early(traced: TracedFunction) -> None:
     """Schedule each reduction right after its operand, while that is in the cache."""
     for value in reachable(traced.roots):
         if value.kind == "reduce":
-            value.order = value.operands[0].order + 0.5
+            value.priority = value.operands[0].priority + 0.5
 
 
 def fuse_bias(traced: TracedFunction) -> None:
@@ -92,12 +98,13 @@ def fuse_bias(traced: TracedFunction) -> None:
         bias_gradient = sums.get(id(delta))
         if id(inputs) in with_ones and bias_gradient is not None:
             rows, columns = value.shape
-            both = Value(
-                "affine_gradient", (rows + 1, columns), value.dtype, None, (inputs, delta), None, value.order
-            )
+            # Values made past `Graph.add`, here and in `_HorizontalFusion`, are not in `graph.values`: after
+            # the passes only `reachable` lists all values.
+            shape, operands = (rows + 1, columns), (inputs, delta)
+            gradients = Value("affine_gradient", shape, value.dtype, None, operands, None, value.priority)
             for gradient, detail in ((value, slice(0, rows)), (bias_gradient, rows)):
                 gradient.kind, gradient.function = "slice", None
-                gradient.operands, gradient.detail = (both,), detail
+                gradient.operands, gradient.detail = (gradients,), detail
 
 
 def _affine_operands(
@@ -116,13 +123,13 @@ def _affine_operands(
         and weight.shape[1] == bias.shape[0]
         and traced.layout.adjacent(weight, bias)
         and (inputs.kind in ("map", "affine") or (inputs.kind == "input" and traced.has_ones_column))
-        and inputs.size < MIN_ELEMENTS_WITHOUT_BIAS_FUSION
+        and inputs.size < MIN_ELEMENTS_TO_KEEP_BIAS_SEPARATE
     )
     return (inputs, weight, bias) if can_fuse else None
 
 
 def fuse_group_updates(traced: TracedFunction) -> None:
-    """Fuse like updates of all arrays of a group into one call on the flat group (horizontal fusion)."""
+    """Fuse the updates of a group's arrays, if alike, into one of the flat group (horizontal fusion)."""
     layout, fusion = traced.layout, _HorizontalFusion(traced.layout)
     for group, members in enumerate(layout.groups):
         values = [traced.updates[member] for member in members if member in traced.updates]
@@ -138,7 +145,7 @@ def fuse_group_updates(traced: TracedFunction) -> None:
         if fused.kind == "map":
             for member in members:
                 del traced.updates[member]
-            traced.updates[-1 - group] = fused
+            traced.updates[group_target(group)] = fused
 
 
 class _NotFusableError(Exception):
@@ -202,8 +209,8 @@ class _HorizontalFusion:
         operands: tuple[Any, ...] = (),
         detail: Any = None,
     ) -> Value:
-        length, order = sum(value.size for value in values), max(value.order for value in values)
-        return Value(kind, (length,), values[0].dtype, function, operands, detail, order)
+        length, priority = sum(value.size for value in values), max(value.priority for value in values)
+        return Value(kind, (length,), values[0].dtype, function, operands, detail, priority)
 
 
 def _same_literal(one: Any, other: Any) -> bool:

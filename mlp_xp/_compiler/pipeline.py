@@ -49,7 +49,10 @@ def compile_function(
         If the function does something that the compiler does not support.
     """
     traced = trace_function(function, state, inputs, n_scalars, has_ones_column)
+    # Before the other passes, which rewrite the products and updates that it looks for.
     fuse_updates_into_products(traced)
     optimise(traced)
     schedule = make_schedule(traced)
-    return generate_program(traced, schedule, plan_memory(traced, schedule))
+    # This also computes the live ranges (`liveness`), and fuses elementwise values into loops (`regions`).
+    plan = plan_memory(traced, schedule)
+    return generate_program(traced, schedule, plan)

@@ -51,7 +51,7 @@ class Program:
     functions : dict of str to callable
     pool_nbytes : list of int
         Sizes of the buffers that `bind` needs.
-    ones : list of Location
+    ones_rows : list of Location
         Rows that `bind` fills with ones.
     arrays : dict of str to Location
     scalars : dict of str to (number, dtype)
@@ -66,7 +66,7 @@ class Program:
     source: str
     functions: dict[str, Any]
     pool_nbytes: list[int]
-    ones: list[Location]
+    ones_rows: list[Location]
     arrays: dict[str, Location]
     scalars: dict[str, tuple[Any, Any]]
     filled: dict[str, tuple[Any, Location]]
@@ -92,7 +92,7 @@ class Program:
         for name, (value, location) in self.filled.items():
             array = np.full(location.shape, value, dtype=location.dtype)
             names[name] = array.T if location.transposed else array
-        for location in self.ones:
+        for location in self.ones_rows:
             _array_at(location, memory)[...] = 1
         for name, (shape, arrays) in self.blocks.items():
             names[name] = _blocks(shape, arrays, memory)
@@ -105,8 +105,8 @@ def _array_at(location: Location, memory: Memory) -> HostArray:
     flat = memory[location.buffer]
     size = math.prod(location.shape)
     if location.buffer[0] == "pool":
-        flat = flat[: (location.start + size) * location.dtype.itemsize].view(location.dtype)
-    array = flat[location.start : location.start + size].reshape(location.shape)
+        flat = flat[: (location.offset + size) * location.dtype.itemsize].view(location.dtype)
+    array = flat[location.offset : location.offset + size].reshape(location.shape)
     return array.T if location.transposed else array
 
 
@@ -117,7 +117,7 @@ def _blocks(
     n_rows, n_columns = shape
     itemsize = max(array.dtype.itemsize for array in arrays)
     length = min(n_rows, max(1, MAX_BLOCK_BYTES // (n_columns * itemsize)))
-    whole = [_whole(array, shape, length, memory) for array in arrays]
+    whole = [_full_array(array, shape, length, memory) for array in arrays]
     blocks = []
     for rows in row_slices(n_rows, length):
         first_rows = slice(0, rows.stop - rows.start)
@@ -126,7 +126,7 @@ def _blocks(
     return blocks
 
 
-def _whole(array: BlockedArray, shape: tuple[int, int], block_length: int, memory: Memory) -> HostArray:
+def _full_array(array: BlockedArray, shape: tuple[int, int], block_length: int, memory: Memory) -> HostArray:
     """Return the array that blocks are views of."""
     if array.kind == "local":
         return np.empty((block_length, shape[1]), dtype=array.dtype)

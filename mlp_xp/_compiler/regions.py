@@ -23,9 +23,9 @@ class Region:
     """Ids of the values that are used in the region alone: of these only one block is in memory at a time."""
 
     @property
-    def iterated(self) -> Value:
-        """A value with the shape of the arrays that the loop runs over."""
-        return _iterated(self.values[0])
+    def loop_operand(self) -> Value:
+        """A value whose shape is that of the arrays that the loop runs over."""
+        return _loop_operand(self.values[0])
 
 
 def find_regions(
@@ -49,7 +49,7 @@ def find_regions(
             continue
         if not _can_be_blocked(value, transposed):
             current = []
-        elif current and _iteration(current[-1], transposed) == _iteration(value, transposed):
+        elif current and _loop_shape(current[-1], transposed) == _loop_shape(value, transposed):
             current.append(value)
         else:
             current = [value]
@@ -68,19 +68,19 @@ def find_regions(
     return regions
 
 
-def _iterated(value: Value) -> Value:
-    """Return the value whose elements an operation goes through."""
+def _loop_operand(value: Value) -> Value:
+    """Return the value whose elements an operation loops over."""
     return value.operands[0] if value.kind == "reduce" else value
 
 
-def _iteration(value: Value, transposed: Container[int]) -> tuple[tuple[int, ...], bool]:
-    """Return the shape that an operation goes through, and whether column by column."""
-    return _iterated(value).shape, id(_iterated(value)) in transposed
+def _loop_shape(value: Value, transposed: Container[int]) -> tuple[tuple[int, ...], bool]:
+    """Return the shape that an operation loops over, and whether it does so column by column."""
+    return _loop_operand(value).shape, id(_loop_operand(value)) in transposed
 
 
 def _can_be_blocked(value: Value, transposed: Container[int]) -> bool:
     """Whether a value can be computed from blocks of contiguous memory of all its operands."""
-    shape, by_columns = _iteration(value, transposed)
+    shape, by_columns = _loop_shape(value, transposed)
     if math.prod(shape) < MIN_ELEMENTS_TO_BLOCK:
         return False
     if value.kind == "reduce":

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, wraps
 from typing import Any
 
 import numpy as np
 
 from mlp_xp._arrays import Array, Namespace
+from mlp_xp._cache import cached_by_arguments
 from mlp_xp._compiler.graph import NotRecordableError
 from mlp_xp._compiler.pipeline import compile_function
 from mlp_xp._compiler.program import Program
@@ -35,26 +35,11 @@ class ArraySpec:
         return math.prod(self.shape)
 
 
-def cached_by_arguments(make: Callable[..., Program], maxsize: int = 64) -> Callable[..., Program]:
-    """Cache compiled programs by their arguments (LRU); compile again if an argument is unhashable."""
-    cached = lru_cache(maxsize)(make)
-
-    @wraps(make)
-    def find_or_make(*arguments: Any) -> Program:
-        try:
-            hash(arguments)
-        except TypeError:  # such as a user's activation without a hash
-            return make(*arguments)
-        return cached(*arguments)
-
-    return find_or_make
-
-
 def map_rows(
     xp: Namespace,
     function: Callable[[Namespace, Any, Array], Array],
     params: Any,
-    rows: Callable[[slice], Array],
+    take_rows: Callable[[slice], Array],
     n_rows: int,
     width: int,
 ) -> Array | None:
@@ -66,7 +51,7 @@ def map_rows(
     function : callable ``(xp, params, X) -> array of shape (n, k)``
         Each row of the result depends on the same row of `X` only.
     params : tuple of pairs of array
-    rows : callable ``(slice) -> X``
+    take_rows : callable ``(slice) -> X``
     n_rows : int
     width : int
         The largest number of elements that a row takes at a time in an intermediate array.
@@ -79,7 +64,7 @@ def map_rows(
     length = min(n_rows, max(1, MAX_BLOCK_ELEMENTS // width))
     if xp is not np or n_rows * width < MIN_ELEMENTS_TO_COMPILE:
         return None
-    first = rows(slice(0, length))
+    first = take_rows(slice(0, length))
     arrays = [array for layer in params for array in layer]
     try:
         program = _compile_row_function(
@@ -91,14 +76,14 @@ def map_rows(
         return None
     flat = np.concatenate([array.reshape(-1) for array in arrays])
     pool = [np.empty(nbytes, np.uint8) for nbytes in program.pool_nbytes]
-    step = program.bind([flat], pool)
-    (block,) = step(first)
+    run_block = program.bind([flat], pool)
+    (block,) = run_block(first)
     results = np.empty((n_rows, block.shape[1]), block.dtype)
     results[:length] = block
     for stop in range(2 * length, n_rows + length, length):
         # The program is for blocks of one length: the last one overlaps the one before.
         block_rows = slice(min(stop, n_rows) - length, min(stop, n_rows))
-        (results[block_rows],) = step(rows(block_rows))
+        (results[block_rows],) = run_block(take_rows(block_rows))
     return results
 
 

@@ -47,14 +47,15 @@ def make_schedule(traced: TracedFunction) -> Schedule:
             copies.append((target, value))
     if any(value.base.kind in ("state", "state_group") for _, value in copies):
         raise NotRecordableError("state arrays that are swapped")
-    readers = _readers_of_old_state(traced, values, targets)
+    readers = _anti_dependencies(traced, values, targets)
     clusters = _update_clusters(values, users, targets, traced)
+    # First with uninterrupted clusters; if these make a cycle, with the anti-dependencies alone.
     for dependencies in (_with_cluster_inputs(values, readers, clusters), readers):
-        ordered = _sorted(values, dependencies, clusters)
+        ordered = _topological_sort(values, dependencies, clusters)
         if ordered is not None:
             return Schedule(ordered, targets, copies)
     # A cycle: an old value is read after its update. Compute all updates elsewhere, and copy them.
-    ordered = _sorted(values, {}, clusters)
+    ordered = _topological_sort(values, {}, clusters)
     if ordered is None:
         raise NotRecordableError("values that depend on each other")
     return Schedule(ordered, {}, list(traced.updates.items()))
@@ -68,28 +69,31 @@ def _state_arrays(traced: TracedFunction, value: Value) -> list[int]:
     return traced.layout.groups[base.detail] if base.kind == "state_group" else []
 
 
-def _readers_of_old_state(
+def _anti_dependencies(
     traced: TracedFunction, values: list[Value], targets: dict[int, int]
 ) -> dict[int, list[Value]]:
-    """Map the id of each value computed in place to the values that read what it overwrites."""
-    readers: dict[int, list[Value]] = {}
+    """Map the id of each value computed in place to the values that read what it overwrites.
+
+    These must be computed before it (write-after-read dependencies).
+    """
+    readers_of_array: dict[int, list[Value]] = {}
     for value in values:
         if value.kind in VIEW_KINDS:
             continue
         for operand in value.arrays:
             for array in _state_arrays(traced, operand):
-                readers.setdefault(array, []).append(value)
-    earlier = {}
+                readers_of_array.setdefault(array, []).append(value)
+    readers = {}
     for value in values:
         if id(value) in targets:
             distinct = {
                 id(reader): reader
                 for array in traced.layout.members(targets[id(value)])
-                for reader in readers.get(array, [])
+                for reader in readers_of_array.get(array, [])
                 if reader is not value
             }
-            earlier[id(value)] = list(distinct.values())
-    return earlier
+            readers[id(value)] = list(distinct.values())
+    return readers
 
 
 def _update_clusters(
@@ -134,7 +138,7 @@ def _with_cluster_inputs(
     return dependencies
 
 
-def _sorted(
+def _topological_sort(
     values: list[Value], dependencies: dict[int, list[Value]], clusters: dict[int, int]
 ) -> list[Value] | None:
     """Sort by priority so that values follow their operands and dependencies; None if there is a cycle."""
@@ -150,7 +154,7 @@ def _sorted(
     def priority(value: Value) -> tuple[float, ...]:
         # Updates first, so that the buffers of gradients are free for other values.
         in_cluster = (0, clusters[id(value)]) if id(value) in clusters else (1, 0)
-        return (*in_cluster, value.order, index_of[id(value)])
+        return (*in_cluster, value.priority, index_of[id(value)])
 
     heap = [(priority(value), index) for index, value in enumerate(values) if not n_missing[id(value)]]
     heapq.heapify(heap)

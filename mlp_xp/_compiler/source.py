@@ -55,7 +55,7 @@ class SourceBuilder:
             return f"input{value.detail}"
         if id(value) not in self.plan.locations:
             raise NotRecordableError(f"an array of kind {value.kind} without a location")
-        return self.array_at(f"v{self.index_of[id(value)]}", self.plan.locations[id(value)])
+        return self.name_array(f"v{self.index_of[id(value)]}", self.plan.locations[id(value)])
 
     def transposed(self, value: Value) -> str:
         """Return the name of the transpose of a value's array."""
@@ -65,10 +65,10 @@ class SourceBuilder:
             plain = self.array(value)
             self.add_to_prologue(f"{plain}_T = {plain}.T")
             return f"{plain}_T"
-        return self.array_at(f"v{self.index_of[id(value)]}_T", self.plan.locations[id(value)].transpose)
+        return self.name_array(f"v{self.index_of[id(value)]}_T", self.plan.locations[id(value)].transpose)
 
-    def array_at(self, name: str, location: Location) -> str:
-        """Let a name stand for the array at a location, and return it."""
+    def name_array(self, name: str, location: Location) -> str:
+        """Bind a name to the array at a location; return the name."""
         self.arrays[name] = location
         return name
 

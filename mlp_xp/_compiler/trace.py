@@ -9,34 +9,39 @@ from typing import Any
 from mlp_xp._compiler.graph import Graph, NotRecordableError, Tracer, Value
 
 
+def group_target(group: int) -> int:
+    """Return the target that is a whole group of state arrays: a negative number."""
+    return -1 - group
+
+
 @dataclass
 class StateLayout:
     """Where the state arrays lie: each group of them is one flat array.
 
-    A target of an update is a state array, by its index, or a whole group, as ``-1 - group``.
+    A target of an update is a state array, by its index, or a whole group, by its `group_target`.
     """
 
     groups: list[list[int]]
     sizes: list[int]
-    places: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """The group of each target, and the number of elements before it."""
+    offsets: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """The group of each target, and the number of elements before it in the flat array."""
 
     def __post_init__(self) -> None:
         for group, members in enumerate(self.groups):
-            self.places[-1 - group] = (group, 0)
+            self.offsets[group_target(group)] = (group, 0)
             offset = 0
             for member in members:
-                self.places[member] = (group, offset)
+                self.offsets[member] = (group, offset)
                 offset += self.sizes[member]
 
     def members(self, target: int) -> list[int]:
         """List the state arrays that a target consists of."""
-        return [target] if target >= 0 else self.groups[-1 - target]
+        return [target] if target >= 0 else self.groups[-1 - target]  # inverts `group_target`
 
     def adjacent(self, first: Value, second: Value) -> bool:
         """Whether one state array begins where the other ends."""
-        group, offset = self.places[first.detail]
-        return self.places[second.detail] == (group, offset + first.size)
+        group, offset = self.offsets[first.detail]
+        return self.offsets[second.detail] == (group, offset + first.size)
 
 
 @dataclass
@@ -123,7 +128,7 @@ def trace_function(
 
 def _value_or_number(result: Any) -> Value | float:
     if isinstance(result, Tracer):
-        return result.read()
+        return result.current_value()
     if type(result) not in (int, float):
         raise NotRecordableError(f"a result of type {type(result).__name__}")
     number: float = result

@@ -26,12 +26,12 @@ import sys
 import numpy as np
 
 from mlp_xp._arrays import is_jax, is_on_cuda
-from mlp_xp._engines.base import EagerFallbackWarning, Engine, Epoch, State, Step, make_step
+from mlp_xp._engines.base import EagerFallbackWarning, Engine, EpochSettings, State, Step, make_step
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
 from mlp_xp._samples import Samples
 
-__all__ = ["EagerFallbackWarning", "Engine", "Epoch", "State", "Step", "make_engine", "make_step"]
+__all__ = ["EagerFallbackWarning", "Engine", "EpochSettings", "State", "Step", "make_engine", "make_step"]
 
 
 def make_engine(
@@ -46,7 +46,8 @@ def make_engine(
 
     NumPy arrays get the compiled engine, JAX arrays the XLA engine, CuPy arrays and PyTorch tensors on CUDA
     the engine of CUDA graphs. Where that engine cannot run the training, and in all other namespaces, the
-    eager engine runs it. The module's docstring tells why.
+    eager engine runs it. The module's docstring tells why. Further functions decide on that fallback:
+    `make_jax_engine`, `make_cuda_engine` and, during the training, `CudaGraphEngine._fall_back`.
 
     Parameters
     ----------
@@ -75,7 +76,7 @@ def make_engine(
         from mlp_xp._engines.cuda_graph import make_cuda_engine
 
         return make_cuda_engine(network, optimizer, samples, batch_size, state, epochs)
-    if samples.xp is np:
+    if samples.xp is np:  # not for sparse matrices, whose namespace is a wrapper
         from mlp_xp._compiler import NotRecordableError
         from mlp_xp._engines.compiled import CompiledEngine
 

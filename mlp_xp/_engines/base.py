@@ -15,8 +15,8 @@ State: TypeAlias = "tuple[Parameters, OptimizerState]"
 """Parameters and optimizer state: what a step updates."""
 
 
-Epoch: TypeAlias = "tuple[float, Rows | None]"
-"""Settings of one pass over the samples: the learning rate, and their order (None: as they are stored)."""
+EpochSettings: TypeAlias = "tuple[float, Rows | None]"
+"""Settings of an epoch: the learning rate, and the order of the samples (None: as they are stored)."""
 
 
 Step: TypeAlias = Callable[
@@ -61,7 +61,7 @@ class Engine(Protocol):
     def name(self) -> str:
         """The way in which the epochs so far ran: "eager", "compiled", "xla" or "cuda_graph"."""
 
-    def run(self, epochs: Sequence[Epoch]) -> None:
+    def run(self, epochs: Sequence[EpochSettings]) -> None:
         """Run these epochs, each as one step on all samples or as steps on mini-batches."""
 
     def is_finite(self) -> bool:

@@ -12,7 +12,7 @@ from mlp_xp._arrays import Array, HostArray, Namespace
 
 
 class GraphLibrary(Protocol):
-    """Streams, memory and captures of a library whose arrays live on a CUDA device."""
+    """Streams, memory and captures of a library whose arrays are on a CUDA device."""
 
     def namespace(self, matmul_precision: str) -> Namespace:
         """Return a namespace whose functions can be captured."""
@@ -40,10 +40,10 @@ class GraphLibrary(Protocol):
         """Copy values from the host into an array, without waiting for the stream."""
 
     def retain(self) -> None:
-        """Count one more engine: until its `release`, memory of graphs is kept."""
+        """Increment the number of engines that use the graphs' memory: it is kept until `release`."""
 
     def release(self) -> None:
-        """Count one engine less; memory that no graph needs any more is freed."""
+        """Decrement the number of engines; memory that no graph needs any more is freed."""
 
 
 CAPTURE_LOCK = threading.Lock()

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlp_xp._arrays import Array, HostArray, row_slices
+from mlp_xp._cache import cached_by_arguments
 from mlp_xp._compiler import NotRecordableError, Program, compile_function
-from mlp_xp._compiler.passes import MIN_ELEMENTS_WITHOUT_BIAS_FUSION
-from mlp_xp._compiler.rows import ArraySpec, cached_by_arguments
-from mlp_xp._engines.base import Epoch, State, make_step
+from mlp_xp._compiler.passes import MIN_ELEMENTS_TO_KEEP_BIAS_SEPARATE
+from mlp_xp._compiler.rows import ArraySpec
+from mlp_xp._engines.base import EpochSettings, State, make_step
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
 from mlp_xp._parameters import all_finite, is_array, leaves, with_leaves
@@ -107,14 +108,14 @@ class CompiledEngine:
         """Bind a program to the state and to a pool that all programs share: only one runs at a time."""
         self.pool += [np.empty(nbytes, np.uint8) for nbytes in program.pool_nbytes[len(self.pool) :]]
         # Rows of ones are written once: no other program may overwrite them.
-        own = {location.buffer[1] for location in program.ones}
+        private = {location.buffer[1] for location in program.ones_rows}
         pool = [
-            shared if len(shared) >= nbytes and index not in own else np.empty(nbytes, np.uint8)
+            shared if len(shared) >= nbytes and index not in private else np.empty(nbytes, np.uint8)
             for index, (shared, nbytes) in enumerate(zip(self.pool, program.pool_nbytes))
         ]
         return program.bind(self.groups, pool)
 
-    def run(self, epochs: Sequence[Epoch]) -> None:
+    def run(self, epochs: Sequence[EpochSettings]) -> None:
         """Run these epochs."""
         append, numbers = self.losses.append, self.numbers
         try:
@@ -152,7 +153,7 @@ def _batch_specs(samples: Samples, length: int) -> tuple[ArraySpec | None, ...]:
 def _state_structure(state: State) -> State:
     """Return the state with specs for its arrays and zeros for its numbers."""
     if any(type(leaf) is bool for leaf in leaves(state)):
-        raise NotRecordableError("control flow that depends on the optimizer's state")
+        raise NotRecordableError("a bool in the optimizer's state")
     structure: State = with_leaves(
         state,
         [
@@ -221,14 +222,16 @@ def _compile_step(
     return compile_function(function, _array_groups(structure), batch, n_scalars, has_ones_column)
 
 
-def _is_small(samples: Samples) -> bool:
-    """Whether the samples are few enough to be copied in the order of an epoch."""
+def _fits_shuffle_buffer(samples: Samples) -> bool:
+    """Whether the samples are few enough to be copied once an epoch, in its order."""
     return len(samples) * samples.row_bytes <= MAX_BYTES_SHUFFLED_AT_ONCE
 
 
 def _has_ones_column(samples: Samples, batch_size: int) -> bool:
     """Whether the copy of the samples has a column of ones, for products that add the bias."""
-    return _is_small(samples) and batch_size * samples.X.shape[1] < MIN_ELEMENTS_WITHOUT_BIAS_FUSION
+    return (
+        _fits_shuffle_buffer(samples) and batch_size * samples.X.shape[1] < MIN_ELEMENTS_TO_KEEP_BIAS_SEPARATE
+    )
 
 
 class _Batches:
@@ -243,27 +246,29 @@ class _Batches:
         self.steps = steps
         n_samples = len(samples)
         self.slices = partial(row_slices, n_samples, size)
-        self.in_order = False
-        self.fixed: list[StepBatch] | None = None
-        self.is_small = _is_small(samples)
-        if self.is_small:
+        self.buffer_is_in_order = False
+        self.reused_batches: list[StepBatch] | None = None
+        self.shuffles_at_once = _fits_shuffle_buffer(samples)
+        if self.shuffles_at_once:
             self.n_ones = int(_has_ones_column(samples, size))
             self.buffer = self._allocate(n_samples, self.n_ones)
-            self.fixed = [self._step_batch(rows, _rows_of(self.buffer, rows)) for rows in self.slices()]
+            self.reused_batches = [
+                self._step_batch(rows, _row_views(self.buffer, rows)) for rows in self.slices()
+            ]
         elif size >= n_samples:
-            self.fixed = [self._step_batch(slice(0, n_samples), samples.whole())]
+            self.reused_batches = [self._step_batch(slice(0, n_samples), samples.whole())]
         else:
             self.buffer = self._allocate(size)
 
     def of_epoch(self, order: Rows | None) -> Iterable[StepBatch]:
         """Return the steps of an epoch that takes the samples in this order (None: as they are)."""
-        if self.fixed is None:
+        if self.reused_batches is None:
             order = self._row_indices(order)
             return (self._step_batch(rows, self._take(order, rows)) for rows in self.slices())
-        if self.is_small and not (order is None and self.in_order):
+        if self.shuffles_at_once and not (order is None and self.buffer_is_in_order):
             self._take(self._row_indices(order), slice(0, len(self.samples)))
-            self.in_order = order is None
-        return self.fixed
+            self.buffer_is_in_order = order is None
+        return self.reused_batches
 
     def _row_indices(self, order: Rows | None) -> Rows | None:
         """Return the rows of the sample arrays in this order; None if these are all, in theirs."""
@@ -287,23 +292,25 @@ class _Batches:
 
     def _take(self, order: Rows | None, rows: slice) -> Batch:
         """Return these rows of the order: copied to the buffer, or as views of the samples."""
-        buffer = _rows_of(self.buffer, slice(0, rows.stop - rows.start))
-        if self.is_small:
+        buffer = _row_views(self.buffer, slice(0, rows.stop - rows.start))
+        if self.shuffles_at_once:
             buffer = buffer._replace(X=buffer.X[:, : buffer.X.shape[1] - self.n_ones])
         return Batch(
             *(
-                None if array is None else _taken(array, order, rows, target, copy=self.is_small)
+                None if array is None else _rows_into(array, order, rows, target, copy=self.shuffles_at_once)
                 for array, target in zip(self.samples.arrays, buffer)
             )
         )
 
 
-def _rows_of(batch: Batch, rows: slice) -> Batch:
+def _row_views(batch: Batch, rows: slice) -> Batch:
     return Batch(*(None if array is None else array[rows] for array in batch))
 
 
-def _taken(array: HostArray, order: Rows | None, rows: slice, target: HostArray, *, copy: bool) -> HostArray:
-    """Return these rows of an array in `target`, or as a view if that is possible and `copy` is false."""
+def _rows_into(
+    array: HostArray, order: Rows | None, rows: slice, target: HostArray, *, copy: bool
+) -> HostArray:
+    """Return these rows of an array, copied to `target`; without `copy` a view if that is possible."""
     same_dtype = array.dtype == target.dtype
     if order is None:
         if same_dtype and not copy:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mlp_xp._arrays import Array, copy_array, is_cupy, row_slices
 from mlp_xp._devices import free_bytes
-from mlp_xp._engines.base import EagerFallbackWarning, Engine, Epoch, State, make_step
+from mlp_xp._engines.base import EagerFallbackWarning, Engine, EpochSettings, State, make_step
 from mlp_xp._engines.capture import GraphLibrary, exclusive_capture
 from mlp_xp._engines.eager import EagerEngine
 from mlp_xp._engines.step_numbers import (
@@ -26,7 +26,7 @@ from mlp_xp._engines.step_numbers import (
     with_numbers,
     with_step_numbers,
 )
-from mlp_xp._interrupts import holding_interrupts
+from mlp_xp._interrupts import deferred_interrupts
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
 from mlp_xp._parameters import all_finite, copy_tree, is_array, leaves, map_tree, with_leaves
@@ -48,7 +48,7 @@ MIN_REPLAYS = 3
 """Minimum number of planned replays for a capture: fewer save less time than it takes to capture and
 instantiate the graph."""
 
-MAX_SAMPLE_BYTES = 2**28
+MAX_INPUT_BUFFER_BYTES = 2**28
 """Maximum size of the buffers for the samples of a graph's mini-batches, unless one batch takes more. Chosen
 so that they are small beside the memory of a GPU."""
 
@@ -120,7 +120,7 @@ class CudaGraphEngine:
         self.step = make_step(network, optimizer, library.namespace(network.matmul_precision))
         self.batch_size = min(batch_size, len(samples))
         self.is_full_batch = self.batch_size == len(samples)
-        # By the lengths of their batches, on which alone a graph depends: all else it reads when it runs.
+        # By the lengths of their batches: a graph depends on nothing else, as it reads all inputs at replay.
         self.graphs: dict[tuple[int, ...], CapturedSteps] = {}
         self.warmed_up_lengths: set[int] = set()
         self.fell_back = False
@@ -128,7 +128,7 @@ class CudaGraphEngine:
         self.epochs_left = epochs
         self.n_steps = self._steps_per_graph()
         library.retain()
-        # Not at the exit of the process: a forked child would call the device, which it cannot use.
+        # No finalizer at interpreter exit: in a forked child it would call CUDA, which is unusable there.
         weakref.finalize(self, library.release).atexit = False
         with library.own_stream():
             # A copy, because steps write in it, and the caller keeps the state given.
@@ -150,7 +150,7 @@ class CudaGraphEngine:
         best = min(MAX_STEPS_PER_GRAPH, math.isqrt(total // CAPTURE_COST_IN_REPLAYS))
         if not self.is_full_batch:
             free = free_bytes(self.samples.place)
-            n_bytes = MAX_SAMPLE_BYTES if free is None else min(MAX_SAMPLE_BYTES, free // 4)
+            n_bytes = MAX_INPUT_BUFFER_BYTES if free is None else min(MAX_INPUT_BUFFER_BYTES, free // 4)
             best = min(best, steps_per_epoch, n_bytes // (self.batch_size * self.samples.row_bytes))
         return max(1, best)
 
@@ -177,9 +177,9 @@ class CudaGraphEngine:
                 self.graphs.clear()  # they use the arrays of the old state
                 return
             # Copied into the arrays that the graphs use.
-            for mine, given in zip(leaves(self._state), leaves(state)):
-                if is_array(mine):
-                    mine[...] = given
+            for target, source in zip(leaves(self._state), leaves(state)):
+                if is_array(target):
+                    target[...] = source
             self._state = with_numbers(self._state, numbers_of(state))
 
     def is_finite(self) -> bool:
@@ -193,7 +193,7 @@ class CudaGraphEngine:
             state: State = copy_tree(self.samples.place.xp, self._state)
         return state
 
-    def run(self, epochs: Sequence[Epoch]) -> None:
+    def run(self, epochs: Sequence[EpochSettings]) -> None:
         """Run these epochs."""
         with self.library.own_stream():
             if self.is_full_batch:
@@ -204,9 +204,9 @@ class CudaGraphEngine:
 
     def _run_full_batch(self, rates: list[float]) -> None:
         while rates:
-            # Either `n_steps` epochs or one, so that at most two graphs are captured. Without a graph one, so
-            # that Ctrl-C takes effect after each epoch.
-            with holding_interrupts():  # parameters and losses must be of the same epochs
+            # Either `n_steps` epochs or one, so that at most two graphs are captured. If there is no graph,
+            # one epoch at a time, so that Ctrl-C takes effect after each.
+            with deferred_interrupts():  # parameters and losses must be of the same epochs
                 n_epochs = self.n_steps if len(rates) >= self.n_steps else 1
                 if self._graph((len(self.samples),) * n_epochs, self.epochs_left // n_epochs) is None:
                     n_epochs = 1
@@ -224,19 +224,19 @@ class CudaGraphEngine:
                 if rows is not None:
                     buffer[:n_rows, ...] = rows
             lengths = tuple(part.stop - part.start for part in row_slices(n_rows, self.batch_size))
-            n_uses = self.epochs_left * max(1, n_samples // n_rows)
-            with holding_interrupts():  # no step must be left half done
-                losses = self._run_steps(lengths, [rate] * len(lengths), n_uses)
+            planned_replays = self.epochs_left * max(1, n_samples // n_rows)
+            with deferred_interrupts():  # no step must be left half done
+                losses = self._run_steps(lengths, [rate] * len(lengths), planned_replays)
             mean = mean + self.samples.place.xp.sum(losses)
         self.losses.append(mean)
         self.epochs_left -= 1
 
-    def _run_steps(self, lengths: tuple[int, ...], rates: Sequence[float], n_uses: int) -> Array:
+    def _run_steps(self, lengths: tuple[int, ...], rates: Sequence[float], planned_replays: int) -> Array:
         """Run a step on each batch of `inputs`; return their losses, weighted by the share of the samples.
 
-        `n_uses` is the number of times that such steps are planned, this one included.
+        `planned_replays` is the number of times that such steps will run, this one included.
         """
-        graph = self._graph(lengths, n_uses)
+        graph = self._graph(lengths, planned_replays)
         if graph is None:
             return self._run_call_by_call(lengths, rates)
         table, numbers = graph.table(rates, numbers_of(self._state))
@@ -273,12 +273,12 @@ class CudaGraphEngine:
     def _store_state(self, state: State) -> None:
         """Store the state after steps, in the arrays of the old one if the structure is the same."""
         if same_structure(self._state, state):
-            self._state = self._in_place(state)
+            self._state = self._copy_into_state_arrays(state)
             return
         self._state = copy_tree(self.samples.place.xp, state)
         self._fall_back("the optimizer's state changes its structure")
 
-    def _in_place(self, state: State) -> State:
+    def _copy_into_state_arrays(self, state: State) -> State:
         """Return a new state, written into the arrays of the old one, which the graphs use."""
         old, new = leaves(self._state), leaves(state)
         # All are copied before the first is written, because a new array may be a view of an old one.
@@ -296,12 +296,12 @@ class CudaGraphEngine:
 
     # Capture
 
-    def _graph(self, lengths: tuple[int, ...], n_uses: int) -> CapturedSteps | None:
+    def _graph(self, lengths: tuple[int, ...], planned_replays: int) -> CapturedSteps | None:
         """Return the graph of steps on batches of these lengths; None if they must run call by call."""
         if self.fell_back or not self.warmed_up_lengths.issuperset(lengths):
             return None
         if lengths not in self.graphs:
-            if n_uses < MIN_REPLAYS:
+            if planned_replays < MIN_REPLAYS:
                 return None
             try:
                 self.graphs[lengths] = self._capture(lengths)
@@ -323,7 +323,7 @@ class CudaGraphEngine:
     def _capture(self, lengths: tuple[int, ...]) -> CapturedSteps:
         """Capture steps on batches of these lengths."""
         rows: list[TableRow] = []
-        after: list[Expression] = []
+        numbers_after: list[Expression] = []
 
         def steps() -> None:
             for index, (X, y, sample_weight) in enumerate(self._batches(lengths)):
@@ -335,13 +335,13 @@ class CudaGraphEngine:
                 self.step_losses[index] = loss * (X.shape[0] / len(self.samples))
                 if not same_structure(self._state, (params, optimizer_state)):
                     raise NotCapturableError("the optimizer's state changes its structure")
-                after[:] = expressions_of(self._in_place((params, optimizer_state)))
+                numbers_after[:] = expressions_of(self._copy_into_state_arrays((params, optimizer_state)))
                 rows.append(row)
 
         with exclusive_capture():
             replay = self.library.capture(steps)
         # All steps compute the same expressions, in the same order.
-        return CapturedSteps(replay, [number.compute for number in rows[0].numbers], after)
+        return CapturedSteps(replay, [number.compute for number in rows[0].numbers], numbers_after)
 
 
 def _rows_of(batch: Batch, rows: slice) -> Batch:

@@ -27,7 +27,7 @@ from mlp_xp._engines.gemm import GemmOperand, gemm_operand
 WORKSPACE_BYTES = 2**25
 """Size of cuBLAS's workspace, which cannot allocate one during a capture; NVIDIA advises this for Hopper."""
 
-OUT_OF_MEMORY = 2
+CUDA_ERROR_MEMORY_ALLOCATION = 2
 """The status cudaErrorMemoryAllocation, which CuPy has no name for."""
 
 MAX_PENDING_UPLOADS = 32
@@ -36,7 +36,7 @@ MAX_PENDING_UPLOADS = 32
 _THREAD_LOCAL = threading.local()
 """The `CupyGraphs` of each thread, by device."""
 
-_OF_ENDED_THREADS: dict[int, list[CupyGraphs]] = {}
+_INSTANCES_OF_ENDED_THREADS: dict[int, list[CupyGraphs]] = {}
 """The `CupyGraphs` of threads that have ended, by device."""
 
 
@@ -53,7 +53,7 @@ class CupyGraphs:
         """Return the instance of the current thread for a device."""
         by_device: dict[int, CupyGraphs] = vars(_THREAD_LOCAL).setdefault("by_device", {})
         if device.id not in by_device:
-            unused = _OF_ENDED_THREADS.setdefault(device.id, [])
+            unused = _INSTANCES_OF_ENDED_THREADS.setdefault(device.id, [])
             by_device[device.id] = unused.pop() if unused else CupyGraphs(device)
             weakref.finalize(threading.current_thread(), unused.append, by_device[device.id]).atexit = False
         return by_device[device.id]
@@ -70,7 +70,7 @@ class CupyGraphs:
             # No limit (by default CUPY_GPU_MEMORY_LIMIT): at a limit, the pool would free unused blocks, on
             # which graphs work.
             self.pool.set_limit(size=0)
-            self.products = _CublasProducts(self.stream)
+            self.products = _CublasMatmul(self.stream)
             self.buffers = cycle([_PinnedBuffer() for _ in range(MAX_PENDING_UPLOADS)])
 
     def namespace(self, matmul_precision: str) -> Namespace:
@@ -117,19 +117,19 @@ class CupyGraphs:
         # They are copied to pinned memory first, because a copy from pageable memory may wait for the stream.
         # This only waits for the buffer's last upload, which began `MAX_PENDING_UPLOADS` uploads ago.
         buffer = next(self.buffers)
-        buffer.free.synchronize()
+        buffer.upload_done.synchronize()
         pinned = buffer.array(values.shape, out.dtype)
         pinned[...] = values
         out.set(pinned, stream=self.stream)
-        buffer.free.record(self.stream)
+        buffer.upload_done.record(self.stream)
 
     def retain(self) -> None:
-        """Count one more engine: until its `release`, memory of graphs is kept."""
+        """Increment the number of engines that use the pool: its memory is kept until `release`."""
         with CAPTURE_LOCK:
             self.n_engines += 1
 
     def release(self) -> None:
-        """Count one engine less; free the pool's memory if there is none left."""
+        """Decrement the number of engines; free the pool's memory if none is left."""
         self.n_engines -= 1
         self.free_unused()
 
@@ -156,7 +156,7 @@ class _PinnedBuffer:
 
     def __init__(self) -> None:
         self.memory: Any = None
-        self.free = cupy.cuda.Event()
+        self.upload_done = cupy.cuda.Event()
 
     def array(self, shape: tuple[int, ...], dtype: Any) -> HostArray:
         """Return an array in the memory, which is allocated again if it is too small."""
@@ -176,7 +176,7 @@ def _allocate(size: int) -> Any:
         try:
             return cupy.cuda.MemoryPointer(cupy.cuda.Memory(size), 0)
         except cupy.cuda.runtime.CUDARuntimeError as error:
-            if error.status != OUT_OF_MEMORY:
+            if error.status != CUDA_ERROR_MEMORY_ALLOCATION:
                 raise
             if is_last_try:
                 raise MemoryError(f"{error}") from error
@@ -188,7 +188,7 @@ def _allocate(size: int) -> Any:
 class _CapturableNamespace:
     """CuPy's namespace with a `matmul` that can be captured."""
 
-    def __init__(self, products: _CublasProducts, matmul_precision: str) -> None:
+    def __init__(self, products: _CublasMatmul, matmul_precision: str) -> None:
         self.matmul = partial(products.matmul, precision=matmul_precision)
 
     def __getattr__(self, name: str) -> Any:
@@ -213,7 +213,7 @@ class _GemmTypes(NamedTuple):
     scalar: np.dtype[Any]
 
 
-class _CublasProducts:
+class _CublasMatmul:
     """Matrix products by a cuBLAS handle whose stream is fixed."""
 
     def __init__(self, stream: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mlp_xp._arrays import Array
-from mlp_xp._engines.base import Epoch, State, make_step
+from mlp_xp._engines.base import EpochSettings, State, make_step
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
 from mlp_xp._parameters import all_finite, copy_tree
@@ -47,14 +47,16 @@ class EagerEngine:
         state: State = copy_tree(self.samples.place.xp, self._state)
         return state
 
-    def run(self, epochs: Sequence[Epoch]) -> None:
+    def run(self, epochs: Sequence[EpochSettings]) -> None:
         """Run these epochs."""
         if self.full_batch is None:
             self._run_mini_batches(epochs)
         else:
             self._run_full_batch(epochs, *self.full_batch)
 
-    def _run_full_batch(self, epochs: Sequence[Epoch], X: Array, y: Array, sample_weight: Array) -> None:
+    def _run_full_batch(
+        self, epochs: Sequence[EpochSettings], X: Array, y: Array, sample_weight: Array
+    ) -> None:
         step, append = self.step, self.losses.append
         params, state = self._state
         try:
@@ -64,7 +66,7 @@ class EagerEngine:
         finally:
             self._state = params, state
 
-    def _run_mini_batches(self, epochs: Sequence[Epoch]) -> None:
+    def _run_mini_batches(self, epochs: Sequence[EpochSettings]) -> None:
         step, n_samples = self.step, len(self.samples)
         params, state = self._state
         try:

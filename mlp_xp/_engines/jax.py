@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +12,8 @@ import numpy as np
 from jax import lax
 
 from mlp_xp._arrays import Array
-from mlp_xp._engines.base import Engine, Epoch, State, make_step
+from mlp_xp._cache import cached_by_arguments
+from mlp_xp._engines.base import Engine, EpochSettings, State, make_step
 from mlp_xp._engines.eager import EagerEngine
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
@@ -35,12 +35,8 @@ MAX_ROW_INDICES_PER_CALL = 2**16
 """Maximum number of row indices, of all epochs of a call, that are copied to the device, unless one epoch has
 more. Chosen so that they take at most 0.5 MiB."""
 
-MAX_CACHED_FUNCTIONS = 64
-"""Maximum number of compiled functions that are cached, by the arguments of `_compiled`. Each holds compiled
-code, but no arrays."""
 
-
-class _Progress(NamedTuple):
+class _StateAndLosses(NamedTuple):
     """The state after the epochs done, and their losses: for each call an array, and how many epochs it has.
 
     Both are replaced at once, so that after an interrupt they are of the same epochs.
@@ -93,39 +89,36 @@ class JaxEngine:
         # compiled function. It has the number of samples, so that each function is compiled for one shape
         # only, and the least recently used ones can be freed.
         settings = (network, replace(optimizer, learning_rate=0.0), min(batch_size, n_samples), n_samples)
-        try:
-            self.compiled = _compiled(*settings)
-        except TypeError:  # an argument is not hashable, so that nothing can be cached
-            self.compiled = _compiled.__wrapped__(*settings)
+        self.compiled = _compiled(*settings)
 
     @property
     def state(self) -> State:
         """The state after the last call of the compiled function."""
-        leaves, structure = jax.tree.flatten(self._progress.state)
+        leaves, structure = jax.tree.flatten(self._latest.state)
         state: State = structure.unflatten(
-            leaf if kind is None else kind(leaf) for leaf, kind in zip(leaves, self._kinds)
+            leaf if kind is None else kind(leaf) for leaf, kind in zip(leaves, self._number_types)
         )
         return state
 
     @state.setter
     def state(self, state: State) -> None:
-        self._kinds = [_number_type(leaf) for leaf in jax.tree.leaves(state)]
+        self._number_types = [_number_type(leaf) for leaf in jax.tree.leaves(state)]
         # Numbers become arrays of JAX's weak type, which adopts the dtype of the other operand. Arrays that
         # are on the device already are put there too, because JAX compiles again for arrays that are not
         # committed to a device. No copy is needed: JAX arrays cannot be written in.
-        self._progress = _Progress(jax.device_put(state, self.device))
+        self._latest = _StateAndLosses(jax.device_put(state, self.device))
 
     @property
     def losses(self) -> list[float]:
         """The losses of the epochs since the list was last emptied."""
         losses: list[float] = []
-        for buffer, n_epochs in self._progress.losses:
+        for buffer, n_epochs in self._latest.losses:
             losses += np.asarray(buffer)[:n_epochs].tolist()
         return losses
 
     @losses.setter
     def losses(self, losses: list[Array]) -> None:
-        self._progress = self._progress._replace(losses=tuple((np.reshape(loss, 1), 1) for loss in losses))
+        self._latest = self._latest._replace(losses=tuple((np.reshape(loss, 1), 1) for loss in losses))
 
     def is_finite(self) -> bool:
         """Whether all arrays of the state are finite."""
@@ -139,21 +132,21 @@ class JaxEngine:
         """Trace the function without running it; raise an error if it cannot be compiled."""
         self.compiled.eval_shape(*self._arguments([]))
 
-    def run(self, epochs: Sequence[Epoch]) -> None:
+    def run(self, epochs: Sequence[EpochSettings]) -> None:
         """Run these epochs."""
-        before = self._progress
+        before = self._latest
         try:
             for start in range(0, len(epochs), self.epochs_per_call):
                 part = epochs[start : start + self.epochs_per_call]
                 state, losses = self.compiled(*self._arguments(part))
-                self._progress = _Progress(state, (*self._progress.losses, (losses, len(part))))
-            jax.block_until_ready(self._progress.state)
+                self._latest = _StateAndLosses(state, (*self._latest.losses, (losses, len(part))))
+            jax.block_until_ready(self._latest.state)
         except Exception:
             # JAX runs calls asynchronously: each use of a result raises the error of the call that failed.
-            self._progress = before
+            self._latest = before
             raise
 
-    def _arguments(self, epochs: Sequence[Epoch]) -> tuple[State, Batch, Rows, Rows | None, int]:
+    def _arguments(self, epochs: Sequence[EpochSettings]) -> tuple[State, Batch, Rows, Rows | None, int]:
         """Return the arguments of the compiled function, padded to `epochs_per_call` epochs."""
         rates = np.zeros(self.epochs_per_call, dtype=self.dtype)
         rates[: len(epochs)] = [rate for rate, _ in epochs]
@@ -162,7 +155,7 @@ class JaxEngine:
             orders = np.zeros((self.epochs_per_call, len(self.rows)), dtype=self.rows.dtype)
             for row, (_, order) in zip(orders, epochs):
                 row[:] = self.rows if order is None else self.rows[order]
-        return self._progress.state, self.samples, rates, orders, len(epochs)
+        return self._latest.state, self.samples, rates, orders, len(epochs)
 
 
 def _number_type(leaf: Any) -> Callable[[Array], float] | None:
@@ -170,7 +163,7 @@ def _number_type(leaf: Any) -> Callable[[Array], float] | None:
     return type(leaf) if isinstance(leaf, (int, float)) else None
 
 
-@lru_cache(maxsize=MAX_CACHED_FUNCTIONS)
+@cached_by_arguments
 def _compiled(network: Network, optimizer: Optimizer, batch_size: int, n_samples: int) -> Any:
     """Return the compiled function ``(state, samples, rates, orders, n_epochs) -> (state, losses)``.
 

@@ -19,7 +19,7 @@ from mlp_xp._engines.base import State
 from mlp_xp._parameters import leaves, with_leaves
 
 MAX_NUMBERS_PER_STEP = 64
-"""Maximum number of different step numbers that meet arrays in one step: the width of the table.
+"""Maximum number of step numbers that are operands of array operations in one step: the table's width.
 
 Chosen so that it exceeds what optimizers need (AdamW has two) and a table of 64 steps takes 32 KiB.
 """
@@ -36,8 +36,9 @@ class NotCapturableError(Exception):
 
 
 class StepNumber:
-    """A number that changes from step to step: an expression on the host, an array of shape () with arrays.
+    """A symbolic number that changes from step to step.
 
+    It is an expression that the host evaluates. An operation with an array reads its value from the table.
     Conditions and conversions raise `NotCapturableError`, because a replay cannot take another branch.
     """
 
@@ -93,7 +94,7 @@ for _name in ("add", "sub", "mul", "truediv", "pow", "floordiv", "mod"):
 
 
 class TableRow:
-    """A row of the table on the device: the numbers of one step, in the order in which they meet arrays.
+    """A row of the table on the device: the numbers of one step, in the order of their first use.
 
     Parameters
     ----------

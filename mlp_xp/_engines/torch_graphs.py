@@ -44,7 +44,7 @@ class TorchGraphs:
             caller.wait_stream(self.stream)
 
     def graph_pool(self) -> AbstractContextManager[None]:
-        """Return a context that does nothing: PyTorch frees its cached memory before a capture."""
+        """Return a context that does nothing: no pool is shared, PyTorch frees its cache before captures."""
         return nullcontext()
 
     def capture(self, function: Callable[[], None]) -> Callable[[], None]:
@@ -71,7 +71,7 @@ class TorchGraphs:
         return replay
 
     def _release_pool(self) -> None:
-        """Detach the allocator from the pool of a failed capture, as ending an invalid one does not."""
+        """End allocation to the pool of a failed capture: PyTorch does not when it ends an invalid one."""
         with suppress(Exception):
             # This raises if the end of the capture has done it already; then the graph releases the pool.
             torch._C._cuda_endAllocateToPool(self.device.index, self.pool)

@@ -133,7 +133,7 @@ class _MemoryCountingGraph(Graph):
         self.n_given += 1
         return Tracer(self, self.add("input", shape, dtype, detail=self.n_given))
 
-    def trace(self, value: Value) -> Tracer:
+    def new_tracer(self, value: Value) -> Tracer:
         """Return a tracer for a new array, whose bytes count while it is alive."""
         return _CountedTracer(self, value)
 

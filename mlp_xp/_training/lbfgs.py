@@ -196,7 +196,7 @@ def _make_objective(
     network: Network, params: Parameters, samples: Samples
 ) -> Callable[[HostArray], tuple[float, HostArray]]:
     """Return the function of the flat parameters: the objective and its gradient, summed over blocks."""
-    samples = samples.small_ones_cast()
+    samples = samples.with_small_arrays_cast()
     length = rows_per_block(samples.row_width(network.layer_sizes))
     shares = _shares(samples, length)
     # The penalty is split evenly over the blocks with non-zero weight.

@@ -13,7 +13,7 @@ import numpy as np
 
 from mlp_xp._arrays import Namespace, Placement, without_autodiff
 from mlp_xp._devices import MemoryShortage, computing, is_out_of_memory, release_memory, to_floats
-from mlp_xp._engines import Engine, Epoch, State, make_engine
+from mlp_xp._engines import Engine, EpochSettings, State, make_engine
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer, OptimizerState
 from mlp_xp._parameters import Layer, Parameters, copy_tree, leaves, map_tree, named, plain, with_leaves
@@ -124,10 +124,10 @@ def move_progress(content: dict[str, Any], place: Placement) -> dict[str, Any]:
     """Return what `Progress.to_dict` returned, with its arrays in another place."""
     content = {**content}
     for name in ("params", "optimizer_state"):
-        content[name] = map_tree(place.bring, content[name])
+        content[name] = map_tree(place.transfer, content[name])
     stopping = content["early_stopping"]
     if stopping is not None:
-        best = map_tree(place.bring, stopping["best_params"])
+        best = map_tree(place.transfer, stopping["best_params"])
         content["early_stopping"] = {**stopping, "best_params": best}
     return content
 
@@ -148,7 +148,7 @@ def run_training(network: Network, progress: Progress, samples: Samples, setting
     progress.early_stopping = _continued_early_stopping(progress, settings)
     shuffled = settings.shuffle and batch_size < n_samples
     plan = zip(_planned_rates(progress, settings), _orders(progress, n_samples) if shuffled else repeat(None))
-    samples = samples.by_rows() if batch_size < n_samples else samples
+    samples = samples.with_contiguous_rows() if batch_size < n_samples else samples
     from mlp_xp._training.footprint import Footprint  # imports the compiler, which `import mlp_xp` avoids
 
     with computing(samples.place, network.matmul_precision), without_autodiff(samples.place.xp):
@@ -158,7 +158,7 @@ def run_training(network: Network, progress: Progress, samples: Samples, setting
         if shortage is not None:
             raise out_of_memory(None, 1, *before, shortage)
         try:
-            samples = samples.small_ones_cast()
+            samples = samples.with_small_arrays_cast()
             engine = make_engine(
                 network, settings.optimizer, samples, batch_size, progress.state, settings.epochs
             )
@@ -222,7 +222,7 @@ class _Loop:
     saved : State
         The state after the last epoch that is known to be finite; the engine's own arrays until the next
         run begins, if `saved_is_alias`, else a copy.
-    epochs : list of Epoch
+    epochs : list of EpochSettings
         Those that the engine runs now.
     n_before : int
         The number of epochs in the history when the engine's run began.
@@ -238,7 +238,7 @@ class _Loop:
         settings: Settings,
         engine: Engine,
         footprint: Footprint,
-        plan: Iterator[Epoch],
+        plan: Iterator[EpochSettings],
     ) -> None:
         self.network = network
         self.progress = progress
@@ -251,7 +251,7 @@ class _Loop:
         self.history = History()
         self.saved: State = progress.state
         self.saved_is_alias = False
-        self.epochs: list[Epoch] = []
+        self.epochs: list[EpochSettings] = []
         self.n_before = 0
 
     def run(self) -> None:
@@ -290,14 +290,14 @@ class _Loop:
             # At most ten times as many: a few epochs are a poor estimate of how long more of them take.
             n_epochs = max(1, min(10 * len(epochs), int(len(epochs) * SECONDS_PER_RUN / seconds)))
 
-    def _next_epochs(self, plan: Iterator[Epoch], n_epochs: int) -> list[Epoch]:
+    def _next_epochs(self, plan: Iterator[EpochSettings], n_epochs: int) -> list[EpochSettings]:
         # In this order, so that an interrupt between any two statements records no loss twice.
         self.engine.losses = []
         self.n_before = len(self.history)
         self.epochs = list(islice(plan, n_epochs))
         return self.epochs
 
-    def _run_epochs(self, epochs: list[Epoch]) -> list[float] | None:
+    def _run_epochs(self, epochs: list[EpochSettings]) -> list[float] | None:
         """Run epochs; return their losses, or None if something is not finite after them."""
         if self.saved_is_alias:
             self._save_copy()
@@ -329,7 +329,7 @@ class _Loop:
     def _update_progress(self) -> None:
         self.progress.params, self.progress.optimizer_state = self.saved
 
-    def _find_divergence(self, epochs: list[Epoch]) -> None:
+    def _find_divergence(self, epochs: list[EpochSettings]) -> None:
         """Go back to before these epochs and run them one by one, up to the one that diverges."""
         self.engine.state = self.saved
         plan = iter(epochs)
@@ -339,7 +339,7 @@ class _Loop:
                 raise self._divergence(one[0])
             self._record_losses(losses)
 
-    def _divergence(self, epoch: Epoch) -> DivergenceError:
+    def _divergence(self, epoch: EpochSettings) -> DivergenceError:
         number, loss = len(self.history) + 1, float(self.engine.losses[0])
         what = (
             f"the loss is {loss}"

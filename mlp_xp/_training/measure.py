@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mlp_xp._arrays import Array, check_finite, for_inspection, without_autodiff
+from mlp_xp._arrays import Array, check_finite, for_value_checks, without_autodiff
 from mlp_xp._devices import computing, current_device, to_floats
 from mlp_xp._network import Network, keep_logits
 from mlp_xp._parameters import Parameters
@@ -92,7 +92,7 @@ def check_targets(network: Network, samples: Samples) -> None:
     check_finite(xp, "y", y)
     # With `y` as X, because batches of the real X might be cast, which copies them.
     for batch in replace(samples, X=y, sample_weight=None).blocks(y.shape[1]):
-        problem = network._resolved_loss.problem(*for_inspection(xp, batch.y))
+        problem = network._resolved_loss.problem(*for_value_checks(xp, batch.y))
         if problem:
             loss = f"the loss {network.loss!r}" if isinstance(network.loss, str) else "the loss"
             raise ValueError(f"`y` must, for {loss}, {problem}")
@@ -102,7 +102,7 @@ def check_weights(samples: Samples) -> None:
     """Raise a ValueError if these cannot be the samples' weights."""
     xp, sample_weight = samples.place.xp, samples.sample_weight
     if sample_weight is not None:
-        xp, sample_weight = for_inspection(xp, samples.place.cast(sample_weight))
+        xp, sample_weight = for_value_checks(xp, samples.place.cast(sample_weight))
         check_finite(xp, "sample_weight", xp.reshape(sample_weight, (-1, 1)))
         if not bool(xp.all(sample_weight >= 0.0)) or not bool(xp.any(sample_weight > 0.0)):
             raise ValueError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
 from types import NoneType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,6 +11,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from mlp_xp._arrays import Array, HostArray, Placement, placement, without_autodiff
+from mlp_xp._cache import cached_by_arguments
 from mlp_xp._devices import MEMORY_RELEASE_HOOKS, computing
 from mlp_xp._losses import LOSS_BY_OUT_ACTIVATION
 from mlp_xp._network import Network
@@ -41,19 +41,15 @@ FITTED_ATTRIBUTE_TYPES: dict[str, tuple[type, ...]] = {
 def network_of(estimator: Estimator) -> Network:
     """Return the network that the fitted weights belong to."""
     sizes = (estimator.coefs_[0].shape[0], *(coef.shape[1] for coef in estimator.coefs_))
-    settings = (
+    return _network(
         sizes,
         estimator._activation(len(sizes) - 2),
         LOSS_BY_OUT_ACTIVATION[estimator.out_activation_],
         estimator.matmul_precision,
     )
-    try:
-        return _network(*settings)
-    except TypeError:  # a user's own activation that is not hashable
-        return _network.__wrapped__(*settings)
 
 
-@lru_cache
+@cached_by_arguments
 def _network(layer_sizes: tuple[int, ...], activation: Any, loss: str, matmul_precision: str) -> Network:
     return Network(layer_sizes, activation=activation, loss=loss, matmul_precision=matmul_precision)
 
@@ -69,7 +65,7 @@ def outputs(estimator: Estimator, X: Any, method: str) -> tuple[Array, Placement
     params = params_at(estimator, there)
     with computing(there, estimator.matmul_precision), without_autodiff(there.xp):
         found = network._blockwise(samples, params, network._resolved_loss.link)
-    return fitted.bring(found), fitted
+    return fitted.transfer(found), fitted
 
 
 # Weights, copied to another device once.
@@ -81,7 +77,7 @@ class _DeviceCopy:
     def __init__(self, host: list[Array], there: Placement) -> None:
         self.host = host
         self.there = there
-        self.arrays = list(map(there.bring, host))
+        self.arrays = list(map(there.transfer, host))
 
     def is_of(self, host: list[Array], there: Placement) -> bool:
         """Whether these weights are the ones copied, to that place: users may have changed them since."""
@@ -108,7 +104,7 @@ def params_at(estimator: Estimator, there: Placement) -> tuple[Layer, ...]:
             copy = _DEVICE_COPIES[estimator] = _DeviceCopy([array.copy() for array in arrays], there)
         arrays = copy.arrays
     elif not here.same_as(there):
-        arrays = list(map(there.bring, arrays))
+        arrays = list(map(there.transfer, arrays))
     n_layers = len(estimator.coefs_)
     return tuple(map(Layer, arrays[:n_layers], arrays[n_layers:]))
 
@@ -116,7 +112,7 @@ def params_at(estimator: Estimator, there: Placement) -> tuple[Layer, ...]:
 def as_lists(params: Parameters, home: Placement) -> tuple[list[Array], list[Array]]:
     """Return weights and biases as the lists `coefs_` and `intercepts_`, where X lives."""
     weights, biases = zip(*params)
-    return [home.bring(weight) for weight in weights], [home.bring(bias) for bias in biases]
+    return [home.transfer(weight) for weight in weights], [home.transfer(bias) for bias in biases]
 
 
 def set_weights(estimator: Estimator, params: Parameters, home: Placement) -> None:

@@ -92,7 +92,7 @@ def samples_at(place: Placement, X: Any) -> Any:
     """Return checked samples in the place to compute."""
     if not is_sparse(X):
         _check_memory(place, X)
-        return place.bring(X)
+        return place.transfer(X)
     if place.xp is not np:
         raise TypeError(f"a sparse `X` can be computed with on NumPy only, and `backend` is {place}")
     return X
@@ -101,7 +101,7 @@ def samples_at(place: Placement, X: Any) -> Any:
 def _check_memory(place: Placement, X: Any) -> None:
     """Raise an OutOfMemoryError if the device has no room for the samples."""
     here = placement(X=X)
-    # As `Placement.bring` does: floating-point samples get the place's dtype, others keep theirs.
+    # As `Placement.transfer` does: floating-point samples get the place's dtype, others keep theirs.
     floating = here.xp.isdtype(X.dtype, "real floating")
     n_bits = place.xp.finfo(place.dtype).bits if floating else _n_bits(here.xp, X.dtype)
     n_bytes = X.shape[0] * X.shape[1] * n_bits // 8
@@ -126,7 +126,7 @@ def check_weight(name: str, weight: Any, n_samples: int, there: Placement) -> Ar
     placement(**{name: weight})
     if tuple(weight.shape) != (n_samples,):
         raise ValueError(f"`{name}` must have shape (n_samples,) = {(n_samples,)}, got {tuple(weight.shape)}")
-    return there.cast(there.bring(weight))
+    return there.cast(there.transfer(weight))
 
 
 def checked_on_host(y: Any, n_samples: int, estimator: Any, *, numeric: bool) -> Any:

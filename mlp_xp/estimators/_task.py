@@ -166,7 +166,7 @@ def _samples(
     estimator: Estimator, network: Network, there: Placement, X: Any, targets: Any, weight: Array | None
 ) -> Samples:
     """Bring checked samples to the place to compute, and check targets and weights there."""
-    samples = Samples(there, samples_at(there, X), there.bring(targets), weight)
+    samples = Samples(there, samples_at(there, X), there.transfer(targets), weight)
     check_weights(samples)
     if not estimator._is_classifier:  # encoded labels always fit the loss
         check_targets(network, samples)
