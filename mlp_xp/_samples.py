@@ -45,7 +45,7 @@ class Batch(NamedTuple):
     sample_weight: Array | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)  # arrays have no one truth value to compare by
 class Samples:
     """Samples to train on, or to measure on.
 

@@ -59,7 +59,7 @@ class EarlyStopping:
         check_real("min_rate", self.min_rate, at_least=0.0)
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class EarlyStoppingState:
     """State of an early-stopping rule during a training.
 

@@ -12,10 +12,8 @@ from mlp_xp._parameters import Parameters, all_finite, copy_tree, named
 from mlp_xp._schedules import check_learning_rate
 from mlp_xp._training.early_stopping import EarlyStopping
 from mlp_xp._training.history import Callback, OutOfMemoryError, ProgressListener, Trained
-from mlp_xp._training.loop import Settings, run_training, start_training
 from mlp_xp._training.measure import check_samples
 from mlp_xp._training.metrics import UserMetric, resolve_metrics
-from mlp_xp._training.recovery import without_frames
 from mlp_xp._validation import Seed, check_integer, random_source
 
 
@@ -114,6 +112,10 @@ def train(
     >>> history[-1]["accuracy"] > 0.85
     True
     """
+    # Here, and not at the top, so that `import mlp_xp` stays quick.
+    from mlp_xp._training.loop import Settings, run_training, start_training
+    from mlp_xp._training.recovery import without_frames
+
     with current_device(X):
         epochs = check_integer("epochs", epochs, minimum=0)
         if not isinstance(network, Network):
