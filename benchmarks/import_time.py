@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
+from functools import partial
 from typing import Any
 
 from benchmarks.timing import interleave
@@ -11,19 +14,23 @@ from benchmarks.timing import interleave
 TARGET_MILLISECONDS = 50.0
 
 
-def _start(statement: str) -> None:
-    subprocess.run([sys.executable, "-c", statement], check=True)
+STATEMENTS = ("import numpy", "import mlp_xp")
 
 
 def measure(repeats: int) -> dict[str, Any]:
-    """Return the median milliseconds of both processes, and their difference."""
-    timings = interleave(
-        {
-            "import numpy": lambda: _start("import numpy"),
-            "import mlp_xp": lambda: _start("import mlp_xp"),
-        },
-        repeats,
-    )
+    """Return the median milliseconds of both processes, and their difference.
+
+    Modules are loaded from bytecode, as those of an installed package are, whatever the environment says.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "PYTHONPYCACHEPREFIX": folder, "PYTHONDONTWRITEBYTECODE": ""}
+
+        def start(statement: str) -> None:
+            subprocess.run([sys.executable, "-c", statement], check=True, env=environment)
+
+        for statement in STATEMENTS:
+            start(statement)
+        timings = interleave({each: partial(start, each) for each in STATEMENTS}, repeats)
     return {
         "name": "import",
         "unit": "ms a process",
