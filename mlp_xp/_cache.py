@@ -41,11 +41,13 @@ def cached_by_arguments(make: Callable[..., Result], maxsize: int = MAX_ENTRIES)
 
     @wraps(make)
     def find_or_make(*arguments: object) -> Result:
-        # Not `except TypeError` around the call: that would hide such an error of the function itself.
         try:
-            hash(arguments)
-        except TypeError:  # such as a user's activation without a hash
-            return make(*arguments)
-        return cached(*arguments)
+            return cached(*arguments)
+        except TypeError:
+            try:
+                hash(arguments)
+            except TypeError:  # such as a user's activation without a hash
+                return make(*arguments)
+            raise  # an error of the function itself
 
     return find_or_make

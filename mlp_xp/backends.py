@@ -28,6 +28,13 @@ class Backend(NamedTuple):
     device : device to put arrays on
     reason : str
         One line to show to users: which device was found, or why none was.
+
+    Examples
+    --------
+    >>> from mlp_xp.backends import backend
+    >>> xp = backend("numpy").xp
+    >>> xp.sum(xp.ones(3)) == 3.0
+    np.True_
     """
 
     xp: Namespace
@@ -200,6 +207,12 @@ class Found(NamedTuple):
         A description of each device, to show to users; empty if the library cannot be used.
     problem : str
         Why it cannot be used; "" if it can.
+
+    Examples
+    --------
+    >>> from mlp_xp.backends import find_libraries
+    >>> [found.library for found in find_libraries() if found.devices][0]
+    'NumPy'
     """
 
     name: str

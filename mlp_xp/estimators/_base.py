@@ -157,6 +157,13 @@ class BaseMLP(Estimator, CallbackSupportMixin):
             If that library cannot be used here.
         ValueError
             If there is no such library or device.
+
+        Examples
+        --------
+        >>> from mlp_xp import MLPRegressor
+        >>> model = MLPRegressor(solver="lbfgs", random_state=0).fit([[0.0], [1.0]], [1.0, 3.0])
+        >>> type(model.to("numpy").coefs_[0]).__name__
+        'ndarray'
         """
         check_is_fitted(self)
         place = _destination(target, placement(coefs_=self.coefs_[0]))
