@@ -19,7 +19,7 @@ Modules: `mlp_xp.backends` (array libraries and devices found here), `mlp_xp.dat
 command ``mlp-xp`` keeps). What has an underscore is not public, and may move.
 """
 
-import typing
+import typing as _typing
 
 from mlp_xp._activations import Activation, elu, leaky_relu
 from mlp_xp._arrays import to_host
@@ -49,7 +49,7 @@ from mlp_xp.backends import BackendUnavailableError, backend
 from mlp_xp.datasets import one_hot
 from mlp_xp.files import ModelFileError, load_model, save_model
 
-if typing.TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from mlp_xp.estimators import MLPClassifier as MLPClassifier
     from mlp_xp.estimators import MLPRegressor as MLPRegressor
 
@@ -101,7 +101,7 @@ __all__ = [
 _set_public_module(__name__, globals(), __all__)
 
 
-def __getattr__(name: str) -> typing.Any:
+def __getattr__(name: str) -> _typing.Any:
     """Import the estimators when they are asked for, because they need scikit-learn."""
     if name not in _ESTIMATORS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

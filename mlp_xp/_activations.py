@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from mlp_xp._arrays import Array, Namespace
 from mlp_xp._functions import HashablePartial, PickledAsCall, pickled_as_call
-from mlp_xp._validation import check_real, lookup
+from mlp_xp._validation import check_called, check_real, lookup
 
 Saved: TypeAlias = Any
 """What a forward function saves for the backward function: an array or a tuple of arrays."""
@@ -58,6 +58,7 @@ def resolve_activation(activation: str | Activation) -> Activation:
     """Return the activation of that name, or the one given."""
     if isinstance(activation, Activation):
         return activation
+    check_called("activation", activation, _PARAMETRIC_ACTIVATIONS.values())
     return lookup("activation", activation, ACTIVATIONS)
 
 

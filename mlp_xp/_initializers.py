@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from mlp_xp._arrays import HostArray
 from mlp_xp._functions import HashablePartial, pickled_as_call
-from mlp_xp._validation import RandomSource, check_real, lookup
+from mlp_xp._validation import RandomSource, check_called, check_real, lookup
 
 
 class Initializer(Protocol):
@@ -42,10 +42,7 @@ class Initializer(Protocol):
 
 def resolve_initializer(argument: str, initializer: str | Initializer) -> Initializer:
     """Return the initializer of that name, or the one given."""
-    makers: tuple[Any, ...] = (normal, glorot_uniform, he_normal, zeros)
-    if initializer in makers:
-        name = vars(initializer)["__name__"]
-        raise TypeError(f"`{argument}` must be what `{name}()` returns, got the function `{name}` itself")
+    check_called(argument, initializer, (normal, glorot_uniform, he_normal, zeros))
     return initializer if callable(initializer) else lookup(argument, initializer, INITIALIZERS)
 
 

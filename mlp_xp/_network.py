@@ -85,7 +85,7 @@ class Network:
         sizes = _check_sizes(self.layer_sizes)
         n_hidden = len(sizes) - 2
         activation = self.activation
-        if isinstance(activation, (str, Activation)):
+        if isinstance(activation, (str, Activation)) or not isinstance(activation, Iterable):
             each: Sequence[str | Activation] = (activation,) * max(1, n_hidden)
         else:
             activation = each = tuple(activation)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -60,6 +60,14 @@ def lookup(argument: str, name: object, table: Mapping[str, Entry]) -> Entry:
     if not isinstance(name, str) or name not in table:
         raise ValueError(f"`{argument}` must be one of {sorted(table)}, got {name!r}")
     return table[name]
+
+
+def check_called(argument: str, given: object, functions: Iterable[Callable[..., object]]) -> None:
+    """Raise a TypeError if `given` is one of these functions itself, and not what a call of it returns."""
+    for function in functions:
+        if given is function:
+            name = function.__name__
+            raise TypeError(f"`{argument}` must be what `{name}()` returns, got the function `{name}` itself")
 
 
 def random_source(seed: Seed) -> RandomSource:

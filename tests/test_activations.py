@@ -1,12 +1,13 @@
 """Every activation, forward and backward, against PyTorch and JAX."""
 
 import pickle
+import re
 
 import numpy as np
 import pytest
 from conftest import assert_close, need
 
-from mlp_xp import Activation, elu, leaky_relu
+from mlp_xp import Activation, Network, elu, leaky_relu
 from mlp_xp._activations import ACTIVATIONS, resolve_activation
 
 Z = np.concatenate([np.linspace(-6.0, 6.0, 41), [-1e4, -50.0, 50.0, 1e4, 1e-30]]).reshape(2, -1)
@@ -114,6 +115,25 @@ def test_unknown_names_list_the_valid_ones():
         resolve_activation("sigmoid")
     own = Activation(lambda xp, z: (z, None), lambda xp, delta, kept: delta)
     assert resolve_activation(own) is own
+
+
+@pytest.mark.parametrize("function", [leaky_relu, elu])
+@pytest.mark.parametrize("several", [False, True])
+def test_functions_that_are_not_called_are_told_so(function, several):
+    expected = rf"^`activation` must be what `{function.__name__}\(\)` returns, got the function "
+    given = [function] if several else function
+    with pytest.raises(TypeError, match=expected):
+        Network((2, 3, 1), activation=given, loss="squared_error")
+    estimators = pytest.importorskip("mlp_xp.estimators")
+    pytest.importorskip("sklearn")
+    with pytest.raises(TypeError, match=expected):
+        estimators.MLPRegressor(hidden_layer_sizes=(3,), activation=given).fit([[0.0], [1.0]], [0.0, 1.0])
+
+
+@pytest.mark.parametrize("bad", [None, 3, 0.5])
+def test_what_is_no_activation_is_told_so(bad):
+    with pytest.raises(ValueError, match=r"^`activation` must be one of .*, got " + re.escape(repr(bad))):
+        Network((2, 3, 1), activation=bad, loss="squared_error")
 
 
 @pytest.mark.parametrize(("make", "name"), [(leaky_relu, "slope"), (elu, "alpha")])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import assert_close, need
 
-from mlp_xp import Network, glorot_uniform, normal, to_host
+from mlp_xp import Network, glorot_uniform, he_normal, normal, to_host, zeros
 from mlp_xp._initializers import INITIALIZERS
 from mlp_xp._parameters import flatten
 
@@ -174,6 +174,14 @@ def test_unknown_names_list_the_valid_ones(argument, bad):
     names = r"\['glorot_uniform', 'he_normal', 'normal', 'zeros'\]"
     with pytest.raises(ValueError, match=rf"^`{argument}` must be one of {names}, got {bad!r}$"):
         NETWORK.init(0, like=np.ones((1, 3)), **{argument: bad})
+
+
+@pytest.mark.parametrize("argument", ["weight", "bias"])
+@pytest.mark.parametrize("function", [normal, glorot_uniform, he_normal, zeros])
+def test_functions_that_are_not_called_are_told_so(argument, function):
+    expected = rf"^`{argument}` must be what `{function.__name__}\(\)` returns, got the function "
+    with pytest.raises(TypeError, match=expected):
+        NETWORK.init(0, like=np.ones((1, 3)), **{argument: function})
 
 
 @pytest.mark.parametrize("bad", [-0.1, float("nan"), float("inf"), "small", None, True])

@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.metrics import get_scorer_names
 from sklearn.utils import check_random_state
 
-from mlp_xp._activations import ACTIVATIONS, Activation
+from mlp_xp._activations import Activation, resolve_activation
 from mlp_xp._devices import MATMUL_PRECISIONS
 from mlp_xp._optimizers import Optimizer, adam, decoupled_weight_decay, momentum
 from mlp_xp._schedules import Schedule, inverse_scaling
@@ -124,8 +124,7 @@ class Hyperparameters(BaseEstimator):
                     f"got {len(each)}"
                 )
         for one in each:
-            if not isinstance(one, Activation):
-                lookup("activation", one, ACTIVATIONS)
+            resolve_activation(one)
         return activation
 
     def _all_logistic(self) -> bool:
