@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from mlp_xp._arrays import Array, Namespace
-from mlp_xp._functions import HashablePartial, PickledAsCall, pickled_as_call
+from mlp_xp._functions import Call, HashablePartial
 from mlp_xp._validation import check_called, check_real, lookup
 
 Saved: TypeAlias = Any
@@ -19,7 +19,7 @@ Saved: TypeAlias = Any
 
 
 @dataclass(frozen=True)
-class Activation(PickledAsCall):
+class Activation:
     """An activation function and its derivative, elementwise on ``(n_samples, n_units)``.
 
     Attributes
@@ -178,9 +178,11 @@ def leaky_relu(slope: float = 0.01) -> Activation:
     array([-0.2,  3. ])
     """
     slope = check_real("slope", slope)
-    forward = HashablePartial(_leaky_relu_forward, slope=slope)
-    backward = HashablePartial(_leaky_relu_backward, slope=slope)
-    return pickled_as_call(leaky_relu, Activation(forward, backward), slope=slope)
+    call = Call(leaky_relu, slope=slope)
+    return Activation(
+        HashablePartial(_leaky_relu_forward, slope=slope).made_by(call, "forward"),
+        HashablePartial(_leaky_relu_backward, slope=slope).made_by(call, "backward"),
+    )
 
 
 def elu(alpha: float = 1.0) -> Activation:
@@ -208,9 +210,11 @@ def elu(alpha: float = 1.0) -> Activation:
     array([-1.,  3.])
     """
     alpha = check_real("alpha", alpha)
-    forward = HashablePartial(_elu_forward, alpha=alpha)
-    backward = HashablePartial(_elu_backward, alpha=alpha)
-    return pickled_as_call(elu, Activation(forward, backward), alpha=alpha)
+    call = Call(elu, alpha=alpha)
+    return Activation(
+        HashablePartial(_elu_forward, alpha=alpha).made_by(call, "forward"),
+        HashablePartial(_elu_backward, alpha=alpha).made_by(call, "backward"),
+    )
 
 
 ACTIVATIONS: dict[str, Activation] = {

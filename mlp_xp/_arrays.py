@@ -24,7 +24,7 @@ Device: TypeAlias = Any
 """A device of a namespace, as its arrays' attribute ``device`` has it; array libraries share no type."""
 Dtype: TypeAlias = Any
 """A dtype of a namespace, as its arrays' attribute ``dtype`` has it."""
-HostArray: TypeAlias = "np.ndarray[Any, Any]"
+HostArray: TypeAlias = np.ndarray[Any, Any]
 """A NumPy array."""
 
 ELEMENTS_PER_BLOCK = 2**22

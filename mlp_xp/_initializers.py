@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from mlp_xp._arrays import HostArray
-from mlp_xp._functions import HashablePartial, pickled_as_call
+from mlp_xp._functions import Call, HashablePartial
 from mlp_xp._validation import RandomSource, check_called, check_real, lookup
 
 
@@ -66,7 +66,7 @@ def normal(scale: float = 0.01) -> Initializer:
     True
     """
     scale = check_real("scale", scale, at_least=0.0)
-    return pickled_as_call(normal, HashablePartial(_normal, scale=scale), scale=scale)
+    return HashablePartial(_normal, scale=scale).made_by(Call(normal, scale=scale))
 
 
 def glorot_uniform(factor: float = 6.0) -> Initializer:
@@ -95,7 +95,7 @@ def glorot_uniform(factor: float = 6.0) -> Initializer:
     True
     """
     factor = check_real("factor", factor, above=0.0)
-    return pickled_as_call(glorot_uniform, HashablePartial(_glorot_uniform, factor=factor), factor=factor)
+    return HashablePartial(_glorot_uniform, factor=factor).made_by(Call(glorot_uniform, factor=factor))
 
 
 def he_normal() -> Initializer:
@@ -117,7 +117,7 @@ def he_normal() -> Initializer:
     >>> bool(0.098 < draw.std() < 0.102)
     True
     """
-    return pickled_as_call(he_normal, HashablePartial(_he_normal))
+    return HashablePartial(_he_normal).made_by(Call(he_normal))
 
 
 def zeros() -> Initializer:
@@ -134,7 +134,7 @@ def zeros() -> Initializer:
     >>> zeros()(np.random.RandomState(0), (3,), 2, 3)
     array([0., 0., 0.])
     """
-    return pickled_as_call(zeros, HashablePartial(_zeros))
+    return HashablePartial(_zeros).made_by(Call(zeros))
 
 
 def _normal(

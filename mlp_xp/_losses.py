@@ -15,10 +15,6 @@ from mlp_xp._arrays import Array, Namespace
 from mlp_xp._validation import lookup
 
 
-def _no_problem(xp: Namespace, y: Array) -> str:
-    return ""
-
-
 @dataclass(frozen=True)
 class Loss:
     """A loss of logits and targets, both of shape ``(n_samples, n_outputs)``.
@@ -52,7 +48,7 @@ class Loss:
     link: Callable[[Namespace, Array], Array]
     evaluate: Callable[[Namespace, Array, Array], tuple[Array, Array]]
     decide: Callable[[Namespace, Array], Array] | None = None
-    problem: Callable[[Namespace, Array], str] = _no_problem
+    problem: Callable[[Namespace, Array], str] | None = None
 
 
 def resolve_loss(loss: str | Loss) -> Loss:
@@ -126,6 +122,10 @@ def _evaluate_squared_error(xp: Namespace, logits: Array, y: Array) -> tuple[Arr
     return (0.5 * share) * (error * error), share * error
 
 
+def _no_problem(xp: Namespace, y: Array) -> str:
+    return ""
+
+
 def _exp(xp: Namespace, logits: Array) -> Array:
     return xp.exp(logits)
 
@@ -155,7 +155,7 @@ LOSSES: dict[str, Loss] = {
     "categorical_cross_entropy": Loss(
         _softmax, _evaluate_categorical_cross_entropy, _decide_categorical, _categorical_problem
     ),
-    "squared_error": Loss(_identity, _evaluate_squared_error),
+    "squared_error": Loss(_identity, _evaluate_squared_error, problem=_no_problem),
     "poisson": Loss(_exp, _evaluate_poisson, problem=_poisson_problem),
 }
 """Losses by name. For a sample with logits z and targets y, summed over the outputs k unless said:

@@ -76,10 +76,12 @@ class Network:
     _resolved_loss: Loss = field(init=False, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}
+        derived = {entry.name for entry in fields(self) if not entry.init}
+        return {name: value for name, value in vars(self).items() if name not in derived}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+        self.__dict__.update(state)
+        self.__post_init__()
 
     def __post_init__(self) -> None:
         sizes = _check_sizes(self.layer_sizes)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
 from mlp_xp._arrays import Namespace
-from mlp_xp._functions import HashablePartial, PickledAsCall, pickled_as_call
+from mlp_xp._functions import Call, HashablePartial
 from mlp_xp._parameters import Parameters, flatten, layers_like, unflatten_like, zeros_like
 from mlp_xp._schedules import Schedule, check_learning_rate
 from mlp_xp._validation import check_real
@@ -26,7 +26,7 @@ Update: TypeAlias = Callable[
 
 
 @dataclass(frozen=True)
-class Optimizer(PickledAsCall):
+class Optimizer:
     """An optimizer: how gradients change the parameters.
 
     Attributes
@@ -83,9 +83,9 @@ def gradient_descent(learning_rate: float | Schedule) -> Optimizer:
     (array([[0.9]]), array([2.]))
     """
     rate = check_learning_rate(learning_rate)
-    return pickled_as_call(
-        gradient_descent, Optimizer(_no_state, _gradient_descent_update, rate), learning_rate=rate
-    )
+    call = Call(gradient_descent, learning_rate=rate)
+    init, update = HashablePartial(_no_state), HashablePartial(_gradient_descent_update)
+    return Optimizer(init.made_by(call, "init"), update.made_by(call, "update"), rate)
 
 
 def momentum(
@@ -120,10 +120,10 @@ def momentum(
     if not decay:
         return gradient_descent(learning_rate)
     rate, nesterov = check_learning_rate(learning_rate), bool(nesterovs_momentum)
+    call = Call(_momentum, learning_rate=rate, momentum=decay, nesterovs_momentum=nesterov)
     update = HashablePartial(_momentum_update, momentum=decay, nesterov=nesterov)
-    optimizer = Optimizer(_momentum_init, update, rate)
-    made_from = {"learning_rate": rate, "momentum": decay, "nesterovs_momentum": nesterov}
-    return pickled_as_call(_momentum, optimizer, **made_from)
+    init = HashablePartial(_momentum_init)
+    return Optimizer(init.made_by(call, "init"), update.made_by(call, "update"), rate)
 
 
 _momentum = momentum
@@ -181,8 +181,9 @@ def adam(
         "epsilon": check_real("epsilon", epsilon, above=0.0),
     }
     rate = check_learning_rate(learning_rate)
-    optimizer = Optimizer(_adam_init, HashablePartial(_adam_update, **settings), rate)
-    return pickled_as_call(adam, optimizer, learning_rate=rate, **settings)
+    call = Call(adam, learning_rate=rate, **settings)
+    init, update = HashablePartial(_adam_init), HashablePartial(_adam_update, **settings)
+    return Optimizer(init.made_by(call, "init"), update.made_by(call, "update"), rate)
 
 
 class AdamState(NamedTuple):
@@ -221,8 +222,8 @@ def decoupled_weight_decay(optimizer: Optimizer, weight_decay: float) -> Optimiz
     """
     decay = check_real("weight_decay", weight_decay, at_least=0.0)
     update = HashablePartial(_decayed_update, update=optimizer.update, weight_decay=decay)
-    decayed = replace(optimizer, update=update)
-    return pickled_as_call(decoupled_weight_decay, decayed, optimizer=optimizer, weight_decay=decay)
+    call = Call(decoupled_weight_decay, optimizer=optimizer, weight_decay=decay)
+    return replace(optimizer, update=update.made_by(call, "update"))
 
 
 def _decayed_update(

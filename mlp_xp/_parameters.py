@@ -32,7 +32,7 @@ class Layer(NamedTuple):
     bias: Array
 
 
-Pair: TypeAlias = "tuple[Array, Array]"
+Pair: TypeAlias = tuple[Array, Array]
 """A weight and a bias, or their gradients: a `Layer`, or a plain tuple. Inside a training layers are plain
 tuples, because making and unpacking named ones takes a twentieth of a step on small networks."""
 

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import repeat
 from typing import Protocol
 
-from mlp_xp._functions import HashablePartial, pickled_as_call
+from mlp_xp._functions import Call, HashablePartial
 from mlp_xp._validation import check_integer, check_real
 
 
@@ -72,7 +72,7 @@ def inverse_scaling(learning_rate: float, power_t: float = 0.5, n_samples: int =
         "power_t": check_real("power_t", power_t, at_least=0.0),
         "n_samples": check_integer("n_samples", n_samples, minimum=1),
     }
-    return pickled_as_call(inverse_scaling, HashablePartial(_inverse_scaling, **settings), **settings)
+    return HashablePartial(_inverse_scaling, **settings).made_by(Call(inverse_scaling, **settings))
 
 
 def step_decay(learning_rate: float, every: int, factor: float = 0.1) -> Schedule:
@@ -102,7 +102,7 @@ def step_decay(learning_rate: float, every: int, factor: float = 0.1) -> Schedul
         "every": check_integer("every", every, minimum=1),
         "factor": check_real("factor", factor, above=0.0),
     }
-    return pickled_as_call(step_decay, HashablePartial(_step_decay, **settings), **settings)
+    return HashablePartial(_step_decay, **settings).made_by(Call(step_decay, **settings))
 
 
 def cosine(learning_rate: float, epochs: int, final: float = 0.0) -> Schedule:
@@ -137,7 +137,7 @@ def cosine(learning_rate: float, epochs: int, final: float = 0.0) -> Schedule:
         "epochs": check_integer("epochs", epochs, minimum=1),
         "final": check_real("final", final, at_least=0.0),
     }
-    return pickled_as_call(cosine, HashablePartial(_cosine, **settings), **settings)
+    return HashablePartial(_cosine, **settings).made_by(Call(cosine, **settings))
 
 
 def _rate(learning_rate: float) -> float:

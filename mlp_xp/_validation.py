@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, ForwardRef, TypeAlias, TypeVar
 
 import numpy as np
 
-Seed: TypeAlias = "int | np.random.RandomState | np.random.Generator | None"
-RandomSource: TypeAlias = "np.random.RandomState | np.random.Generator"
+if TYPE_CHECKING:
+    Seed: TypeAlias = int | np.random.RandomState | np.random.Generator | None
+    RandomSource: TypeAlias = np.random.RandomState | np.random.Generator
+else:  # evaluated when they are asked for: `np.random` is imported at its first use
+    Seed = ForwardRef("int | np.random.RandomState | np.random.Generator | None", module=__name__)
+    RandomSource = ForwardRef("np.random.RandomState | np.random.Generator", module=__name__)
 
 Entry = TypeVar("Entry")
 

@@ -10,8 +10,10 @@ import pkgutil
 import re
 import subprocess
 import sys
+import typing
 import warnings
 import zipfile
+from dataclasses import replace
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
@@ -152,6 +154,7 @@ print(MLPClassifier(alpha=1.0), MLPRegressor.__module__)
 def test_without_scikit_learn_estimators_say_what_to_install():
     code = """
 import sys
+import typing
 sys.modules["sklearn"] = None
 from mlp_xp import *
 import mlp_xp
@@ -353,3 +356,35 @@ def test_a_typed_users_script_runs():
     script = Path(__file__).with_name("typed_user.py")
     output = subprocess.run([sys.executable, script], check=True, capture_output=True, text=True).stdout
     assert output == "True\n"
+
+
+@pytest.mark.parametrize("name", [*mlp_xp.__all__, "MLPClassifier", "MLPRegressor"])
+def test_annotations_of_public_names_can_be_resolved(name):
+    if name in ("load_model", "save_model"):
+        pytest.skip("os and pathlib are imported for types only")
+    thing = getattr(mlp_xp, name)
+    if inspect.isfunction(thing) or inspect.isclass(thing):
+        hints = typing.get_type_hints(thing)
+        assert all(not isinstance(hint, str) for hint in hints.values())
+
+
+def test_subclasses_of_a_network_are_pickled_and_copied():
+    network = Wide(5, loss="squared_error")
+    network.__dict__["note"] = "kept"
+    for again in (pickle.loads(pickle.dumps(network)), copy.copy(network), copy.deepcopy(network)):
+        assert again == network
+        assert type(again) is Wide
+        assert again.note == "kept"
+    changed = replace(mlp_xp.adam(0.1), learning_rate=0.5)
+    assert not private_names(pickle.dumps(changed))
+    assert pickle.loads(pickle.dumps(changed)) == changed
+    loss = mlp_xp.Loss(abs, divmod)
+    assert not private_names(pickle.dumps(loss))
+    assert pickle.loads(pickle.dumps(loss)) == loss
+
+
+class Wide(mlp_xp.Network):
+    """A network with an argument of its own."""
+
+    def __init__(self, width, **settings):
+        super().__init__((2, width, 1), **settings)

@@ -75,8 +75,8 @@ def test_an_interrupt_is_an_error_where_warnings_are():
 
 
 def test_divergence_goes_back_to_the_last_finite_state():
-    diverged = DivergenceError("diverged", 3, TRAINED, History(), np.inf)
-    training = Training(diverged)
+    training = Training(None)
+    diverged = training.error = DivergenceError("diverged", 3, TRAINED, training.history, np.inf)
     with pytest.raises(DivergenceError) as caught:
         run_with_recovery(training)
     assert caught.value is diverged
@@ -92,6 +92,17 @@ def test_any_other_error_carries_what_was_trained():
     assert training.calls == ["keep"]
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
     assert (caught.value.epoch, caught.value.params) == (3, TRAINED)
+
+
+def test_an_error_of_another_training_carries_what_this_one_trained():
+    """Such as one inside a callback."""
+    foreign = DivergenceError("the other diverged", 7, (), History(), np.inf)
+    training = Training(foreign)
+    with pytest.raises(TrainingError, match="failed in epoch 3.*the other diverged") as caught:
+        run_with_recovery(training)
+    assert caught.value.__cause__ is foreign
+    assert (caught.value.epoch, caught.value.params) == (3, TRAINED)
+    assert caught.value.history is training.history
 
 
 def test_lack_of_memory_says_what_is_needed():

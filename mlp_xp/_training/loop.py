@@ -153,10 +153,9 @@ def run_training(network: Network, progress: Progress, samples: Samples, setting
 
     with computing(samples.place, network.matmul_precision), without_autodiff(samples.place.xp):
         footprint = Footprint(network, settings.optimizer, samples, progress.state, settings.epochs)
-        before = named(progress.params), History()
         shortage = footprint.shortage_of(batch_size)
         if shortage is not None:
-            raise out_of_memory(None, 1, *before, shortage)
+            raise out_of_memory(None, 1, named(progress.params), History(), shortage)
         try:
             samples = samples.with_small_arrays_cast()
             engine = make_engine(
@@ -167,7 +166,7 @@ def run_training(network: Network, progress: Progress, samples: Samples, setting
                 raise
             release_frames(error, samples.place)
             shortage = footprint.shortage_of(batch_size, after_failure=True)
-            raise out_of_memory(error, 1, *before, shortage) from error
+            raise out_of_memory(error, 1, named(progress.params), History(), shortage) from error
         loop = _Loop(network, progress, samples, settings, engine, footprint, plan)
         del engine  # so that the loop alone holds it, and can free its memory
         run_with_recovery(loop)

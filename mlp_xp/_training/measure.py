@@ -90,9 +90,12 @@ def check_targets(network: Network, samples: Samples) -> None:
     """Raise a ValueError if the targets are invalid for the network's loss."""
     xp, y = samples.place.xp, samples.y
     check_finite(xp, "y", y)
+    find_problem = network._resolved_loss.problem
+    if find_problem is None:
+        return
     # With `y` as X, because batches of the real X might be cast, which copies them.
     for batch in replace(samples, X=y, sample_weight=None).blocks(y.shape[1]):
-        problem = network._resolved_loss.problem(*for_value_checks(xp, batch.y))
+        problem = find_problem(*for_value_checks(xp, batch.y))
         if problem:
             loss = f"the loss {network.loss!r}" if isinstance(network.loss, str) else "the loss"
             raise ValueError(f"`y` must, for {loss}, {problem}")

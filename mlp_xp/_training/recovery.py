@@ -63,10 +63,12 @@ def run_with_recovery(training: RecoverableTraining) -> None:
             warn(message, TrainingInterruptedWarning)
         except TrainingInterruptedWarning as error:  # a filter makes errors of warnings
             raise TrainingError(message, n_done + 1, training.params, training.history) from error
-    except TrainingError:
-        training.revert()
-        raise
     except Exception as error:
+        if (
+            isinstance(error, TrainingError) and error.history is training.history
+        ):  # it is this training's own
+            training.revert()
+            raise
         number = training.number
         if is_out_of_memory(error):
             shortage = training.release(error)

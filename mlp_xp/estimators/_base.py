@@ -112,7 +112,7 @@ class BaseMLP(Estimator, CallbackSupportMixin):
             try:
                 run(self, task, report)
             except OutOfMemoryError as error:
-                del task  # the error's traceback keeps this frame, and must not keep the arrays
+                del task, report  # the error's traceback keeps this frame, and must not keep the arrays
                 raise without_frames(error) from error.__cause__
             report.end()
         return self

@@ -13,6 +13,7 @@ import polars as pl
 from sklearn.pipeline import Pipeline
 
 from mlp_xp._arrays import HostArray
+from mlp_xp._functions import set_public_module
 from mlp_xp._messages import first_line
 from mlp_xp.files._folders import write_json
 from mlp_xp.files._models import save_model
@@ -312,3 +313,6 @@ def _check_description(run: Run) -> None:
         and isinstance(description["columns"]["left_out"], dict)
     ):
         raise ValueError(f"{DESCRIPTION_FILE} does not fit the pipeline")
+
+
+set_public_module("mlp_xp.tables", globals(), ("Run", "load_run"))
