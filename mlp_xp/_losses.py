@@ -112,7 +112,8 @@ def _categorical_problem(xp: Namespace, y: Array) -> str:
     return ""
 
 
-def _identity(xp: Namespace, logits: Array) -> Array:
+def identity_link(xp: Namespace, logits: Array) -> Array:
+    """Return the logits themselves."""
     return logits
 
 
@@ -155,7 +156,7 @@ LOSSES: dict[str, Loss] = {
     "categorical_cross_entropy": Loss(
         _softmax, _evaluate_categorical_cross_entropy, _decide_categorical, _categorical_problem
     ),
-    "squared_error": Loss(_identity, _evaluate_squared_error, problem=_no_problem),
+    "squared_error": Loss(identity_link, _evaluate_squared_error, problem=_no_problem),
     "poisson": Loss(_exp, _evaluate_poisson, problem=_poisson_problem),
 }
 """Losses by name. For a sample with logits z and targets y, summed over the outputs k unless said:

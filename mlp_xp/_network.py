@@ -11,7 +11,7 @@ from mlp_xp._arrays import Array, Namespace, Placement, placement
 from mlp_xp._devices import MATMUL_PRECISIONS, computing
 from mlp_xp._functions import HashablePartial, renamed
 from mlp_xp._initializers import Initializer, resolve_initializer
-from mlp_xp._losses import Loss, resolve_loss
+from mlp_xp._losses import Loss, identity_link, resolve_loss
 from mlp_xp._parameters import Layer, Pair, Parameters, named
 from mlp_xp._samples import Samples
 from mlp_xp._validation import Seed, check_integer, check_real, lookup, random_source
@@ -207,10 +207,7 @@ class Network:
         -------
         array of shape (n_samples, n_outputs)
         """
-        place = self._check_params(params)
-        self._check_rows(params, X)
-        with computing(place, self.matmul_precision):
-            return self._blockwise(Samples(place, X), params, keep_logits)
+        return self._check_and_compute(params, X, identity_link)
 
     def predict(self, params: Parameters, X: Array) -> Array:
         """Compute the network's output: probabilities, rates or values, as the loss has it.
@@ -234,10 +231,7 @@ class Network:
         array([[0.5],
                [0. ]])
         """
-        place = self._check_params(params)
-        self._check_rows(params, X)
-        with computing(place, self.matmul_precision):
-            return self._blockwise(Samples(place, X), params, self._resolved_loss.link)
+        return self._check_and_compute(params, X, self._resolved_loss.link)
 
     # For training and engines: arguments are checked already, and the namespace is known.
 
@@ -328,6 +322,15 @@ class Network:
             return xp.sum(losses) / y.shape[0]
         return xp.sum(losses * xp.reshape(sample_weight, (-1, 1))) * _inverse_total(xp, sample_weight)
 
+    def _check_and_compute(
+        self, params: Parameters, X: Array, finish: Callable[[Namespace, Array], Array]
+    ) -> Array:
+        """Check parameters and samples, and compute ``finish(xp, logits)``."""
+        place = self._check_params(params)
+        self._check_rows(params, X)
+        with computing(place, self.matmul_precision):
+            return self._blockwise(Samples(place, X), params, finish)
+
     def _blockwise(
         self, samples: Samples, params: Parameters, finish: Callable[[Namespace, Array], Array]
     ) -> Array:
@@ -344,11 +347,6 @@ class Network:
             raise ValueError(f"`X` must have shape (n_samples, {self.layer_sizes[0]}), got {tuple(X.shape)}")
         if X.shape[0] == 0:
             raise ValueError("`X` must have at least one row, got none")
-
-
-def keep_logits(xp: Namespace, logits: Array) -> Array:
-    """Return the logits: the `finish` of `Network._blockwise` that changes nothing."""
-    return logits
 
 
 def _outputs(

@@ -3,11 +3,17 @@
 import numpy as np
 import pytest
 
+from mlp_xp._arrays import placement
+
 preprocessing = pytest.importorskip("sklearn.preprocessing")
 sparse = pytest.importorskip("scipy.sparse")
 
-from mlp_xp._arrays import placement  # noqa: E402
-from mlp_xp.estimators._labels import Classes, class_weights, labels_at  # noqa: E402
+labels_module = pytest.importorskip("mlp_xp.estimators._labels")
+Classes, class_weights, labels_at = (
+    labels_module.Classes,
+    labels_module.class_weights,
+    labels_module.labels_at,
+)
 
 HOST = placement(X=np.ones(1))
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from mlp_xp._arrays import Array, check_finite, for_value_checks, without_autodiff
 from mlp_xp._devices import computing, current_device, to_floats
-from mlp_xp._network import Network, keep_logits
+from mlp_xp._losses import identity_link
+from mlp_xp._network import Network
 from mlp_xp._parameters import Parameters
 from mlp_xp._samples import Samples
 from mlp_xp._training.metrics import Metric, UserMetric, resolve_metrics
@@ -66,7 +67,7 @@ def measure(
 ) -> dict[str, float]:
     """Do what `evaluate` does, on checked arguments."""
     xp, loss = samples.xp, network._resolved_loss
-    logits = network._blockwise(samples, params, keep_logits)
+    logits = network._blockwise(samples, params, identity_link)
     y, sample_weight = samples.targets()
     values: dict[str, Any] = {"loss": network._data_loss(xp, logits, y, sample_weight)}
     predictions = loss.link(xp, logits)

@@ -96,9 +96,20 @@ SAMPLES = """
 """
 
 
+SCORE = (
+    SAMPLES
+    + """
+        Returns
+        -------
+        float
+"""
+)
+
+
 def fill_docstring(target: Any) -> Any:
     """Fill the common parts in the docstring of an estimator, or of one of its methods."""
     text = target.__doc__.replace("    {parameters}\n", PARAMETERS[1:])
     text = text.replace("    {attributes}\n", ATTRIBUTES[1:])
+    text = text.replace("        {score}\n", SCORE[1:])
     target.__doc__ = text.replace("        {samples}\n", SAMPLES[1:])
     return target

@@ -154,14 +154,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
         Parameters
         ----------
-        {samples}
-
-        Returns
-        -------
-        float
+        {score}
         """
-        with current_device(X):
-            return _score(accuracy_score, y, self._decode(*self._outputs(X, "score")), sample_weight)
+        return _score(self, accuracy_score, X, y, sample_weight)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -296,14 +291,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):
 
         Parameters
         ----------
-        {samples}
-
-        Returns
-        -------
-        float
+        {score}
         """
-        with current_device(X):
-            return _score(r2_score, y, self._decode(*self._outputs(X, "score")), sample_weight)
+        return _score(self, r2_score, X, y, sample_weight)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -343,12 +333,15 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         return outputs[:, 0] if outputs.shape[1] == 1 else outputs
 
 
-def _score(metric: Any, y: Any, predictions: Array, sample_weight: Any) -> float:
-    """Compute a metric of scikit-learn's, on the host, whatever library the arrays are of."""
-    y, predictions, sample_weight = (
-        to_host(array) if is_non_numpy_array(array) else array for array in (y, predictions, sample_weight)
-    )
-    return float(metric(y, predictions, sample_weight=sample_weight))
+def _score(estimator: BaseMLP, metric: Any, X: Any, y: Any, sample_weight: Any) -> float:
+    """Compute a metric of scikit-learn's for the predictions, on the host; arrays may be of any library."""
+    with current_device(X):
+        predictions = estimator._decode(*estimator._outputs(X, "score"))
+        y, predictions, sample_weight = (
+            to_host(array) if is_non_numpy_array(array) else array
+            for array in (y, predictions, sample_weight)
+        )
+        return float(metric(y, predictions, sample_weight=sample_weight))
 
 
 set_public_module("mlp_xp.estimators", globals(), ["MLPClassifier", "MLPRegressor", "_Labels"])

@@ -7,6 +7,7 @@ tensors' bytes in the order of the layers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -21,7 +22,6 @@ from mlp_xp._validation import lookup
 from mlp_xp.backends import backend as find_backend
 
 if TYPE_CHECKING:  # modules that only this one needs are imported in its functions: `import mlp_xp` is faster
-    import os
     from pathlib import Path
 
 FORMAT = "mlp_xp"
