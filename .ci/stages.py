@@ -276,7 +276,7 @@ def table(results: Sequence[Result]) -> list[str]:
 def pytest_stage(name: str, limit: float, out: Path, n_workers: int, arguments: Sequence[str]) -> Stage:
     """Return a stage of tests."""
     command = [
-        *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+        *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "xdist"),
         # In place of the project's own options, which are for machines of a few cores.
         *("-o", "addopts=--strict-markers", "-o", "faulthandler_timeout=60", "-n", str(n_workers)),
         # What newer libraries find old in one another says nothing about the GPU.
@@ -287,6 +287,8 @@ def pytest_stage(name: str, limit: float, out: Path, n_workers: int, arguments: 
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "JAX_PLATFORMS": "cuda,cpu",
         "JAX_ENABLE_X64": "1",
+        # A warning of another plugin that the machine has would end pytest: here warnings are errors.
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     }
     needs = ("cupy", "torch", "jax", "nvmath", "array_api_compat", "pytest", "xdist")
     count = partial(count_junit, NAMESPACES)

@@ -127,7 +127,7 @@ def test_it_answers(gpu, record_property):
     place = placement(X=X)
     free = free_bytes(place)
     record_property("free_bytes", free)
-    record_property("version", getattr(gpu.module, "__version__", ""))
+    record_property("version", str(getattr(gpu.module, "__version__", "")))
     assert free > 2**20
     np.testing.assert_array_equal(to_host(place.xp.matmul(X, X)), np.eye(3))
 
