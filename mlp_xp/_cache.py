@@ -2,8 +2,8 @@
 
 What the library caches with `cached_by_arguments`, each in the module that makes it:
 
-- compiled training steps on NumPy (`_engines.compiled`), by the network, the optimizer without its learning
-  rate, shapes and dtypes of a batch and the structure of the state
+- compiled training steps on NumPy (`_engines.compiled`) and on CuPy (`_engines.cupy_steps`), by the network,
+  the optimizer without its learning rate, shapes and dtypes of a batch and the structure of the state
 - compiled functions of rows (`_compiler.rows`), by the function and the shapes and dtypes of its arrays
 - compiled functions of JAX (`_engines.jax`), by the network, the optimizer without its learning rate, the
   batch size and the number of samples

@@ -148,13 +148,35 @@ class Samples:
         """Yield batches in the order of the rows, of so many rows that a block has a bounded size."""
         return self.batches(rows_per_block(row_width))
 
-    def _row_getter(self, order: Rows | None) -> Callable[[Array, slice], Array]:
-        """Return the function ``(array, slice) -> array`` that takes this part of the order from an array."""
-        place, xp, cast = self.place, self.xp, self._cast
+    def row_writer(
+        self, order: Rows | None, gather: Callable[[Array, Array, Array], None]
+    ) -> Callable[[Array, slice, Array], None]:
+        """Return the function ``(array, slice, out)`` that writes this part of the order to another array.
+
+        ``gather(array, indices, out)`` writes the rows with these indices into an array of the same dtype.
+        """
+        take, indices = self._row_getter(order), self._row_indices(order)
+
+        def write(array: Array, some: slice, out: Array) -> None:
+            if indices is not None and array.dtype == out.dtype:
+                gather(array, indices[some], out)
+            else:
+                out[...] = take(array, some)
+
+        return write
+
+    def _row_indices(self, order: Rows | None) -> Array | None:
+        """Return the rows of the arrays in this order, on their device; None if these are all, in theirs."""
         if self.rows is not None:
             order = self.rows if order is None else self.rows[order]
         # The order is copied to the device once an epoch: a copy for each batch would take longer.
-        indices = order if order is None or place.xp is np else place.xp.asarray(order, device=place.device)
+        if order is None or self.place.xp is np:
+            return order
+        return self.place.xp.asarray(order, device=self.place.device)
+
+    def _row_getter(self, order: Rows | None) -> Callable[[Array, slice], Array]:
+        """Return the function ``(array, slice) -> array`` that takes this part of the order from an array."""
+        xp, cast, indices = self.xp, self._cast, self._row_indices(order)
 
         def take(array: Array, some: slice) -> Array:
             if array is None:

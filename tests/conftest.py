@@ -112,6 +112,9 @@ LIBRARIES = {
 may_run_call_by_call = pytest.mark.filterwarnings("ignore::mlp_xp.EagerFallbackWarning")
 
 
+COMPILERS = ("nvrtc",)
+"""What single tests need beside the libraries, under the same rule."""
+
 _made: dict[str, Library] = {}
 _missing: dict[str, str] = {}
 
@@ -134,7 +137,7 @@ def _names(config: pytest.Config, option: str) -> list[str]:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cuda: says whether what is assumed of a GPU is true of this one")
     chosen = _names(config, "--libraries")
-    unknown = [name for name in (*chosen, *required(config)) if name not in LIBRARIES]
+    unknown = [name for name in (*chosen, *required(config)) if name not in (*LIBRARIES, *COMPILERS)]
     if unknown:
         raise pytest.UsageError(f"unknown library {unknown[0]!r}; there are {', '.join(LIBRARIES)}")
     for name, make in LIBRARIES.items():

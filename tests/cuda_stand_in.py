@@ -9,16 +9,23 @@ the manuals of CUDA and cuBLAS.
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import re
+import shutil
+import subprocess
 import sys
 import threading
 import weakref
 from collections import Counter
 from contextlib import contextmanager
-from types import ModuleType, SimpleNamespace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType, ModuleType, SimpleNamespace
 
 import array_api_compat
 import numpy as np
+import pytest
 from array_api_compat.common import _helpers
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.lib.stride_tricks import as_strided
@@ -165,6 +172,8 @@ class Device:
         return MACHINE.total[self.id] - MACHINE.used[self.id], MACHINE.total[self.id]
 
     compute_capability = "90"
+    # Kernels are compiled for the host, where a block has one thread.
+    attributes = MappingProxyType({"MaxThreadsPerBlock": 1})
 
 
 class Stream:
@@ -683,7 +692,7 @@ class Functions(ModuleType):
 
     isdtype, finfo = staticmethod(np.isdtype), staticmethod(np.finfo)
     float16, float32, float64, bool, uint8 = np.float16, np.float32, np.float64, np.bool_, np.uint8
-    int32, int64 = np.int32, np.int64
+    int32, int64, uint32 = np.int32, np.int64, np.uint32
     matmul = staticmethod(matmul)
 
     def __getattr__(self, name):
@@ -743,8 +752,9 @@ class Functions(ModuleType):
     def concat(self, arrays, axis=0):
         return run(lambda *each: np.concatenate(each, axis=axis), *arrays)
 
-    def take(self, array, indices, axis):
-        return run(lambda x, rows: np.take(x, rows, axis=axis), array, indices)
+    def take(self, array, indices, axis, out=None):
+        assert out is None or (out.dtype, out.shape[1:]) == (array.dtype, array.shape[1:])
+        return run(lambda x, rows: np.take(x, rows, axis=axis), array, indices, out=out)
 
     def reshape(self, array, shape):
         return array.reshape(shape)
@@ -823,6 +833,94 @@ def _by_columns(pointer, dtype, shape, leading):
     return as_strided(flat, shape, (dtype.itemsize, leading * dtype.itemsize))
 
 
+# Kernels.
+
+
+HOST = """
+#define __global__
+#define __device__
+#define __shared__ static thread_local
+#define __launch_bounds__(n)
+#define __syncthreads()
+#define __threadfence()
+#define __shfl_xor_sync(mask, x, offset) (x)
+#define INFINITY __builtin_inff()
+#define NAN __builtin_nanf("")
+static unsigned int atomicAdd(unsigned int* at, unsigned int more) { return (*at += more) - more; }
+static const struct { unsigned int x; } threadIdx = {0};
+static thread_local struct { unsigned int x; } blockIdx;
+// Not from a header, which takes longer to read than the rest to compile.
+#define FUNCTION(name) \\
+  static inline double name(double x) { return __builtin_##name(x); } \\
+  static inline float name(float x) { return __builtin_##name##f(x); }
+FUNCTION(fabs) FUNCTION(sqrt) FUNCTION(exp) FUNCTION(expm1) FUNCTION(log) FUNCTION(log1p) FUNCTION(log2)
+FUNCTION(log10) FUNCTION(sin) FUNCTION(cos) FUNCTION(tan) FUNCTION(atan) FUNCTION(sinh) FUNCTION(cosh)
+FUNCTION(tanh) FUNCTION(floor) FUNCTION(ceil)
+static inline double pow(double x, double y) { return __builtin_pow(x, y); }
+static inline float pow(float x, float y) { return __builtin_powf(x, y); }
+static inline bool isfinite(double x) { return __builtin_isfinite(x); }
+static inline bool isnan(double x) { return __builtin_isnan(x); }
+"""
+_compiled = {}
+"""The libraries of sources that were compiled, by the source."""
+
+
+class RawModule:
+    """Kernels compiled by the host's compiler; a launch runs their blocks one after the other."""
+
+    def __init__(self, code, options=()):
+        if code not in _compiled:
+            _compiled[code] = _compile_for_host(code, options)
+        self.library = _compiled[code]
+        MACHINE.counts["modules"] += 1
+
+    def get_function(self, name):
+        function = getattr(self.library, f"launch_{name}")
+
+        def launch(grid, block, arguments):
+            assert block == (1,)
+            arrays = [x for x in arguments if isinstance(x, ndarray)]
+            _check_devices(arrays)
+            assert all(x.flags.c_contiguous for x in arrays)
+            assert all(isinstance(x, (ndarray, np.uint32)) for x in arguments), [
+                type(x) for x in arguments if not isinstance(x, (ndarray, np.uint32))
+            ]
+            values = [
+                ctypes.c_void_p(x.view.ctypes.data) if isinstance(x, ndarray) else ctypes.c_uint32(x)
+                for x in arguments
+            ]
+            writers = [x.data.mem.writers for x in arrays]
+
+            def work(on):
+                for one in writers:
+                    _check_writing(on, one, writers)
+                function(ctypes.c_uint32(grid[0]), *values)
+
+            MACHINE.counts["launches"] += 1
+            MACHINE.stream.launch(work)
+
+        return launch
+
+
+def _compile_for_host(code, options):
+    launches = [
+        f'extern "C" void launch_{name}(Index grid, {parameters}) {{\n'
+        "  for (blockIdx.x = 0; blockIdx.x < grid; ++blockIdx.x)\n"
+        f"    {name}({', '.join(each.split()[-1] for each in parameters.split(','))});\n}}"
+        for name, parameters in re.findall(
+            r"__global__ void __launch_bounds__\(THREADS\) (\w+)\((.*)\)", code
+        )
+    ]
+    if shutil.which("g++") is None:
+        pytest.skip("kernels of the stand-in need a C++ compiler, g++")
+    with TemporaryDirectory() as folder:
+        source, library = Path(folder, "kernels.cpp"), Path(folder, "kernels.so")
+        source.write_text("\n".join([HOST, code, *launches]))
+        command = ["g++", "-O0", "-w", "-shared", "-fPIC", *options, str(source), "-o", str(library)]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        return ctypes.CDLL(str(library))
+
+
 # Modules.
 
 
@@ -853,7 +951,7 @@ def _modules():
     cupy = Functions("cupy")
     for name, value in {
         "ndarray": ndarray, "cuda": cuda, "_core": core, "__version__": "14.2.0",
-        "get_default_memory_pool": lambda: MACHINE.default_pool,
+        "RawModule": RawModule, "get_default_memory_pool": lambda: MACHINE.default_pool,
     }.items():  # fmt: skip
         setattr(cupy, name, value)
     cublas = Cublas("nvmath.bindings.cublas")
@@ -877,7 +975,7 @@ def _properties(number):
     return {"name": b"a stand-in", "totalGlobalMem": MACHINE.total[number]}
 
 
-RELOADED = "mlp_xp._engines.cupy_graphs"
+RELOADED = ("mlp_xp._engines.cupy_graphs", "mlp_xp._engines.cupy_steps")
 
 
 @contextmanager
@@ -888,10 +986,11 @@ def installed(n_devices=2, n_bytes=2**28):
     global MACHINE
     MACHINE = Machine(n_devices, n_bytes)
     modules = _modules()
-    replaced = {name: sys.modules.get(name) for name in (*modules, RELOADED)}
+    replaced = {name: sys.modules.get(name) for name in (*modules, *RELOADED)}
     compat_before = vars(array_api_compat).get("cupy")
     sys.modules.update(modules)
-    sys.modules.pop(RELOADED, None)
+    for name in RELOADED:
+        sys.modules.pop(name, None)
     array_api_compat.cupy = modules["array_api_compat.cupy"]
     _clear_caches()
     try:
@@ -904,7 +1003,8 @@ def installed(n_devices=2, n_bytes=2**28):
         vars(array_api_compat).pop("cupy")
         if compat_before is not None:
             array_api_compat.cupy = compat_before
-        vars(mlp_xp._engines).pop("cupy_graphs", None)
+        for name in RELOADED:
+            vars(mlp_xp._engines).pop(name.rpartition(".")[2], None)
         _clear_caches()
 
 

@@ -35,7 +35,7 @@ from mlp_xp._compiler import (
     rows,
 )
 from mlp_xp._compiler import program as program_module
-from mlp_xp._engines import compiled, make_engine
+from mlp_xp._engines import compiled, make_engine, recordable
 from mlp_xp._engines.compiled import CompiledEngine
 from mlp_xp._engines.eager import EagerEngine
 from mlp_xp._losses import LOSSES, Loss
@@ -1130,7 +1130,7 @@ def test_memory_is_freed_without_a_garbage_collection():
 def test_one_call_updates_all_parameters_of_a_small_network():
     network, params, X, y = problem("tanh")
     params = plain(params)
-    state = compiled._state_structure((params, adam().init(np, params)))
+    state = recordable.state_structure((params, adam().init(np, params)))
     batch = compiled._batch_specs(Samples(placement(X=X), X, y), 23)
     make_program = compiled._compile_step.__wrapped__
     program = make_program(network, adam(), batch, state, False)

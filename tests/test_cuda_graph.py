@@ -60,8 +60,10 @@ def to_host(tree):
     return map_tree(lambda array: array.get() if isinstance(array, cuda_stand_in.ndarray) else array, tree)
 
 
-def graphs():
-    return import_module("mlp_xp._engines.cupy_graphs").CupyGraphs.of_this_thread(cuda_stand_in.Device())
+def graphs(device=None):
+    """Return the graphs of this thread on a device, by default on the stand-in's."""
+    device = cuda_stand_in.Device() if device is None else device
+    return import_module("mlp_xp._engines.cupy_graphs").CupyGraphs.of_this_thread(device)
 
 
 def data(loss, n_samples=23, n_outputs=2, weighted=False, dtype="float64"):
@@ -585,7 +587,7 @@ def torch_engine(network, optimizer, batch_size):
     cuda = graphs.TorchGraphs(there.place, there.xp)
     on_torch = map_tree(lambda array: torch.asarray(array.copy()), state)
     other = EagerEngine(network, optimizer, Samples(placement(X=X), X, y), batch_size, state)
-    return CudaGraphEngine(cuda, network, optimizer, there, batch_size, on_torch, 20), other
+    return CudaGraphEngine(cuda, network, optimizer, there, batch_size, on_torch, 10), other
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -4,7 +4,8 @@
 
 - NumPy: ``compiled``, steps as generated code with fewer NumPy calls
 - JAX: ``xla``, many epochs in one call of a function that `jax.jit` compiled
-- CuPy, and PyTorch on CUDA: ``cuda_graph``, many steps in one replay of a captured CUDA graph
+- CuPy, and PyTorch on CUDA: ``cuda_graph``, many steps in one replay of a captured CUDA graph; on CuPy steps
+  of fused kernels, which `mlp_xp._compiler` generates
 - all others, and what these engines cannot run: ``eager``, a Python loop of steps, call by call
 
 The eager engine works in every namespace. But at small sizes the overhead of each array call takes longer

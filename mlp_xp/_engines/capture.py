@@ -6,9 +6,41 @@ import gc
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from mlp_xp._arrays import Array, HostArray, Namespace
+from mlp_xp._engines.base import Step
+from mlp_xp._network import Network
+from mlp_xp._optimizers import Optimizer, OptimizerState
+from mlp_xp._parameters import Parameters
+
+StepInto: TypeAlias = Callable[
+    [Parameters, OptimizerState, Array, Array, "Array | None", float, Array],
+    tuple[Parameters, OptimizerState],
+]
+"""``(params, optimizer_state, X, y, sample_weight, learning_rate, loss) -> (params, optimizer_state)``
+
+A step (see `mlp_xp._engines.base.Step`) that writes its loss into an array of shape ().
+"""
+
+
+def step_into(step: Step) -> StepInto:
+    """Return a step that writes its loss into an array."""
+
+    def run(
+        params: Parameters,
+        optimizer_state: OptimizerState,
+        X: Array,
+        y: Array,
+        sample_weight: Array | None,
+        learning_rate: float,
+        loss: Array,
+    ) -> tuple[Parameters, OptimizerState]:
+        params, optimizer_state, value = step(params, optimizer_state, X, y, sample_weight, learning_rate)
+        loss[...] = value
+        return params, optimizer_state
+
+    return run
 
 
 class GraphLibrary(Protocol):
@@ -16,6 +48,9 @@ class GraphLibrary(Protocol):
 
     def namespace(self, matmul_precision: str) -> Namespace:
         """Return a namespace whose functions can be captured."""
+
+    def make_step(self, network: Network, optimizer: Optimizer) -> StepInto:
+        """Return a step that can be captured."""
 
     def own_stream(self) -> AbstractContextManager[None]:
         """Context that makes the engine's stream current: the default stream cannot be captured.
@@ -38,6 +73,9 @@ class GraphLibrary(Protocol):
 
     def upload(self, values: HostArray, out: Array) -> None:
         """Copy values from the host into an array, without waiting for the stream."""
+
+    def gather(self, array: Array, indices: Array, out: Array) -> None:
+        """Write the rows of an array that have these indices into another one of its dtype."""
 
     def retain(self) -> None:
         """Increment the number of engines that use the graphs' memory: it is kept until `release`."""

@@ -11,10 +11,11 @@ import numpy as np
 
 from mlp_xp._arrays import Array, HostArray, row_slices
 from mlp_xp._cache import cached_by_arguments
-from mlp_xp._compiler import NotRecordableError, Program, compile_function
+from mlp_xp._compiler import Program, compile_function
 from mlp_xp._compiler.passes import MIN_ELEMENTS_TO_KEEP_BIAS_SEPARATE
 from mlp_xp._compiler.rows import ArraySpec
-from mlp_xp._engines.base import EpochSettings, State, make_step
+from mlp_xp._engines.base import EpochSettings, State
+from mlp_xp._engines.recordable import flat_step, is_number, state_structure
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
 from mlp_xp._parameters import all_finite, is_array, leaves, with_leaves
@@ -52,7 +53,7 @@ class CompiledEngine:
         self, network: Network, optimizer: Optimizer, samples: Samples, batch_size: int, state: State
     ) -> None:
         self.losses: list[Array] = []
-        self.structure = _state_structure(state)
+        self.structure = state_structure(state)
         self.layout = _array_groups(self.structure)
         self.groups = [np.empty(sum(leaf.size for leaf in group), group[0].dtype) for group in self.layout]
         self.state = state
@@ -79,7 +80,7 @@ class CompiledEngine:
     @state.setter
     def state(self, state: State) -> None:
         values = leaves(state)
-        self.numbers = list(filter(_is_number, values))
+        self.numbers = list(filter(is_number, values))
         arrays = (view for flat, group in zip(self.groups, self.layout) for view in _views(flat, group))
         for target, source in zip(arrays, filter(is_array, values)):
             target[...] = source
@@ -90,7 +91,7 @@ class CompiledEngine:
         state: State = with_leaves(
             self.structure,
             [
-                next(arrays) if is_array(leaf) else next(numbers) if _is_number(leaf) else leaf
+                next(arrays) if is_array(leaf) else next(numbers) if is_number(leaf) else leaf
                 for leaf in leaves(self.structure)
             ],
         )
@@ -130,42 +131,12 @@ class CompiledEngine:
             self.numbers = numbers
 
 
-def _is_number(leaf: Any) -> bool:
-    return isinstance(leaf, (int, float)) and not isinstance(leaf, bool)
-
-
-def _same_kind(old: Any, new: Any) -> bool:
-    """Whether the old and the new leaf of a state are both an array, both a number or both None."""
-    if not _is_number(old):
-        return is_array(old) == is_array(new) and (old is None) == (new is None)
-    # Reductions to float64 are scalars of NumPy, which promote as Python's do.
-    return _is_number(new) or (is_array(new) and new.shape == () and new.dtype in (None, np.float64))
-
-
 def _batch_specs(samples: Samples, length: int) -> tuple[ArraySpec | None, ...]:
     """Return shapes and dtypes of the arrays of a batch."""
     dtype = np.dtype(samples.place.dtype)
     return tuple(
         None if array is None else ArraySpec((length, *array.shape[1:]), dtype) for array in samples.arrays
     )
-
-
-def _state_structure(state: State) -> State:
-    """Return the state with specs for its arrays and zeros for its numbers."""
-    if any(type(leaf) is bool for leaf in leaves(state)):
-        raise NotRecordableError("a bool in the optimizer's state")
-    structure: State = with_leaves(
-        state,
-        [
-            ArraySpec(leaf.shape, leaf.dtype)
-            if is_array(leaf)
-            else type(leaf)()
-            if _is_number(leaf)
-            else leaf
-            for leaf in leaves(state)
-        ],
-    )
-    return structure
 
 
 def _array_groups(state: State) -> list[list[Any]]:
@@ -199,26 +170,8 @@ def _compile_step(
     structure: State,
     has_ones_column: bool,
 ) -> Program:
-    step = make_step(network, optimizer, np)
-    old = leaves(structure)
-
-    def function(state: list[Any], inputs: list[Any], scalars: list[Any]) -> tuple[list[Any], list[Any]]:
-        rate, arrays, numbers = scalars[0], iter(state), iter(scalars[1:])
-        tracers = [
-            next(arrays) if is_array(leaf) else next(numbers) if _is_number(leaf) else leaf for leaf in old
-        ]
-        params, optimizer_state = with_leaves(structure, tracers)
-        X, y, sample_weight = inputs
-        params, optimizer_state, loss = step(params, optimizer_state, X, y, sample_weight, rate)
-        new = leaves((params, optimizer_state))
-        if len(new) != len(old):
-            raise NotRecordableError("an optimizer's state whose structure changes")
-        if not all(map(_same_kind, old, new)):
-            raise NotRecordableError("an optimizer's state with a leaf that changes its type")
-        updated = [leaf for leaf, before in zip(new, old) if is_array(before)]
-        return updated, [loss, *(leaf for leaf, before in zip(new, old) if _is_number(before))]
-
-    n_scalars = 1 + sum(map(_is_number, old))
+    function = flat_step(network, optimizer, structure)
+    n_scalars = 1 + sum(map(is_number, leaves(structure)))
     return compile_function(function, _array_groups(structure), batch, n_scalars, has_ones_column)
 
 

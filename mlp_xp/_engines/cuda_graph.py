@@ -10,7 +10,7 @@ from typing import Any
 
 from mlp_xp._arrays import Array, copy_array, is_cupy, row_slices
 from mlp_xp._devices import free_bytes
-from mlp_xp._engines.base import EagerFallbackWarning, Engine, EpochSettings, State, make_step
+from mlp_xp._engines.base import EagerFallbackWarning, Engine, EpochSettings, State
 from mlp_xp._engines.capture import GraphLibrary, exclusive_capture
 from mlp_xp._engines.eager import EagerEngine
 from mlp_xp._engines.step_numbers import (
@@ -37,11 +37,11 @@ MAX_STEPS_PER_GRAPH = 64
 """Maximum number of steps in a graph. The overhead of a replay, shared by so many steps, is small beside
 their kernels, while each further step takes time to capture."""
 
-CAPTURE_COST_IN_REPLAYS = 6
+CAPTURE_COST_IN_REPLAYS = 3
 """Time that the host needs to capture one step, in units of one replay.
 
-A capture takes about 600 microseconds (60 calls of 10 microseconds, CuPy's overhead of a call), a replay
-about 100 (to fill the table of numbers and to launch).
+Chosen between what was measured on an H100's host: a replay took 100 microseconds (to fill the table of
+numbers and to launch), a capture 100 to 250 with fused kernels and 300 to 600 call by call.
 """
 
 MIN_REPLAYS = 3
@@ -117,12 +117,13 @@ class CudaGraphEngine:
         self.library = library
         self.samples = samples
         self.losses: list[Array] = []
-        self.step = make_step(network, optimizer, library.namespace(network.matmul_precision))
+        self.step = library.make_step(network, optimizer)
         self.batch_size = min(batch_size, len(samples))
         self.is_full_batch = self.batch_size == len(samples)
         # By the lengths of their batches: a graph depends on nothing else, as it reads all inputs at replay.
         self.graphs: dict[tuple[int, ...], CapturedSteps] = {}
         self.warmed_up_lengths: set[int] = set()
+        self.shares: dict[tuple[int, ...], Array] = {}
         self.fell_back = False
         self.n_replays = 0
         self.epochs_left = epochs
@@ -157,6 +158,10 @@ class CudaGraphEngine:
     def _zeros(self, *shape: int) -> Array:
         place = self.samples.place
         return place.xp.zeros(shape, dtype=place.dtype, device=place.device)
+
+    def _asarray(self, values: Sequence[float]) -> Array:
+        place = self.samples.place
+        return place.xp.asarray(values, dtype=place.dtype, device=place.device)
 
     def _make_inputs(self) -> Batch:
         """Allocate the arrays that graphs read the samples of their mini-batches from."""
@@ -217,12 +222,13 @@ class CudaGraphEngine:
 
     def _run_mini_batches(self, rate: float, order: Any) -> None:
         mean, n_samples = 0.0, len(self.samples)
+        write = self.samples.row_writer(order, self.library.gather)
         # The batches of one graph are copied together.
-        for batches in self.samples.batches(self.n_steps * self.batch_size, order):
-            n_rows = batches.X.shape[0]
-            for buffer, rows in zip(self.inputs, batches):
-                if rows is not None:
-                    buffer[:n_rows, ...] = rows
+        for rows in row_slices(n_samples, self.n_steps * self.batch_size):
+            n_rows = rows.stop - rows.start
+            for array, buffer in zip(self.samples.arrays, self.inputs):
+                if array is not None:
+                    write(array, rows, buffer[:n_rows, ...])
             lengths = tuple(part.stop - part.start for part in row_slices(n_rows, self.batch_size))
             planned_replays = self.epochs_left * max(1, n_samples // n_rows)
             with deferred_interrupts():  # no step must be left half done
@@ -247,23 +253,27 @@ class CudaGraphEngine:
         finally:
             # After an interrupt too: kernels that are launched will run.
             self._state = with_numbers(self._state, numbers)
-        # A copy, because the next replay writes in `step_losses`.
-        return copy_array(self.samples.place.xp, self.step_losses[: len(rates)])
+        return self._weighted_losses(lengths)
+
+    def _weighted_losses(self, lengths: tuple[int, ...]) -> Array:
+        """Return the losses of the last steps, weighted by their shares of the samples, in a new array."""
+        if lengths not in self.shares:
+            shares = [length / len(self.samples) for length in lengths]
+            self.shares[lengths] = self._asarray(shares)
+        return self.step_losses[: len(lengths)] * self.shares[lengths]
 
     def _run_call_by_call(self, lengths: tuple[int, ...], rates: Sequence[float]) -> Array:
-        losses = []
         params, optimizer_state = self._state
         try:
-            for (X, y, sample_weight), rate in zip(self._batches(lengths), rates):
+            for index, (batch, rate) in enumerate(zip(self._batches(lengths), rates)):
                 with self.library.graph_pool():
-                    params, optimizer_state, loss = self.step(
-                        params, optimizer_state, X, y, sample_weight, rate
+                    params, optimizer_state = self.step(
+                        params, optimizer_state, *batch, rate, self.step_losses[index, ...]
                     )
-                losses.append(loss * (X.shape[0] / len(self.samples)))
         finally:
             self._store_state((params, optimizer_state))
         self.warmed_up_lengths.update(lengths)
-        return self.samples.place.xp.stack(losses)
+        return self._weighted_losses(lengths)
 
     def _batches(self, lengths: tuple[int, ...]) -> list[Batch]:
         if self.is_full_batch:
@@ -326,13 +336,12 @@ class CudaGraphEngine:
         numbers_after: list[Expression] = []
 
         def steps() -> None:
-            for index, (X, y, sample_weight) in enumerate(self._batches(lengths)):
+            for index, batch in enumerate(self._batches(lengths)):
                 row = TableRow(self.table[index, ...])
                 params, optimizer_state = with_step_numbers(self._state, row)
-                params, optimizer_state, loss = self.step(
-                    params, optimizer_state, X, y, sample_weight, learning_rate(row)
+                params, optimizer_state = self.step(
+                    params, optimizer_state, *batch, learning_rate(row), self.step_losses[index, ...]
                 )
-                self.step_losses[index] = loss * (X.shape[0] / len(self.samples))
                 if not same_structure(self._state, (params, optimizer_state)):
                     raise NotCapturableError("the optimizer's state changes its structure")
                 numbers_after[:] = expressions_of(self._copy_into_state_arrays((params, optimizer_state)))

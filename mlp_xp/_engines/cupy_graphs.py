@@ -21,8 +21,11 @@ import numpy as np
 
 from mlp_xp._arrays import Array, HostArray, Namespace
 from mlp_xp._devices import MEMORY_RELEASE_HOOKS
-from mlp_xp._engines.capture import CAPTURE_LOCK
+from mlp_xp._engines.capture import CAPTURE_LOCK, StepInto
+from mlp_xp._engines.cupy_steps import FusedStep
 from mlp_xp._engines.gemm import GemmOperand, gemm_operand
+from mlp_xp._network import Network
+from mlp_xp._optimizers import Optimizer
 
 WORKSPACE_BYTES = 2**25
 """Size of cuBLAS's workspace, which cannot allocate one during a capture; NVIDIA advises this for Hopper."""
@@ -77,6 +80,10 @@ class CupyGraphs:
         """Return a namespace whose functions can be captured."""
         return _CapturableNamespace(self.products, matmul_precision)
 
+    def make_step(self, network: Network, optimizer: Optimizer) -> StepInto:
+        """Return a step that can be captured: fused kernels, if the step can be recorded."""
+        return FusedStep(network, optimizer, self.namespace(network.matmul_precision))
+
     @contextmanager
     def own_stream(self) -> Iterator[None]:
         """Context that makes the engine's stream current, ordered with the caller's stream by events."""
@@ -122,6 +129,10 @@ class CupyGraphs:
         pinned[...] = values
         out.set(pinned, stream=self.stream)
         buffer.upload_done.record(self.stream)
+
+    def gather(self, array: Array, indices: Array, out: Array) -> None:
+        """Write the rows of an array that have these indices into another one of its dtype."""
+        cupy.take(array, indices, axis=0, out=out)
 
     def retain(self) -> None:
         """Increment the number of engines that use the pool: its memory is kept until `release`."""
@@ -246,15 +257,19 @@ class _CublasMatmul:
         # Alpha and beta on the host: cuBLAS reads them when a call is made or captured, not when it runs.
         self.scalars = {one.scalar: np.array([1.0, 0.0], one.scalar) for one in self.types.values()}
 
-    def matmul(self, a: Array, b: Array, *, precision: str = "highest") -> Array:
-        """Return the product of two matrices, or of two vectors."""
+    def matmul(self, a: Array, b: Array, *, out: Array | None = None, precision: str = "highest") -> Array:
+        """Return the product of two matrices, or of two vectors; `out` may be an array for that of matrices.
+
+        It must be contiguous and of the product's dtype.
+        """
         if not (a.ndim == b.ndim and a.dtype == b.dtype in self.types and a.shape[-1] == b.shape[0]):
             return cupy.matmul(a, b)  # which cannot be captured, but is right for all operands
         if a.ndim == 1:
             return self.matmul(a.reshape(1, -1), b.reshape(-1, 1), precision=precision).reshape(())
         if a.ndim != 2:
             return cupy.matmul(a, b)
-        out = cupy.empty((a.shape[0], b.shape[1]), dtype=a.dtype)
+        if out is None:
+            out = cupy.empty((a.shape[0], b.shape[1]), dtype=a.dtype)
         a, left = _as_operand(a)
         b, right = _as_operand(b)
         types = self.types[a.dtype]

@@ -10,6 +10,10 @@ from typing import Any
 import torch
 
 from mlp_xp._arrays import Array, HostArray, Namespace, Placement
+from mlp_xp._engines.base import make_step
+from mlp_xp._engines.capture import StepInto, step_into
+from mlp_xp._network import Network
+from mlp_xp._optimizers import Optimizer
 
 _THREAD_LOCAL = threading.local()
 """The streams of each thread, by device. They are reused, because PyTorch never frees the cuBLAS workspace
@@ -31,6 +35,10 @@ class TorchGraphs:
         A capture uses the process-wide precision, which `mlp_xp._devices.computing` sets.
         """
         return self._xp
+
+    def make_step(self, network: Network, optimizer: Optimizer) -> StepInto:
+        """Return a step that can be captured, call by call."""
+        return step_into(make_step(network, optimizer, self.namespace(network.matmul_precision)))
 
     @contextmanager
     def own_stream(self) -> Iterator[None]:
@@ -82,6 +90,10 @@ class TorchGraphs:
         """Copy values from the host into a tensor, without waiting for the stream."""
         # They are cast and copied to pinned memory first: otherwise the host would wait for the stream.
         out.copy_(torch.from_numpy(values).to(out.dtype).pin_memory(), non_blocking=True)
+
+    def gather(self, array: Array, indices: Array, out: Array) -> None:
+        """Write the rows of an array that have these indices into another one of its dtype."""
+        torch.index_select(array, 0, indices, out=out)
 
     def retain(self) -> None:
         """Do nothing: PyTorch counts the graphs that use a pool."""

@@ -1,0 +1,104 @@
+"""CUDA C++ source of the kernels of a step, from their plan (`mlp_xp._compiler.kernels`).
+
+Each segment becomes a device function, and each stage a kernel that calls those of its segments: a segment
+takes as many blocks of threads as its domain needs. Sizes are arguments, so that the source is the same for
+all sizes of a network, and is compiled once.
+
+A reduction ends with the last block of those that share it: each writes its part to memory, and the block
+that finds itself the last one, by a counter, combines the parts in their order. So results do not depend on
+the order in which blocks run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlp_xp._compiler.cxx import PRELUDE
+from mlp_xp._compiler.kernels import KernelPlan
+from mlp_xp._compiler.segments import THREADS, UNROLLED, Call, SegmentWriter
+
+MAX_PARAMETER_BYTES = 4096
+"""Size of all parameters of a kernel; more are possible on newer devices and drivers only."""
+
+
+@dataclass
+class Kernel:
+    """A kernel, and what to launch it with."""
+
+    name: str
+    calls: list[Call]
+
+
+@dataclass
+class CudaSource:
+    """The source of a plan's kernels; `kernels` lists those of each stage."""
+
+    text: str
+    kernels: list[list[Kernel]]
+
+
+def generate_cuda(plan: KernelPlan, threads: int = THREADS) -> CudaSource:
+    """Return the source of a plan's kernels.
+
+    Parameters
+    ----------
+    plan : KernelPlan
+    threads : int, default=256
+        Number of threads in a block, a power of two. With 1, the source can be compiled for a CPU.
+
+    Raises
+    ------
+    NotRecordableError
+        If there is something that has no expression in C++.
+    """
+    functions: dict[str, str] = {}
+    names: dict[str, str] = {}
+    kernels = []
+    for stage in plan.stages:
+        calls = [SegmentWriter(plan, segment, functions).write(threads) for segment in stage.segments]
+        kernels.append(
+            [
+                Kernel(names.setdefault(_kernel_text(some), f"kernel{len(names)}"), some)
+                for some in _split(calls)
+            ]
+        )
+    prelude = f"#define UNROLLED {UNROLLED}{PRELUDE}"
+    texts = [
+        f'extern "C" __global__ void __launch_bounds__(THREADS) {name}{text}' for text, name in names.items()
+    ]
+    return CudaSource("\n".join([prelude, *functions.values(), *texts]), kernels)
+
+
+def _split(calls: list[Call]) -> list[list[Call]]:
+    """Split calls into those of kernels whose parameters are not too many."""
+    split: list[list[Call]] = []
+    n_bytes = MAX_PARAMETER_BYTES
+    for call in calls:
+        more = 4 * (1 + len(call.sizes)) + 8 * (1 + len(call.arguments))
+        if n_bytes + more > MAX_PARAMETER_BYTES:
+            split.append([])
+            n_bytes = 0
+        split[-1].append(call)
+        n_bytes += more
+    return split
+
+
+def _kernel_text(calls: list[Call]) -> str:
+    """Return a kernel's parameters and body: equal kernels of several stages are one."""
+    parameters, lines = [], []
+    for number, call in enumerate(calls):
+        sizes = [f"size{number}_{index}" for index in range(len(call.sizes))]
+        names = [f"argument{number}_{index}" for index in range(len(call.arguments))]
+        parameters += [f"Index blocks{number}", *(f"Index {name}" for name in sizes)]
+        parameters += [f"{argument.ctype} {name}" for argument, name in zip(call.arguments, names)]
+        call_text = f"{call.function}({', '.join(['block', 'shared', *sizes, *names])})"
+        lines += [f"  if (block < blocks{number}) return {call_text};", f"  block -= blocks{number};"]
+    return "\n".join(
+        [
+            f"({', '.join(parameters)}) {{",
+            "  __shared__ double shared[THREADS];",
+            "  Index block = blockIdx.x;",
+            *lines[:-1],
+            "}",
+        ]
+    )

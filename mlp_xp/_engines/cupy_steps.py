@@ -1,0 +1,335 @@
+"""Training steps on CuPy's arrays as a few fused kernels and matrix products."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import cupy
+import numpy as np
+
+from mlp_xp._arrays import Array, Namespace
+from mlp_xp._cache import cached_by_arguments
+from mlp_xp._compiler import NotRecordableError
+from mlp_xp._compiler.cuda import CudaSource, Kernel, generate_cuda
+from mlp_xp._compiler.graph import Value, reachable
+from mlp_xp._compiler.kernels import KernelPlan, is_computed, is_number, plan_kernels
+from mlp_xp._compiler.rows import ArraySpec
+from mlp_xp._compiler.segments import LANES, THREADS, Argument, Call
+from mlp_xp._compiler.trace import TracedFunction, trace_function
+from mlp_xp._engines.base import State, make_step
+from mlp_xp._engines.capture import step_into
+from mlp_xp._engines.recordable import flat_step, state_structure
+from mlp_xp._engines.recordable import is_number as is_state_number
+from mlp_xp._engines.step_numbers import StepNumber
+from mlp_xp._network import Network
+from mlp_xp._optimizers import Optimizer, OptimizerState
+from mlp_xp._parameters import Parameters, is_array, leaves, with_leaves
+
+OPERATORS: dict[Any, Callable[..., Any]] = {
+    np.add: operator.add,
+    np.subtract: operator.sub,
+    np.multiply: operator.mul,
+    np.divide: operator.truediv,
+    np.power: operator.pow,
+    np.floor_divide: operator.floordiv,
+    np.remainder: operator.mod,
+    np.negative: operator.neg,
+}
+"""Python's operators for the ufuncs of numbers, which the host computes."""
+
+
+class FusedStep:
+    """A step (see `mlp_xp._engines.capture.StepInto`) that launches fused kernels.
+
+    Steps that the compiler cannot record run call by call. The parameters and arrays of optimizer state are
+    overwritten.
+    """
+
+    def __init__(self, network: Network, optimizer: Optimizer, xp: Namespace) -> None:
+        self.network = network
+        # The rate is an argument of the programs: it must not be part of the cache's key.
+        self.optimizer = replace(optimizer, learning_rate=0.0)
+        self.xp = xp
+        self.call_by_call = step_into(make_step(network, optimizer, xp))
+        self.programs: dict[Any, _BoundProgram | None] = {}
+
+    def __call__(
+        self,
+        params: Parameters,
+        optimizer_state: OptimizerState,
+        X: Array,
+        y: Array,
+        sample_weight: Array | None,
+        learning_rate: float,
+        loss: Array,
+    ) -> tuple[Parameters, OptimizerState]:
+        """Do one step."""
+        batch = X, y, sample_weight
+        program = self._program((params, optimizer_state), batch)
+        if program is None:
+            return self.call_by_call(params, optimizer_state, *batch, learning_rate, loss)
+        return program.run((params, optimizer_state), batch, learning_rate, loss)
+
+    def _program(self, state: State, batch: tuple[Array | None, ...]) -> _BoundProgram | None:
+        """Return the program for a state and a batch of these shapes; None if there is none."""
+        specs = tuple(None if array is None else _spec(array) for array in batch)
+        if specs not in self.programs:
+            try:
+                structure = state_structure(_with_plain_numbers(state))
+                program = _compile_step(self.network, self.optimizer, specs, structure)
+                self.programs[specs] = _BoundProgram(program, self.xp)
+            except NotRecordableError:
+                self.programs[specs] = None
+        return self.programs[specs]
+
+
+def _spec(array: Array) -> ArraySpec:
+    return ArraySpec(tuple(array.shape), np.dtype(str(array.dtype)))
+
+
+def _with_plain_numbers(state: State) -> State:
+    """Return the state with a number in place of each `StepNumber`."""
+    plain: State = with_leaves(
+        state, [0.0 if isinstance(leaf, StepNumber) else leaf for leaf in leaves(state)]
+    )
+    return plain
+
+
+class StepProgram(NamedTuple):
+    """A compiled step: the plan of its kernels, their source, the compiled module, and the size of blocks."""
+
+    plan: KernelPlan
+    source: CudaSource
+    module: Any
+    threads: int
+
+
+@cached_by_arguments
+def _compile_step(
+    network: Network, optimizer: Optimizer, batch: tuple[ArraySpec | None, ...], structure: State
+) -> StepProgram:
+    arrays = [[leaf] for leaf in leaves(structure) if is_array(leaf)]
+    n_scalars = 1 + sum(map(is_state_number, leaves(structure)))
+    traced = trace_function(flat_step(network, optimizer, structure), arrays, batch, n_scalars)
+    _check_results(traced)
+    plan = plan_kernels(traced)
+    threads = min(THREADS, cupy.cuda.Device().attributes["MaxThreadsPerBlock"])
+    source = generate_cuda(plan, threads)
+    options = "--std=c++17", f"-DTHREADS={threads}", f"-DLANES={min(LANES, threads)}"
+    return StepProgram(plan, source, cupy.RawModule(code=source.text, options=options), threads)
+
+
+def _check_results(traced: TracedFunction) -> None:
+    """Raise an error unless the loss is an array, and the host can compute the other results."""
+    loss, *numbers = traced.results
+    if not isinstance(loss, Value) or not is_computed(loss):
+        raise NotRecordableError("a loss that no kernel computes")
+    if any(isinstance(number, Value) and not is_number(number) for number in numbers):
+        raise NotRecordableError("a number in the optimizer's state that becomes an array")
+    for value in reachable(traced.roots):
+        if is_number(value) and value.kind == "map" and value.function not in OPERATORS:
+            raise NotRecordableError(f"{value.function.__name__} of numbers")
+
+
+class _BoundProgram:
+    """A compiled step with the memory that its kernels share, which one stream uses at a time."""
+
+    def __init__(self, program: StepProgram, xp: Namespace) -> None:
+        self.plan, source, self.module, self.threads = program
+        self.xp = xp
+        self.arrays = _allocate(self.plan)
+        calls = [call for kernels in source.kernels for kernel in kernels for call in kernel.calls]
+        # Counters are zero before and after each launch. They are not in the graphs' pool, where a graph
+        # captured before may write in memory that is free for the next.
+        with cupy.cuda.using_allocator(cupy.get_default_memory_pool().malloc):
+            counters = cupy.zeros(sum(call.n_counters for call in calls), dtype=cupy.uint32)
+        self.counters = dict(zip(map(id, calls), _parts(counters, [call.n_counters for call in calls])))
+        self.launches = [[self._launch(kernel) for kernel in kernels] for kernels in source.kernels]
+
+    def _launch(self, kernel: Kernel) -> _Launch:
+        """Return how to launch a kernel: with arguments that are the same for all steps, and others."""
+        arguments: list[Any] = []
+        others: list[tuple[int, Argument]] = []
+        for call in kernel.calls:
+            arguments += map(np.uint32, (call.n_blocks, *call.sizes))
+            for argument in call.arguments:
+                fixed = self._fixed_argument(call, argument)
+                if fixed is None:
+                    others.append((len(arguments), argument))
+                arguments.append(fixed)
+        n_blocks = sum(call.n_blocks for call in kernel.calls)
+        return _Launch(self.module.get_function(kernel.name), n_blocks, arguments, others)
+
+    def _fixed_argument(self, call: Call, argument: Argument) -> Array | None:
+        value = argument.value
+        if value is None:
+            return self.counters[id(call)]
+        if argument.kind == "parts":
+            return cupy.empty(call.n_parts[id(value)], dtype=value.dtype)
+        return self.arrays.get(id(value)) if argument.kind != "number" else None
+
+    def run(
+        self, state: State, batch: tuple[Array | None, ...], learning_rate: float, loss: Array
+    ) -> tuple[Parameters, OptimizerState]:
+        """Launch the kernels and products of a step."""
+        traced, old = self.plan.traced, leaves(state)
+        scalars = [learning_rate, *filter(_is_number_leaf, old)]
+        run = _Run(self, list(filter(_is_array_leaf, old)), batch, scalars, loss)
+        for stage, launches in zip(self.plan.stages, self.launches):
+            for launch in launches:
+                arguments = list(launch.arguments)
+                for position, argument in launch.others:
+                    arguments[position] = run.argument(argument)
+                launch.function((launch.n_blocks,), (self.threads,), tuple(arguments))
+            for product in stage.products:
+                left, right = map(run.array, product.operands)
+                self.xp.matmul(left, right, out=self.arrays[id(product)])
+        arrays = list(run.state)
+        for target, value in traced.updates.items():
+            if id(value) not in self.plan.in_place:
+                # A copy, because the next step writes in the program's arrays.
+                arrays[target] = run.array(value).copy()
+        new_arrays, new_numbers = iter(arrays), map(run.number, traced.results[1:])
+        new_state: State = with_leaves(
+            state,
+            [
+                next(new_numbers) if _is_number_leaf(leaf) else next(new_arrays) if is_array(leaf) else leaf
+                for leaf in old
+            ],
+        )
+        return new_state
+
+
+class _Launch(NamedTuple):
+    """A kernel's function, its grid and arguments; `others` are those that differ from step to step."""
+
+    function: Any
+    n_blocks: int
+    arguments: list[Any]
+    others: list[tuple[int, Argument]]
+
+
+def _is_number_leaf(leaf: Any) -> bool:
+    return isinstance(leaf, StepNumber) or is_state_number(leaf)
+
+
+def _is_array_leaf(leaf: Any) -> bool:
+    return is_array(leaf) and not isinstance(leaf, StepNumber)
+
+
+def _parts(array: Array, lengths: list[int]) -> list[Array]:
+    ends = list(accumulate(lengths))
+    return [array[end - length : end] for end, length in zip(ends, lengths)]
+
+
+def _allocate(plan: KernelPlan) -> dict[int, Array]:
+    """Allocate the arrays that a plan's kernels and products write, by their values' ids.
+
+    Arrays that are not needed at the same time share memory. The loss is not among them, nor what is written
+    over the state.
+    """
+    arrays: dict[int, Array] = {}
+    free: list[Array] = []
+    blocks: dict[int, Array] = {}
+    for stage, dead in zip(plan.stages, _last_used(plan)):
+        outputs = [value for segment in stage.segments for value in segment.outputs]
+        for value in (*outputs, *stage.products):
+            if id(value) in plan.in_place or value is plan.traced.results[0]:
+                continue
+            fitting = [
+                block
+                for block in free
+                if block.dtype == value.dtype and value.size <= block.size <= 2 * value.size
+            ]
+            block = min(fitting, key=lambda block: block.size, default=None)
+            if block is None:
+                block = cupy.empty(value.size, dtype=value.dtype)
+            free = [other for other in free if other is not block]
+            blocks[id(value)] = block
+            arrays[id(value)] = block[: value.size].reshape(value.shape)
+        free += [blocks[value] for value in dead if value in blocks]
+    return arrays
+
+
+def _last_used(plan: KernelPlan) -> list[list[int]]:
+    """List for each stage the ids of values that it computes or reads, and no later one reads."""
+    last: dict[Value, int] = {}
+    for number, stage in enumerate(plan.stages):
+        written = [*(value for segment in stage.segments for value in segment.outputs), *stage.products]
+        last.update(dict.fromkeys(written, number))
+        computed = [*(value for segment in stage.segments for value in segment.values), *stage.products]
+        read = {operand.base for value in computed for operand in _read(value)}
+        last.update((value, number) for value in read & last.keys())
+    for root in plan.traced.roots:
+        last.pop(root.base, None)
+    return [[id(value) for value in last if last[value] == number] for number in range(len(plan.stages))]
+
+
+def _read(value: Value) -> Iterator[Value]:
+    """Yield the operands of a value, also those of numbers that are computed with it."""
+    for operand in value.arrays:
+        yield operand
+        if operand.kind == "map" and operand.shape == ():
+            yield from _read(operand)
+
+
+class _Run:
+    """The arrays and numbers of one run of a program."""
+
+    def __init__(
+        self,
+        program: _BoundProgram,
+        state: list[Array],
+        batch: tuple[Array | None, ...],
+        scalars: list[Any],
+        loss: Array,
+    ) -> None:
+        self.program = program
+        self.state = state
+        self.batch = batch
+        self.scalars = scalars
+        self.loss = loss
+        self.numbers: dict[int, Any] = {}
+
+    def array(self, value: Value) -> Array:
+        """Return the array of a value that is in memory."""
+        fixed = self.program.arrays.get(id(value))
+        if fixed is not None:
+            return fixed
+        if value.kind == "transpose":
+            return self.array(value.operands[0]).T
+        if value.kind == "reshape":
+            return self.array(value.operands[0]).reshape(value.shape)
+        if value.kind == "state":
+            return self.state[value.detail]
+        if value.kind == "input":
+            return self.batch[value.detail]
+        if value is self.program.plan.traced.results[0]:
+            return self.loss
+        return self.state[self.program.plan.in_place[id(value)]]
+
+    def number(self, value: Any) -> Any:
+        """Return a number of the host: one that changes from step to step during a capture."""
+        if not isinstance(value, Value):
+            return value
+        if value.kind == "scalar_input":
+            return self.scalars[value.detail]
+        if id(value) not in self.numbers:
+            self.numbers[id(value)] = OPERATORS[value.function](*map(self.number, value.operands))
+        return self.numbers[id(value)]
+
+    def argument(self, argument: Argument) -> Array:
+        """Return an argument of a kernel."""
+        assert argument.value is not None
+        if argument.kind != "number":
+            array = self.array(argument.value)
+            # Arrays of the state and computed ones are contiguous.
+            return cupy.ascontiguousarray(array) if argument.value.kind == "input" else array
+        number = self.number(argument.value)
+        if isinstance(number, StepNumber):
+            return number.row.entry_of(number)
+        return cupy.asarray(number, dtype=self.program.plan.traced.state[0].dtype)

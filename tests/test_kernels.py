@@ -1,0 +1,282 @@
+"""Kernels for CUDA: how a step is divided, that NVIDIA's compiler accepts them, and what they compute.
+
+Here they run on the stand-in, which compiles them for the host, a block of threads as one thread.
+"""
+
+import ctypes
+import sys
+from importlib import util
+from itertools import cycle, pairwise, product
+from pathlib import Path
+
+import cuda_stand_in
+import numpy as np
+import pytest
+from conftest import required
+from test_cuda_graph import OPTIMIZERS, assert_equal, engines, epochs_of, graphs, on, run_both
+
+from mlp_xp import Activation, Network, adam, gradient_descent
+from mlp_xp._activations import ACTIVATIONS
+from mlp_xp._arrays import placement
+from mlp_xp._compiler import NotRecordableError
+from mlp_xp._compiler.cuda import generate_cuda
+from mlp_xp._compiler.kernels import plan_kernels
+from mlp_xp._compiler.rows import ArraySpec
+from mlp_xp._compiler.trace import trace_function
+from mlp_xp._engines.cuda_graph import CudaGraphEngine
+from mlp_xp._engines.eager import EagerEngine
+from mlp_xp._engines.recordable import flat_step, is_number, state_structure
+from mlp_xp._losses import LOSSES
+from mlp_xp._parameters import is_array, leaves, plain
+from mlp_xp._samples import Samples
+
+
+@pytest.fixture
+def device():
+    with cuda_stand_in.installed() as machine:
+        yield machine
+
+
+def plan_of(network, optimizer, n_rows, dtype="float32", weighted=False):
+    dtype, sizes = np.dtype(dtype), network.layer_sizes
+    params = [[np.zeros((m, n), dtype), np.zeros(n, dtype)] for m, n in pairwise(sizes)]
+    structure = state_structure((params, optimizer.init(np, params)))
+    arrays = [[leaf] for leaf in leaves(structure) if is_array(leaf)]
+    batch = [ArraySpec((n_rows, sizes[0]), dtype), ArraySpec((n_rows, sizes[-1]), dtype)]
+    batch.append(ArraySpec((n_rows,), dtype) if weighted else None)
+    n_numbers = 1 + sum(map(is_number, leaves(structure)))
+    return plan_kernels(trace_function(flat_step(network, optimizer, structure), arrays, batch, n_numbers))
+
+
+def sized(sizes, activation, loss):
+    return Network(sizes, activation=activation, loss=loss)
+
+
+# How many launches, and what is in memory.
+
+
+@pytest.mark.parametrize(
+    ("network", "optimizer", "n_rows", "n_kernels", "n_products"),
+    [
+        (sized((2, 4, 1), "tanh", "binary_cross_entropy"), gradient_descent(0.5), 400, 5, 0),
+        (sized((784, 256, 10), "relu", "categorical_cross_entropy"), adam(), 128, 4, 4),
+        # Four layers: of 12 products, those with the one output's weights are elementwise.
+        (sized((4096, 4096, 4096, 4096, 1), "relu", "binary_cross_entropy"), adam(), 8192, 8, 10),
+    ],
+    ids=["planar", "mnist", "large"],
+)
+def test_a_step_is_a_few_launches(network, optimizer, n_rows, n_kernels, n_products):
+    plan = plan_of(network, optimizer, n_rows)
+    assert sum(map(len, generate_cuda(plan).kernels)) == n_kernels
+    assert sum(len(stage.products) for stage in plan.stages) == n_products
+    assert len(plan.in_place) == len(plan.traced.updates)
+
+
+def test_derivatives_are_computed_where_they_are_used():
+    """Of a hidden layer of tanh its values are in memory, and not 1 - a^2."""
+    plan = plan_of(Network((30, 64, 3), activation="tanh", loss="squared_error"), adam(), 1000)
+    of_layer = [
+        [value.function.__name__ for value in segment.outputs]
+        for stage in plan.stages
+        for segment in stage.segments
+        if segment.domain == (1000, 64)
+    ]
+    assert of_layer == [["tanh"], ["multiply", "add"]]  # activations; delta and the bias's gradient
+
+
+def test_large_arrays_are_updated_as_soon_as_possible():
+    plan = plan_of(sized((8, 2048, 2048, 1), "relu", "squared_error"), adam(), 64)
+    last = {
+        segment.domain: number
+        for number, stage in enumerate(plan.stages)
+        for segment in stage.segments
+        if any(id(value) in plan.in_place for value in segment.values)
+    }
+    assert last[2048, 2048] < last[8, 2048] == len(plan.stages) - 1
+
+
+def test_of_many_layers_the_source_is_short_and_no_kernel_has_too_many_parameters():
+    source = generate_cuda(plan_of(sized((30, *[32] * 60, 1), "tanh", "squared_error"), adam(), 100))
+    n_bytes = [
+        [sum(4 * (1 + len(call.sizes)) + 8 * len(call.arguments) for call in kernel.calls) for kernel in some]
+        for some in source.kernels
+    ]
+    assert max(map(len, n_bytes)) == 2  # that of all updates has more parameters than devices must accept
+    assert max(map(max, filter(None, n_bytes))) <= 4096
+    few = generate_cuda(plan_of(sized((30, *[32] * 6, 1), "tanh", "squared_error"), adam(), 100))
+    assert source.text.count("__global__") < few.text.count("__global__") + 5
+
+
+# NVIDIA's compiler, which needs no GPU.
+
+
+def nvrtc(request):
+    """Return NVRTC's library, from the package nvidia-cuda-nvrtc."""
+    spec = util.find_spec("nvidia")
+    folders = [] if spec is None else list(spec.submodule_search_locations)
+    found = [path for folder in folders for path in Path(folder).glob("*/lib/libnvrtc.so.*[0-9]")]
+    if not found and "nvrtc" not in required(request.config):
+        pytest.skip("nvidia-cuda-nvrtc is not installed")
+    return ctypes.CDLL(str(found[0]))
+
+
+def compile_for_gpu(library, source):
+    """Return the errors of NVRTC, "" if there are none."""
+    program, options = ctypes.c_void_p(), (b"-arch=sm_90", b"--std=c++17", b"-DTHREADS=256", b"-DLANES=32")
+    assert library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"", 0, None, None) == 0
+    failed = library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+    size = ctypes.c_size_t()
+    library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    library.nvrtcGetProgramLog(program, log)
+    library.nvrtcDestroyProgram(ctypes.byref(program))
+    return log.value.decode() if failed else ""
+
+
+COMBINATIONS = [
+    (*one, optimizer, dtype)
+    for one, optimizer, dtype in zip(
+        product(ACTIVATIONS, LOSSES), cycle(OPTIMIZERS), cycle(["float32", "float32", "float64"])
+    )
+]
+
+
+@pytest.mark.parametrize(("activation", "loss", "optimizer", "dtype"), COMBINATIONS)
+def test_kernels_compile_for_gpus(activation, loss, optimizer, dtype, request):
+    library = nvrtc(request)
+    network = Network((30, 64, 40, 3), activation=activation, loss=loss, alpha=0.1)
+    plan = plan_of(network, OPTIMIZERS[optimizer], 128, dtype, weighted=optimizer == "adam")
+    assert compile_for_gpu(library, generate_cuda(plan).text) == ""
+
+
+# Their numbers.
+
+
+def programs_of(engine):
+    return list(engine.step.programs.values())
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("sizes", [(3, 1, 2), (3, 2, 40), (3, 40, 1), (3, 17, 33, 18, 2)], ids=str)
+def test_networks_of_all_shapes(sizes, loss, weighted, device):
+    if loss == "categorical_cross_entropy" and sizes[-1] == 1:
+        sizes = (*sizes, 2)
+    network = Network(sizes, activation="tanh", loss=loss, alpha=0.01)
+    for batch_size in (23, 7, 1):
+        both = engine, other = engines(device, network, adam(), batch_size, weighted)
+        run_both(both, epochs_of(5, 23, shuffled=batch_size < 23))
+        assert_equal(engine, other, rtol=1e-8)
+        assert None not in programs_of(engine)
+    assert not engine.fell_back
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 5000])
+@pytest.mark.parametrize("n_outputs", [1, 3, 70])
+def test_reductions_over_few_rows_and_many(n_rows, n_outputs, device):
+    source = np.random.RandomState(0)
+    X, y = source.standard_normal((n_rows, 3)), source.uniform(size=(n_rows, n_outputs))
+    network = Network((3, 4, n_outputs), activation="logistic", loss="binary_cross_entropy")
+    params = plain(network.init(0, like=X))
+    state = params, adam().init(np, params)
+    there = Samples(placement(X=on(X)), on(X), on(y))
+    engine = CudaGraphEngine(graphs(), network, adam(), there, n_rows, on(state))
+    other = EagerEngine(network, adam(), Samples(placement(X=X), X, y), n_rows, state)
+    run_both((engine, other), epochs_of(4, n_rows, shuffled=False))
+    assert_equal(engine, other, rtol=1e-8)
+    assert None not in programs_of(engine)
+
+
+def by_columns(array):
+    """Return an array of the stand-in in Fortran order."""
+    return sys.modules["cupy"].ascontiguousarray(array.T).T
+
+
+def every_second(array):
+    cupy = sys.modules["cupy"]
+    wide = cupy.zeros((2 * array.shape[0], *array.shape[1:]), array.dtype)
+    wide[::2, ...] = array
+    return wide[::2, ...]
+
+
+@pytest.mark.parametrize("layout", [by_columns, every_second])
+def test_full_batches_of_all_layouts(layout, device):
+    network = Network((3, 4, 2), activation="tanh", loss="categorical_cross_entropy")
+    engine, other = engines(device, network, adam(), 23)
+    samples = engine.samples
+    laid_out = Samples(samples.place, layout(samples.X), layout(samples.y))
+    engine = CudaGraphEngine(graphs(), network, adam(), laid_out, 23, engine.copied_state())
+    run_both((engine, other), epochs_of(6, 23, shuffled=False))
+    assert_equal(engine, other)
+    assert None not in programs_of(engine)
+
+
+def _softsign(xp, z):
+    scale = 1.0 + xp.abs(z)
+    return z / scale, scale
+
+
+def _squashed(xp, z):
+    outputs = xp.sign(z) * xp.log1p(xp.abs(z))
+    return outputs, xp.exp(-xp.abs(outputs))
+
+
+def _normalised(xp, z):
+    """Divide by the largest of each row, and let no gradient through it."""
+    largest = xp.max(xp.abs(z), axis=1, keepdims=True)
+    return z / largest, 1.0 / largest
+
+
+OWN_ACTIVATIONS = {
+    "softsign": Activation(_softsign, lambda xp, delta, scale: delta / (scale * scale)),
+    "squashed": Activation(_squashed, lambda xp, delta, factor: delta * factor),
+    "of_rows": Activation(_normalised, lambda xp, delta, factor: delta * factor),
+}
+
+
+@pytest.mark.parametrize("name", OWN_ACTIVATIONS)
+def test_own_activations_are_fused(name, device):
+    network = Network((3, 5, 4, 2), activation=OWN_ACTIVATIONS[name], loss="squared_error")
+    both = engine, other = engines(device, network, gradient_descent(0.01), 8)
+    run_both(both, epochs_of(4, 23, shuffled=True))
+    assert_equal(engine, other)
+    assert None not in programs_of(engine)
+    assert not engine.fell_back
+
+
+def _unusual(xp, z):
+    return xp.arctan2(z, 1.0 + z * z), z
+
+
+def test_what_kernels_lack_is_captured_call_by_call(device):
+    activation = Activation(_unusual, lambda xp, delta, z: delta / (1.0 + z * z))
+    network = Network((3, 4, 2), activation=activation, loss="squared_error")
+    both = engine, other = engines(device, network, adam(), 8)
+    run_both(both, epochs_of(4, 23, shuffled=True))
+    assert_equal(engine, other)
+    assert programs_of(engine) == [None, None]
+    assert engine.name == "cuda_graph"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int32"])
+def test_other_dtypes_are_not_recorded(dtype):
+    def largest(state, inputs, numbers):
+        return state, [np.max(inputs[0])]
+
+    with pytest.raises(NotRecordableError, match=dtype):
+        plan_kernels(trace_function(largest, [], [np.ones((3, 2), dtype)]))
+
+
+def test_nan_and_infinity_pass_as_in_numpy(device):
+    """Comparisons in kernels must not lose a NaN, or a divergence would go unseen."""
+    for bad in (np.nan, np.inf, -np.inf):
+        for activation in ("relu", "tanh", "elu", "gelu"):
+            network = Network((3, 4, 2), activation=activation, loss="categorical_cross_entropy")
+            both = engine, other = engines(device, network, gradient_descent(0.1), 23)
+            X = np.array(other.samples.X)
+            X[3, 1] = bad
+            other.full_batch = other.full_batch._replace(X=X)
+            engine.inputs = engine.inputs._replace(X=on(X))
+            run_both(both, epochs_of(1, 23, shuffled=False))
+            for one, another in zip(leaves(engine.copied_state()), leaves(other.state), strict=True):
+                np.testing.assert_array_equal(np.isnan(one.get()), np.isnan(another))
