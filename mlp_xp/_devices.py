@@ -211,14 +211,15 @@ _OUT_OF_MEMORY = {
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or one in its chain of causes, is a lack of memory on the host or the device."""
+    """Whether an error is a lack of memory on the host or the device, or a library's that one caused."""
     while error is not None:
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             return True
         module = type(error).__module__.split(".")[0]
         if module in _OUT_OF_MEMORY and any(words in str(error) for words in _OUT_OF_MEMORY[module]):
             return True
-        error = error.__cause__
+        # An error of any other class, such as a callback raises to stop, is what its class says.
+        error = error.__cause__ if module in ("builtins", "mlp_xp", *_OUT_OF_MEMORY) else None
     return False
 
 

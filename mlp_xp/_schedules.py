@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import partial
 from itertools import repeat
 from typing import Protocol
 
@@ -36,12 +35,10 @@ def check_learning_rate(learning_rate: float | Schedule) -> float | Schedule:
 def rates(learning_rate: float | Schedule, n_epochs: int) -> Iterator[float]:
     """Yield the learning rate of each epoch."""
     if not callable(learning_rate):
-        return repeat(learning_rate, n_epochs)
-    return map(partial(_checked_rate, learning_rate), range(n_epochs))
-
-
-def _checked_rate(schedule: Schedule, epoch: int) -> float:
-    return check_real(f"learning_rate({epoch})", schedule(epoch), at_least=0.0)
+        yield from repeat(learning_rate, n_epochs)
+        return
+    for epoch in range(n_epochs):
+        yield check_real(f"learning_rate({epoch})", learning_rate(epoch), at_least=0.0)
 
 
 def inverse_scaling(learning_rate: float, power_t: float = 0.5, n_samples: int = 1) -> Schedule:

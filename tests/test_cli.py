@@ -809,3 +809,22 @@ def test_an_interrupt_reports_and_keeps_what_was_trained():
     assert "Traceback" not in screen
     assert len(json.loads(Path("run/history.json").read_text())) == int(interrupted[1]) >= 1
     assert json.loads(Path("run/metrics.json").read_text())["test"]["accuracy"] > 0.5
+
+
+def test_a_training_that_fails_keeps_what_was_trained(run, monkeypatch):
+    from mlp_xp._engines.compiled import CompiledEngine
+
+    engine_run, calls = CompiledEngine.run, []
+
+    def fails(self, epochs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise OSError("pulled the plug")
+        engine_run(self, epochs)
+
+    monkeypatch.setattr(CompiledEngine, "run", fails)
+    code, _, error = run("train", "xor", "--epochs", 500, "--out", "run")
+    assert code == 1
+    n_done = load_model("run/network.safetensors").n_iter_
+    assert n_done >= 2
+    assert f"training failed after {n_done} epochs (OSError: pulled the plug). What was trained" in error

@@ -13,7 +13,6 @@ from mlp_xp import (
     EarlyStopping,
     Network,
     Optimizer,
-    TrainingError,
     TrainingInterruptedWarning,
     adam,
     cosine,
@@ -258,7 +257,7 @@ def test_an_error_in_a_compiled_training_loses_nothing(error, request, monkeypat
         with pytest.warns(TrainingInterruptedWarning):
             trained, history = train(network, params, X, y, optimizer=gradient_descent(0.1), epochs=10_000)
     else:
-        with pytest.raises(TrainingError, match="pulled the plug") as caught:
+        with pytest.raises(OSError, match="pulled the plug") as caught:
             train(network, params, X, y, optimizer=gradient_descent(0.1), epochs=10_000)
         trained, history = caught.value.params, caught.value.history
     assert len(history) == sum(calls)
@@ -336,7 +335,7 @@ def test_errors_in_the_users_functions_are_raised(request):
     jax = need("jax", request)
     wrong = Activation(lambda xp, z: (xp.no_such_function(z), z), lambda xp, delta, kept: delta)
     network, params, X, y = problem(activation=wrong)
-    with pytest.raises(TrainingError, match=r"epoch 1 \(AttributeError: .*no_such_function"):
+    with pytest.raises(AttributeError, match="no_such_function"):
         train(network, on(jax, params), *on(jax, (X, y)), optimizer=adam(), epochs=3)
 
 

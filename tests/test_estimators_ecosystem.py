@@ -49,7 +49,6 @@ from mlp_xp import (
     DivergenceError,
     MLPClassifier,
     MLPRegressor,
-    TrainingError,
     TrainingInterruptedWarning,
     elu,
     leaky_relu,
@@ -688,7 +687,7 @@ def raise_(error):
 FAILURES = {
     "bad data": ({}, None, np.nan, ValueError, 0),
     "divergence": ({"solver": "sgd", "learning_rate_init": 1e30}, None, 0.0, DivergenceError, 1),
-    "callback": ({}, 2, 0.0, TrainingError, 1),
+    "callback": ({}, 2, 0.0, OSError, 1),
 }
 
 

@@ -5,7 +5,7 @@ import pytest
 from conftest import assert_close
 
 import mlp_xp._arrays as arrays_module
-from mlp_xp import DivergenceError, Network, TrainingError, TrainingInterruptedWarning, to_host
+from mlp_xp import DivergenceError, Network, TrainingInterruptedWarning, to_host
 from mlp_xp._parameters import flatten, unflatten_like
 from mlp_xp._samples import Samples
 from mlp_xp._training.lbfgs import minimise
@@ -104,14 +104,18 @@ def test_ctrl_c_and_errors_keep_what_was_trained():
         found = minimise(NETWORK, START, host_samples(), callback=interrupt, **LIMITS)
     assert NETWORK.loss_and_gradients(found.params, X, Y)[0] == pytest.approx(found.history[-1]["loss"])
 
-    def fail(history, params):
+    def fail(history, params=None):
         if len(history) == 3:
-            raise OSError("disk full")
+            raise error
 
-    with pytest.raises(TrainingError, match=r"in iteration 4 \(OSError: disk full\)") as caught:
-        minimise(NETWORK, START, host_samples(), callback=fail, **LIMITS)
-    for ours, theirs in zip(flatten(caught.value.params), flatten(found.params), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for error in (OSError("disk full"), StopIteration("enough")):
+        for name in ("callback", "on_progress"):
+            with pytest.raises(type(error)) as caught:
+                minimise(NETWORK, START, host_samples(), **{name: fail}, **LIMITS)
+            assert caught.value is error
+            assert error.epoch == 4
+            for ours, theirs in zip(flatten(error.params), flatten(found.params), strict=True):
+                np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_loss_that_is_not_finite_is_an_error_that_keeps_the_start():

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from mlp_xp import (
     EarlyStopping,
     History,
     Layer,
+    Loss,
     Network,
     Optimizer,
     TrainingError,
@@ -508,26 +510,148 @@ def test_a_schedule_that_fails(observed):
         with pytest.raises(OSError, match="no more rates"):
             train(network, params, X, y, **settings)
         return
-    with pytest.raises(TrainingError, match="failed in epoch 6") as caught:
+    with pytest.raises(OSError, match="no more rates") as caught:
         train(network, params, X, y, callback=lambda history, params: None, **settings)
+    assert caught.value.epoch == 6
     expected, _ = train(network, params, X, y, optimizer=gradient_descent(0.1), epochs=5)
     assert_same(caught.value.params, expected)
 
 
-def test_a_callback_that_fails_loses_nothing():
+def test_a_schedule_without_more_rates_does_not_end_the_training():
+    network, params, X, y = small_problem()
+    remaining = iter([0.1, 0.1])
+    with pytest.raises(RuntimeError, match="StopIteration") as caught:
+        train(
+            network,
+            params,
+            X,
+            y,
+            optimizer=gradient_descent(lambda epoch: next(remaining)),
+            epochs=9,
+            metrics=["r2"],
+        )
+    assert len(caught.value.history) == 2
+
+
+# Errors of the user's own functions.
+
+
+class Pruned(Exception):  # noqa: N818 - as Optuna's TrialPruned
+    """An error as a library of its own has it, with arguments that its class alone knows."""
+
+    def __init__(self, code, *, why):
+        super().__init__(code)
+        self.why = why
+
+
+def in_callback(fail):
+    return {"callback": lambda history, params: fail()}
+
+
+def in_listener(fail):
+    return {"on_progress": lambda history: fail(), "metrics": ["r2"]}
+
+
+def in_metric(fail):
+    def score(y, predictions):
+        fail()
+        return 0.0
+
+    return {"metrics": [score]}
+
+
+def in_schedule(fail):
+    def schedule(epoch):
+        fail()
+        return 0.001
+
+    return {"optimizer": adam(schedule), "metrics": ["r2"]}
+
+
+def in_optimizer(fail):
+    def update(xp, *arguments):
+        float(xp.sum(arguments[0][0][0]))  # not compiled
+        fail()
+        return adam().update(xp, *arguments)
+
+    return {"optimizer": Optimizer(adam().init, update, 0.001)}
+
+
+def in_activation(fail):
+    def forward(xp, z):
+        float(z[0, 0])  # not compiled
+        fail()
+        return xp.tanh(z), xp.tanh(z)
+
+    return {"activation": Activation(forward, lambda xp, delta, a: delta * (1.0 - a * a))}
+
+
+def in_loss(fail):
+    def evaluate(xp, logits, y):
+        float(logits[0, 0])  # not compiled
+        fail()
+        return 0.25 * (logits - y) ** 2, 0.5 * (logits - y)
+
+    return {"loss": Loss(lambda xp, logits: logits, evaluate)}
+
+
+PLACES = [in_callback, in_listener, in_metric, in_schedule, in_optimizer, in_activation, in_loss]
+ERRORS = [Pruned(3, why="worse"), ValueError("no"), SystemExit(2), StopIteration("enough")]
+ERRORS_BY_NAME = {type(error).__name__: error for error in ERRORS}
+
+
+@pytest.mark.parametrize("name", ERRORS_BY_NAME)
+@pytest.mark.parametrize("place", PLACES)
+def test_errors_of_the_users_functions_come_as_they_are_with_what_was_trained(place, name):
+    network, params, X, y = small_problem()
+    error, calls = ERRORS_BY_NAME[name], []
+
+    def fail():
+        calls.append(1)
+        if len(calls) == 5:
+            raise error
+
+    settings = place(fail)
+    parts = {name: settings.pop(name) for name in ("activation", "loss") if name in settings}
+    settings = {"optimizer": adam(), "epochs": 50, **settings}
+    expected_type = RuntimeError if (place, name) == (in_schedule, "StopIteration") else type(error)
+    with pytest.raises(expected_type) as caught:
+        train(replace(network, **parts), params, X, y, **settings)
+    raised = caught.value
+    assert raised is error or raised.__cause__ is error
+    assert not isinstance(raised, TrainingError)
+    n_done = len(raised.history)
+    assert n_done >= 3
+    expected, expected_history = train(network, params, X, y, optimizer=adam(), epochs=n_done)
+    done = n_done + 1 if place is in_metric else n_done  # an epoch that is trained but not measured
+    expected, _ = train(network, params, X, y, optimizer=adam(), epochs=done)
+    assert_same(raised.params, expected, rtol=1e-12)
+    np.testing.assert_allclose(raised.history["loss"], expected_history["loss"], rtol=1e-12)
+    assert any("`.params`" in note for note in raised.__notes__)
+
+
+def test_an_error_with_such_attributes_keeps_them():
+    network, params, X, y = small_problem()
+    error = OSError("no such table")
+    error.params = {"table": "t"}
+
+    def fail(history, params):
+        raise error
+
+    with pytest.raises(OSError, match="no such table") as caught:
+        train(network, params, X, y, optimizer=adam(), epochs=2, callback=fail)
+    assert caught.value.params == {"table": "t"}
+    assert caught.value.__notes__ == ["raised in epoch 1 of a training"]
+
+
+def test_an_error_made_of_a_memory_error_is_what_its_class_says():
     network, params, X, y = small_problem()
 
-    def fail_at_four(history, params):
-        if len(history) == 4:
-            raise OSError("disk full")
+    def fail(history, params):
+        raise Pruned(1, why="too large") from MemoryError()
 
-    with pytest.raises(TrainingError, match=r"failed in epoch 4 \(OSError: disk full\)") as caught:
-        train(network, params, X, y, optimizer=adam(), epochs=50, callback=fail_at_four)
-    expected, expected_history = train(network, params, X, y, optimizer=adam(), epochs=4)
-    assert isinstance(caught.value.__cause__, OSError)
-    assert caught.value.epoch == 4
-    assert_same(caught.value.params, expected)
-    assert caught.value.history == expected_history
+    with pytest.raises(Pruned):
+        train(network, params, X, y, optimizer=adam(), epochs=2, callback=fail)
 
 
 # Divergence.

@@ -86,10 +86,13 @@ def train(estimator: Any, loaded: LoadedData, screen: Screen, description: str =
             warnings.simplefilter("always", category)
         try:
             fit(estimator, loaded.prepared)
-        except TrainingError as error:
-            if not hasattr(estimator, "coefs_"):  # memory ran out before anything was trained
+        except Exception as error:
+            if not hasattr(estimator, "coefs_"):  # nothing was trained
                 raise
             failure = str(error).partition("; `.params`")[0]
+            if not isinstance(error, TrainingError):
+                done = f"{estimator.n_iter_} {_iteration_name(estimator)}"
+                failure = f"training failed after {done} ({type(error).__name__}: {error})"
     seconds = time.perf_counter() - start
     estimator.set_callbacks()
     for warning in caught:

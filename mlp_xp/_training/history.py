@@ -78,7 +78,10 @@ ProgressListener: TypeAlias = Callable[[History], None]
 
 
 class TrainingError(RuntimeError):
-    """Training failed; carries what was trained until then.
+    """Training failed by itself: it diverged, or memory ran out; carries what was trained until then.
+
+    Errors of other origins, such as a callback, a metric or the array library, are raised as they are, with
+    the same attributes.
 
     Attributes
     ----------

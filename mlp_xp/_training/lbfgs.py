@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -34,8 +34,9 @@ STOPPED_BY_CALLBACK = 99
 """SciPy's status where the callback has raised StopIteration."""
 
 
-class Minimised(NamedTuple):
-    """What `minimise` returns.
+@dataclass
+class Minimised:
+    """What `minimise` has found.
 
     Attributes
     ----------
@@ -43,15 +44,15 @@ class Minimised(NamedTuple):
     history : History
         The objective after each iteration.
     loss : float
-        The objective at `params`.
+        The objective at `params`, NaN before the first iteration.
     problem : str
         Why the minimiser stopped short of a minimum, "" if it did not.
     """
 
     params: Parameters
-    history: History
-    loss: float
-    problem: str
+    history: History = field(default_factory=History)
+    loss: float = math.nan
+    problem: str = ""
 
 
 def minimise(
@@ -64,6 +65,7 @@ def minimise(
     tol: float,
     callback: Callback | None = None,
     on_progress: ProgressListener | None = None,
+    found: Minimised | None = None,
 ) -> Minimised:
     """Minimise the objective on all samples; arguments are checked.
 
@@ -84,6 +86,8 @@ def minimise(
         Called after each iteration; true stops.
     on_progress : callable ``(history) -> None``, optional
         Called after each iteration.
+    found : Minimised, optional
+        Where to store what is found; it is updated in any case, also on errors.
 
     Returns
     -------
@@ -94,10 +98,16 @@ def minimise(
     R. H. Byrd, P. Lu, J. Nocedal, "A limited memory algorithm for bound constrained optimization",
     SIAM Journal on Scientific and Statistical Computing 16 (1995).
     """
-    minimisation = _Minimisation(network, params, samples, max_iter, max_fun, tol, callback, on_progress)
+    found = Minimised(params) if found is None else found
+    options = {"maxfun": max_fun, "maxiter": max_iter, "gtol": tol}
     with computing(samples.place, network.matmul_precision), without_autodiff(samples.place.xp):
-        run_with_recovery(minimisation)
-    return Minimised(minimisation.params, minimisation.history, minimisation.loss, minimisation.problem)
+        minimisation = _Minimisation(network, params, samples, options, callback, on_progress, found.history)
+        try:
+            run_with_recovery(minimisation)
+        finally:
+            found.params, found.loss = minimisation.params, minimisation.loss
+    found.problem = minimisation.problem
+    return found
 
 
 class _Minimisation:
@@ -107,12 +117,14 @@ class _Minimisation:
     ----------
     unit : str
     history : History
-    flat : array of shape (n_parameters,)
-        The parameters after the last iteration.
+    flat : array of shape (n_parameters,) or None
+        The parameters after the last iteration, None before the first.
     loss : float
         The objective there.
     problem : str
         See `Minimised`.
+    stop_iteration : StopIteration or None
+        Raised by the user's callback; SciPy would end as if asked to.
     """
 
     unit = "iteration"
@@ -122,22 +134,22 @@ class _Minimisation:
         network: Network,
         params: Parameters,
         samples: Samples,
-        max_iter: int,
-        max_fun: int,
-        tol: float,
+        options: dict[str, Any],
         callback: Callback | None,
         on_progress: ProgressListener | None,
+        history: History,
     ) -> None:
-        self.options = {"maxfun": max_fun, "maxiter": max_iter, "gtol": tol}
+        self.network = network
+        self.start = params
+        self.samples = samples
+        self.options = options
         self.callback = callback
         self.on_progress = on_progress
-        self.place = samples.place
-        self.structure = params
-        self.objective = _make_objective(network, params, samples)
-        self.history = History()
-        self.flat = _to_host(_flat(params))
+        self.history = history
+        self.flat: HostArray | None = None
         self.loss = math.nan
         self.problem = ""
+        self.stop_iteration: StopIteration | None = None
 
     @property
     def number(self) -> int:
@@ -147,36 +159,44 @@ class _Minimisation:
     @property
     def params(self) -> tuple[Layer, ...]:
         """The parameters after the last iteration."""
-        return _from_flat(self.flat, self.structure, self.place)
+        return named(
+            self.start if self.flat is None else _from_flat(self.flat, self.start, self.samples.place)
+        )
 
     def run(self) -> None:
         """Minimise."""
         from scipy.optimize import minimize
 
-        found = minimize(
-            self.objective,
-            self.flat,
+        result = minimize(
+            _make_objective(self.network, self.start, self.samples),
+            _to_host(_flat(self.start)),
             jac=True,
             method="L-BFGS-B",
             options=self.options,
             callback=self._after_iteration,
         )
-        if not (found.fun < MAX_LOSS and np.all(np.isfinite(found.x))):
+        if self.stop_iteration is not None:
+            raise self.stop_iteration
+        if not (result.fun < MAX_LOSS and np.all(np.isfinite(result.x))):
             message = (
                 f"training diverged in iteration {self.number}: the loss is too large or NaN. Try features "
                 "of mean 0 and variance 1, or smaller initial weights; `.params` and `.history` of this "
                 "error hold what was trained"
             )
-            raise DivergenceError(message, self.number, self.params, self.history, float(found.fun))
-        self.flat, self.loss = found.x, float(found.fun)
-        self.problem = "" if found.status in (0, STOPPED_BY_CALLBACK) else str(found.message)
+            raise DivergenceError(message, self.number, self.params, self.history, float(result.fun))
+        self.flat, self.loss = result.x, float(result.fun)
+        self.problem = "" if result.status in (0, STOPPED_BY_CALLBACK) else str(result.message)
 
     def _after_iteration(self, intermediate_result: Any) -> None:
         self.flat, self.loss = intermediate_result.x.copy(), float(intermediate_result.fun)
         self.history.append({"epoch": len(self.history) + 1, "loss": self.loss})
-        stop = self.callback is not None and self.callback(self.history, self.params)
-        if self.on_progress is not None:
-            self.on_progress(self.history)
+        try:
+            stop = self.callback is not None and self.callback(self.history, self.params)
+            if self.on_progress is not None:
+                self.on_progress(self.history)
+        except StopIteration as error:
+            self.stop_iteration = error
+            raise
         if stop:
             raise StopIteration
 
@@ -188,7 +208,7 @@ class _Minimisation:
 
     def release(self, error: BaseException) -> MemoryShortage | None:
         """Free the memory that the minimisation took; what was lacking is not known."""
-        release_frames(error, self.place)
+        release_frames(error, self.samples.place)
         return None
 
 

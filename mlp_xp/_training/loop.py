@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from mlp_xp._training.early_stopping import EarlyStopping, EarlyStoppingState, s
 from mlp_xp._training.history import Callback, DivergenceError, History, ProgressListener
 from mlp_xp._training.measure import measure
 from mlp_xp._training.metrics import Metric
-from mlp_xp._training.recovery import out_of_memory, release_frames, run_with_recovery
+from mlp_xp._training.recovery import attach, out_of_memory, release_frames, run_with_recovery
 from mlp_xp._validation import RandomSource
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ class Progress:
     order : array of int or None
         The order of the last epoch; the next order is a shuffle of it.
     early_stopping : EarlyStoppingState or None
+    history : History
+        The finished epochs of the last run.
     """
 
     params: Parameters
@@ -79,6 +81,7 @@ class Progress:
     random: RandomSource
     order: Rows | None = None
     early_stopping: EarlyStoppingState | None = None
+    history: History = field(default_factory=History)
 
     @property
     def state(self) -> State:
@@ -145,9 +148,8 @@ def run_training(network: Network, progress: Progress, samples: Samples, setting
     does, except that a schedule of learning rates begins anew in each.
     """
     batch_size, n_samples = settings.batch_size, len(samples)
+    progress.history = History()
     progress.early_stopping = _continued_early_stopping(progress, settings)
-    shuffled = settings.shuffle and batch_size < n_samples
-    plan = zip(_planned_rates(progress, settings), _orders(progress, n_samples) if shuffled else repeat(None))
     samples = samples.with_contiguous_rows() if batch_size < n_samples else samples
     from mlp_xp._training.footprint import Footprint  # imports the compiler, which `import mlp_xp` avoids
 
@@ -155,18 +157,22 @@ def run_training(network: Network, progress: Progress, samples: Samples, setting
         footprint = Footprint(network, settings.optimizer, samples, progress.state, settings.epochs)
         shortage = footprint.shortage_of(batch_size)
         if shortage is not None:
-            raise out_of_memory(None, 1, named(progress.params), History(), shortage)
+            raise out_of_memory(None, 1, named(progress.params), progress.history, shortage)
         try:
+            shuffled = settings.shuffle and batch_size < n_samples
+            orders = _orders(progress, n_samples) if shuffled else repeat(None)
+            plan = zip(_planned_rates(progress, settings), orders)
             samples = samples.with_small_arrays_cast()
             engine = make_engine(
                 network, settings.optimizer, samples, batch_size, progress.state, settings.epochs
             )
         except Exception as error:
             if not is_out_of_memory(error):
+                attach(error, "epoch", 1, named(progress.params), progress.history)
                 raise
             release_frames(error, samples.place)
             shortage = footprint.shortage_of(batch_size, after_failure=True)
-            raise out_of_memory(error, 1, named(progress.params), History(), shortage) from error
+            raise out_of_memory(error, 1, named(progress.params), progress.history, shortage) from error
         loop = _Loop(network, progress, samples, settings, engine, footprint, plan)
         del engine  # so that the loop alone holds it, and can free its memory
         run_with_recovery(loop)
@@ -247,7 +253,7 @@ class _Loop:
         self.footprint = footprint
         self.plan = plan
         self.needs_host_each_epoch = settings.needs_host_each_epoch
-        self.history = History()
+        self.history = progress.history
         self.saved: State = progress.state
         self.saved_is_alias = False
         self.epochs: list[EpochSettings] = []
@@ -393,7 +399,7 @@ class _Loop:
         if self.settings.on_progress is not None:
             self.settings.on_progress(self.history)
 
-    # When it is cut short: see `mlp_xp._training.recovery.Run`.
+    # When it is cut short: see `mlp_xp._training.recovery.RecoverableTraining`.
 
     @property
     def number(self) -> int:

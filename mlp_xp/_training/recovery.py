@@ -50,8 +50,9 @@ class RecoverableTraining(Protocol):
 def run_with_recovery(training: RecoverableTraining) -> None:
     """Run a training; if it ends early, keep what was trained.
 
-    Ctrl-C becomes a `TrainingInterruptedWarning`, every other error a `TrainingError` that carries
-    parameters and history.
+    Ctrl-C becomes a `TrainingInterruptedWarning` and lack of memory an `OutOfMemoryError`. Other errors are
+    raised as they are, with what was trained attached: nothing tells a user's function that failed, inside a
+    compiled step say, from a library's.
     """
     try:
         training.run()
@@ -63,7 +64,7 @@ def run_with_recovery(training: RecoverableTraining) -> None:
             warn(message, TrainingInterruptedWarning)
         except TrainingInterruptedWarning as error:  # a filter makes errors of warnings
             raise TrainingError(message, n_done + 1, training.params, training.history) from error
-    except Exception as error:
+    except BaseException as error:  # such as the SystemExit of a callback
         if (
             isinstance(error, TrainingError) and error.history is training.history
         ):  # it is this training's own
@@ -74,11 +75,27 @@ def run_with_recovery(training: RecoverableTraining) -> None:
             shortage = training.release(error)
             raise out_of_memory(error, number, training.params, training.history, shortage) from error
         training.keep_finite_state()
-        message = (
-            f"training failed in {training.unit} {number} ({type(error).__name__}: {error}); "
-            "`.params` and `.history` of this error hold what was trained"
-        )
-        raise TrainingError(message, number, training.params, training.history) from error
+        if isinstance(error, TrainingError):  # of a training inside a callback: it has its own parameters
+            message = (
+                f"training failed in {training.unit} {number} ({type(error).__name__}: {error}); "
+                "`.params` and `.history` of this error hold what was trained"
+            )
+            raise TrainingError(message, number, training.params, training.history) from error
+        attach(error, training.unit, number, training.params, training.history)
+        raise
+
+
+def attach(error: BaseException, unit: str, number: int, params: tuple[Layer, ...], history: History) -> None:
+    """Attach what was trained to an error that is raised as it is, and a note that says so."""
+    note = f"raised in {unit} {number} of a training"
+    attributes = {"epoch": number, "params": params, "history": history}
+    attached_before = isinstance(getattr(error, "history", None), History)
+    # An error may have attributes of these names itself, which stay.
+    if attached_before or not any(hasattr(error, name) for name in attributes):
+        vars(error).update(attributes)
+        note += "; `.params` and `.history` of this error hold what was trained"
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
 
 
 def release_frames(error: BaseException, place: Placement) -> None:

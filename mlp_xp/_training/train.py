@@ -88,9 +88,9 @@ def train(
     OutOfMemoryError
         If the training does not fit into the device's memory; raised before the training if the need can be
         computed.
-    TrainingError
-        If anything else fails on the way, such as a callback: raised from that error, it carries what
-        was trained.
+    Exception
+        Whatever else is raised on the way, by a callback, a metric, a schedule, an activation or the array
+        library, is raised as it is. Its attributes `params` and `history` hold what was trained.
 
     Warns
     -----

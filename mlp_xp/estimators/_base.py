@@ -78,6 +78,8 @@ class BaseMLP(Estimator, CallbackSupportMixin):
         OutOfMemoryError
             If the training does not fit into the device's memory; raised before the training if the need can
             be computed. Unless an epoch was finished the model is unchanged.
+        Exception
+            Whatever a callback or an activation raises is raised as it is; what was trained is kept.
 
         Warns
         -----

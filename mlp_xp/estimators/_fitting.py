@@ -11,8 +11,8 @@ from sklearn.exceptions import ConvergenceWarning
 
 from mlp_xp._optimizers import Optimizer
 from mlp_xp._parameters import Parameters, copy_tree, flatten
-from mlp_xp._training.history import History, OutOfMemoryError, TrainingError
-from mlp_xp._training.lbfgs import minimise
+from mlp_xp._training.history import History, OutOfMemoryError
+from mlp_xp._training.lbfgs import Minimised, minimise
 from mlp_xp._training.loop import Progress, Settings, move_progress, run_training, start_training
 from mlp_xp._training.metrics import Metric
 from mlp_xp._warnings import warn
@@ -60,9 +60,9 @@ def unchanged_on_error(
 
 
 def _run_lbfgs(estimator: Estimator, task: Task, report: FitReport) -> None:
-    params, history, loss, problem = task.params, History(), np.nan, ""
+    found = Minimised(task.params)
     try:
-        params, history, loss, problem = minimise(
+        minimise(
             task.network,
             task.params,
             task.samples,
@@ -71,20 +71,17 @@ def _run_lbfgs(estimator: Estimator, task: Task, report: FitReport) -> None:
             tol=estimator.tol,
             callback=report.callback,
             on_progress=report.on_progress,
+            found=found,
         )
-    except TrainingError as error:
-        params, history = error.params, error.history
-        loss = history[-1]["loss"] if history else np.nan
-        raise
     finally:
         estimator._continuation = None
-        _set_attributes(estimator, task, params, history)
-        estimator.loss_, estimator.t_ = loss, 0
-    if problem:
+        _set_attributes(estimator, task, found.params, found.history)
+        estimator.loss_, estimator.t_ = found.loss, 0
+    if found.problem:
         all_iterations = estimator.n_iter_ >= estimator.max_iter
         advice = f" Increase `max_iter` ({estimator.max_iter})." if all_iterations else ""
         warn(
-            f"lbfgs failed to converge after {estimator.n_iter_} iteration(s): {problem}.{advice} "
+            f"lbfgs failed to converge after {estimator.n_iter_} iteration(s): {found.problem}.{advice} "
             "Features of mean 0 and variance 1 make it easier.",
             ConvergenceWarning,
         )
@@ -108,13 +105,10 @@ def _run_epochs(estimator: Estimator, task: Task, report: FitReport) -> None:
         callback=report.callback,
         on_progress=report.on_progress,
     )
-    history = History()
     try:
-        history = run_training(task.network, progress, task.samples, settings)
-    except TrainingError as error:
-        history = error.history
-        raise
+        run_training(task.network, progress, task.samples, settings)
     finally:
+        history = progress.history
         shared = isinstance(estimator.random_state, np.random.RandomState)
         if shared and estimator.shuffle and task.batch_size == n_samples:
             # A whole batch needs no order, but a generator that the user shares must be left where

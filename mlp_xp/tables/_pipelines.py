@@ -212,7 +212,7 @@ def fit(estimator: Any, data: PreparedData) -> None:
     ------
     ValueError, TypeError
         If a parameter or the data are wrong, before any training.
-    TrainingError
+    Exception
         If training failed; the estimator keeps the parameters trained until then.
     """
     scaled = data.task == "regression" and estimator.loss == "squared_error"
