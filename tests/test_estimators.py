@@ -1113,6 +1113,16 @@ def test_divergence_keeps_the_last_finite_weights(kind, rate, observed):
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+def test_what_catches_scikit_learns_divergence_catches_ours(solver):
+    X, y = problem("regression")
+    settings = {"solver": solver, "activation": "identity", "learning_rate_init": 1e200, "max_iter": 50}
+    for one in (estimator("regression", neural_network, **settings), estimator("regression", **settings)):
+        with pytest.raises(ValueError, match=r"non-finite parameter weights|diverged in epoch"):
+            one.fit(X, y)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_divergence_in_a_warm_start_and_in_partial_fit():
     X, y = problem("regression")
     model = estimator("regression", warm_start=True, solver="sgd", momentum=0.0).fit(X, y)

@@ -104,8 +104,10 @@ class TrainingError(RuntimeError):
         return type(self), (*self.args, self.epoch, self.params, self.history)
 
 
-class DivergenceError(TrainingError, ArithmeticError):
+class DivergenceError(TrainingError, ArithmeticError, ValueError):
     """The loss or a parameter became NaN or infinite.
+
+    It is a ValueError too, which scikit-learn raises in its place.
 
     Attributes
     ----------
