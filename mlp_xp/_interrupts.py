@@ -6,19 +6,52 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+
+class DeferredInterrupts:
+    """The interrupts received in a context of `deferred_interrupts`; true if there are some."""
+
+    def __init__(self, handler: Any, limit: int | None) -> None:
+        self.handler = handler
+        self.limit = limit
+        self.received: list[int] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.received)
+
+    def receive(self, number: int, frame: Any) -> None:
+        """Handle a signal: remember it, or pass it on if the limit is exceeded."""
+        self.received.append(number)
+        if self.limit is not None and len(self.received) > self.limit:
+            self.deliver()
+
+    def deliver(self) -> None:
+        """Pass the interrupts on to the handler that was there before, which raises `KeyboardInterrupt`."""
+        if self.received:
+            number = self.received[0]
+            self.received.clear()
+            self.handler(number, None)
 
 
 @contextmanager
-def deferred_interrupts() -> Iterator[None]:
-    """Context in which Ctrl-C is deferred: `KeyboardInterrupt` is raised at its end."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
-        yield
+def deferred_interrupts(limit: int | None = None) -> Iterator[DeferredInterrupts]:
+    """Context in which Ctrl-C is deferred: `KeyboardInterrupt` is raised at its end.
+
+    Parameters
+    ----------
+    limit : int, optional
+        How many are deferred; the next one is raised at once, so that work that hangs can be ended.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    deferred = DeferredInterrupts(handler, limit)
+    # Only the main thread receives signals, and only a function handles them.
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield deferred
         return
-    received: list[int] = []
-    previous_handler = signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
+    signal.signal(signal.SIGINT, deferred.receive)
     try:
-        yield
+        yield deferred
     finally:
-        signal.signal(signal.SIGINT, previous_handler)
-    if received:
-        raise KeyboardInterrupt
+        signal.signal(signal.SIGINT, handler)
+    deferred.deliver()

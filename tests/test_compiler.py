@@ -40,7 +40,7 @@ from mlp_xp._engines.compiled import CompiledEngine
 from mlp_xp._engines.eager import EagerEngine
 from mlp_xp._losses import LOSSES, Loss
 from mlp_xp._parameters import flatten, is_array, leaves, plain
-from mlp_xp._samples import Samples
+from mlp_xp._samples import Batch, Samples
 
 OPTIMIZERS = [
     gradient_descent(0.05),
@@ -976,8 +976,8 @@ def test_an_interrupt_between_steps_keeps_finished_steps(monkeypatch):
         network, adam(), Samples(placement(X=X), X, y), 10, (plain(params), adam().init(np, params))
     )
     engine.run([(0.05, None)] * 2)
-    state = engine.step(*engine.state, X[:10], y[:10], None, 0.05)
-    for ours, theirs in zip(flatten(trained), flatten(state[0]), strict=True):
+    engine.step(Batch(X[:10], y[:10], None), 0.05)
+    for ours, theirs in zip(flatten(trained), flatten(engine.state[0]), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-10)
 
 

@@ -653,6 +653,19 @@ def test_scoring_monitor_of_a_batched_fit_with_labels_of_text_and_weights():
     np.testing.assert_allclose([row["accuracy"] for row in rows], by_hand, rtol=1e-9)
 
 
+def test_scoring_monitor_of_a_second_fit_on_other_features_and_classes():
+    pytest.importorskip("pandas")
+    X, y = data("MLPClassifier")
+    monitor = ScoringMonitor(scoring="accuracy")
+    model = ours("MLPClassifier", max_iter=2).fit(table("pandas", X), y)
+    model.set_callbacks(monitor).fit(X[:, :2], y == 0)
+    by_hand = [
+        theirs("MLPClassifier", max_iter=n).fit(X[:, :2], y == 0).score(X[:, :2], y == 0) for n in (1, 2)
+    ]
+    rows = [row for row in monitor.get_logs().data if len(row["task_id_path"]) == 2]
+    np.testing.assert_allclose([row["accuracy"] for row in rows], by_hand, rtol=1e-9)
+
+
 def test_scoring_monitor_inside_a_grid_search():
     X, y = data("MLPRegressor")
     monitor = ScoringMonitor(scoring="r2")

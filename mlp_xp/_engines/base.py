@@ -65,7 +65,7 @@ class Engine(Protocol):
         """Run these epochs, each as one step on all samples or as steps on mini-batches."""
 
     def is_finite(self) -> bool:
-        """Whether all arrays of the state are finite."""
+        """Whether the state is sound: finite, and not left by an error in the middle of a step's update."""
 
     def copied_state(self) -> State:
         """Return the state in arrays that no later step writes in."""

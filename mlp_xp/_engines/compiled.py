@@ -16,6 +16,7 @@ from mlp_xp._compiler.passes import MIN_ELEMENTS_TO_KEEP_BIAS_SEPARATE
 from mlp_xp._compiler.rows import ArraySpec
 from mlp_xp._engines.base import EpochSettings, State
 from mlp_xp._engines.recordable import flat_step, is_number, state_structure
+from mlp_xp._interrupts import deferred_interrupts
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
 from mlp_xp._parameters import all_finite, is_array, leaves, with_leaves
@@ -84,6 +85,7 @@ class CompiledEngine:
         arrays = (view for flat, group in zip(self.groups, self.layout) for view in _views(flat, group))
         for target, source in zip(arrays, filter(is_array, values)):
             target[...] = source
+        self.is_within_step = False
 
     def _state_of(self, groups: list[HostArray]) -> State:
         arrays = (view for flat, group in zip(groups, self.layout) for view in _views(flat, group))
@@ -98,8 +100,8 @@ class CompiledEngine:
         return state
 
     def is_finite(self) -> bool:
-        """Whether all of the state is finite."""
-        return all_finite(np, self.groups)
+        """Whether the state is finite, and not left in the middle of a step."""
+        return not self.is_within_step and all_finite(np, self.groups)
 
     def copied_state(self) -> State:
         """Return a copy of the state."""
@@ -117,18 +119,19 @@ class CompiledEngine:
         return program.bind(self.groups, pool)
 
     def run(self, epochs: Sequence[EpochSettings]) -> None:
-        """Run these epochs."""
-        append, numbers = self.losses.append, self.numbers
-        try:
+        """Run these epochs; Ctrl-C takes effect between steps."""
+        append = self.losses.append
+        with deferred_interrupts(limit=1) as interrupts:
             for rate, order in epochs:
                 mean = 0.0
                 for step, share, (X, y, sample_weight) in self.batches.of_epoch(order):
-                    loss, *numbers = step(X, y, sample_weight, rate, *numbers)
+                    if interrupts:
+                        interrupts.deliver()
+                    self.is_within_step = True
+                    loss, *self.numbers = step(X, y, sample_weight, rate, *self.numbers)
+                    self.is_within_step = False
                     mean = mean + share * loss
                 append(mean)
-        finally:
-            # Also when interrupted, so that the numbers agree with the arrays.
-            self.numbers = numbers
 
 
 def _batch_specs(samples: Samples, length: int) -> tuple[ArraySpec | None, ...]:

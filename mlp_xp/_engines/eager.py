@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mlp_xp._arrays import Array
-from mlp_xp._engines.base import EpochSettings, State, make_step
+from mlp_xp._engines.base import EpochSettings, State
+from mlp_xp._interrupts import DeferredInterrupts, deferred_interrupts
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
 from mlp_xp._parameters import all_finite, copy_tree
-from mlp_xp._samples import Samples
+from mlp_xp._samples import Batch, Samples
 
 
 class EagerEngine:
@@ -24,7 +25,8 @@ class EagerEngine:
         self.batch_size = batch_size
         self.losses: list[Array] = []
         self.state = state
-        self.step = make_step(network, optimizer, samples.xp)
+        self.objective_and_gradients = network._make_objective(samples.xp)
+        self.update = optimizer.update
         # Where all samples are one batch, it is cast and put in order once, not in each epoch.
         self.full_batch = samples.whole() if batch_size >= len(samples) else None
 
@@ -37,10 +39,11 @@ class EagerEngine:
     def state(self, state: State) -> None:
         # A copy, because steps update arrays in place, and the caller keeps the ones given.
         self._state: State = copy_tree(self.samples.place.xp, state)
+        self.is_within_update = False
 
     def is_finite(self) -> bool:
-        """Whether all arrays of the state are finite."""
-        return all_finite(self.samples.place.xp, self._state)
+        """Whether the state is finite, and not left in the middle of an update."""
+        return not self.is_within_update and all_finite(self.samples.place.xp, self._state)
 
     def copied_state(self) -> State:
         """Return a copy of the state."""
@@ -48,34 +51,36 @@ class EagerEngine:
         return state
 
     def run(self, epochs: Sequence[EpochSettings]) -> None:
-        """Run these epochs."""
-        if self.full_batch is None:
-            self._run_mini_batches(epochs)
-        else:
-            self._run_full_batch(epochs, *self.full_batch)
+        """Run these epochs; Ctrl-C takes effect between steps."""
+        with deferred_interrupts(limit=1) as interrupts:
+            if self.full_batch is None:
+                self._run_mini_batches(epochs, interrupts)
+            else:
+                self._run_full_batch(epochs, self.full_batch, interrupts)
+
+    def step(self, batch: Batch, rate: float) -> Array:
+        """Run a step; return its loss."""
+        params, optimizer_state = self._state
+        loss, gradients = self.objective_and_gradients(params, *batch)
+        self.is_within_update = True
+        self._state = self.update(self.samples.xp, params, gradients, optimizer_state, rate)
+        self.is_within_update = False
+        return loss
 
     def _run_full_batch(
-        self, epochs: Sequence[EpochSettings], X: Array, y: Array, sample_weight: Array
+        self, epochs: Sequence[EpochSettings], batch: Batch, interrupts: DeferredInterrupts
     ) -> None:
-        step, append = self.step, self.losses.append
-        params, state = self._state
-        try:
-            for rate, _ in epochs:
-                params, state, loss = step(params, state, X, y, sample_weight, rate)
-                append(loss)
-        finally:
-            self._state = params, state
+        for rate, _ in epochs:
+            if interrupts:
+                interrupts.deliver()
+            self.losses.append(self.step(batch, rate))
 
-    def _run_mini_batches(self, epochs: Sequence[EpochSettings]) -> None:
-        step, n_samples = self.step, len(self.samples)
-        params, state = self._state
-        try:
-            for rate, order in epochs:
-                mean = 0.0
-                for X, y, sample_weight in self.samples.batches(self.batch_size, order):
-                    params, state, loss = step(params, state, X, y, sample_weight, rate)
-                    mean = mean + loss * (X.shape[0] / n_samples)
-                self.losses.append(mean)
-        finally:
-            # After an interrupt too: the steps done of an unfinished epoch count.
-            self._state = params, state
+    def _run_mini_batches(self, epochs: Sequence[EpochSettings], interrupts: DeferredInterrupts) -> None:
+        n_samples = len(self.samples)
+        for rate, order in epochs:
+            mean = 0.0
+            for batch in self.samples.batches(self.batch_size, order):
+                if interrupts:
+                    interrupts.deliver()
+                mean = mean + self.step(batch, rate) * (batch.X.shape[0] / n_samples)
+            self.losses.append(mean)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from mlp_xp._arrays import Placement
 from mlp_xp._devices import MemoryShortage, is_out_of_memory, release_memory
+from mlp_xp._interrupts import deferred_interrupts
 from mlp_xp._parameters import Layer
 from mlp_xp._training.history import History, OutOfMemoryError, TrainingError, TrainingInterruptedWarning
 from mlp_xp._warnings import warn
@@ -57,7 +58,8 @@ def run_with_recovery(training: RecoverableTraining) -> None:
     try:
         training.run()
     except KeyboardInterrupt:
-        training.keep_finite_state()
+        with deferred_interrupts():
+            training.keep_finite_state()
         n_done = len(training.history)
         message = f"training interrupted after {n_done} {training.unit}s; returning what was trained"
         try:
@@ -74,7 +76,8 @@ def run_with_recovery(training: RecoverableTraining) -> None:
         if is_out_of_memory(error):
             shortage = training.release(error)
             raise out_of_memory(error, number, training.params, training.history, shortage) from error
-        training.keep_finite_state()
+        with deferred_interrupts():
+            training.keep_finite_state()
         if isinstance(error, TrainingError):  # of a training inside a callback: it has its own parameters
             message = (
                 f"training failed in {training.unit} {number} ({type(error).__name__}: {error}); "

@@ -15,8 +15,9 @@ from mlp_xp._training.history import History, OutOfMemoryError
 from mlp_xp._training.loop import move_progress
 from mlp_xp._training.recovery import without_frames
 from mlp_xp.backends import _destination
-from mlp_xp.estimators._fitted import outputs, params_at, set_weights
-from mlp_xp.estimators._fitting import LAST_ENGINE_NAMES, run, unchanged_on_error
+from mlp_xp.estimators._draft import Draft
+from mlp_xp.estimators._fitted import forget_device_copy, outputs, params_at, set_weights
+from mlp_xp.estimators._fitting import LAST_ENGINE_NAMES, run
 from mlp_xp.estimators._input import HOST
 from mlp_xp.estimators._interface import Estimator
 from mlp_xp.estimators._report import FitReport
@@ -74,7 +75,7 @@ class BaseMLP(Estimator, CallbackSupportMixin):
             stays as it was.
         DivergenceError
             At the epoch in which the loss or a weight stops being finite. The estimator keeps the
-            last finite weights.
+            last finite weights; if that is the first epoch, a model fitted before stays as it was.
         OutOfMemoryError
             If the training does not fit into the device's memory; raised before the training if the need can
             be computed. Unless an epoch was finished the model is unchanged.
@@ -88,7 +89,8 @@ class BaseMLP(Estimator, CallbackSupportMixin):
         EagerFallbackWarning
             If it cannot run as captured CUDA graphs where it should; it says why.
         TrainingInterruptedWarning
-            If Ctrl-C does; what was trained is kept.
+            If Ctrl-C does; what was trained is kept. Before the first step, a model fitted before stays as
+            it was.
         """
         return self._fit(X, y, sample_weight, validation_data=(X_val, y_val, sample_weight_val))
 
@@ -104,15 +106,15 @@ class BaseMLP(Estimator, CallbackSupportMixin):
         self: Self, X: Any, y: Any, sample_weight: Any, *, incremental: bool = False, **data: Any
     ) -> Self:
         with current_device(X):
-            with unchanged_on_error(self):
-                task = prepare_task(self, X, y, sample_weight, incremental=incremental, **data)
-                report = FitReport(self, task.home)
-                if not incremental:
-                    metadata = None if sample_weight is None else {"sample_weight": sample_weight}
-                    context = self._init_callback_context(max_subtasks=self.max_iter)
-                    report.begin(context, {"X": X, "y": y, "metadata": metadata})
+            draft = Draft(self)
+            task = prepare_task(draft.copy, X, y, sample_weight, incremental=incremental, **data)
+            report = FitReport(draft, task.home)
+            if not incremental:
+                metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+                context = self._init_callback_context(max_subtasks=self.max_iter)
+                report.begin(context, {"X": X, "y": y, "metadata": metadata})
             try:
-                run(self, task, report)
+                run(draft, task, report)
             except OutOfMemoryError as error:
                 del task, report  # the error's traceback keeps this frame, and must not keep the arrays
                 raise without_frames(error) from error.__cause__
@@ -169,12 +171,15 @@ class BaseMLP(Estimator, CallbackSupportMixin):
         """
         check_is_fitted(self)
         place = _destination(target, placement(coefs_=self.coefs_[0]))
-        continuation = self._continuation
+        draft = Draft(self)
+        moved, continuation = draft.copy, self._continuation
         if continuation is not None:
-            continuation = {**continuation, "progress": move_progress(continuation["progress"], place)}
-        set_weights(self, params_at(self, place), place)
-        self._continuation = continuation
-        self._move_labels(place)
+            progress = move_progress(continuation["progress"], place)
+            moved._continuation = {**continuation, "progress": progress}
+        set_weights(moved, params_at(self, place), place)
+        moved._move_labels(place)
+        draft.publish()
+        forget_device_copy(self)
         return self
 
     @property

@@ -118,6 +118,10 @@ def as_lists(params: Parameters, home: Placement) -> tuple[list[Array], list[Arr
 def set_weights(estimator: Estimator, params: Parameters, home: Placement) -> None:
     """Set the weights that users see."""
     estimator.coefs_, estimator.intercepts_ = as_lists(params, home)
+
+
+def forget_device_copy(estimator: Estimator) -> None:
+    """Free the cached copy of the weights, which have changed."""
     _DEVICE_COPIES.pop(estimator, None)
 
 

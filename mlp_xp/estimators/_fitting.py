@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from mlp_xp._arrays import Namespace
 from mlp_xp._optimizers import Optimizer
 from mlp_xp._parameters import Parameters, copy_tree, flatten
-from mlp_xp._training.history import History, OutOfMemoryError
+from mlp_xp._training.history import DivergenceError, History
 from mlp_xp._training.lbfgs import Minimised, minimise
 from mlp_xp._training.loop import Progress, Settings, move_progress, run_training, start_training
 from mlp_xp._training.metrics import Metric
 from mlp_xp._warnings import warn
-from mlp_xp.estimators._fitted import set_weights
+from mlp_xp.estimators._draft import Draft
+from mlp_xp.estimators._fitted import forget_device_copy, set_weights
 from mlp_xp.estimators._interface import Estimator
 from mlp_xp.estimators._report import FitReport
 from mlp_xp.estimators._task import Task, early_stopping_of
@@ -25,43 +28,58 @@ LAST_ENGINE_NAMES: WeakKeyDictionary[Estimator, str] = WeakKeyDictionary()
 """The engine of each model's last training in this process; not an attribute, nor saved with the model."""
 
 
-def run(estimator: Estimator, task: Task, report: FitReport) -> None:
-    """Train, and set the fitted attributes; unless something was trained, an error leaves them unchanged."""
-    with unchanged_on_error(estimator, unless=_something_was_trained):
-        if estimator.solver == "lbfgs":
-            _run_lbfgs(estimator, task, report)
-        else:
-            _run_epochs(estimator, task, report)
-
-
-def _something_was_trained(error: BaseException) -> bool:
-    """Whether the attributes may describe a training that an error ended."""
-    return not isinstance(error, OutOfMemoryError) or bool(error.history)
+def run(draft: Draft[Any], task: Task, report: FitReport) -> None:
+    """Train, and publish the fitted attributes; before an error too, if something was trained."""
+    if draft.copy.solver == "lbfgs":
+        _run_lbfgs(draft, task, report)
+    else:
+        _run_epochs(draft, task, report)
 
 
 @contextmanager
-def unchanged_on_error(
-    estimator: Estimator, unless: Callable[[BaseException], bool] | None = None
-) -> Iterator[None]:
-    """Restore the estimator's attributes if an error is raised, unless it is one that `unless` accepts."""
-    before = dict(estimator.__dict__)
+def _stored(store: Callable[[BaseException | None], None]) -> Iterator[None]:
+    """Call `store` at the end of the context, also after an error, with that error."""
     try:
         yield
     except BaseException as error:
-        if unless is not None and unless(error):
-            raise
-        # Callbacks that were set up meanwhile must still be torn down.
-        callbacks = {
-            key: value for key, value in estimator.__dict__.items() if key.startswith(("_callback", "_skl"))
-        }
-        estimator.__dict__.clear()
-        estimator.__dict__.update(before | callbacks)
+        store(error)
         raise
+    store(None)
 
 
-def _run_lbfgs(estimator: Estimator, task: Task, report: FitReport) -> None:
-    found = Minimised(task.params)
-    try:
+def _replaces_former_weights(
+    draft: Draft[Any], task: Task, params: Parameters, history: History, error: BaseException | None
+) -> bool:
+    """Whether the estimator gets these parameters: something was trained, or nothing better is known."""
+    if history or not _are_equal(params, task.params, task.samples.place.xp):
+        return True
+    # An interrupt, or divergence, of the first epoch: the parameters are those to begin with.
+    was_fitted = hasattr(draft.estimator, "coefs_")
+    return not was_fitted and (error is None or isinstance(error, DivergenceError))
+
+
+def _are_equal(params: Parameters, others: Parameters, xp: Namespace) -> bool:
+    pairs = zip(flatten(params), flatten(others))
+    return all(one is other or bool(xp.all(one == other)) for one, other in pairs)
+
+
+def _publish(draft: Draft[Any], history: History) -> None:
+    draft.publish()
+    LAST_ENGINE_NAMES[draft.estimator] = history.engine
+    forget_device_copy(draft.estimator)
+
+
+def _run_lbfgs(draft: Draft[Any], task: Task, report: FitReport) -> None:
+    estimator, found = draft.copy, Minimised(task.params)
+
+    def store(error: BaseException | None) -> None:
+        if _replaces_former_weights(draft, task, found.params, found.history, error):
+            estimator._continuation = None
+            _set_attributes(estimator, task, found.params, found.history)
+            estimator.loss_, estimator.t_ = found.loss, 0
+            _publish(draft, found.history)
+
+    with _stored(store):
         minimise(
             task.network,
             task.params,
@@ -73,10 +91,6 @@ def _run_lbfgs(estimator: Estimator, task: Task, report: FitReport) -> None:
             on_progress=report.on_progress,
             found=found,
         )
-    finally:
-        estimator._continuation = None
-        _set_attributes(estimator, task, found.params, found.history)
-        estimator.loss_, estimator.t_ = found.loss, 0
     if found.problem:
         all_iterations = estimator.n_iter_ >= estimator.max_iter
         advice = f" Increase `max_iter` ({estimator.max_iter})." if all_iterations else ""
@@ -87,8 +101,8 @@ def _run_lbfgs(estimator: Estimator, task: Task, report: FitReport) -> None:
         )
 
 
-def _run_epochs(estimator: Estimator, task: Task, report: FitReport) -> None:
-    n_samples = len(task.samples)
+def _run_epochs(draft: Draft[Any], task: Task, report: FitReport) -> None:
+    estimator, n_samples = draft.copy, len(task.samples)
     n_seen = estimator.t_ if task.continues else 0
     optimizer = estimator._optimizer(n_seen, n_samples)
     progress = _starting_progress(task, optimizer)
@@ -105,9 +119,8 @@ def _run_epochs(estimator: Estimator, task: Task, report: FitReport) -> None:
         callback=report.callback,
         on_progress=report.on_progress,
     )
-    try:
-        run_training(task.network, progress, task.samples, settings)
-    finally:
+
+    def store(error: BaseException | None) -> None:
         history = progress.history
         shared = isinstance(estimator.random_state, np.random.RandomState)
         if shared and estimator.shuffle and task.batch_size == n_samples:
@@ -115,10 +128,15 @@ def _run_epochs(estimator: Estimator, task: Task, report: FitReport) -> None:
             # scikit-learn would leave it.
             for _ in history:
                 progress.random.shuffle(np.arange(n_samples))
-        _store_result(estimator, task, progress, history, metric)
-        estimator.t_ = n_seen + n_samples * len(history)
+        if _replaces_former_weights(draft, task, progress.params, history, error):
+            _store_result(estimator, task, progress, history, metric)
+            estimator.t_ = n_seen + n_samples * len(history)
+            _publish(draft, history)
+
+    with _stored(store):
+        run_training(task.network, progress, task.samples, settings)
     stopped = progress.early_stopping is not None and progress.early_stopping.stopped
-    if not task.incremental and not stopped and len(history) == estimator.max_iter:
+    if not task.incremental and not stopped and len(progress.history) == estimator.max_iter:
         warn(
             f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) reached and the optimization "
             "hasn't converged yet.",
@@ -137,8 +155,7 @@ def _starting_progress(task: Task, optimizer: Optimizer) -> Progress:
     if task.incremental:
         # As in scikit-learn: each call begins with the rows in their order, and with the best weights.
         progress.order, progress.params = None, task.params
-    pairs = zip(flatten(task.params), flatten(progress.best_params))
-    if not all(now is then or bool(place.xp.all(now == then)) for now, then in pairs):
+    if not _are_equal(task.params, progress.best_params, place.xp):
         # The user has changed the weights: what was best before is no longer.
         progress.params, progress.early_stopping = task.params, None
     return progress
@@ -168,7 +185,6 @@ def _set_attributes(
 ) -> None:
     """Set the weights, and the attributes that tell of the training."""
     set_weights(estimator, params, task.home)
-    LAST_ENGINE_NAMES[estimator] = history.engine
     former = vars(estimator)
     estimator.n_iter_ = len(history)
     curve = (former["loss_curve_"] if task.continues else []) + history["loss"]

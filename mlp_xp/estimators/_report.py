@@ -9,6 +9,7 @@ from mlp_xp._parameters import Parameters
 from mlp_xp._training.early_stopping import EarlyStoppingState
 from mlp_xp._training.history import History, ProgressListener
 from mlp_xp._training.loop import Progress
+from mlp_xp.estimators._draft import Draft
 from mlp_xp.estimators._fitted import as_lists
 
 
@@ -17,7 +18,8 @@ class FitReport:
 
     Attributes
     ----------
-    estimator : Estimator
+    draft : Draft
+        Of the estimator; callbacks receive the estimator itself, which some know by its identity.
     home : Placement
         Where X lives.
     progress : Progress or None
@@ -26,8 +28,9 @@ class FitReport:
         scikit-learn's, None if no callback needs tasks.
     """
 
-    def __init__(self, estimator: Any, home: Placement) -> None:
-        self.estimator = estimator
+    def __init__(self, draft: Draft[Any], home: Placement) -> None:
+        self.draft = draft
+        self.estimator = draft.estimator
         self.home = home
         self.progress: Progress | None = None
         self.context: Any = None
@@ -73,7 +76,8 @@ class FitReport:
             return False
 
         def attributes() -> dict[str, Any]:
-            return dict(zip(("coefs_", "intercepts_"), as_lists(params, self.home)))
+            weights = dict(zip(("coefs_", "intercepts_"), as_lists(params, self.home)))
+            return self.draft.changed | dict.fromkeys(self.draft.removed) | weights
 
         if estimator.solver == "lbfgs":  # which does not know beforehand whether an iteration follows
             self._begin_epoch()
@@ -91,7 +95,7 @@ class FitReport:
         return bool(stop)
 
     def end(self) -> None:
-        """End the task of the fit."""
+        """End the task of the fit; the estimator is fitted."""
         estimator = self.estimator
         if self.context is not None:
             attributes = {"coefs_": estimator.coefs_, "intercepts_": estimator.intercepts_}
