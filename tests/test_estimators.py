@@ -1112,6 +1112,22 @@ def test_divergence_keeps_the_last_finite_weights(kind, rate, observed):
     assert_same(model, estimator(kind, **{**settings, "learning_rate_init": 1e-3, "max_iter": 3}).fit(X, y))
 
 
+@pytest.mark.parametrize("solver", ["sgd", "adam", "lbfgs"])
+@pytest.mark.parametrize(("dtype", "weight"), [("float32", 1e38), ("float64", 1e308)])
+def test_weights_whose_sum_overflows_are_refused(dtype, weight, solver, library):
+    X, y = problem("binary")
+    X, weights = library.array(X, dtype), library.array(np.full(len(X), weight), dtype)
+    model = estimator("binary", solver=solver).fit(X, y)
+    before = snapshot(model)
+    with pytest.raises(
+        ValueError, match=f"`sample_weight` must have a sum that {dtype} can hold, got .*up to 1e"
+    ):
+        model.fit(X[:, :2], y, sample_weight=weights)
+    assert_same(model, before)
+    with pytest.raises(ValueError, match="`sample_weight` must have a sum"):
+        model.set_params(class_weight={0: weight, 1: weight}).fit(X, y)
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("solver", ["sgd", "adam"])
 def test_what_catches_scikit_learns_divergence_catches_ours(solver):

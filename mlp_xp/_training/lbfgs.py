@@ -245,7 +245,8 @@ def _shares(samples: Samples, length: int) -> list[float]:
         return [(block.stop - block.start) / len(samples) for block in blocks]
     weight = to_host(samples.sample_weight)
     weight = weight if samples.rows is None else weight[samples.rows]
-    return [float(weight[block].sum() / weight.sum()) for block in blocks]
+    total = weight.sum(dtype=np.float64)
+    return [float(weight[block].sum(dtype=np.float64) / total) for block in blocks]
 
 
 def _flat(params: Iterable[Pair]) -> Array:

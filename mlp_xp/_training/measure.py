@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mlp_xp._arrays import Array, check_finite, for_value_checks, without_autodiff
+from mlp_xp._arrays import Array, check_finite, for_value_checks, quiet_floating_point, without_autodiff
 from mlp_xp._devices import computing, current_device, to_floats
 from mlp_xp._losses import identity_link
 from mlp_xp._network import Network
@@ -112,4 +112,11 @@ def check_weights(samples: Samples) -> None:
             raise ValueError(
                 "`sample_weight` must be >= 0 and not all zero, got values from "
                 f"{float(xp.min(sample_weight)):g} to {float(xp.max(sample_weight)):g}"
+            )
+        with quiet_floating_point():
+            overflows = not bool(xp.isfinite(xp.sum(sample_weight)))
+        if overflows:
+            raise ValueError(
+                f"`sample_weight` must have a sum that {samples.place.dtype_name} can hold, got values up to "
+                f"{float(xp.max(sample_weight)):g}"
             )
