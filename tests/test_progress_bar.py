@@ -71,6 +71,17 @@ def test_a_notebook_shows_it_too(monkeypatch):
     assert re.match(rf"epoch 50/50 ━+ loss {history[-1]['loss']:.4f} ", last)
 
 
+def test_a_notebook_without_widgets_is_told_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    notebook = rich_console.Console(force_jupyter=True, width=100)
+    with (
+        pytest.warns(UserWarning, match=r"needs ipywidgets .* pip install 'mlp_xp\[notebook\]'"),
+        ProgressBar(50, console=notebook) as bar,
+    ):
+        _, history = trained(on_progress=bar)
+    assert len(history) == 50
+
+
 def test_listening_changes_nothing_and_splits_no_blocks():
     lengths = []
     heard, history = trained(3000, on_progress=lambda history: lengths.append(len(history)))
@@ -160,3 +171,62 @@ class TestEstimators:
         model = self.model().set_callbacks(ProgressBar(console=shown))
         model.partial_fit(X, Y[:, 0], classes=[0, 1])
         assert shown.file.getvalue() == ""
+
+    def make(self, kind):
+        """An estimator that has none, one or several of ours in it."""
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import GridSearchCV
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        pipeline = make_pipeline(StandardScaler(), self.model())
+        return {
+            "pipeline": pipeline,
+            "pipeline in it": make_pipeline(StandardScaler(), pipeline),
+            "search": GridSearchCV(self.model(), {"alpha": [0.1, 1.0]}, cv=2),
+            "search of pipelines": GridSearchCV(pipeline, {"mlpclassifier__alpha": [0.1, 1.0]}, cv=2),
+            "threads": GridSearchCV(pipeline, {"mlpclassifier__alpha": [0.1, 1.0]}, cv=2, n_jobs=2),
+            "scaler": StandardScaler(),
+            "logistic regression": LogisticRegression(),
+        }[kind]
+
+    @pytest.mark.parametrize(
+        ("kind", "fits"),
+        [
+            ("pipeline", 1),
+            ("pipeline in it", 1),
+            ("search", 5),
+            ("search of pipelines", 5),
+            ("threads", 5),
+            ("scaler", 0),
+            ("logistic regression", 0),
+        ],
+    )
+    def test_it_shows_the_fits_inside_of_other_estimators(self, kind, fits):
+        joblib = pytest.importorskip("joblib")
+        shown = console()
+        model, bar = self.make(kind), ProgressBar(console=shown)
+        with joblib.parallel_backend("threading"):
+            model.set_callbacks(bar).fit(X, Y[:, 0])
+        text = "\n".join(screen(shown))
+        assert ("epoch 20/20 " in text) == (fits > 0)
+        assert max(map(int, re.findall(r"fit (\d+) epoch", text)), default=1) == max(fits, 1)
+        assert shown.file.getvalue().count("\x1b[?25h") == (fits > 0)
+        # The next fit counts from one, and the bar may be set on a step again.
+        first = copy.deepcopy(self.make("pipeline").set_params(mlpclassifier__max_iter=2))
+        first[-1].set_callbacks(bar)
+        first.fit(X, Y[:, 0])
+        assert screen(shown)[-1].startswith("epoch 2/2 ")
+
+    def test_a_search_in_processes_shows_the_last_fit(self):
+        shown = console()
+        self.make("threads").set_callbacks(ProgressBar(console=shown)).fit(X, Y[:, 0])
+        assert screen(shown)[-1].startswith("epoch 20/20 ")  # that of `refit`, which is here
+
+    def test_it_shows_a_step_on_which_it_is_set_beside_one_that_was_passed_on(self):
+        outer, inner = console(), console()
+        pipeline = self.make("pipeline").set_callbacks(ProgressBar(console=outer))
+        pipeline[-1].set_callbacks(ProgressBar(console=inner))
+        pipeline.fit(X, Y[:, 0])
+        assert screen(outer)[-1].startswith("epoch 20/20 ")
+        assert screen(inner)[-1].startswith("epoch 20/20 ")

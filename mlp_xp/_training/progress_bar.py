@@ -9,6 +9,7 @@ from typing import Any
 
 from mlp_xp._training.history import History
 from mlp_xp._validation import check_integer
+from mlp_xp._warnings import warn
 
 MIN_SECONDS_BETWEEN_UPDATES = 0.1
 """Ten updates a second look continuous; more would only take time from the training."""
@@ -25,7 +26,7 @@ class ProgressBar:
     Parameters
     ----------
     epochs : int, optional
-        The largest number of epochs. For an estimator it is `max_iter`.
+        The largest number of epochs. For estimators it is `max_iter`.
     console : rich.console.Console, optional
         Where to draw, stderr by default.
     description : str, default="epoch"
@@ -36,10 +37,18 @@ class ProgressBar:
     ImportError
         If rich is not installed.
 
+    Warns
+    -----
+    UserWarning
+        In a notebook without ipywidgets, where nothing is shown.
+
     Notes
     -----
     It is a context manager to pass as `on_progress` to `train`, and a callback for an estimator's
     `set_callbacks`. It does not slow the training down: short epochs still run several at once.
+
+    Set on a `Pipeline` or a search, it shows the fits of this library's estimators in it, one after the
+    other, except those in other processes.
 
     Examples
     --------
@@ -56,6 +65,13 @@ class ProgressBar:
     1.0
     """
 
+    max_propagation_depth: None
+    """scikit-learn's: it passes a callback that has it on to estimators inside, here at any depth.
+
+    An attribute only while the fit of an outermost estimator runs, because a callback that has it may not be
+    set on a step of a pipeline.
+    """
+
     def __init__(self, epochs: int | None = None, *, console: Any = None, description: str = "epoch") -> None:
         if find_spec("rich") is None:
             raise ImportError("ProgressBar needs rich: pip install 'mlp_xp[cli]'")
@@ -63,15 +79,18 @@ class ProgressBar:
         self.console = console
         self.description = description
         self._display: Any = None
-        self._n_open = 0
+        self._n_open = self._n_fits = 0
         self._last_look = self._began = -math.inf
 
     def __getstate__(self) -> dict[str, Any]:
-        """Drop the console, which cannot be pickled."""
-        return {**self.__dict__, "console": None, "_display": None, "_n_open": 0}
+        """Drop the console, which cannot be pickled, and the training shown."""
+        state = {**self.__dict__, "console": None, "_display": None, "_n_open": 0}
+        state.pop("_history", None)
+        return state
 
     def __enter__(self) -> ProgressBar:
-        self._open(self.epochs)
+        self._open()
+        self._begin(self.epochs)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -91,30 +110,51 @@ class ProgressBar:
 
     def setup(self, estimator: Any, context: Any) -> None:
         """Open the bar when a fit begins."""
-        self._open(estimator.max_iter)
+        if context.parent is None:
+            self.max_propagation_depth = None
+        self._open()
 
     def teardown(self, estimator: Any, context: Any) -> None:
         """Close the bar when a fit ends."""
         self._close()
 
     def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
-        """Do nothing: `on_progress` gets the history."""
+        """Begin to show a fit: `on_progress` gets its history."""
+        # Only this library's estimators have a history; the task of an epoch has no subtasks.
+        if hasattr(type(estimator), "history_") and context.max_subtasks:
+            self._n_fits += 1
+            self._begin(estimator.max_iter)
 
     def on_fit_task_end(self, estimator: Any, context: Any) -> None:
         """Do nothing: `on_progress` gets the history."""
 
-    def _open(self, epochs: int | None) -> None:
+    def _open(self) -> None:
         self._n_open += 1
-        if self._n_open > 1:  # of several fits at once it shows the first
+        if self._n_open == 1:
+            self._n_fits = 0
+
+    def _begin(self, epochs: int | None) -> None:
+        """Show a training that begins; of several at once the one that began last."""
+        self._history = History()
+        self._began = time.monotonic()
+        if self._n_open == 0:  # in another process than that which shows it
             return
+        description = self.description if self._n_fits < 2 else f"fit {self._n_fits} {self.description}"
+        if self._display is None:
+            self._start()
+        if self._display is not None:
+            self._display.reset(self._task, description=description, total=epochs, measured="")
+
+    def _start(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         console = Console(stderr=True) if self.console is None else self.console
         if not (console.is_terminal or console.is_jupyter):
             return
-        self._history = History()
-        self._began = time.monotonic()
+        if console.is_jupyter and find_spec("ipywidgets") is None:
+            warn("ProgressBar needs ipywidgets in a notebook: pip install 'mlp_xp[notebook]'")
+            return
         # Drawn when epochs are reported, not by a thread, which would take time from the training.
         self._display = Progress(
             TextColumn("{task.description}", markup=False),
@@ -128,12 +168,15 @@ class ProgressBar:
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._task = self._display.add_task(self.description, total=epochs, measured="")
+        self._task = self._display.add_task(self.description, total=None, measured="")
         self._display.start()
 
     def _close(self) -> None:
         self._n_open -= 1
-        if self._n_open == 0 and self._display is not None:
+        if self._n_open > 0:
+            return
+        self.__dict__.pop("max_propagation_depth", None)
+        if self._display is not None:
             display, self._display = self._display, None
             self._draw(display)
             display.stop()

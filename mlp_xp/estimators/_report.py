@@ -25,7 +25,9 @@ class FitReport:
     progress : Progress or None
         That of the training loop; None with "lbfgs".
     context : CallbackContext or None
-        scikit-learn's, None if no callback needs tasks.
+        scikit-learn's, None in `partial_fit`.
+    tells_epochs : bool
+        Whether a callback needs a task for each epoch.
     """
 
     def __init__(self, draft: Draft[Any], home: Placement) -> None:
@@ -34,12 +36,13 @@ class FitReport:
         self.home = home
         self.progress: Progress | None = None
         self.context: Any = None
+        self.tells_epochs = False
         self.listeners: list[ProgressListener] = []
 
     @property
     def callback(self) -> Any:
         """The function for the training to call after each epoch, or None."""
-        return self.after_epoch if self.context is not None or self.estimator.verbose else None
+        return self.after_epoch if self.tells_epochs or self.estimator.verbose else None
 
     @property
     def on_progress(self) -> ProgressListener | None:
@@ -54,13 +57,12 @@ class FitReport:
         """Begin the tasks of a fit and of its first epoch; `data` are the arguments of callbacks."""
         callbacks = getattr(self.estimator, "_skl_callbacks", ())
         self.listeners = [callback.on_progress for callback in callbacks if hasattr(callback, "on_progress")]
-        self.data = data
+        self.data, self.context = data, context
+        self.context.call_on_fit_task_begin(estimator=self.estimator, **self.data)
         # Callbacks with `on_progress` need the history only: no task, and no copy of the weights, an epoch.
-        if len(self.listeners) < len(callbacks):
-            self.context = context
-            self.context.call_on_fit_task_begin(estimator=self.estimator, **self.data)
-            if self.estimator.solver != "lbfgs":
-                self._begin_epoch()
+        self.tells_epochs = len(self.listeners) < len(callbacks)
+        if self.tells_epochs and self.estimator.solver != "lbfgs":
+            self._begin_epoch()
 
     def _begin_epoch(self) -> None:
         self.epoch = self.context.subcontext(task_name="epoch")
@@ -72,7 +74,7 @@ class FitReport:
         state = None if self.progress is None else self.progress.early_stopping
         if estimator.verbose:
             self._print(record, state)
-        if self.context is None:
+        if not self.tells_epochs:
             return False
 
         def attributes() -> dict[str, Any]:
