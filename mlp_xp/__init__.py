@@ -11,7 +11,7 @@ What may go wrong: `TrainingError`, `DivergenceError`, `OutOfMemoryError`, `Trai
 `EagerFallbackWarning`.
 Optimizers: `Optimizer`, `gradient_descent`, `momentum`, `adam`, `decoupled_weight_decay`.
 Learning rates: a number or a `Schedule`: `inverse_scaling`, `step_decay`, `cosine`.
-Files: `save_model`, `load_model`, `ModelFileError` (need safetensors).
+Files: `save_model`, `load_model`, `ModelFileError` (need safetensors), `trusted_types` (of files of skops).
 Arrays: `to_host`, `one_hot`, `backend`, `BackendUnavailableError`.
 
 Modules: `mlp_xp.backends` (array libraries and devices found here), `mlp_xp.datasets`, `mlp_xp.estimators`,
@@ -47,7 +47,7 @@ from mlp_xp._training.train import train
 from mlp_xp._version import __version__ as __version__
 from mlp_xp.backends import BackendUnavailableError, backend
 from mlp_xp.datasets import one_hot
-from mlp_xp.files import ModelFileError, load_model, save_model
+from mlp_xp.files import ModelFileError, load_model, save_model, trusted_types
 
 if _typing.TYPE_CHECKING:
     from mlp_xp.estimators import MLPClassifier as MLPClassifier
@@ -95,6 +95,7 @@ __all__ = [
     "step_decay",
     "to_host",
     "train",
+    "trusted_types",
     "zeros",
 ]
 

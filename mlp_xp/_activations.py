@@ -53,6 +53,14 @@ class Activation:
     forward: Callable[[Namespace, Array], tuple[Array, Saved]]
     backward: Callable[[Namespace, Array, Saved], Array]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the name and the parameters of a built-in activation, the functions of another."""
+        known = name_activation(self)
+        return dict(vars(self)) if known is None else dict(zip(("name", "parameters"), known))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(vars(make_activation(**state)) if "name" in state else state)
+
 
 def resolve_activation(activation: str | Activation) -> Activation:
     """Return the activation of that name, or the one given."""

@@ -83,7 +83,7 @@ def set_public_module(module: str, namespace: dict[str, Any], names: Iterable[st
     """Set `__module__` of objects that private modules define to the public module: pickles name it."""
     for name in names:
         thing = namespace[name]
-        if "._" in thing.__module__:
+        if "._" in getattr(thing, "__module__", ""):  # a list has none
             if isinstance(thing, type):
                 # Evaluated now: `typing.get_type_hints` would look for their names in the public module.
                 known = vars(sys.modules[thing.__module__])

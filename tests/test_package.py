@@ -44,10 +44,10 @@ PUBLIC = {
         *("TrainingInterruptedWarning", "adam", "backend", "cosine", "decoupled_weight_decay", "elu"),
         *("evaluate", "glorot_uniform", "gradient_descent", "he_normal", "inverse_scaling", "leaky_relu"),
         *("load_model", "momentum", "normal", "one_hot", "save_model", "step_decay", "to_host", "train"),
-        "zeros",
+        *("trusted_types", "zeros"),
     ],
     "mlp_xp.estimators": ["MLPClassifier", "MLPRegressor"],
-    "mlp_xp.files": ["ModelFileError", "load_model", "save_model"],
+    "mlp_xp.files": ["ModelFileError", "load_model", "save_model", "trusted_types"],
     "mlp_xp.plotting": ["plot_decision_boundary", "plot_learning_curve", "plot_network"],
 }
 """The names that users may rely on; all other modules and names have an underscore."""
@@ -92,7 +92,7 @@ def test_all_is_what_there_is():
 
 def test_everything_public_has_a_docstring_with_an_example():
     exempt = {"TrainingError", "TrainingInterruptedWarning", "DivergenceError", "Layer", "Loss", "Optimizer"}
-    exempt.add("ModelFileError")
+    exempt |= {"ModelFileError", "trusted_types"}
     for name in mlp_xp.__all__:
         documentation = getattr(mlp_xp, name).__doc__
         assert documentation, name
@@ -329,18 +329,61 @@ def test_pickles_of_estimators_name_public_addresses_only(settings):
             np.testing.assert_array_equal(again.coefs_[0], model.coefs_[0])
 
 
-def test_skops_files_name_public_addresses_only():
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer", "ignore:lbfgs failed")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"solver": "adam", "early_stopping": True, "warm_start": True},
+        {"solver": "adam", "early_stopping": "loss", "activation": mlp_xp.leaky_relu(0.1)},
+        {"solver": "sgd", "learning_rate": "adaptive", "n_iter_no_change": 1, "tol": 1.0},
+        {"solver": "sgd", "momentum": 0.0, "random_state": np.random.RandomState(0)},
+        {"solver": "sgd", "nesterovs_momentum": False, "activation": ("tanh", mlp_xp.elu(0.3))},
+        {"solver": "lbfgs", "activation": "gelu"},
+    ],
+)
+@pytest.mark.parametrize("targets", ["classes", "text", "labels", "sparse labels", "numbers", "counts"])
+def test_skops_files_hold_trusted_types_only(settings, targets, tmp_path):
     io, estimators = pytest.importorskip("skops.io"), pytest.importorskip("mlp_xp.estimators")
-    data = mlp_xp.datasets.planar()
-    model = estimators.MLPClassifier((4,), "tanh", solver="lbfgs", max_iter=3, random_state=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model.fit(data.X, data.y)
+    sparse = pytest.importorskip("scipy.sparse")
+    data = mlp_xp.datasets.planar(n_samples=60)
+    X, classes = data.X, data.y.astype(int)
+    labels = np.stack([classes, 1 - classes], axis=1)
+    y = {
+        "classes": classes,
+        "text": np.array(["no", "yes"])[classes],
+        "labels": labels,
+        "sparse labels": sparse.csr_array(labels),
+        "numbers": X,
+        "counts": abs(X[:, 0]),
+    }[targets]
+    kind = estimators.MLPRegressor if targets in ("numbers", "counts") else estimators.MLPClassifier
+    settings = settings | ({"loss": "poisson"} if targets == "counts" else {})
+    model = kind(**{"hidden_layer_sizes": (4, 3), "max_iter": 3, "random_state": 0} | settings)
+    model.set_callbacks(mlp_xp.ProgressBar()).fit(X, y)
     text = io.dumps(model)
+    assert set(io.get_untrusted_types(data=text)) <= set(mlp_xp.trusted_types)
     with zipfile.ZipFile(BytesIO(text)) as archive:
         assert not private_names(archive.read("schema.json"))
-    again = io.loads(text, trusted=io.get_untrusted_types(data=text))
-    np.testing.assert_array_equal(again.predict_proba(data.X), model.predict_proba(data.X))
+    again = io.loads(text, trusted=mlp_xp.trusted_types)
+    assert again.activation == model.activation
+    mlp_xp.save_model(tmp_path / "model.safetensors", again)
+    for each in (again, model):
+        if settings["solver"] != "lbfgs":
+            each.set_params(early_stopping=False).partial_fit(X, y)
+    np.testing.assert_array_equal(again.coefs_[0], model.coefs_[0])
+
+
+def test_functions_of_ones_own_have_to_be_trusted_by_name():
+    io, estimators = pytest.importorskip("skops.io"), pytest.importorskip("mlp_xp.estimators")
+    known = mlp_xp.leaky_relu(0.1)
+    model = estimators.MLPRegressor(activation=mlp_xp.Activation(cubed, known.backward))
+    untrusted = set(io.get_untrusted_types(data=io.dumps(model))) - set(mlp_xp.trusted_types)
+    assert f"{__name__}.cubed" in untrusted
+    assert pickle.loads(pickle.dumps(model.activation)) == model.activation
+
+
+def cubed(xp, z):
+    return z**3, z
 
 
 def test_former_names_of_arguments_say_the_new_ones():

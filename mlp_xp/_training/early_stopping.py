@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlp_xp._parameters import Parameters
+from mlp_xp._parameters import Parameters, plain
 from mlp_xp._training.metrics import Metric
 from mlp_xp._validation import check_integer, check_real
 
@@ -89,6 +89,16 @@ class EarlyStoppingState:
     n_no_change: int = 0
     n_divisions: int = 0
     event: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the state in dicts and tuples, so that pickles of it name no class."""
+        best = None if self.best_params is None else plain(self.best_params)
+        return {**vars(self), "rule": dict(vars(self.rule)), "best_params": best}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> EarlyStoppingState:
+        """Return the state that `to_dict` described."""
+        return cls(**{**content, "rule": EarlyStopping(**content["rule"])})
 
     @property
     def stopped(self) -> bool:

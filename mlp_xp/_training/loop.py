@@ -102,7 +102,7 @@ class Progress:
             "optimizer_state": leaves(self.optimizer_state),
             "random": self.random,
             "order": self.order,
-            "early_stopping": None if stopping is None else dict(vars(stopping)),
+            "early_stopping": None if stopping is None else stopping.to_dict(),
         }
 
     @classmethod
@@ -119,7 +119,7 @@ class Progress:
             with_leaves(new, old) if len(old) == len(leaves(new)) else new,
             content["random"],
             None if order is None else order.copy(),
-            None if stopping is None else EarlyStoppingState(**stopping),
+            None if stopping is None else EarlyStoppingState.from_dict(stopping),
         )
 
 

@@ -39,6 +39,12 @@ SAFETENSORS_DTYPES = {"float16": "F16", "float32": "F32", "float64": "F64"}
 
 ESTIMATORS = ("MLPClassifier", "MLPRegressor")
 
+trusted_types = ["mlp_xp.Activation", "mlp_xp.ProgressBar", *map("mlp_xp.estimators.{}".format, ESTIMATORS)]
+"""Types of this library in a fitted estimator, for `skops.io.load` and others that ask which to trust.
+
+They hold values and functions; a function of your own, as in an activation, has to be trusted by its name.
+"""
+
 
 class ModelFileError(ValueError):
     """Raised if a file does not hold a model that can be loaded; the message names the file and the reason.

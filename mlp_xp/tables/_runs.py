@@ -16,7 +16,7 @@ from mlp_xp._arrays import HostArray
 from mlp_xp._functions import set_public_module
 from mlp_xp._messages import first_line
 from mlp_xp.files._folders import write_json
-from mlp_xp.files._models import save_model
+from mlp_xp.files._models import save_model, trusted_types
 from mlp_xp.tables._pipelines import (
     LabelledRows,
     baseline_outputs,
@@ -46,12 +46,7 @@ PIPELINE_FILE, NETWORK_FILE, DESCRIPTION_FILE, METRICS_FILE, HISTORY_FILE, COMMA
     "command.txt",
 )
 
-TRUSTED_TYPES = (
-    "mlp_xp.estimators.MLPClassifier",
-    "mlp_xp.estimators.MLPRegressor",
-    "mlp_xp.estimators._Labels",
-    "numpy.dtype",
-)
+TRUSTED_TYPES = (*trusted_types, "mlp_xp.estimators._Labels", "numpy.dtype")
 """Types that skops may load beside those that it trusts by default; they hold values and run no code."""
 
 
