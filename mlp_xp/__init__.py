@@ -20,6 +20,7 @@ command ``mlp-xp`` keeps). What has an underscore is not public, and may move.
 """
 
 import typing as _typing
+from importlib.util import find_spec as _find_spec
 
 from mlp_xp._activations import Activation, elu, leaky_relu
 from mlp_xp._arrays import to_host
@@ -112,4 +113,5 @@ def __getattr__(name: str) -> _typing.Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_ESTIMATORS])
+    # `help` reads all that is listed here, and must not need scikit-learn.
+    return sorted([*globals(), *(_ESTIMATORS if _find_spec("sklearn") else ())])

@@ -118,7 +118,8 @@ def _auto_backend() -> Backend:
     try:
         return _cupy_backend()._replace(reason="a CUDA GPU was found")
     except BackendUnavailableError as error:
-        return _numpy_backend()._replace(reason=f"no GPU: {error}")
+        problem, *_ = str(error).split(": pip install")  # who asks for no library need not install one
+        return _numpy_backend()._replace(reason=f"no GPU: {problem}")
 
 
 def _numpy_backend() -> Backend:
@@ -126,7 +127,7 @@ def _numpy_backend() -> Backend:
 
 
 def _cupy_backend() -> Backend:
-    cupy = _import_library("cupy", "CuPy")
+    cupy = _import_library("cupy", "'mlp_xp[cuda12]' or 'mlp_xp[cuda13]', as your CUDA is")
     try:
         _check_cupy_computes(cupy)
         device = cupy.cuda.Device()
@@ -157,14 +158,14 @@ def _cupy_device_name(cupy: Any, number: int) -> str:
 
 
 def _torch_backend() -> Backend:
-    torch = _import_library("torch", "PyTorch")
+    torch = _import_library("torch")
     gpu = torch.cuda.is_available()
     reason = f"asked for; {'a CUDA GPU was found' if gpu else 'PyTorch finds no CUDA GPU'}"
     return Backend(import_module("array_api_compat.torch"), torch.device("cuda:0" if gpu else "cpu"), reason)
 
 
 def _jax_backend() -> Backend:
-    jax = _import_library("jax", "JAX")
+    jax = _import_library("jax")
     try:
         device = jax.devices()[0]
     except Exception as error:
@@ -172,13 +173,15 @@ def _jax_backend() -> Backend:
     return Backend(jax.numpy, device, f"asked for; JAX's default device is {device}")
 
 
-def _import_library(module: str, library: str) -> Any:
-    """Import an array library; raise `BackendUnavailableError` if that fails."""
+def _import_library(module: str, requirement: str | None = None) -> Any:
+    """Import an array library; raise `BackendUnavailableError`, with what to install, if that fails."""
+    library = LIBRARY_NAMES[module]
     try:
         return import_module(module)
     except Exception as error:  # a CUDA build without its CUDA libraries fails in many ways
         if isinstance(error, ModuleNotFoundError) and error.name == module:
-            raise BackendUnavailableError(f"{library} is not installed") from None
+            message = f"{library} is not installed: pip install {requirement or module}"
+            raise BackendUnavailableError(message) from None
         raise BackendUnavailableError(f"{library} does not import ({first_line(error)})") from error
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mlp_xp._arrays import HostArray
+from mlp_xp._messages import package_needed
 from mlp_xp._validation import Seed, check_integer, check_real, lookup, random_source
 
 __all__ = ["DATASETS", "Dataset", "load", "one_hot", "planar", "xor"]
@@ -191,9 +192,5 @@ def load(name: str) -> Dataset:
     (569, 30)
     """
     make = lookup("name", name, DATASETS)
-    try:
+    with package_needed(f"the data set {name!r}", "scikit-learn", "sklearn"):
         return make()
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"the data set {name!r} comes from scikit-learn: pip install 'mlp_xp[cli]'"
-        ) from error

@@ -387,14 +387,17 @@ def test_auto_is_numpy_without_cupy(monkeypatch):
     assert found.xp.asarray([1.0]).__class__ is np.ndarray
     assert found.device == "cpu"
     assert found.reason == "no GPU: CuPy is not installed"
-    with pytest.raises(BackendUnavailableError, match=r"^CuPy is not installed$"):
+    with pytest.raises(
+        BackendUnavailableError,
+        match=r"^CuPy is not installed: pip install 'mlp_xp\[cuda12\]' or '",
+    ):
         backend("cupy")
 
 
 @pytest.mark.parametrize(("module", "name"), [("torch", "PyTorch"), ("jax", "JAX")])
 def test_libraries_that_are_not_installed(module, name, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(BackendUnavailableError, match=rf"^{name} is not installed$"):
+    with pytest.raises(BackendUnavailableError, match=rf"^{name} is not installed: pip install {module}$"):
         backend(module)
 
 

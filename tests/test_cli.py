@@ -524,7 +524,10 @@ def test_bad_input_is_one_line_and_exit_code_2(text, arguments, message, run):
 def test_a_backend_that_is_not_there(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     code, _, error = run("train", "xor", "--backend", "cupy")
-    assert (code, error) == (2, "mlp-xp: CuPy is not installed\n")
+    assert (code, error) == (
+        2,
+        "mlp-xp: CuPy is not installed: pip install 'mlp_xp[cuda12]' or 'mlp_xp[cuda13]', as your CUDA is\n",
+    )
 
 
 def test_missing_extras_say_what_to_install(run, monkeypatch):
@@ -708,12 +711,15 @@ def test_devices_say_what_is_there_and_why_not_the_rest(run, ask, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     code, output, _ = run("devices")
     assert code == 0
-    assert re.search(rf"│ numpy +│ NumPy +│ {re.escape(np.__version__)} +│ CPU, \d+ cores", output)
-    assert re.search(r"│ cupy +│ CuPy +│ - +│ none: CuPy is not installed", output)
+    assert re.search(rf"^numpy +NumPy +{re.escape(np.__version__)} +CPU, \d+ cores$", output, re.M)
+    assert re.search(
+        r"^cupy +CuPy +- +none: CuPy is not installed: pip install 'mlp_xp\[cuda12", output, re.M
+    )
     assert "--backend auto takes NumPy (no GPU: CuPy is not installed)." in output
     document = ask("devices")
     assert [one["name"] for one in document["libraries"]] == ["numpy", "cupy", "torch", "jax"]
     assert document["auto"] == "numpy"
+    assert document["missing"] == []
 
 
 # speech

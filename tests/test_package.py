@@ -3,6 +3,7 @@
 import ast
 import copy
 import doctest
+import importlib.util
 import inspect
 import json
 import pickle
@@ -57,7 +58,8 @@ PUBLIC = {
 def test_public_names(module):
     found = pytest.importorskip(module)
     assert found.__all__ == PUBLIC[module]
-    assert set(found.__all__) <= set(dir(found))
+    if importlib.util.find_spec("sklearn"):
+        assert set(found.__all__) <= set(dir(found))
 
 
 def test_public_modules_are_those_that_help_names():
@@ -151,27 +153,99 @@ print(MLPClassifier(alpha=1.0), MLPRegressor.__module__)
     assert output.split() == ["MLPClassifier(alpha=1.0)", "mlp_xp.estimators"]
 
 
-def test_without_scikit_learn_estimators_say_what_to_install():
-    code = """
-import sys
-import typing
-sys.modules["sklearn"] = None
-from mlp_xp import *
-import mlp_xp
+OPTIONAL = (
+    "rich",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "polars",
+    "skops",
+    "safetensors",
+    "cupy",
+    "torch",
+    "jax",
+)
+"""Modules of packages that only the extras install, and array libraries."""
+
+
+def without(missing, code):
+    """Run code in a process where packages are not installed; return its output, and its errors."""
+    hide = f"import sys; sys.modules |= dict.fromkeys({missing!r})\n"
+    done = subprocess.run([sys.executable, "-c", hide + code], check=True, capture_output=True, text=True)
+    return done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "package", "extra"),
+    [
+        ("mlp_xp.MLPRegressor", "scikit-learn", "mlp_xp[sklearn]"),
+        ("from mlp_xp.estimators import *", "scikit-learn", "mlp_xp[sklearn]"),
+        ("mlp_xp.datasets.load('moons')", "scikit-learn", "mlp_xp[sklearn]"),
+        ("mlp_xp.datasets.load('digits')", "scikit-learn", "mlp_xp[sklearn]"),
+        ("import mlp_xp.plotting", "matplotlib", "mlp_xp[plot]"),
+        ("import mlp_xp.tables", "polars", "mlp_xp[cli]"),
+        ("from mlp_xp.tables import load_run", "polars", "mlp_xp[cli]"),
+        ("mlp_xp.load_model('file')", "safetensors", "mlp_xp[files]"),
+        ("mlp_xp.ProgressBar()", "rich", "mlp_xp[cli]"),
+        ("mlp_xp.backend('cupy')", "CuPy", "mlp_xp[cuda12]"),
+        ("mlp_xp.backend('cupy')", "CuPy", "mlp_xp[cuda13]"),
+        ("mlp_xp.backend('torch')", "PyTorch", "torch"),
+        ("mlp_xp.backend('jax')", "JAX", "jax"),
+    ],
+)
+def test_what_is_not_installed_is_named(code, package, extra):
+    code = f"""
+import mlp_xp, mlp_xp.datasets
 try:
-    from mlp_xp import MLPRegressor
-except ImportError as error:
+    exec({code!r})
+except (ImportError, mlp_xp.BackendUnavailableError) as error:
     print(error)
+"""
+    said, _ = without(OPTIONAL, code)
+    assert package in said
+    assert "pip install" in said
+    assert extra in said
+
+
+@pytest.mark.parametrize("missing", ["sklearn", "skops"])
+def test_runs_name_what_is_not_installed(missing):
+    pytest.importorskip("polars")
+    pytest.importorskip("sklearn")
+    code = "from mlp_xp.tables import load_run; load_run('run')"
+    said, _ = without((missing,), f"try: exec({code!r})\nexcept ImportError as error: print(error)")
+    assert "skops" in said
+    assert f"(No module named '{missing}" in said
+    assert said.endswith("): pip install 'mlp_xp[cli]'\n")
+
+
+def test_the_core_alone_has_help_and_all_names():
+    code = """
+import pydoc, mlp_xp, mlp_xp.estimators
+from mlp_xp import *
+print(len(pydoc.render_doc(mlp_xp)), len(pydoc.render_doc(mlp_xp.estimators)))
 try:
     mlp_xp.nothing
 except AttributeError as error:
     print(error)
 """
-    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    first, second = output.splitlines()
-    assert first.startswith("MLPRegressor needs scikit-learn 1.9 or later (")
-    assert first.endswith("): pip install 'mlp_xp[sklearn]'")
-    assert second == "module 'mlp_xp' has no attribute 'nothing'"
+    said, _ = without(OPTIONAL, code)
+    assert said.endswith("module 'mlp_xp' has no attribute 'nothing'\n")
+
+
+def test_the_command_lists_devices_with_the_core_alone():
+    code = """
+import mlp_xp._cli as cli
+for arguments in ([], ["--json"], ["--quiet"]):
+    assert cli.main(["devices", *arguments]) == 0
+assert cli.main(["train", "xor"]) == 2
+"""
+    said, errors = without(OPTIONAL, code)
+    table, _, document = said.partition("{")
+    assert "none: PyTorch is not installed: pip install torch\n" in table
+    packages = "rich, scikit-learn, polars, matplotlib, skops, safetensors"
+    assert f"The other commands need {packages}: pip install 'mlp_xp[cli]'\n" in table
+    assert json.loads("{" + document)["missing"] == packages.split(", ")
+    assert errors == f"mlp-xp: {packages} not installed: pip install 'mlp_xp[cli]'\n"
 
 
 def test_the_package_is_typed():

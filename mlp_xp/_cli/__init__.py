@@ -19,16 +19,23 @@ REQUIRED_PACKAGES = {
     "skops": "skops",
     "safetensors": "safetensors",
 }
-"""Packages that all commands need, by the module they are imported as."""
+"""Packages that all commands but ``devices`` need, by the module they are imported as."""
+
+
+def missing_packages() -> list[str]:
+    """Return which of `REQUIRED_PACKAGES` are not installed.
+
+    They are looked up, not imported: ``--help`` and a mistyped option need not wait for scikit-learn.
+    """
+    return [package for module, package in REQUIRED_PACKAGES.items() if find_spec(module) is None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
     options = parse(argv)
-    # Looked up, not imported: --help and a mistyped option need not wait for scikit-learn.
-    missing = [package for module, package in REQUIRED_PACKAGES.items() if find_spec(module) is None]
-    if missing:
+    missing = missing_packages()
+    if missing and options.command != "devices":
         print(f"mlp-xp: {', '.join(missing)} not installed: pip install 'mlp_xp[cli]'", file=sys.stderr)
         return EXIT_BAD_INPUT
     try:

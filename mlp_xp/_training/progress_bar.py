@@ -7,6 +7,7 @@ import time
 from importlib.util import find_spec
 from typing import Any
 
+from mlp_xp._messages import package_needed
 from mlp_xp._training.history import History
 from mlp_xp._validation import check_integer
 from mlp_xp._warnings import warn
@@ -73,8 +74,8 @@ class ProgressBar:
     """
 
     def __init__(self, epochs: int | None = None, *, console: Any = None, description: str = "epoch") -> None:
-        if find_spec("rich") is None:
-            raise ImportError("ProgressBar needs rich: pip install 'mlp_xp[cli]'")
+        with package_needed("ProgressBar", "rich", "cli"):
+            import rich  # noqa: F401
         self.epochs = None if epochs is None else check_integer("epochs", epochs, minimum=0)
         self.console = console
         self.description = description

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mlp_xp._arrays import HostArray, check_finite, to_host
+from mlp_xp._messages import package_needed
 from mlp_xp._network import Network
 from mlp_xp._parameters import Parameters, flatten, named
 from mlp_xp._validation import lookup
@@ -322,10 +323,8 @@ def _update_checksum(checksum: Any, name: str, array: HostArray) -> None:
 
 
 def _safetensors() -> Any:
-    try:
+    with package_needed("a model file", "safetensors", "files"):
         import safetensors.numpy
-    except ModuleNotFoundError as error:
-        raise ImportError("models are saved with safetensors: pip install 'mlp_xp[files]'") from error
     return safetensors
 
 

@@ -5,13 +5,12 @@ distinguish the same things, for print in black and white.
 """
 
 from mlp_xp._functions import set_public_module as _set_public_module
+from mlp_xp._messages import package_needed as _package_needed
 
-try:
+with _package_needed("mlp_xp.plotting", "matplotlib", "plot"):
     from mlp_xp.plotting._decision_boundary import plot_decision_boundary
     from mlp_xp.plotting._learning_curve import plot_learning_curve
     from mlp_xp.plotting._network_diagram import plot_network
-except ModuleNotFoundError as error:
-    raise ImportError(f"mlp_xp.plotting needs matplotlib ({error}): pip install 'mlp_xp[plot]'") from None
 
 __all__ = ["plot_decision_boundary", "plot_learning_curve", "plot_network"]
 

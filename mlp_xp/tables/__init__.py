@@ -4,14 +4,14 @@ They need polars, and runs scikit-learn, skops and safetensors too: ``pip instal
 """
 
 import typing as _typing
+from importlib.util import find_spec as _find_spec
 
 from mlp_xp._functions import set_public_module as _set_public_module
+from mlp_xp._messages import package_needed as _package_needed
 
-try:
+with _package_needed("mlp_xp.tables", "polars", "cli"):
     from mlp_xp.tables._columns import Columns, Target, find_columns, find_target
     from mlp_xp.tables._reading import DataError, read_frame, write_frame
-except ModuleNotFoundError as error:
-    raise ImportError(f"mlp_xp.tables needs more packages ({error}): pip install 'mlp_xp[cli]'") from None
 
 if _typing.TYPE_CHECKING:
     from mlp_xp.tables._runs import Run as Run
@@ -38,12 +38,10 @@ def __getattr__(name: str) -> _typing.Any:
     """Import runs when they are asked for: they import scikit-learn, which takes a second."""
     if name not in _RUNS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
+    with _package_needed(name, "scikit-learn and skops", "cli"):
         from mlp_xp.tables import _runs
-    except ImportError as error:
-        raise ImportError(f"{name} needs more packages ({error}): pip install 'mlp_xp[cli]'") from None
     return getattr(_runs, name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_RUNS])
+    return sorted([*globals(), *(_RUNS if _find_spec("sklearn") else ())])

@@ -14,7 +14,7 @@ from sklearn.pipeline import Pipeline
 
 from mlp_xp._arrays import HostArray
 from mlp_xp._functions import set_public_module
-from mlp_xp._messages import first_line
+from mlp_xp._messages import first_line, package_needed
 from mlp_xp.files._folders import write_json
 from mlp_xp.files._models import save_model, trusted_types
 from mlp_xp.tables._pipelines import (
@@ -201,14 +201,12 @@ def write_run(folder: Path, run: Run) -> None:
     folder : Path
     run : Run
     """
-    from skops.io import dump  # imported late because it imports all of scikit-learn
-
     network = estimator_of(run.pipeline)
     save_model(folder / NETWORK_FILE, network)
     write_json(folder / DESCRIPTION_FILE, run.description)
     (folder / COMMAND_FILE).write_text(run.description["command"] + "\n", encoding="utf-8")
     write_json(folder / HISTORY_FILE, _without_non_finite(network.history_))
-    dump(run.pipeline, folder / PIPELINE_FILE)
+    _skops().dump(run.pipeline, folder / PIPELINE_FILE)
 
 
 def _without_non_finite(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -238,6 +236,8 @@ def load_run(path: str | Path) -> Run:
     DataError
         If the path is not the folder of a run, or the run is damaged, has a newer format, or holds a type
         that no run has.
+    ImportError
+        If scikit-learn or skops is not installed.
 
     Examples
     --------
@@ -251,6 +251,7 @@ def load_run(path: str | Path) -> Run:
     >>> run.predict(pl.DataFrame({"a": [0.0, 1.0], "b": [1.0, 1.0]})).columns
     ['predicted a xor b', 'probability false', 'probability true']
     """
+    _skops()  # here, because errors below are those of a damaged file
     path = Path(path)
     for name in (DESCRIPTION_FILE, PIPELINE_FILE):
         if not (path / name).is_file():
@@ -273,18 +274,23 @@ def load_run(path: str | Path) -> Run:
         raise DataError(f"{path}: damaged ({type(error).__name__}: {first_line(error)})") from error
 
 
+def _skops() -> Any:
+    with package_needed("a run", "skops", "cli"):
+        import skops.io  # imported late because it imports all of scikit-learn
+    return skops.io
+
+
 def _load_pipeline(path: Path) -> Pipeline:
     """Load a pipeline from a file that may be untrusted."""
-    from skops.io import get_untrusted_types, load
-
+    skops = _skops()
     with ZipFile(path) as archive:
         # A small compressed file can expand to more than the memory.
         if any(member.compress_type != ZIP_STORED for member in archive.infolist()):
             raise DataError(f"{path}: it is compressed and not loaded; runs are never compressed")
-    untrusted = sorted(set(get_untrusted_types(file=path)) - set(TRUSTED_TYPES))
+    untrusted = sorted(set(skops.get_untrusted_types(file=path)) - set(TRUSTED_TYPES))
     if untrusted:
         raise DataError(f"{path}: it holds types that no run has, and is not loaded: {listed(untrusted)}")
-    pipeline: Any = load(path, trusted=list(TRUSTED_TYPES))
+    pipeline: Any = skops.load(path, trusted=list(TRUSTED_TYPES))
     # skops trusts all estimators of scikit-learn, and some of them open files that a table names.
     if not is_table_pipeline(pipeline):
         raise DataError(f"{path}: it does not hold a trained pipeline of this command")
