@@ -268,8 +268,11 @@ class Network:
         n_samples, n_outputs = X.shape[0], self.layer_sizes[-1]
         if y.shape != (n_samples, n_outputs):
             hint = ""
-            if y.shape == (n_samples,):
-                hint = " (`y[:, None]` makes a column)" if n_outputs == 1 else " (see `mlp_xp.one_hot`)"
+            if y.shape == (n_samples,) and n_outputs == 1:
+                hint = " (`y[:, None]` makes a column)"
+            elif y.shape in ((n_samples,), (n_samples, 1)) and self._resolved_loss.decide is not None:
+                column = "y" if y.ndim == 1 else "y[:, 0]"
+                hint = f" (`mlp_xp.one_hot({column}, {n_outputs}, like=X)` encodes classes)"
             raise ValueError(
                 f"`y` must have shape (n_samples, n_outputs) = {(n_samples, n_outputs)}, "
                 f"got {tuple(y.shape)}{hint}"

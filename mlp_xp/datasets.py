@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlp_xp._arrays import HostArray
+from mlp_xp._arrays import Array, HostArray, for_value_checks, is_non_numpy_array, placement
 from mlp_xp._messages import package_needed
 from mlp_xp._validation import Seed, check_integer, check_real, lookup, random_source
 
@@ -43,17 +43,21 @@ class Dataset(NamedTuple):
     class_names: tuple[str, ...] | None
 
 
-def one_hot(classes: HostArray, n_classes: int) -> HostArray:
+def one_hot(classes: Any, n_classes: int, *, like: Array | None = None) -> Array:
     """Encode class indices as rows with a single 1.
 
     Parameters
     ----------
-    classes : ndarray of shape (n_samples,), integers in [0, n_classes)
+    classes : array of shape (n_samples,)
+        Whole numbers in [0, n_classes), also as floating numbers or truth values; of any library, or a list.
     n_classes : int
+    like : array, optional
+        What is returned has its library, device and floating dtype, such as those of X. By default it lives
+        where `classes` does, in the library's default floating dtype.
 
     Returns
     -------
-    ndarray of shape (n_samples, n_classes), float64
+    array of shape (n_samples, n_classes)
 
     Examples
     --------
@@ -63,18 +67,31 @@ def one_hot(classes: HostArray, n_classes: int) -> HostArray:
     array([[1., 0., 0.],
            [0., 0., 1.]])
     """
-    classes = np.asarray(classes)
-    if classes.ndim != 1 or not np.isdtype(classes.dtype, "integral"):
+    n_classes = check_integer("n_classes", n_classes, minimum=1)
+    if not (isinstance(classes, np.ndarray) or is_non_numpy_array(classes)):
+        classes = np.asarray(classes)
+    text = isinstance(classes, np.ndarray) and classes.dtype.kind not in "biuf"
+    if classes.ndim != 1 or text:
         raise ValueError(
-            f"`classes` must be integers of shape (n_samples,), got {classes.dtype} of shape {classes.shape}"
+            f"`classes` must be whole numbers of shape (n_samples,), got {classes.dtype} of shape "
+            f"{tuple(classes.shape)}"
         )
-    if classes.size and (classes.min() < 0 or classes.max() >= n_classes):
-        raise ValueError(
-            f"`classes` must lie in [0, {n_classes}), got values from {classes.min()} to {classes.max()}"
-        )
-    encoded = np.zeros((classes.shape[0], n_classes))
-    encoded[np.arange(classes.shape[0]), classes] = 1.0
-    return encoded
+    here = placement(classes=classes)
+    place = here if like is None else placement(like=like)
+    if here.xp.isdtype(classes.dtype, "bool"):
+        classes = here.xp.astype(classes, here.xp.int32)
+    if classes.shape[0]:
+        xp, values = for_value_checks(here.xp, classes)
+        if xp.isdtype(values.dtype, "real floating") and not bool(xp.all(values == xp.floor(values))):
+            raise ValueError("`classes` must be whole numbers, got some that are not")
+        low, high = float(xp.min(values)), float(xp.max(values))
+        if low < 0 or high >= n_classes:
+            raise ValueError(
+                f"`classes` must lie in [0, {n_classes}), got values from {low:.15g} to {high:.15g}"
+            )
+    indices = place.transfer(here.xp.astype(classes, here.xp.int32))
+    columns = place.xp.arange(n_classes, dtype=place.xp.int32, device=place.device)
+    return place.xp.astype(indices[:, None] == columns, place.dtype)
 
 
 def xor() -> Dataset:

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from conftest import assert_close
 
 from mlp_xp.datasets import DATASETS, load, one_hot, planar, xor
 
@@ -149,7 +150,19 @@ def test_one_hot_leaves_columns_for_classes_that_do_not_come():
     expected = preprocessing.LabelBinarizer().fit(range(5)).transform([4, 1, 1])
     np.testing.assert_array_equal(one_hot(np.array([4, 1, 1]), 5), expected)
     np.testing.assert_array_equal(one_hot([4, 1, 1], 5), expected)
-    assert one_hot(np.array([], dtype=int), 3).shape == (0, 3)
+    assert one_hot(np.array([], dtype=int), 3).shape == one_hot([], 3).shape == (0, 3)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "int32", "int64", "float32", "float64"])
+@pytest.mark.parametrize("like_dtype", ["float32", "float64"])
+def test_one_hot_lives_where_it_should(library, dtype, like_dtype):
+    classes, expected = [1, 0, 1], [[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]
+    there, X = library.array(classes, dtype), library.array(np.ones((3, 2)), like_dtype)
+    for given in (there, np.array(classes, dtype), classes):
+        assert_close(one_hot(given, 2, like=X), expected, X, rtol=0.0)
+    assert_close(one_hot(there, 2, like=np.ones(1, like_dtype)), expected, np.ones(1, like_dtype), rtol=0.0)
+    default = there if dtype.startswith("float") else library.xp.ones(1, device=library.device)
+    assert_close(one_hot(there, 2), expected, default, rtol=0.0)
 
 
 @pytest.mark.parametrize(
@@ -157,11 +170,18 @@ def test_one_hot_leaves_columns_for_classes_that_do_not_come():
     [
         ([0, 3], 3, r"`classes` must lie in \[0, 3\), got values from 0 to 3"),
         ([-1, 2], 3, r"`classes` must lie in \[0, 3\), got values from -1 to 2"),
-        ([0.0, 1.0], 2, r"`classes` must be integers .*, got float64 of shape \(2,\)"),
-        ([True, False], 2, r"`classes` must be integers .*, got bool of shape \(2,\)"),
-        (["a", "b"], 2, r"`classes` must be integers .*, got <U1 of shape \(2,\)"),
-        ([[0], [1]], 2, r"`classes` must be integers of shape \(n_samples,\), got int64 of shape \(2, 1\)"),
-        (1, 2, r"`classes` must be integers of shape \(n_samples,\), got int64 of shape \(\)"),
+        ([0.5, 1.0], 2, "`classes` must be whole numbers, got some that are not"),
+        ([0.0, np.nan], 2, "`classes` must be whole numbers, got some that are not"),
+        ([0.0, np.inf], 2, r"`classes` must lie in \[0, 2\), got values from 0 to inf"),
+        ([True, False], 1, r"`classes` must lie in \[0, 1\), got values from 0 to 1"),
+        ([0, 1], 0, "`n_classes` must be an integer >= 1, got 0"),
+        (["a", "b"], 2, r"`classes` must be whole numbers .*, got <U1 of shape \(2,\)"),
+        (
+            [[0], [1]],
+            2,
+            r"`classes` must be whole numbers .*, got int64 of shape \(2, 1\)",
+        ),
+        (1, 2, r"`classes` must be whole numbers of shape \(n_samples,\), got int64 of shape \(\)"),
     ],
 )
 def test_one_hot_of_bad_classes(classes, n_classes, message):

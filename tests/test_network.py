@@ -1,6 +1,7 @@
 """Gradients against finite differences and autodiff; shapes, places and errors."""
 
 import pickle
+import re
 from itertools import product
 
 import numpy as np
@@ -9,6 +10,7 @@ from conftest import assert_close, need
 from test_activations import IN_TORCH
 from test_losses import targets, torch_losses
 
+import mlp_xp
 from mlp_xp import Activation, Layer, Loss, Network, leaky_relu, to_host
 from mlp_xp import _arrays as arrays_module
 from mlp_xp._activations import ACTIVATIONS
@@ -301,7 +303,7 @@ def changed(**parts):
         ({"X": None}, "`X` must be an array .* got builtins.NoneType"),
         ({"y": None}, "`y` must be an array .* got builtins.NoneType"),
         ({"y": np.ones((12, 1))}, r"`y` must have shape .*\(12, 2\), got \(12, 1\)"),
-        ({"y": np.ones(12)}, r"`y` must have shape .*\(12, 2\), got \(12,\) \(see `mlp_xp.one_hot`\)"),
+        ({"y": np.ones(12)}, r"`y` must have shape .*\(12, 2\), got \(12,\)$"),
         ({"y": np.ones((11, 2))}, r"got \(11, 2\)"),
         ({"sample_weight": np.ones((12, 1))}, r"`sample_weight` must have shape .*\(12,\), got \(12, 1\)"),
         ({"params": ()}, "`params` must have 3 layers, got 0"),
@@ -319,6 +321,19 @@ def test_a_column_is_asked_for_where_a_vector_came():
     X = np.ones((3, 2))
     with pytest.raises(ValueError, match=r"got \(3,\) \(`y\[:, None\]` makes a column\)"):
         network.loss_and_gradients(network.init(0, like=X), X, np.ones(3))
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 1], [0.0, 1.0, 1.0], [False, True, True], [[0], [1], [1]]])
+def test_the_hint_for_classes_leads_to_targets_that_fit(library, labels):
+    labels = library.array(labels, np.asarray(labels).dtype)
+    network, X = Network((2, 2), loss="categorical_cross_entropy"), library.array(np.eye(3, 2), "float32")
+    params = network.init(0, like=X)
+    with pytest.raises(ValueError, match="encodes classes") as caught:
+        network.loss_and_gradients(params, X, labels)
+    call = re.search(r"`(mlp_xp\..*\))`", str(caught.value))[1]
+    y = eval(call, {"mlp_xp": mlp_xp, "y": labels, "X": X})
+    assert_close(y, [[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], X, rtol=0.0)
+    network.loss_and_gradients(params, X, y)
 
 
 def test_bad_parameters_name_the_layer():
