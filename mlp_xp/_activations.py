@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from mlp_xp._arrays import Array, Namespace
-from mlp_xp._functions import Call, HashablePartial
+from mlp_xp._functions import Call, HashablePartial, repr_as_call
 from mlp_xp._validation import check_called, check_real, lookup
 
 Saved: TypeAlias = Any
@@ -52,6 +52,8 @@ class Activation:
 
     forward: Callable[[Namespace, Array], tuple[Array, Saved]]
     backward: Callable[[Namespace, Array, Saved], Array]
+
+    __repr__ = repr_as_call
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the name and the parameters of a built-in activation, the functions of another."""

@@ -1,9 +1,11 @@
-"""Partial functions that compare by value, and objects that pickle as the call that made them."""
+"""Partial functions that compare by value, and objects that pickle and print as the call that made them."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 from functools import partial, wraps
 from typing import Any, TypeVar
 
@@ -29,7 +31,7 @@ def renamed(**names: str) -> Callable[[type[Class]], type[Class]]:
 
 
 class Call:
-    """A call of a public function, which pickles as that call: of the function's name and arguments."""
+    """A call of a public function, which pickles and prints as that call: of the name and arguments."""
 
     def __init__(self, function: Callable[..., Any], **arguments: Any) -> None:
         self.function = function
@@ -37,6 +39,9 @@ class Call:
 
     def __reduce__(self) -> Any:
         return partial(self.function, **self.arguments), ()
+
+    def __repr__(self) -> str:
+        return _format(self.function.__name__, self.arguments)
 
 
 class HashablePartial(partial[Any]):
@@ -69,6 +74,11 @@ class HashablePartial(partial[Any]):
             self._call.__reduce__() if self._attribute is None else (getattr, (self._call, self._attribute))
         )
 
+    def __repr__(self) -> str:
+        if self._call is None:
+            return without_addresses(super().__repr__())
+        return repr(self._call) + ("" if self._attribute is None else f".{self._attribute}")
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, HashablePartial) and (self.func, self.keywords) == (
             other.func,
@@ -77,6 +87,34 @@ class HashablePartial(partial[Any]):
 
     def __hash__(self) -> int:
         return hash((self.func, *sorted(self.keywords.items())))
+
+
+def repr_as_call(self: Any) -> str:
+    """Return, as a dataclass's `__repr__`, the call that made it or else its fields, without addresses."""
+    values = {field.name: getattr(self, field.name) for field in fields(self)}
+    calls = (value._call for value in values.values() if isinstance(value, HashablePartial))
+    for call in calls:
+        # A field may have been replaced since.
+        if call is not None and call.function(**call.arguments) == self:
+            return repr(call)
+    return _format(type(self).__name__, values)
+
+
+def _format(name: str, arguments: dict[str, Any]) -> str:
+    shown = (f"{key}={without_addresses(repr(value))}" for key, value in arguments.items())
+    return f"{name}({', '.join(shown)})"
+
+
+def without_addresses(text: str) -> str:
+    """Return a repr without memory addresses, which differ from process to process.
+
+    Examples
+    --------
+    >>> from mlp_xp._functions import without_addresses
+    >>> without_addresses(repr(without_addresses))
+    '<function without_addresses>'
+    """
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
 def set_public_module(module: str, namespace: dict[str, Any], names: Iterable[str]) -> None:

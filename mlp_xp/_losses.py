@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from mlp_xp._activations import logistic
 from mlp_xp._arrays import Array, Namespace
+from mlp_xp._functions import repr_as_call
 from mlp_xp._validation import lookup
 
 
@@ -49,6 +50,8 @@ class Loss:
     evaluate: Callable[[Namespace, Array, Array], tuple[Array, Array]]
     decide: Callable[[Namespace, Array], Array] | None = None
     problem: Callable[[Namespace, Array], str] | None = None
+
+    __repr__ = repr_as_call
 
 
 def resolve_loss(loss: str | Loss) -> Loss:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
 from mlp_xp._arrays import Namespace
-from mlp_xp._functions import Call, HashablePartial
+from mlp_xp._functions import Call, HashablePartial, repr_as_call
 from mlp_xp._parameters import Parameters, flatten, layers_like, unflatten_like, zeros_like
 from mlp_xp._schedules import Schedule, check_learning_rate
 from mlp_xp._validation import check_real
@@ -58,6 +58,8 @@ class Optimizer:
     init: Callable[[Namespace, Parameters], OptimizerState]
     update: Update
     learning_rate: float | Schedule
+
+    __repr__ = repr_as_call
 
 
 def gradient_descent(learning_rate: float | Schedule) -> Optimizer:

@@ -15,6 +15,7 @@ import typing
 import warnings
 import zipfile
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
@@ -458,6 +459,70 @@ def test_functions_of_ones_own_have_to_be_trusted_by_name():
 
 def cubed(xp, z):
     return z**3, z
+
+
+# Reprs.
+
+
+@pytest.mark.parametrize("thing", list(pickled())[:-1], ids=repr)
+def test_reprs_are_the_call_that_makes_an_equal_one(thing):
+    assert eval(repr(thing), vars(mlp_xp)) == thing
+    assert repr(pickle.loads(pickle.dumps(thing))) == repr(thing)
+
+
+class Halved:
+    def __call__(self, epoch):
+        return 0.5**epoch
+
+
+@pytest.mark.parametrize(
+    ("thing", "expected"),
+    [
+        (mlp_xp.adam(cubed), "adam(learning_rate=<function cubed>, beta_1=0.9, beta_2=0.999, epsilon=1e-08)"),
+        (mlp_xp.gradient_descent(Halved()), f"gradient_descent(learning_rate=<{__name__}.Halved object>)"),
+        (
+            mlp_xp.gradient_descent(partial(cubed, 2)),
+            "gradient_descent(learning_rate=functools.partial(<function cubed>, 2))",
+        ),
+        (mlp_xp.Activation(cubed, cubed), "Activation(forward=<function cubed>, backward=<function cubed>)"),
+        (
+            mlp_xp.Loss(cubed, cubed),
+            "Loss(link=<function cubed>, evaluate=<function cubed>, decide=None, problem=None)",
+        ),
+        (mlp_xp.leaky_relu(0.1).backward, "leaky_relu(slope=0.1).backward"),
+        (
+            mlp_xp.Activation(mlp_xp.elu().forward, cubed),
+            "Activation(forward=elu(alpha=1.0).forward, backward=<function cubed>)",
+        ),
+        (
+            replace(mlp_xp.gradient_descent(0.1), learning_rate=0.2),
+            r"Optimizer\(init=.*, learning_rate=0.2\)",
+        ),
+        (mlp_xp.Network((2, 1), loss=mlp_xp.Loss(cubed, cubed)), r"Network\(.*loss=Loss\(link=.*\).*\)"),
+    ],
+)
+def test_reprs_have_no_memory_addresses(thing, expected):
+    assert repr(thing) == expected or re.fullmatch(expected, repr(thing))
+    assert " at 0x" not in repr(thing)
+
+
+def test_estimators_show_parameters_without_memory_addresses():
+    estimators, selection = (
+        pytest.importorskip("mlp_xp.estimators"),
+        pytest.importorskip("sklearn.model_selection"),
+    )
+    model = estimators.MLPRegressor(activation=mlp_xp.leaky_relu(0.1), solver="lbfgs")
+    assert repr(model) == "MLPRegressor(activation=leaky_relu(slope=0.1), solver='lbfgs')"
+    assert "leaky_relu(slope=0.1)" in model._repr_html_()
+    grid = {"activation": ["tanh", mlp_xp.elu(0.5), [mlp_xp.elu(1)], mlp_xp.Activation(cubed, cubed)]}
+    search = selection.GridSearchCV(model, grid, cv=2, error_score=0.0)
+    X = np.linspace(-1.0, 1.0, 20)[:, None]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        search.fit(X, X[:, 0])
+    for text in (repr(search), search._repr_html_(), repr(search.cv_results_), str(search.best_params_)):
+        assert " at 0x" not in text
+    assert "elu(alpha=0.5)" in repr(search.cv_results_)
 
 
 def test_former_names_of_arguments_say_the_new_ones():

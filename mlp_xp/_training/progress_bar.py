@@ -89,6 +89,9 @@ class ProgressBar:
         state.pop("_history", None)
         return state
 
+    def __repr__(self) -> str:
+        return f"ProgressBar({self.epochs}, description={self.description!r})"
+
     def __enter__(self) -> ProgressBar:
         self._open()
         self._begin(self.epochs)
