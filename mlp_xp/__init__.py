@@ -11,7 +11,7 @@ What may go wrong: `TrainingError`, `DivergenceError`, `OutOfMemoryError`, `Trai
 `EagerFallbackWarning`.
 Optimizers: `Optimizer`, `gradient_descent`, `momentum`, `adam`, `decoupled_weight_decay`.
 Learning rates: a number or a `Schedule`: `inverse_scaling`, `step_decay`, `cosine`.
-Files: `save_model`, `load_model`, `ModelFileError` (need safetensors), `trusted_types` (of files of skops).
+Files: `save_model` (needs safetensors), `load_model`, `ModelFileError`, `trusted_types` (of files of skops).
 Arrays: `to_host`, `one_hot`, `backend`, `BackendUnavailableError`.
 
 Modules: `mlp_xp.backends` (array libraries and devices found here), `mlp_xp.datasets`, `mlp_xp.estimators`,

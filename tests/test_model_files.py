@@ -46,6 +46,7 @@ from mlp_xp._activations import ACTIVATIONS
 from mlp_xp._arrays import placement
 from mlp_xp._losses import LOSSES, Loss
 from mlp_xp.backends import BackendUnavailableError
+from mlp_xp.files._tensors import TensorFile
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -823,6 +824,104 @@ def test_loading_takes_little_more_memory_than_the_model(path):
     assert everything(loaded) == everything(model)
 
 
+N, ELU = 10**5, {"$activation": ["elu", {"alpha": 0.5}]}
+LARGE = {
+    "layers": ("network.layer_sizes", [1] * N, None),
+    "layers as a tuple": ("network.layer_sizes", {"$tuple": [1] * N}, None),
+    "activations": ("network.hidden", [ELU] * N, None),
+    "activations as a tuple": (
+        "network.hidden",
+        {"$tuple": [ELU] * N},
+        None,
+    ),
+    "tensors": ("dtype", "float64", {f"layers.{index}.bias": np.ones(0) for index in range(N)}),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_refusing_a_large_description_takes_little_more_memory_than_reading_it(name, path):
+    content = saved(path, classifier())
+    where, value, tensors = LARGE[name]
+    document = description(content)
+    put(document, where, value)
+    path.write_bytes(forged(content, json.dumps(document), tensors))
+    with peak_below(2**20 + 12 * path.stat().st_size), pytest.raises(ModelFileError) as caught:
+        load_model(path)
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_file_copied_over_in_its_place_while_it_loads_ends_no_process(path):
+    network = Network((300, 2000, 300, 10), loss="squared_error")
+    others = [saved(path, (network, network.init(seed, like=X))) for seed in range(2)]
+    code = """
+import sys, time
+from mlp_xp import ModelFileError, load_model
+print("ready", flush=True)
+end = time.monotonic() + 1.5
+while time.monotonic() < end:
+    try:
+        load_model(sys.argv[1])
+    except ModelFileError:
+        pass
+"""
+    loading = subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE)
+    loading.stdout.readline()
+    while loading.poll() is None:
+        for content in others:
+            with path.open("r+b") as file:
+                file.truncate(0)
+                file.write(content)
+    loading.stdout.close()
+    assert loading.returncode == 0
+
+
+def test_a_file_that_becomes_shorter_is_refused(path, monkeypatch):
+    network = Network((100, 100), loss="squared_error")
+    content = saved(path, (network, network.init(0, like=X)))
+    check = TensorFile.check
+
+    def check_and_cut(self, *arguments):
+        check(self, *arguments)
+        os.truncate(path, len(content) - 8)
+
+    monkeypatch.setattr(TensorFile, "check", check_and_cut)
+    with pytest.raises(ModelFileError, match="it became shorter"):
+        load_model(path)
+
+
+ENTRIES = {
+    "no object": ([], "must have dtype, shape and data_offsets"),
+    "more": ({"more": 1}, "must have dtype, shape and data_offsets"),
+    "text": ({"data_offsets": "ab"}, "two integers as data_offsets"),
+    "truth": ({"data_offsets": [False, 8]}, "two integers as data_offsets"),
+    "three": ({"data_offsets": [0, 8, 16]}, "two integers as data_offsets"),
+    "size": ({"data_offsets": [0, 4]}, "must have data_offsets of its size"),
+    "negative": ({"data_offsets": [-8, 8]}, "must fill the file"),
+    "overlap": ({"data_offsets": [8, 24]}, "must fill the file"),
+    "beyond": ({"data_offsets": [10**30, 10**30 + 16]}, "must fill the file"),
+    "shape": ({"shape": "2"}, "must be F64 of shape .2,., got F64 of shape 2"),
+    "dtype": ({"dtype": ["F64"]}, "must be F64 of shape"),
+}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_a_tensor_that_is_not_where_it_should_be_is_refused(name, path):
+    change, words = ENTRIES[name]
+    header, body = parts(saved(path, small_network()))
+    header["layers.1.bias"] = header["layers.1.bias"] | change if isinstance(change, dict) else change
+    path.write_bytes(assembled(header, body))
+    with pytest.raises(ModelFileError, match=words):
+        load_model(path)
+
+
+@pytest.mark.parametrize(("body", "words"), [(bytes(8), "must fill the file"), (b"", "header claims")])
+def test_bytes_after_the_tensors_or_missing_are_refused(body, words, path):
+    content = saved(path, small_network())
+    path.write_bytes(content + body if body else content[:40])
+    with pytest.raises(ModelFileError, match=words):
+        load_model(path)
+
+
 # Damage of every kind. What loads must be what was saved, or where the checksum was made to fit, a model.
 
 
@@ -999,21 +1098,20 @@ def run(code, *arguments):
     ).stdout
 
 
-def test_without_safetensors_it_says_what_to_install(path):
+def test_without_safetensors_models_load_and_saving_says_what_to_install(path):
+    save_model(path, small_network())
     code = """
 import sys
 sys.modules["safetensors"] = None
 from mlp_xp import load_model, save_model
-for call in (lambda: save_model(sys.argv[1], None), lambda: load_model(sys.argv[1])):
-    try:
-        call()
-    except ImportError as error:
-        print(error)
+model = load_model(sys.argv[1])
+try:
+    save_model(sys.argv[1], model)
+except ImportError as error:
+    print(error)
 """
-    said = run(code, path).splitlines()
-    assert len(said) == 2
-    for line in said:
-        assert re.fullmatch(r"a model file needs safetensors \(.*\): pip install 'mlp_xp\[files\]'", line)
+    said = r"a model file needs safetensors \(.*\): pip install 'mlp_xp\[files\]'\n"
+    assert re.fullmatch(said, run(code, path))
 
 
 def test_networks_need_no_scikit_learn_and_estimators_say_so(path):

@@ -186,7 +186,7 @@ def without(missing, code):
         ("import mlp_xp.plotting", "matplotlib", "mlp_xp[plot]"),
         ("import mlp_xp.tables", "polars", "mlp_xp[cli]"),
         ("from mlp_xp.tables import load_run", "polars", "mlp_xp[cli]"),
-        ("mlp_xp.load_model('file')", "safetensors", "mlp_xp[files]"),
+        ("mlp_xp.save_model('file', None)", "safetensors", "mlp_xp[files]"),
         ("mlp_xp.ProgressBar()", "rich", "mlp_xp[cli]"),
         ("mlp_xp.backend('cupy')", "CuPy", "mlp_xp[cuda12]"),
         ("mlp_xp.backend('cupy')", "CuPy", "mlp_xp[cuda13]"),

@@ -1,6 +1,6 @@
 """Saving and loading models as safetensors files, which cannot run code: `save_model` and `load_model`.
 
-They need safetensors: ``pip install 'mlp_xp[files]'``. `trusted_types` is for files of skops.
+Saving needs safetensors: ``pip install 'mlp_xp[files]'``. `trusted_types` is for files of skops.
 """
 
 from mlp_xp._functions import set_public_module as _set_public_module

@@ -36,10 +36,18 @@ def encode_document(document: Any) -> str:
     return json.dumps(document, allow_nan=False)
 
 
-def decode_document(text: str) -> Any:
-    """Return the decoded values of a JSON text; raise a ValueError or TypeError if it is not valid."""
+def load_json(text: str) -> Any:
+    """Return the values of a JSON text, not decoded; raise a ValueError if it is not valid."""
     try:
-        return decode(json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant))
+        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("the text is nested too deeply") from None
+
+
+def decode_document(document: Any) -> Any:
+    """Return the decoded values of what `load_json` returned; raise a ValueError or TypeError if invalid."""
+    try:
+        return decode(document)
     except RecursionError:
         raise ValueError("the text is nested too deeply") from None
 

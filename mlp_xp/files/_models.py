@@ -8,7 +8,7 @@ tensors' bytes in the order of the layers.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +21,7 @@ from mlp_xp._network import Network
 from mlp_xp._parameters import Parameters, flatten, named
 from mlp_xp._validation import lookup
 from mlp_xp.backends import backend as find_backend
+from mlp_xp.files._tensors import DTYPES, MAX_HEADER_BYTES, TensorFile
 
 if TYPE_CHECKING:  # modules that only this one needs are imported in its functions: `import mlp_xp` is faster
     from pathlib import Path
@@ -29,14 +30,8 @@ FORMAT = "mlp_xp"
 VERSION = 1
 METADATA_KEYS = ("format", "format_version", "model", "sha256")
 
-MAX_HEADER_BYTES = 2**26
-"""Maximum size of a file's header, which is read into memory as a whole before it can be checked."""
-
 MAX_MESSAGE_CHARACTERS = 600
 """Maximum length of an error's message, as it may quote the file, whose texts are of any length."""
-
-SAFETENSORS_DTYPES = {"float16": "F16", "float32": "F32", "float64": "F64"}
-"""Dtypes of parameters, and their names in safetensors."""
 
 ESTIMATORS = ("MLPClassifier", "MLPRegressor")
 
@@ -135,7 +130,8 @@ def save_model(path: str | os.PathLike[str], model: Any) -> None:
     from mlp_xp.files._folders import atomic_write
     from mlp_xp.files._json_codec import encode_document
 
-    library = _safetensors()
+    with package_needed("a model file", "safetensors", "files"):
+        from safetensors.numpy import save
     description, network, params = _describe(model)
     tensors = dict(zip(dict(_tensor_shapes(network)), map(to_host, flatten(params))))
     text = encode_document(description._asdict())
@@ -143,11 +139,9 @@ def save_model(path: str | os.PathLike[str], model: Any) -> None:
     for name, array in tensors.items():
         _update_checksum(checksum, name, array)
     # Check that the file can be loaded while the model is still in memory.
-    _build_model(*_parse(text), params)
+    _build_model(*_parse(text, tensors.keys()), params)
     metadata = dict(zip(METADATA_KEYS, (FORMAT, str(VERSION), text, checksum.hexdigest())))
-    data = library.numpy.save(
-        {name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata
-    )
+    data = save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata)
     if int.from_bytes(data[:8], "little") > MAX_HEADER_BYTES:
         raise ValueError(
             f"`model` must have a description, its weights aside, of at most {MAX_HEADER_BYTES} bytes"
@@ -182,7 +176,7 @@ def load_model(path: str | os.PathLike[str], backend: str | None = None) -> Any:
     BackendUnavailableError
         If the library of `backend` is not available.
     ImportError
-        If safetensors is not installed or, for an estimator, scikit-learn.
+        If it is an estimator, and scikit-learn is not installed.
 
     See Also
     --------
@@ -203,18 +197,17 @@ def load_model(path: str | os.PathLike[str], backend: str | None = None) -> Any:
     from hashlib import sha256
     from pathlib import Path
 
-    library = _safetensors()
     found = find_backend("numpy" if backend is None else backend)
     path, arrays = Path(path), []
     with _as_model_file_error(path):
-        _check_header(path)
-        with library.safe_open(path, framework="np") as file:
-            text, expected = _check_metadata(file.metadata() or {})
-            description, network = _parse(text)
-            _check_tensors(file, network, description.dtype)
+        with TensorFile(path) as file:
+            text, expected = _check_metadata(file.metadata)
+            description, network = _parse(text, file.tensors.keys())
+            shapes = dict(_tensor_shapes(network))
+            file.check(shapes, description.dtype)
             place, checksum = found.place(description.dtype), sha256(text.encode())
-            for name, _ in _tensor_shapes(network):
-                array = file.get_tensor(name)
+            for name, shape in shapes.items():
+                array = file.read(name, shape, description.dtype)
                 _update_checksum(checksum, name, array)
                 arrays.append(place.from_host(array))
         if checksum.hexdigest() != expected:
@@ -246,10 +239,8 @@ def _describe(model: Any) -> tuple[_Description, Network, Parameters]:
             f"{type(model).__module__}.{type(model).__qualname__}"
         )
     place = network._check_params(params)
-    if place.dtype_name not in SAFETENSORS_DTYPES or place.dtype != getattr(place.xp, place.dtype_name):
-        raise TypeError(
-            f"`model` must have parameters of one of {list(SAFETENSORS_DTYPES)}, got {place.dtype}"
-        )
+    if place.dtype_name not in DTYPES or place.dtype != getattr(place.xp, place.dtype_name):
+        raise TypeError(f"`model` must have parameters of one of {list(DTYPES)}, got {place.dtype}")
     parameters = {name: encode(name, value) for name, value in parameters.items()}
     learned = {name: encode(name, value) for name, value in learned.items()}
     activation = network.activation
@@ -266,11 +257,13 @@ def _describe(model: Any) -> tuple[_Description, Network, Parameters]:
     return described, network, params
 
 
-def _parse(text: str) -> tuple[_Description, Network]:
-    """Return the description in a JSON text, checked, and its network."""
-    from mlp_xp.files._json_codec import decode_document
+def _parse(text: str, tensors: Set[str]) -> tuple[_Description, Network]:
+    """Return the description in a JSON text, checked, and its network, which has these tensors."""
+    from mlp_xp.files._json_codec import decode_document, load_json
 
-    document = decode_document(text)
+    document = load_json(text)
+    _check_names(document, tensors)
+    document = decode_document(document)
     kinds = {
         name: dict if name in ("network", "parameters", "learned") else str for name in _Description._fields
     }
@@ -278,7 +271,7 @@ def _parse(text: str) -> tuple[_Description, Network]:
         raise ValueError(f"its description must have {', '.join(kinds)}, each of its type")
     description = _Description(**document)
     lookup("kind", description.kind, dict.fromkeys(("Network", *ESTIMATORS)))
-    lookup("dtype", description.dtype, SAFETENSORS_DTYPES)
+    lookup("dtype", description.dtype, DTYPES)
     if description.network.keys() - {"matmul_precision"} != {"layer_sizes", "hidden", "loss", "alpha"}:
         raise ValueError(
             f"`network` must have layer_sizes, hidden, loss, alpha, got {list(description.network)}"
@@ -305,11 +298,35 @@ def _build_model(description: _Description, network: Network, params: Parameters
     return restore(estimator(**parameters), network, params, description.learned)
 
 
+def _check_names(document: Any, found: Set[str]) -> None:
+    """Check that there are two tensors for each layer, before anything is made of a number of layers."""
+    network = document.get("network") if isinstance(document, dict) else None
+    if not isinstance(network, dict) or not {"layer_sizes", "hidden"} <= network.keys():
+        return  # `_parse` says what it must have
+    sizes, hidden = network["layer_sizes"], network["hidden"]
+    if not isinstance(sizes, list):
+        raise ValueError(f"`layer_sizes` must be a sequence of integers, got {sizes!r:.60}")
+    if isinstance(hidden, dict) and "$activation" not in hidden:
+        raise ValueError("`hidden` must be an activation, or a list of them")
+    if isinstance(hidden, list) and len(hidden) != len(sizes) - 2:
+        raise ValueError(f"`hidden` must be one for each of {len(sizes) - 2} layers, got {len(hidden)}")
+    n_layers = min(len(sizes) - 1, len(found) // 2 + 1)
+    expected = {name for layer in range(n_layers) for name in _tensor_names(layer)}
+    if found != expected:
+        missing, surplus = sorted(expected - found)[:4], sorted(found - expected)[:4]
+        raise ValueError(f"its tensors must be those of the layers, missing are {missing}, surplus {surplus}")
+
+
+def _tensor_names(layer: int) -> tuple[str, str]:
+    return f"layers.{layer}.weight", f"layers.{layer}.bias"
+
+
 def _tensor_shapes(network: Network) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield the names and shapes of the layers' tensors, in order."""
     for index, (n_in, n_out) in enumerate(pairwise(network.layer_sizes)):
-        yield f"layers.{index}.weight", (n_in, n_out)
-        yield f"layers.{index}.bias", (n_out,)
+        weight, bias = _tensor_names(index)
+        yield weight, (n_in, n_out)
+        yield bias, (n_out,)
 
 
 def _update_checksum(checksum: Any, name: str, array: HostArray) -> None:
@@ -322,37 +339,16 @@ def _update_checksum(checksum: Any, name: str, array: HostArray) -> None:
 # File.
 
 
-def _safetensors() -> Any:
-    with package_needed("a model file", "safetensors", "files"):
-        import safetensors.numpy
-    return safetensors
-
-
 @contextmanager
 def _as_model_file_error(path: Path) -> Iterator[None]:
     """Turn errors about the content of a file into a ModelFileError that names the file."""
     try:
         yield
-    except (ValueError, TypeError, LookupError, ArithmeticError, _safetensors().SafetensorError) as error:
+    except (ValueError, TypeError, LookupError, ArithmeticError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise ModelFileError(
             f"{path} is not a model that can be loaded: {reason:.{MAX_MESSAGE_CHARACTERS}}"
         ) from error
-
-
-def _check_header(path: Path) -> None:
-    """Check the header's length, which safetensors would allocate, before it is read."""
-    size = path.stat().st_size
-    if not path.is_file():
-        raise ValueError(f"it is {'a folder' if path.is_dir() else 'no file'}")
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-    if size < 8 or length > size - 8:
-        raise ValueError(
-            f"its header claims {length} bytes, but the file has {size}: cut short, or no safetensors"
-        )
-    if length > MAX_HEADER_BYTES:
-        raise ValueError(f"its header must be {MAX_HEADER_BYTES} bytes long at most, got {length}")
 
 
 def _check_metadata(metadata: dict[str, str]) -> tuple[str, str]:
@@ -368,17 +364,3 @@ def _check_metadata(metadata: dict[str, str]) -> tuple[str, str]:
             f"its metadata must be {', '.join(METADATA_KEYS)}, got {', '.join(sorted(metadata))}"
         )
     return metadata["model"], metadata["sha256"]
-
-
-def _check_tensors(file: Any, network: Network, dtype: str) -> None:
-    """Check that the file has exactly the tensors of this network, by name, dtype and shape."""
-    expected, found = dict(_tensor_shapes(network)), set(file.keys())
-    if found != expected.keys():
-        missing, surplus = sorted(expected.keys() - found), sorted(found - expected.keys())
-        raise ValueError(f"its tensors must be those of the layers, missing are {missing}, surplus {surplus}")
-    for name, shape in expected.items():
-        tensor = file.get_slice(name)
-        wanted, got = SAFETENSORS_DTYPES[dtype], tensor.get_dtype()
-        got_shape = tuple(tensor.get_shape())
-        if (got, got_shape) != (wanted, shape):
-            raise ValueError(f"{name!r} must be {wanted} of shape {shape}, got {got} of shape {got_shape}")
