@@ -23,6 +23,7 @@ pl = pytest.importorskip("polars")
 for module in ("rich", "sklearn", "matplotlib", "skops", "safetensors", "shtab"):
     pytest.importorskip(module)
 cli = pytest.importorskip("mlp_xp._cli")
+folders = pytest.importorskip("mlp_xp.files._folders")
 sklearn_datasets = pytest.importorskip("sklearn.datasets")
 
 COMMAND = str(Path(sys.executable).with_name("mlp-xp"))
@@ -385,6 +386,36 @@ def test_a_folder_that_is_there_is_kept(run):
     assert Path("photos/one.jpg").exists()
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("command", ["train xor --epochs 3", "sweep xor --epochs 3 --hidden 2"])
+def test_a_full_disk_after_it_was_saved_says_that_it_is(command, overwrite, run, monkeypatch):
+    settings = [*words(command), "--out", "run", "--overwrite"]
+    if overwrite:
+        assert run(*settings)[0] == 0
+    finish = folders.NewFolder.finish
+
+    def finish_and_fill(self):
+        finish(self)
+        monkeypatch.setattr(Path, "write_text", full)
+        monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+        monkeypatch.setattr("mlp_xp._cli.screen.Screen.print_saved", full)
+
+    def full(*arguments, **settings):
+        raise OSError(28, "No space left on device", "run/file")
+
+    monkeypatch.setattr(folders.NewFolder, "finish", finish_and_fill)
+    code, _, error = run(*settings)
+    assert code == 2
+    assert error.endswith("No space left on device: 'run/file' (saved before that: run)\n") or (
+        "No space left on device: 'run/metrics.json' (saved before that: run)\n" in error
+    )
+    assert [path.name for path in Path().iterdir()] == ["run"]
+    if command.startswith("train"):
+        assert load_model("run/network.safetensors").n_iter_ == 3
+        assert json.loads(Path("run/run.json").read_text())["epochs"] == 3
+        assert not Path("run/metrics.json").exists()
+
+
 def test_a_divergence_keeps_what_was_trained(run):
     settings = ["train", "planar", "--solver", "sgd", "--learning-rate", 1e30, "--out", "run"]
     code, output, error = run(*settings)
@@ -421,7 +452,7 @@ def test_the_network_is_safe_before_it_is_scored(run, monkeypatch):
 
     monkeypatch.setattr("mlp_xp._cli.train.score_splits", interrupt)
     code, _, error = run("train", "xor", "--epochs", 3, "--out", "run")
-    assert (code, error) == (130, "mlp-xp: interrupted\n")
+    assert (code, error) == (130, "mlp-xp: interrupted (saved before that: run)\n")
     assert load_model("run/network.safetensors").n_iter_ == 3
     monkeypatch.setattr("mlp_xp._cli.sweep.score_splits", interrupt)
     code, _, error = run("sweep", "xor", "--epochs", 3, "--hidden", 2, 4)

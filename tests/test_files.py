@@ -1,13 +1,16 @@
 """Files and folders that come into their places whole, or not at all."""
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from mlp_xp._interrupts import deferred_interrupts
-from mlp_xp.files._folders import NewFolder, atomic_write
+from mlp_xp.files._folders import NewFolder, _exchange, atomic_write
 
 
 def folder(path, overwrite=False):
@@ -101,9 +104,115 @@ def test_what_was_written_before_a_failure_is_kept_and_named(tmp_path):
     assert list(tmp_path.iterdir()) == [new.partial]
 
 
-def test_a_swap_that_fails_is_undone(tmp_path, monkeypatch):
+def old_run(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mark").write_text("old")
+
+
+def no_exchange(monkeypatch):
+    monkeypatch.setattr("mlp_xp.files._folders._exchange", lambda one, other: False)
+
+
+def test_a_folder_is_replaced_without_a_gap(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    if not _exchange(tmp_path / "a", tmp_path / "b"):
+        pytest.skip("this file system exchanges no folders")
+    for name in ("a", "b"):
+        (tmp_path / name).rmdir()
+    old_run(tmp_path)
+    code = "import pathlib, sys, time\nmark, end = pathlib.Path('run', 'mark'), time.monotonic() + 2.0\n"
+    code += "print(flush=True)\nwhile time.monotonic() < end: mark.read_text()"
+    command = [sys.executable, "-c", code]
+    watching = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    watching.stdout.readline()
+    while watching.poll() is None:
+        with folder(tmp_path / "run", overwrite=True) as new:
+            (new.partial / "mark").write_text("new")
+            new.finish()
+    watching.stdout.close()
+    assert watching.returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_where_folders_cannot_be_exchanged_a_killed_process_leaves_a_name_to_be_seen(tmp_path, monkeypatch):
+    old_run(tmp_path)
+    no_exchange(monkeypatch)
+    seen = []
+    rename = Path.rename
+
+    def look(self, target):
+        seen.extend(path.name for path in tmp_path.iterdir() if not path.name.startswith("."))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", look)
+    with folder(tmp_path / "run", overwrite=True) as new:
+        (new.partial / "mark").write_text("new")
+        new.finish()
+    assert [name.startswith("run.former-") for name in seen] == [True]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert (tmp_path / "run" / "mark").read_text() == "new"
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_all_is_on_the_disk_before_the_former_folder_goes(exchange, tmp_path, monkeypatch):
+    old_run(tmp_path)
+    synced, removed = [], []
+    if not exchange:
+        no_exchange(monkeypatch)
+    fsync, rmtree = os.fsync, shutil.rmtree
+
+    def sync(handle):
+        synced.append(Path(f"/proc/self/fd/{handle}").readlink())
+        assert (tmp_path / "run" / "mark").read_text() == ("new" if synced[-1] == tmp_path else "old")
+        fsync(handle)
+
+    def remove(path, **settings):
+        removed.append(set(synced))
+        rmtree(path, **settings)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    with folder(tmp_path / "run", overwrite=True) as new:
+        (new.partial / "mark").write_text("new")
+        (new.partial / "more").mkdir()
+        (new.partial / "more" / "network").write_text("trained")
+        held = {new.partial, *new.partial.rglob("*"), tmp_path}
+        new.finish()
+    assert removed == [held]
+
+
+def test_a_file_that_does_not_come_to_the_disk_leaves_the_former_folder(tmp_path, monkeypatch):
+    def fail(handle):
+        raise OSError(28, "No space left on device")
+
+    old_run(tmp_path)
+    monkeypatch.setattr(os, "fsync", fail)
+    new = folder(tmp_path / "run", overwrite=True)
+    with pytest.raises(OSError, match="No space left") as caught:
+        fill(new)
+    assert (tmp_path / "run" / "mark").read_text() == "old"
+    assert caught.value.__notes__ == [f"what was written until then is in {new.partial}"]
+
+
+def test_an_error_after_it_was_finished_says_that_it_is_saved(tmp_path):
+    old_run(tmp_path)
+
+    def fail_later(new):
+        with new:
+            (new.partial / "mark").write_text("new")
+            new.finish()
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        fail_later(folder(tmp_path / "run", overwrite=True))
+    assert caught.value.__notes__ == [f"saved before that: {tmp_path / 'run'}"]
+    assert (tmp_path / "run" / "mark").read_text() == "new"
+
+
+def test_a_swap_that_fails_is_undone(tmp_path, monkeypatch):
+    old_run(tmp_path)
+    no_exchange(monkeypatch)
     new = folder(tmp_path / "run", overwrite=True)
 
     def fail(self, target):

@@ -76,15 +76,16 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
             document = _document(trials, loaded, shlex.join(repeat_command(options, argv, loaded)))
             write_json(folder.partial / SWEEP_FILE, document)
             folder.finish()
-    _print_scores(trials, loaded, screen)
-    try:
-        draw(trials, loaded).savefig(out / "sweep.png", dpi=150)
-    except Exception as error:  # an error in matplotlib must not lose trained networks
-        screen.print_note(f"no sweep.png ({first_line(error)})")
-    screen.print_saved(out)
-    _print_best(trials, loaded, options, argv, screen)
-    screen.print_json({**document, "saved": str(out)})
-    return code
+        _print_scores(trials, loaded, screen)
+        try:
+            draw(trials, loaded).savefig(out / "sweep.png", dpi=150)
+        except Exception as error:  # an error in matplotlib must not lose trained networks
+            (out / "sweep.png").unlink(missing_ok=True)
+            screen.print_note(f"no sweep.png ({first_line(error)})")
+        screen.print_saved(out)
+        _print_best(trials, loaded, options, argv, screen)
+        screen.print_json({**document, "saved": str(out)})
+        return code
 
 
 def _train_all(

@@ -55,19 +55,19 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
                 with without_backend(estimator):
                     write_run(folder.partial, trained)
                 folder.finish()
-    scores = score_splits(estimator, loaded)
-    _print_scores(loaded, scores, screen)
-    (screen.print if outcome.exit_code == 0 else screen.print_error)(outcome.message)
-    answer = {**description, "scores": scores}
-    if folder is None:
-        screen.print("Nothing was saved; --out FOLDER keeps the network.")
-    else:
-        write_json(folder.path / METRICS_FILE, scores)
-        answer["saved"] = str(folder.path)
-        _draw(trained, loaded, screen)
-        _print_saved(folder.path, screen)
-    screen.print_json(answer)
-    return outcome.exit_code
+        scores = score_splits(estimator, loaded)
+        _print_scores(loaded, scores, screen)
+        (screen.print if outcome.exit_code == 0 else screen.print_error)(outcome.message)
+        answer = {**description, "scores": scores}
+        if folder is None:
+            screen.print("Nothing was saved; --out FOLDER keeps the network.")
+        else:
+            write_json(folder.path / METRICS_FILE, scores)
+            answer["saved"] = str(folder.path)
+            _draw(trained, loaded, screen)
+            _print_saved(folder.path, screen)
+        screen.print_json(answer)
+        return outcome.exit_code
 
 
 def _print_scores(loaded: LoadedData, scores: dict[str, dict[str, Any]], screen: Screen) -> None:

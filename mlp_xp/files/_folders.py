@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,11 +30,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
         if target.exists() and not target.is_file():
             raise FileExistsError(errno.EEXIST, "it must be a file, and is something else")
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        _sync(temporary)
         if target.exists():
             shutil.copymode(target, temporary)
         temporary.replace(target)
+        _sync_folder(target.parent)
     except OSError as error:
         if error.errno is None:
             raise
@@ -45,7 +46,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
 class NewFolder:
     """A folder that is filled under a temporary name and moved to its path by `finish`.
 
-    As a context manager it adds a note to an error raised before that, with the path of the partial folder.
+    As a context manager it adds a note to an error: before that with the path of the partial folder, after it
+    that the folder is saved.
 
     Parameters
     ----------
@@ -67,6 +69,7 @@ class NewFolder:
 
     def __init__(self, path: Path, *, overwrite: bool, mark: str) -> None:
         self.path, self.overwrite, self.mark = path, overwrite, mark
+        self._finished = False
         self._target = path.resolve()
         self._check()
         try:
@@ -98,7 +101,9 @@ class NewFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self.partial.exists():  # `finish` has moved it
+        if self._finished:
+            if error is not None:
+                error.add_note(f"saved before that: {self.path}")
             return
         with suppress(OSError):  # removes the folder if it is empty
             self.partial.rmdir()
@@ -106,21 +111,68 @@ class NewFolder:
             error.add_note(f"what was written until then is in {self.partial}")
 
     def finish(self) -> None:
-        """Move the folder to its path, replacing the former one."""
+        """Move the folder to its path, replacing the former one, once all it holds is on the disk."""
         self._check()  # again: the path may have been created during a long training
         self.partial.chmod(0o777 & ~_umask())  # mkdtemp makes folders private
-        if not self._target.exists():
+        for path in self.partial.rglob("*"):
+            if path.is_file():
+                _sync(path)
+            else:
+                _sync_folder(path)
+        _sync_folder(self.partial)
+        former = self._replace() if self._target.exists() else None
+        if former is None:
             self.partial.rename(self._target)
-            return
-        # A rename cannot replace a folder that has files, so the former one is moved away first.
-        former = Path(mkdtemp(prefix=f".{self._target.name}.", dir=self._target.parent))
+        self._finished = True
+        _sync_folder(self._target.parent)
+        if former is not None:
+            shutil.rmtree(former, ignore_errors=True)
+
+    def _replace(self) -> Path:
+        """Put the folder in the place of the former one; return where that is now."""
+        if _exchange(self.partial, self._target):
+            return self.partial
+        # Two renames, with a gap between them. A process that is killed there leaves a name that users see.
+        former = self._target.with_name(f"{self._target.name}.former-{secrets.token_hex(4)}")
         self._target.replace(former)
         try:
             self.partial.rename(self._target)
         except BaseException:
             former.replace(self._target)
             raise
-        shutil.rmtree(former, ignore_errors=True)
+        return former
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step; return False if the system or the file system cannot."""
+    import ctypes
+
+    names = os.fsencode(one), os.fsencode(other)
+    swap = 2  # RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
+    try:
+        libc = ctypes.CDLL(None)
+        if sys.platform == "darwin":
+            return bool(libc.renamex_np(*names, swap) == 0)
+        here = -100  # AT_FDCWD: relative paths are those of the current folder
+        return bool(libc.renameat2(here, names[0], here, names[1], swap) == 0)
+    except (OSError, TypeError, AttributeError):  # no C library that is found so, or one without the function
+        return False
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system can."""
+    with suppress(OSError):  # Windows opens no folders, and some file systems sync none
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _umask() -> int:
@@ -131,8 +183,9 @@ def _umask() -> int:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON document, indented."""
+    """Write a JSON document, indented; the file is whole or not there."""
     import json
 
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    with atomic_write(path) as file:
+        file.write_text(text + "\n", encoding="utf-8")
