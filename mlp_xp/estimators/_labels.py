@@ -11,11 +11,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_matrix
-from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
-from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import type_of_target, unique_labels
 
-from mlp_xp._arrays import Array, HostArray, Placement, to_host
+from mlp_xp._arrays import Array, HostArray, Placement, is_non_numpy_array, to_host
 from mlp_xp._network import Network
+from mlp_xp._validation import check_real, lookup
+
+KINDS = {"binary": "binary", "multiclass": "multiclass", "multilabel-indicator": "multilabel"}
+"""Kinds of classification, by scikit-learn's name of the targets' type."""
 
 
 class Classes(NamedTuple):
@@ -37,14 +41,14 @@ class Classes(NamedTuple):
     @classmethod
     def of(cls, labels: Any, *, sparse: bool) -> Classes:
         """Return the classes that checked labels have."""
-        check_classification_targets(labels)
-        kind = type_of_target(labels)
-        if kind == "multiclass-multioutput":
+        found = type_of_target(labels, input_name="y")
+        if found == "multiclass-multioutput":
             raise ValueError(
                 "Multioutput target data is not supported: `y` must be 1-D, or hold 0 and 1 only"
             )
-        kind = {"multilabel-indicator": "multilabel"}.get(kind, kind)
-        return cls(unique_labels(labels), kind, sparse)
+        if found not in KINDS:
+            raise ValueError(f"Unknown label type: {found}. `y` must hold labels of classes")
+        return cls(unique_labels(labels), KINDS[found], sparse)
 
     @classmethod
     def from_fitted(cls, labels: Any, sparse: Any, out_activation: str, n_outputs: int) -> Classes:
@@ -73,10 +77,10 @@ class Classes(NamedTuple):
 
     def check(self, labels: Any) -> None:
         """Raise a ValueError if labels have another dimension, or a class that is unknown."""
-        given = unique_labels(labels)
         n_dimensions = 2 if self.kind == "multilabel" else 1
         if labels.ndim != n_dimensions:
             raise ValueError(f"`y` must have {n_dimensions} dimension(s), got {labels.ndim}")
+        given = unique_labels(labels)
         if not set(given) <= set(self.labels):
             raise ValueError(
                 f"`y` has classes not in `self.classes_`. `self.classes_` has {self.labels}. `y` has {given}."
@@ -126,26 +130,75 @@ def labels_at(place: Placement, labels: HostArray) -> Array:
     return there if np.array_equal(to_host(there), labels) else labels
 
 
-def class_weights(class_weight: Any, labels: Any, sample_weight: Array | None) -> HostArray:
+def check_given_classes(classes: Any) -> HostArray:
+    """Return the `classes` of `partial_fit`: in rising order, each once."""
+    try:
+        return np.asarray(unique_labels(to_host(classes) if is_non_numpy_array(classes) else classes))
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"`classes` must be a list of labels: {error}") from error
+
+
+def check_class_weight(class_weight: Any) -> None:
+    """Check the type of `class_weight`, and the weights in it."""
+    for one in class_weight if isinstance(class_weight, list) else [class_weight]:
+        if isinstance(one, str):
+            lookup("class_weight", one, dict.fromkeys(["balanced"]))
+        elif not isinstance(one, (dict, type(None))):
+            raise TypeError(
+                "`class_weight` must be a dict, 'balanced', a list of dicts, one for each label, or None, "
+                f"got {class_weight!r}"
+            )
+        for label, weight in one.items() if isinstance(one, dict) else ():
+            check_real(f"class_weight[{label!r}]", weight, at_least=0.0)
+
+
+def class_weights(
+    class_weight: Any, classes: Classes, labels: HostArray, sample_weight: Array | None
+) -> HostArray:
     """Return the factor of each sample's weight that class weights make.
 
     Parameters
     ----------
-    class_weight : dict, list of dict or "balanced"
+    class_weight : dict, list or "balanced"
+    classes : Classes
+        `labels` may lack some of them.
     labels : ndarray of shape (n_samples,) or (n_samples, n_outputs)
     sample_weight : array of shape (n_samples,) or None
         "balanced" counts the samples of each class by these weights.
     """
-    if not isinstance(class_weight, str):
-        return np.asarray(compute_sample_weight(class_weight, labels))
-    columns = labels.T if labels.ndim == 2 else [labels]
     weight = np.ones(len(labels)) if sample_weight is None else to_host(sample_weight)
-    return np.asarray(np.prod([_balanced(column, weight) for column in columns], axis=0))
+    if classes.kind != "multilabel":
+        if isinstance(class_weight, list):
+            raise TypeError(
+                f"`class_weight` must be a dict or 'balanced' where `y` is 1-D, got {class_weight!r}"
+            )
+        return _factors(class_weight, classes.labels, labels, weight)
+    n_labels = labels.shape[1]
+    each = [class_weight] * n_labels if isinstance(class_weight, str) else class_weight
+    if not isinstance(each, list) or len(each) != n_labels:
+        raise ValueError(
+            f"`class_weight` must be 'balanced' or a list of {n_labels} dicts, one for each column of `y`, "
+            f"got {class_weight!r}"
+        )
+    columns = zip(each, (labels != 0).T)
+    return np.asarray(
+        np.prod([_factors(one, np.arange(2), column, weight) for one, column in columns], axis=0)
+    )
 
 
-def _balanced(labels: Any, weight: Any) -> Any:
-    """Return weights with which all classes weigh the same in sum; rows without weight do not count."""
-    counted = weight > 0.0
-    classes = np.unique(labels[counted])
-    each = compute_class_weight("balanced", classes=classes, y=labels[counted], sample_weight=weight[counted])
-    return each[np.minimum(np.searchsorted(classes, labels), len(classes) - 1)]
+def _factors(class_weight: Any, classes: HostArray, labels: HostArray, sample_weight: HostArray) -> HostArray:
+    """Return the factors that the weights of one label's classes make."""
+    if isinstance(class_weight, str):
+        # All classes weigh the same in sum; rows without weight do not count.
+        counted = sample_weight > 0.0
+        y = labels[counted]
+        classes = np.unique(y)
+        each = compute_class_weight(class_weight, classes=classes, y=y, sample_weight=sample_weight[counted])
+    else:
+        # Not scikit-learn's function, which does not find "1" among the labels "0", "1".
+        given, known = class_weight or {}, classes.tolist()
+        unknown = [label for label in given if label not in known]
+        if unknown and not all(label in given for label in known):
+            raise ValueError(f"`class_weight` must be of classes among {known}, got those of {unknown}")
+        each = np.array([given.get(label, 1.0) for label in known])
+    return np.asarray(each[np.minimum(np.searchsorted(classes, labels), len(classes) - 1)])

@@ -9,7 +9,6 @@ import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import unique_labels
 
 from mlp_xp._arrays import (
     Array,
@@ -24,11 +23,18 @@ from mlp_xp._arrays import (
 from mlp_xp._devices import current_device
 from mlp_xp._functions import set_public_module
 from mlp_xp._network import Network
-from mlp_xp._validation import check_real, lookup
+from mlp_xp._validation import lookup
 from mlp_xp.estimators._base import BaseMLP
 from mlp_xp.estimators._documentation import fill_docstring
 from mlp_xp.estimators._input import checked_on_host
-from mlp_xp.estimators._labels import Classes, check_classes, class_weights, labels_at
+from mlp_xp.estimators._labels import (
+    Classes,
+    check_class_weight,
+    check_classes,
+    check_given_classes,
+    class_weights,
+    labels_at,
+)
 
 
 class _Labels(NamedTuple):
@@ -113,7 +119,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         if classes is None and not fitted:
             raise ValueError("`classes` must be passed on the first call to partial_fit")
         if classes is not None:
-            classes = unique_labels(to_host(classes) if is_non_numpy_array(classes) else classes)
+            classes = check_given_classes(classes)
             if fitted and not np.array_equal(classes, self._labels[0]):
                 raise ValueError(f"`classes` must be those of the first call, {self.classes_}, got {classes}")
         return self._partial_fit(X, y, sample_weight, classes)
@@ -165,12 +171,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     def _check_parameters(self) -> list[int]:
         """Check all parameters; return the sizes of the hidden layers."""
-        weights = self.class_weight
-        if isinstance(weights, str) or not isinstance(weights, (dict, list, type(None))):
-            lookup("class_weight", weights, dict.fromkeys(["balanced"]))
-        for one in weights if isinstance(weights, list) else [weights]:
-            for label, weight in one.items() if isinstance(one, dict) else ():
-                check_real(f"class_weight[{label!r}]", weight, at_least=0.0)
+        check_class_weight(self.class_weight)
         return super()._check_parameters()
 
     def _probabilities(self, X: Any, method: str) -> tuple[Array, Placement]:
@@ -188,6 +189,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     def _learn_targets(self, y: Any, home: Placement, classes: Any, sparse: bool) -> None:
         learned = Classes.of(y if classes is None or y.ndim == 2 else classes, sparse=sparse)
+        if classes is not None and not np.array_equal(learned.labels, classes):
+            raise ValueError(
+                f"`classes` must be the numbers of the columns of `y`, {learned.labels}, got {classes}"
+            )
         self._labels = learned.labels, learned.sparse
         self.classes_ = labels_at(home, learned.labels)
         self.out_activation_, self.n_outputs_ = learned.out_activation, learned.n_outputs
@@ -208,12 +213,14 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     def _class_weights(self, y: Any, sample_weight: Array | None, incremental: bool) -> HostArray | None:
         if self.class_weight is None:
             return None
-        if incremental and isinstance(self.class_weight, str):
+        weights = self.class_weight
+        if incremental and "balanced" in (weights if isinstance(weights, list) else [weights]):
             raise ValueError(
-                "`class_weight` must be a dict for partial_fit, got 'balanced': all of `y` is not known "
-                "(compute_class_weight('balanced', classes=classes, y=y) makes one)"
+                "`class_weight` must be a dict, or a list of dicts, for partial_fit, got 'balanced': all of "
+                "`y` is not known. If you know it, dict(zip(classes, compute_class_weight('balanced', "
+                "classes=classes, y=y))) makes a dict"
             )
-        return class_weights(self.class_weight, y, sample_weight)
+        return class_weights(weights, self._classes, y, sample_weight)
 
     def _move_labels(self, place: Placement) -> None:
         self.classes_ = labels_at(place, self._labels[0])
