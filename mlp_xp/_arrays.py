@@ -40,6 +40,9 @@ JAX compiles each function for each shape, which takes it 60 ms for ``isfinite(s
 chosen so that the copy takes much less than that.
 """
 
+STANDARD = "2024.12"
+"""The version of the Array API standard that namespaces must follow at least."""
+
 LIBRARY_NAMES = {"numpy": "NumPy", "cupy": "CuPy", "torch": "PyTorch", "jax": "JAX"}
 """Names of the libraries to show to users, by the name of their top-level module."""
 
@@ -63,13 +66,19 @@ class Placement(NamedTuple):
         if is_jax(self.xp):  # unlike JAX's `asarray`, `device_put` compiles nothing
             return sys.modules["jax"].device_put(np.array(values, dtype=self.dtype), self.device)
         # The cast is on the host, because some devices have no float64, which `values` may be in.
-        host = np.array(values, dtype=self.dtype_name)
-        return self.xp.asarray(host, dtype=self.dtype, device=self.device)
+        host = np.array(values, dtype=self.host_dtype)
+        return host if self.xp is np else self.xp.asarray(host, dtype=self.dtype, device=self.device)
 
     @property
     def dtype_name(self) -> str:
         """The dtype's name: "float32" or "float64"."""
         return f"float{self.xp.finfo(self.dtype).bits}"
+
+    @property
+    def host_dtype(self) -> np.dtype[Any]:
+        """NumPy's dtype for the values, in native byte order; float32 for bfloat16, which NumPy lacks."""
+        name = str(self.xp.finfo(self.dtype).dtype).rpartition(".")[2]
+        return np.dtype(getattr(np, name, np.float32))
 
     def same_as(self, other: Placement) -> bool:
         """Whether both have the same namespace and device; the dtype may differ."""
@@ -85,8 +94,10 @@ class Placement(NamedTuple):
         host = to_host(array)
         if host.dtype.kind == "f":
             return self.from_host(host)
-        # PyTorch warns of a read-only array and refuses negative strides, so such arrays are copied.
-        return self.xp.asarray(np.require(host, requirements=["C", "W"]), device=self.device)
+        # PyTorch warns of a read-only array and refuses negative strides and other byte orders, so such
+        # arrays are copied.
+        host = np.require(host, host.dtype.newbyteorder("="), requirements=["C", "W"])
+        return self.xp.asarray(host, device=self.device)
 
     def cast(self, array: Array) -> Array:
         """Return `array` in this dtype, without a copy if it has this dtype already."""
@@ -138,16 +149,23 @@ def placement(**arrays: Array) -> Placement:
 def _array_placement(name: str, array: Array) -> Placement:
     if type(array) is np.ndarray and array.dtype in _NUMPY_PLACEMENTS:
         return _NUMPY_PLACEMENTS[array.dtype]
+    check_kind(name, array)
     if isinstance(array, np.generic) or not array_api_compat.is_array_api_obj(array):
         raise TypeError(
             f"`{name}` must be an array of a library that follows the Array API standard "
-            f"(NumPy, CuPy, PyTorch, JAX, ...), got {type(array).__module__}.{type(array).__qualname__}"
+            f"(NumPy, CuPy, PyTorch, JAX, ...), got {type_name(array)}"
         )
-    if _is_unsupported_kind(array):
+    if isinstance(array, np.ndarray) and type(array) not in (np.ndarray, np.memmap):
         raise TypeError(
-            f"`{name}` must be a plain dense array, got {type(array).__module__}.{type(array).__qualname__}"
+            f"`{name}` must be a plain dense array, got {type_name(array)}: `numpy.asarray` makes one"
         )
     xp = _namespace(array)
+    version = getattr(xp, "__array_api_version__", "")
+    if version and version < STANDARD and library_name(xp) not in LIBRARY_NAMES.values():
+        raise TypeError(
+            f"`{name}` must be an array of a library that follows the Array API standard of {STANDARD} or "
+            f"later, {library_name(xp)} follows that of {version}"
+        )
     # Inside a jax.jit an array is on no device yet.
     device = None if _is_jax_tracer(array) else array_api_compat.device(array)
     return Placement(xp, device, _floating_dtype(name, xp, array.dtype, device))
@@ -157,13 +175,30 @@ _NUMPY_PLACEMENTS = {np.dtype(name): Placement(np, "cpu", np.dtype(name)) for na
 """Placement of NumPy arrays by dtype, as a shortcut for the most frequent case."""
 
 
-def _is_unsupported_kind(array: Array) -> bool:
-    if isinstance(array, np.ndarray):
-        # Of subclasses, a masked array would lose its mask and a matrix has another meaning of `*`.
-        return type(array) not in (np.ndarray, np.memmap)
-    if array_api_compat.is_torch_array(array):
-        return bool(array.layout != sys.modules["torch"].strided)
-    return bool(array_api_compat.is_pydata_sparse_array(array) or array_api_compat.is_dask_array(array))
+def check_kind(name: str, array: Any) -> None:
+    """Raise a TypeError that says what to do, if an array or a table is masked, sparse or still to compute.
+
+    SciPy's sparse matrices pass: the estimators take them.
+    """
+    if isinstance(array, (np.ma.MaskedArray, np.matrix)):
+        # It would lose its mask; a matrix has another meaning of `*`.
+        advice = "`.filled(value)`, or the rows without a mask" if np.ma.isMA(array) else "`numpy.asarray`"
+    elif array_api_compat.is_torch_array(array) and array.layout != sys.modules["torch"].strided:
+        advice = "a sparse tensor: `.to_dense()`"
+    elif array_api_compat.is_pydata_sparse_array(array):
+        advice = "a sparse array: `.todense()`"
+    elif getattr(array, "__dask_graph__", lambda: None)() is not None:
+        advice = "not yet computed: `.compute()`"
+    elif hasattr(type(array), "collect"):  # polars' LazyFrame
+        advice = "not yet computed: `.collect()`"
+    else:
+        return
+    raise TypeError(f"`{name}` must be a plain dense array, got {type_name(array)} ({advice})")
+
+
+def type_name(thing: object) -> str:
+    """Return the full name of an object's type."""
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
 def _namespace(array: Array) -> Namespace:
@@ -181,7 +216,11 @@ def _is_jax_tracer(array: Array) -> bool:
 
 
 def _floating_dtype(name: str, xp: Namespace, dtype: Dtype, device: Device) -> Dtype:
+    if xp is np and dtype.isbuiltin == 2:  # of another package, such as bfloat16
+        raise TypeError(f"`{name}` must have a dtype of NumPy's own, got {dtype}: `.astype('float32')`")
     if xp.isdtype(dtype, "real floating"):
+        if xp.finfo(dtype).bits < 16:
+            raise TypeError(f"`{name}` must hold numbers of 16 bits at least, got dtype {dtype}")
         return dtype
     if xp.isdtype(dtype, ("bool", "integral")):
         return default_dtype(xp, device)
@@ -204,6 +243,8 @@ def library_name(xp: Namespace) -> str:
 def to_host(array: Array) -> np.ndarray[Any, Any]:
     """Return an array of any namespace as a NumPy array; a NumPy array is not copied.
 
+    Numbers that NumPy has no dtype for become larger ones: bfloat16 becomes float32, which holds its values.
+
     Parameters
     ----------
     array : array
@@ -212,7 +253,7 @@ def to_host(array: Array) -> np.ndarray[Any, Any]:
     Returns
     -------
     ndarray
-        Of the same shape and dtype.
+        Of the same shape and, where NumPy has it, dtype.
 
     Examples
     --------
@@ -221,15 +262,23 @@ def to_host(array: Array) -> np.ndarray[Any, Any]:
     >>> to_host(np.array([1.0, 2.0]))
     array([1., 2.])
     """
-    if isinstance(array, np.ndarray):
-        return array
-    if array_api_compat.is_cupy_array(array):
-        return array.get()  # type: ignore[no-any-return]
     if array_api_compat.is_torch_array(array):
-        return array.detach().cpu().numpy()  # type: ignore[no-any-return]
-    if array_api_compat.is_jax_array(array):
-        return np.asarray(array)
-    return np.from_dlpack(array, device="cpu")
+        torch, array = sys.modules["torch"], array.detach().cpu()
+        numpys = (torch.float16, torch.float32, torch.float64)
+        widened = array.dtype.is_floating_point and array.dtype not in numpys
+        return (array.float() if widened else array).numpy()  # type: ignore[no-any-return]
+    host: HostArray
+    if isinstance(array, np.ndarray):
+        host = array
+    elif array_api_compat.is_cupy_array(array):
+        host = array.get()
+    elif array_api_compat.is_jax_array(array):
+        host = np.asarray(array)
+    else:
+        host = np.from_dlpack(array, device="cpu")
+    if host.dtype.isbuiltin == 2:  # of another package, such as bfloat16
+        host = host.astype(np.int8 if np.can_cast(host.dtype, np.int8) else np.float32)
+    return host
 
 
 def is_jax(xp: Namespace) -> bool:

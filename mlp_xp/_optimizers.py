@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
-from mlp_xp._arrays import Namespace
+from mlp_xp._arrays import Dtype, Namespace
 from mlp_xp._functions import Call, HashablePartial, repr_as_call
 from mlp_xp._parameters import Parameters, flatten, layers_like, unflatten_like, zeros_like
 from mlp_xp._schedules import Schedule, check_learning_rate
@@ -167,6 +167,9 @@ def adam(
     As in scikit-learn, and in the paper's more efficient form, `epsilon` is added to the uncorrected
     ``sqrt(v)``; PyTorch and optax add it after the bias correction.
 
+    ``m`` and ``v`` have the dtype of the parameters. float16 and bfloat16 cannot hold the default `epsilon`
+    or `beta_2`: `train` refuses them.
+
     References
     ----------
     D. P. Kingma, J. Ba, "Adam: a method for stochastic optimization", ICLR 2015, end of section 2.
@@ -184,7 +187,8 @@ def adam(
     }
     rate = check_learning_rate(learning_rate)
     call = Call(adam, learning_rate=rate, **settings)
-    init, update = HashablePartial(_adam_init), HashablePartial(_adam_update, **settings)
+    init = HashablePartial(_adam_init, beta_2=settings["beta_2"], epsilon=settings["epsilon"])
+    update = HashablePartial(_adam_update, **settings)
     return Optimizer(init.made_by(call, "init"), update.made_by(call, "update"), rate)
 
 
@@ -287,8 +291,26 @@ def _momentum_update(
     return unflatten_like(params, updated), MomentumState(unflatten_like(params, velocities))
 
 
-def _adam_init(xp: Namespace, params: Parameters) -> AdamState:
+def _adam_init(xp: Namespace, params: Parameters, *, beta_2: float, epsilon: float) -> AdamState:
+    check_adam_dtype(xp, params[0][0].dtype, beta_2, epsilon)
     return AdamState(0, zeros_like(xp, params), zeros_like(xp, params))
+
+
+def check_adam_dtype(xp: Namespace, dtype: Dtype, beta_2: float, epsilon: float) -> None:
+    """Raise a ValueError if Adam's state, which has the parameters' dtype, cannot be computed in that.
+
+    Where `epsilon` is 0 a gradient of 0 becomes 0 / 0; where `beta_2` is 1 the squares' mean only grows.
+    """
+    info = xp.finfo(dtype)
+    for name, value, least in (
+        ("epsilon", epsilon, float(info.smallest_normal) * float(info.eps)),
+        ("1 - beta_2", 1.0 - beta_2, float(info.eps)),
+    ):
+        if value < least:
+            raise ValueError(
+                f"`{name}` of Adam must be >= {least:.2g} to train in {info.dtype}, got {value:g}: "
+                "take float32, or `momentum`"
+            )
 
 
 def _adam_update(

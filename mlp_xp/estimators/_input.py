@@ -12,6 +12,7 @@ from mlp_xp._arrays import (
     Array,
     Placement,
     check_finite,
+    check_kind,
     default_dtype,
     is_non_numpy_array,
     is_sparse,
@@ -33,9 +34,9 @@ def check_samples(estimator: Any, X: Any, *, reset: bool) -> tuple[Any, Placemen
     """Check samples; return them and where they live. `reset` makes them define the number of features."""
     if not reset and _needs_no_check(estimator, X):
         return X, placement(X=X)
+    check_kind("X", X)
     if not is_non_numpy_array(X):
-        dtype = np.float32 if _is_table_of_float32(X) else ACCEPTED_DTYPES
-        X = validate_data(estimator, X, reset=reset, accept_sparse=["csr", "csc"], dtype=dtype)
+        X = _check_on_host(estimator, X, reset=reset)
         home = HOST._replace(dtype=np.float32 if X.dtype == np.float32 else np.float64)
         return X.tocsr() if is_sparse(X) else X, home  # CSR, because batches are rows
     home = placement(X=X)
@@ -63,9 +64,38 @@ def _needs_no_check(estimator: Any, X: Any) -> bool:
         return bool(np.isfinite(X.sum()))
 
 
-def _is_table_of_float32(X: Any) -> bool:
-    """Whether all columns of a DataFrame hold float32; scikit-learn recognises that for pandas only."""
-    return hasattr(X, "columns") and hasattr(X, "schema") and np.asarray(X[:0]).dtype == np.float32
+def _check_on_host(estimator: Any, X: Any, *, reset: bool) -> Any:
+    """Check samples as scikit-learn does; an error about what is no number names the columns of a table."""
+    is_table = hasattr(X, "columns") and hasattr(X, "dtypes")
+    given = np.asarray(X[:0]).dtype if is_table else getattr(X, "dtype", None)
+    _check_no_dates("X", given)
+    # scikit-learn recognises a table of float32 for pandas only.
+    dtype = np.float32 if is_table and given == np.float32 else ACCEPTED_DTYPES
+    try:
+        return validate_data(estimator, X, reset=reset, accept_sparse=["csr", "csc"], dtype=dtype)
+    except (TypeError, ValueError) as error:
+        columns = [column for column in X.columns if not _holds_numbers(X[column])] if is_table else []
+        if not columns:
+            raise
+        raise ValueError(
+            f"`X` must hold numbers, which the columns {columns} do not ({error}). Encode them, with "
+            "scikit-learn's OneHotEncoder say"
+        ) from error
+
+
+def _holds_numbers(column: Any) -> bool:
+    values = np.asarray(column)
+    try:
+        values.astype(np.float64)
+    except (TypeError, ValueError):
+        return False
+    return values.dtype.kind not in "mM"
+
+
+def _check_no_dates(name: str, dtype: Any) -> None:
+    """Raise a TypeError for dates and durations, which scikit-learn casts to floats, NaT to -9e18."""
+    if getattr(dtype, "kind", "") in ("m", "M"):
+        raise TypeError(f"`{name}` must hold real numbers, got dtype {dtype}")
 
 
 def check_same_place(estimator: Any, place: Placement, method: str) -> Placement:
@@ -120,7 +150,10 @@ def check_weight(name: str, weight: Any, n_samples: int, there: Placement) -> Ar
     """Check sample weights; return them in the place to compute, or None."""
     if weight is None:
         return None
+    weight = on_host(name, weight) if isinstance(weight, np.ndarray) else weight
+    check_kind(name, weight)
     if not is_non_numpy_array(weight):
+        _check_no_dates(name, getattr(weight, "dtype", None))
         weight = np.full(n_samples, float(weight)) if isinstance(weight, Real) else weight
         weight = check_array(weight, ensure_2d=False, dtype=[np.float64, np.float32], input_name=name)
     placement(**{name: weight})
@@ -132,7 +165,15 @@ def check_weight(name: str, weight: Any, n_samples: int, there: Placement) -> Ar
 def checked_on_host(y: Any, n_samples: int, estimator: Any, *, numeric: bool) -> Any:
     """Check targets of any library as scikit-learn does; return them as a NumPy array."""
     rows = np.broadcast_to(np.float32(0.0), (n_samples, 1))
-    y = to_host(y) if is_non_numpy_array(y) else y
-    _, y = check_X_y(rows, y, multi_output=True, y_numeric=numeric, estimator=estimator)
+    _, y = check_X_y(rows, on_host("y", y), multi_output=True, y_numeric=numeric, estimator=estimator)
     y = y.toarray() if is_sparse(y) else y
     return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
+
+
+def on_host(name: str, values: Any) -> Any:
+    """Return an array of any library as NumPy's, after a check of its kind; lists and tables as they are."""
+    check_kind(name, values)
+    if is_non_numpy_array(values):
+        placement(**{name: values})
+        return to_host(values)
+    return to_host(values) if isinstance(values, np.ndarray) else values

@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import type_of_target, unique_labels
 
-from mlp_xp._arrays import Array, HostArray, Placement, is_non_numpy_array, to_host
+from mlp_xp._arrays import Array, HostArray, Placement, to_host
 from mlp_xp._network import Network
 from mlp_xp._validation import check_real, lookup
 
@@ -130,10 +130,18 @@ def labels_at(place: Placement, labels: HostArray) -> Array:
     return there if np.array_equal(to_host(there), labels) else labels
 
 
+def storable(y: Any) -> Any:
+    """Return several labels in a dtype that sparse matrices have, as scikit-learn makes such matrices."""
+    if not isinstance(y, np.ndarray) or y.ndim != 2:
+        return y
+    native = y.dtype.newbyteorder("=")
+    return y.astype(np.float32 if native == np.float16 else native, copy=False)
+
+
 def check_given_classes(classes: Any) -> HostArray:
     """Return the `classes` of `partial_fit`: in rising order, each once."""
     try:
-        return np.asarray(unique_labels(to_host(classes) if is_non_numpy_array(classes) else classes))
+        return np.asarray(unique_labels(classes))
     except (TypeError, ValueError) as error:
         raise type(error)(f"`classes` must be a list of labels: {error}") from error
 
@@ -197,8 +205,8 @@ def _factors(class_weight: Any, classes: HostArray, labels: HostArray, sample_we
     else:
         # Not scikit-learn's function, which does not find "1" among the labels "0", "1".
         given, known = class_weight or {}, classes.tolist()
-        unknown = [label for label in given if label not in known]
-        if unknown and not all(label in given for label in known):
-            raise ValueError(f"`class_weight` must be of classes among {known}, got those of {unknown}")
+        missing = [label for label in known if label not in given]
+        if missing and not all(label in known for label in given):
+            raise ValueError(f"The classes, {np.array(missing)}, are not in class_weight")
         each = np.array([given.get(label, 1.0) for label in known])
     return np.asarray(each[np.minimum(np.searchsorted(classes, labels), len(classes) - 1)])

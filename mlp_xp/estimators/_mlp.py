@@ -14,6 +14,7 @@ from mlp_xp._arrays import (
     Array,
     HostArray,
     Placement,
+    check_kind,
     is_non_numpy_array,
     is_sparse,
     placement,
@@ -26,7 +27,7 @@ from mlp_xp._network import Network
 from mlp_xp._validation import lookup
 from mlp_xp.estimators._base import BaseMLP
 from mlp_xp.estimators._documentation import fill_docstring
-from mlp_xp.estimators._input import checked_on_host
+from mlp_xp.estimators._input import checked_on_host, on_host
 from mlp_xp.estimators._labels import (
     Classes,
     check_class_weight,
@@ -34,6 +35,7 @@ from mlp_xp.estimators._labels import (
     check_given_classes,
     class_weights,
     labels_at,
+    storable,
 )
 
 
@@ -119,7 +121,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         if classes is None and not fitted:
             raise ValueError("`classes` must be passed on the first call to partial_fit")
         if classes is not None:
-            classes = check_given_classes(classes)
+            classes = check_given_classes(on_host("classes", classes))
             if fitted and not np.array_equal(classes, self._labels[0]):
                 raise ValueError(f"`classes` must be those of the first call, {self.classes_}, got {classes}")
         return self._partial_fit(X, y, sample_weight, classes)
@@ -162,7 +164,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         ----------
         {score}
         """
-        return _score(self, accuracy_score, X, y, sample_weight)
+        return _score(self, accuracy_score, X, storable(on_host("y", y)), sample_weight)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -185,7 +187,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         return Classes.from_fitted(*self._labels, self.out_activation_, self.n_outputs_)
 
     def _check_y(self, y: Any, n_samples: int, home: Placement) -> Any:
-        return checked_on_host(y, n_samples, self, numeric=False)
+        return checked_on_host(storable(on_host("y", y)), n_samples, self, numeric=False)
 
     def _learn_targets(self, y: Any, home: Placement, classes: Any, sparse: bool) -> None:
         learned = Classes.of(y if classes is None or y.ndim == 2 else classes, sparse=sparse)
@@ -314,6 +316,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     def _check_y(self, y: Any, n_samples: int, home: Placement) -> Any:
         if is_sparse(y):
             raise TypeError("`y` must be a dense array of values, got a sparse one")
+        check_kind("y", y)
         if not (is_non_numpy_array(y) and placement(y=y).same_as(home)):
             y = checked_on_host(y, n_samples, self, numeric=True)
             placement(y=y)
@@ -344,10 +347,8 @@ def _score(estimator: BaseMLP, metric: Any, X: Any, y: Any, sample_weight: Any) 
     """Compute a metric of scikit-learn's for the predictions, on the host; arrays may be of any library."""
     with current_device(X):
         predictions = estimator._decode(*estimator._outputs(X, "score"))
-        y, predictions, sample_weight = (
-            to_host(array) if is_non_numpy_array(array) else array
-            for array in (y, predictions, sample_weight)
-        )
+        arrays = {"y": y, "predictions": predictions, "sample_weight": sample_weight}
+        y, predictions, sample_weight = (on_host(name, array) for name, array in arrays.items())
         return float(metric(y, predictions, sample_weight=sample_weight))
 
 

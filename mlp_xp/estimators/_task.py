@@ -15,6 +15,7 @@ from mlp_xp._devices import computing
 from mlp_xp._initializers import glorot_uniform
 from mlp_xp._losses import LOSS_BY_OUT_ACTIVATION, Loss
 from mlp_xp._network import Network
+from mlp_xp._optimizers import check_adam_dtype
 from mlp_xp._parameters import Parameters
 from mlp_xp._samples import Samples
 from mlp_xp._training.early_stopping import EarlyStopping
@@ -86,6 +87,8 @@ def prepare_task(
     if continues:
         home = check_same_place(estimator, home, "partial_fit" if incremental else "fit")
     there = computing_place(estimator.backend, home)
+    if estimator.solver == "adam":
+        check_adam_dtype(there.xp, there.dtype, estimator.beta_2, estimator.epsilon)
     given = y
     y = estimator._check_y(given, X.shape[0], home)
     if continues:

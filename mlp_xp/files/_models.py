@@ -141,7 +141,10 @@ def save_model(path: str | os.PathLike[str], model: Any) -> None:
     # Check that the file can be loaded while the model is still in memory.
     _build_model(*_parse(text, tensors.keys()), params)
     metadata = dict(zip(METADATA_KEYS, (FORMAT, str(VERSION), text, checksum.hexdigest())))
-    data = save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata)
+    data = save(
+        {name: np.ascontiguousarray(array, array.dtype.newbyteorder("<")) for name, array in tensors.items()},
+        metadata,
+    )
     if int.from_bytes(data[:8], "little") > MAX_HEADER_BYTES:
         raise ValueError(
             f"`model` must have a description, its weights aside, of at most {MAX_HEADER_BYTES} bytes"
@@ -239,7 +242,8 @@ def _describe(model: Any) -> tuple[_Description, Network, Parameters]:
             f"{type(model).__module__}.{type(model).__qualname__}"
         )
     place = network._check_params(params)
-    if place.dtype_name not in DTYPES or place.dtype != getattr(place.xp, place.dtype_name):
+    host = place.host_dtype
+    if host.name not in DTYPES or host.name != place.dtype_name:  # bfloat16 is float32 on the host
         raise TypeError(f"`model` must have parameters of one of {list(DTYPES)}, got {place.dtype}")
     parameters = {name: encode(name, value) for name, value in parameters.items()}
     learned = {name: encode(name, value) for name, value in learned.items()}
