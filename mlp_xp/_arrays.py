@@ -262,6 +262,8 @@ def to_host(array: Array) -> np.ndarray[Any, Any]:
     >>> to_host(np.array([1.0, 2.0]))
     array([1., 2.])
     """
+    if type(array) is not np.ndarray:
+        check_kind("array", array)
     if array_api_compat.is_torch_array(array):
         torch, array = sys.modules["torch"], array.detach().cpu()
         numpys = (torch.float16, torch.float32, torch.float64)
@@ -274,6 +276,8 @@ def to_host(array: Array) -> np.ndarray[Any, Any]:
         host = array.get()
     elif array_api_compat.is_jax_array(array):
         host = np.asarray(array)
+    elif not hasattr(array, "__dlpack__"):
+        raise TypeError(f"`array` must be an array of a library, got {type_name(array)}")
     else:
         host = np.from_dlpack(array, device="cpu")
     if host.dtype.isbuiltin == 2:  # of another package, such as bfloat16

@@ -444,6 +444,12 @@ def test_unknown_backends_list_the_valid_ones(name):
         backend(name)
 
 
+@pytest.mark.parametrize("thing", [None, "text", [1.0], 1.0])
+def test_only_arrays_come_to_the_host(thing):
+    with pytest.raises(TypeError, match="`array` must be an array of a library, got builtins"):
+        arrays.to_host(thing)
+
+
 def masked():
     return np.ma.masked_array([1.0, 2.0], mask=[False, True])
 
@@ -453,13 +459,45 @@ def torch_sparse():
     return torch.ones(2, 2).to_sparse()
 
 
+class Lazy:
+    """An array that is still to compute, with the protocol of dask's."""
+
+    def __dask_graph__(self):
+        return {}
+
+
+def lazy_table():
+    return pytest.importorskip("polars").LazyFrame({"a": [1.0]})
+
+
 @pytest.mark.parametrize(
-    ("make", "name"),
-    [(masked, "MaskedArray"), (torch_sparse, "Tensor")],
+    ("make", "name", "advice"),
+    [
+        (masked, "MaskedArray", ".filled(value)"),
+        (lambda: np.ones((1, 1)).view(np.matrix), "matrix", "numpy.asarray"),
+        (torch_sparse, "Tensor", ".to_dense()"),
+        (Lazy, "Lazy", ".compute()"),
+        (lazy_table, "LazyFrame", ".collect()"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_masked_and_sparse_arrays_are_refused(make, name):
-    with pytest.raises(TypeError, match=rf"`X` must be a plain dense array, got .*{name}"):
-        placement(X=make())
+def test_masked_sparse_and_lazy_arrays_are_refused_with_what_to_do(make, name, advice):
+    array = make()
+    for argument, call in (("X", lambda: placement(X=array)), ("array", lambda: arrays.to_host(array))):
+        message = rf"^`{argument}` must be a plain dense array, got .*{name} .*`{re.escape(advice)}"
+        with pytest.raises(TypeError, match=message):
+            call()
+
+
+def test_namespaces_of_an_older_standard_are_refused():
+    xp = pytest.importorskip("array_api_strict")
+    array, flags = xp.asarray([[1.0]]), xp.get_array_api_strict_flags()
+    try:
+        xp.set_array_api_strict_flags(api_version="2022.12")
+        with pytest.raises(TypeError, match="`X` must .* of 2024.12 or later, array_api_strict .* 2022.12"):
+            placement(X=array)
+    finally:
+        xp.set_array_api_strict_flags(**flags)
 
 
 def test_memory_maps_are_accepted(tmp_path):

@@ -1496,6 +1496,59 @@ def test_bad_values_of_every_namespace(bad, library):
     assert_same(model, before)
 
 
+class Lazy:
+    """An array that is still to compute, with the protocol of dask's."""
+
+    def __init__(self, values):
+        self.shape, self.dtype = values.shape, values.dtype
+
+    def __dask_graph__(self):
+        return {}
+
+
+def sparse_tensor(values):
+    return pytest.importorskip("torch").tensor(values).to_sparse()
+
+
+def masked(values):
+    return np.ma.masked_array(values, values > 0.5)
+
+
+@pytest.mark.parametrize("make", [masked, sparse_tensor, Lazy])
+@pytest.mark.parametrize("kind", ["regression", "binary"])
+def test_arrays_that_are_not_plain_are_refused_in_every_argument(kind, make):
+    X, y = problem(kind)
+    model, data = estimator(kind).fit(X, y), {"X": X, "y": y, "sample_weight": np.ones(40)}
+    validation = {"X_val": X, "y_val": y, "sample_weight_val": np.ones(40)}
+    calls = [(method, data, name) for method in ("fit", "partial_fit", "score") for name in data]
+    calls += [("fit", data | validation, name) for name in validation] + [("predict", {"X": X}, "X")]
+    calls += [("partial_fit", data | {"classes": np.arange(2)}, "classes")] if kind == "binary" else []
+    before = snapshot(model)
+    for method, given, name in calls:
+        named = name if name == "sample_weight_val" else name.removesuffix("_val")
+        with pytest.raises(TypeError, match=f"`{named}` must be a plain dense array, got .*\\("):
+            getattr(model, method)(**given | {name: make(given[name])})
+    assert_same(model, before)
+
+
+def table(library, **columns):
+    return pytest.importorskip(library).DataFrame(columns)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+@pytest.mark.parametrize(
+    "values", [["x", "y"] * 20, np.arange(40).astype("M8[D]"), np.arange(40).astype("m8[s]")]
+)
+def test_columns_that_hold_no_numbers_are_named(values, library):
+    X, y = problem("regression")
+    numbers = {"a": X[:, 0], "b": X[:, 1]}
+    model = estimator("regression").fit(table(library, **numbers), y)
+    for columns in (numbers | {"town": values}, {"town": values, "b": X[:, 1]}, {"town": values}):
+        for call in (lambda given: model.fit(given, y), model.predict):
+            with pytest.raises((TypeError, ValueError), match=r"`X` must hold real numbers, .*\['town'\]"):
+                call(table(library, **columns))
+
+
 def test_torch_data_that_require_gradients_build_no_graph(request):
     torch = need("torch", request)
     X, y = problem("regression")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import assert_close
 
+from mlp_xp import Network, adam, evaluate, train
 from mlp_xp._losses import LOSSES
 from mlp_xp._training.metrics import METRICS, resolve_metrics
 
@@ -194,3 +195,35 @@ def test_accuracy_needs_a_loss_of_classification(loss):
 def test_a_name_is_no_list(text):
     with pytest.raises(TypeError, match=rf"^`metrics` must be a list of names or functions, got '{text}'$"):
         resolve_metrics(text, LOSSES["binary_cross_entropy"])
+
+
+def weighted_error(y, predictions, sample_weight):
+    return float(np.average(np.abs(y - predictions)[:, 0], weights=sample_weight))
+
+
+def unweighted_error(y, predictions):
+    return float(np.mean(np.abs(y - predictions)))
+
+
+def test_metrics_of_the_users_own_take_the_weights_or_are_refused():
+    metrics = pytest.importorskip("sklearn.metrics")
+    X = np.linspace(-1.0, 1.0, 40)[:, None]
+    network = Network((1, 1), loss="squared_error")
+    params = network.init(0, like=X)
+    own = [weighted_error, metrics.mean_absolute_error]
+    for weights in (None, WEIGHTS):
+        expected = metrics.mean_absolute_error(X, network.predict(params, X), sample_weight=weights)
+        found = evaluate(network, params, X, X, sample_weight=weights, metrics=own)
+        assert found["weighted_error"] == pytest.approx(expected)
+        assert found["mean_absolute_error"] == pytest.approx(expected)
+    assert evaluate(network, params, X, X, metrics=[unweighted_error])["unweighted_error"] > 0.0
+
+    message = "`metrics` must take the sample weights .*'unweighted_error' needs a parameter `sample_weight`"
+    settings = {"optimizer": adam(), "epochs": 1, "metrics": [unweighted_error]}
+    with pytest.raises(TypeError, match=message):
+        evaluate(network, params, X, X, sample_weight=WEIGHTS, metrics=[unweighted_error])
+    with pytest.raises(TypeError, match=message):
+        train(network, params, X, X, sample_weight=WEIGHTS, **settings)
+    with pytest.raises(TypeError, match=message):
+        train(network, params, X, X, validation_data=(X, X, WEIGHTS), **settings)
+    train(network, params, X, X, **settings)

@@ -12,7 +12,7 @@ from mlp_xp._losses import identity_link
 from mlp_xp._network import Network
 from mlp_xp._parameters import Parameters
 from mlp_xp._samples import Samples
-from mlp_xp._training.metrics import Metric, UserMetric, resolve_metrics
+from mlp_xp._training.metrics import Metric, UserMetric, check_weighted, resolve_metrics
 
 
 def evaluate(
@@ -58,6 +58,7 @@ def evaluate(
     with current_device(X):
         resolved_metrics = resolve_metrics(metrics, network._resolved_loss)
         samples = check_samples(network, params, X, y, sample_weight)
+        check_weighted(resolved_metrics, samples)
         with computing(samples.place, network.matmul_precision), without_autodiff(samples.place.xp):
             return measure(network, params, samples, resolved_metrics)
 

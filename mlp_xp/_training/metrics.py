@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeAlias
 
 from mlp_xp._arrays import Array, Namespace
 from mlp_xp._losses import Loss
+from mlp_xp._samples import Samples
 from mlp_xp._validation import lookup
 
-UserMetric: TypeAlias = Callable[[Array, Array], float]
-"""``(y, predictions) -> float``, both arrays of shape (n_samples, n_outputs) in the data's namespace."""
+UserMetric: TypeAlias = Callable[..., float]
+"""``(y, predictions) -> float``, both arrays of shape (n_samples, n_outputs) in the data's namespace.
+
+A function with a parameter `sample_weight`, as scikit-learn's have it, is passed the weights, or None.
+"""
 
 
 class Metric(NamedTuple):
@@ -23,11 +28,14 @@ class Metric(NamedTuple):
     compute : callable ``(xp, loss, y, predictions, sample_weight) -> float or array of shape ()``
     greater_is_better : bool or None
         None for a metric of the user's own.
+    takes_weight : bool
+        Whether `compute` uses the sample weights.
     """
 
     name: str
     compute: Callable[[Namespace, Loss, Array, Array, Array | None], float | Array]
     greater_is_better: bool | None
+    takes_weight: bool = True
 
 
 def resolve_metrics(metrics: Iterable[str | UserMetric], loss: Loss) -> tuple[Metric, ...]:
@@ -48,13 +56,33 @@ def resolve_metrics(metrics: Iterable[str | UserMetric], loss: Loss) -> tuple[Me
     return resolved
 
 
+def check_weighted(metrics: Iterable[Metric], *samples: Samples | None) -> None:
+    """Raise a TypeError if some of the samples have weights that a metric would ignore."""
+    if any(some is not None and some.sample_weight is not None for some in samples):
+        for metric in metrics:
+            if not metric.takes_weight:
+                raise TypeError(
+                    f"`metrics` must take the sample weights that the data have: {metric.name!r} needs a "
+                    "parameter `sample_weight` beside `y` and `predictions`"
+                )
+
+
 def _user_metric(function: UserMetric) -> Metric:
+    takes_weight = _has_parameter(function, "sample_weight")
+
     def compute(
         xp: Namespace, loss: Loss, y: Array, predictions: Array, sample_weight: Array | None
     ) -> float | Array:
-        return function(y, predictions)
+        return function(y, predictions, **({"sample_weight": sample_weight} if takes_weight else {}))
 
-    return Metric(getattr(function, "__name__", type(function).__name__), compute, None)
+    return Metric(getattr(function, "__name__", type(function).__name__), compute, None, takes_weight)
+
+
+def _has_parameter(function: Callable[..., object], name: str) -> bool:
+    try:
+        return name in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some built-in functions have no signature
+        return False
 
 
 def _accuracy(xp: Namespace, loss: Loss, y: Array, predictions: Array, sample_weight: Array | None) -> Array:

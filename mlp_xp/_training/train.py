@@ -13,7 +13,7 @@ from mlp_xp._schedules import check_learning_rate
 from mlp_xp._training.early_stopping import EarlyStopping
 from mlp_xp._training.history import Callback, OutOfMemoryError, ProgressListener, Trained
 from mlp_xp._training.measure import check_samples
-from mlp_xp._training.metrics import UserMetric, resolve_metrics
+from mlp_xp._training.metrics import UserMetric, check_weighted, resolve_metrics
 from mlp_xp._validation import Seed, check_integer, random_source
 
 
@@ -63,7 +63,8 @@ def train(
         Measured after each epoch, never trained on.
     metrics : list of str or callable, default=()
         "accuracy", "r2", or functions ``(y, predictions) -> float`` whose name becomes the column;
-        measured after each epoch on the training data, and on the validation data.
+        measured after each epoch on the training data, and on the validation data. With sample weights
+        a function needs a third parameter, called `sample_weight` as in scikit-learn's metrics.
     early_stopping : EarlyStopping, optional
     callback : callable ``(history, params) -> bool or None``, optional
         Called after each epoch; true stops the training. The parameters it gets are a copy.
@@ -140,6 +141,7 @@ def train(
         if on_progress is not None and not callable(on_progress):
             raise TypeError(f"`on_progress` must be a function of the history, got {on_progress!r}")
         resolved_metrics = resolve_metrics(metrics, network._resolved_loss)
+        check_weighted(resolved_metrics, samples, validation)
         if early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
             raise TypeError(f"`early_stopping` must be an EarlyStopping, got {early_stopping!r}")
         xp = samples.place.xp

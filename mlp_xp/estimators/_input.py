@@ -27,6 +27,9 @@ from mlp_xp.backends import backend
 ACCEPTED_DTYPES = [np.float64, np.float32, np.float16, *(np.dtype(code) for code in "?bBhHiIlLqQ")]
 """Dtypes of a NumPy X that are used as they are; others are cast to the first of them."""
 
+DATES = ("date", "time", "duration")
+"""How the dtypes of dates and durations begin in pandas and polars, in lower case."""
+
 HOST = Placement(np, "cpu", np.float64)
 
 
@@ -67,10 +70,14 @@ def _needs_no_check(estimator: Any, X: Any) -> bool:
 def _check_on_host(estimator: Any, X: Any, *, reset: bool) -> Any:
     """Check samples as scikit-learn does; an error about what is no number names the columns of a table."""
     is_table = hasattr(X, "columns") and hasattr(X, "dtypes")
-    given = np.asarray(X[:0]).dtype if is_table else getattr(X, "dtype", None)
-    _check_no_dates("X", given)
-    # scikit-learn recognises a table of float32 for pandas only.
-    dtype = np.float32 if is_table and given == np.float32 else ACCEPTED_DTYPES
+    dtype: Any = ACCEPTED_DTYPES
+    if is_table:
+        dates = [column for column, kind in zip(X.columns, X.dtypes) if str(kind).lower().startswith(DATES)]
+        if dates:
+            raise TypeError(f"`X` must hold real numbers, which the columns {dates} do not")
+        # scikit-learn recognises a table of float32 for pandas only.
+        dtype = np.float32 if np.asarray(X[:0]).dtype == np.float32 else ACCEPTED_DTYPES
+    _check_no_dates("X", X)
     try:
         return validate_data(estimator, X, reset=reset, accept_sparse=["csr", "csc"], dtype=dtype)
     except (TypeError, ValueError) as error:
@@ -78,22 +85,22 @@ def _check_on_host(estimator: Any, X: Any, *, reset: bool) -> Any:
         if not columns:
             raise
         raise ValueError(
-            f"`X` must hold numbers, which the columns {columns} do not ({error}). Encode them, with "
+            f"`X` must hold real numbers, which the columns {columns} do not: encode them, with "
             "scikit-learn's OneHotEncoder say"
         ) from error
 
 
 def _holds_numbers(column: Any) -> bool:
-    values = np.asarray(column)
     try:
-        values.astype(np.float64)
+        np.asarray(column).astype(np.float64)
     except (TypeError, ValueError):
         return False
-    return values.dtype.kind not in "mM"
+    return True
 
 
-def _check_no_dates(name: str, dtype: Any) -> None:
+def _check_no_dates(name: str, array: Any) -> None:
     """Raise a TypeError for dates and durations, which scikit-learn casts to floats, NaT to -9e18."""
+    dtype = getattr(array, "dtype", None)
     if getattr(dtype, "kind", "") in ("m", "M"):
         raise TypeError(f"`{name}` must hold real numbers, got dtype {dtype}")
 
@@ -153,7 +160,7 @@ def check_weight(name: str, weight: Any, n_samples: int, there: Placement) -> Ar
     weight = on_host(name, weight) if isinstance(weight, np.ndarray) else weight
     check_kind(name, weight)
     if not is_non_numpy_array(weight):
-        _check_no_dates(name, getattr(weight, "dtype", None))
+        _check_no_dates(name, weight)
         weight = np.full(n_samples, float(weight)) if isinstance(weight, Real) else weight
         weight = check_array(weight, ensure_2d=False, dtype=[np.float64, np.float32], input_name=name)
     placement(**{name: weight})

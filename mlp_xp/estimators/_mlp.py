@@ -19,7 +19,6 @@ from mlp_xp._arrays import (
     is_sparse,
     placement,
     quiet_floating_point,
-    to_host,
 )
 from mlp_xp._devices import current_device
 from mlp_xp._functions import set_public_module
