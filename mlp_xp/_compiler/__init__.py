@@ -20,9 +20,9 @@ step, in these stages:
 The resulting `program` is bound to memory once and called for each step; the calls allocate nothing. `rows`
 compiles predictions in the same way. Functions that the compiler does not support run uncompiled.
 
-For CUDA a traced step takes another way: `kernels` divides its graph into stages of fused elementwise work, each
-one launch, and the products between them; `cuda` generates the source of the kernels (`segments`, `cxx`).
-`mlp_xp._engines.cupy_steps` compiles and launches them.
+For CUDA a traced step takes another way: `kernels` divides its graph into stages of fused elementwise work,
+each one launch, and the products between them; `cuda` generates the source of the kernels (`segments`,
+`cxx`). `mlp_xp._engines.cupy_steps` compiles and launches them.
 
 Examples
 --------
