@@ -35,7 +35,7 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError, UnsetMetadata
 from sklearn.feature_selection import SelectFromModel, SequentialFeatureSelector
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import get_scorer, log_loss
+from sklearn.metrics import accuracy_score, get_scorer, log_loss
 from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score, learning_curve
 from sklearn.multiclass import OneVsOneClassifier, OneVsRestClassifier
 from sklearn.multioutput import ClassifierChain, MultiOutputClassifier, MultiOutputRegressor
@@ -306,6 +306,40 @@ def test_inspection_and_selection(name):
 
 
 # Metadata routing.
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_validation_data_in_a_pipeline_are_scaled_by_transform_input(kind):
+    """Tensors on the CPU become NumPy arrays in the scaler; the estimator follows X, and y comes along."""
+    random = np.random.RandomState(0)
+    X = 5.0 + 100.0 * random.standard_normal((60, 3))
+    y = (X[:, 0] > 5.0).astype(int)
+    scaler = StandardScaler().fit(X[:40])
+    settings = {"hidden_layer_sizes": (3,), "max_iter": 5, "random_state": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        by_hand = MLPClassifier(**settings).fit(
+            scaler.transform(X[:40]), y[:40], X_val=scaler.transform(X[40:]), y_val=y[40:]
+        )
+        if kind == "torch":
+            torch = pytest.importorskip("torch")
+            X, y = torch.tensor(X), torch.tensor(y)
+        curves = []
+        with config_context(enable_metadata_routing=True):
+            model = MLPClassifier(**settings).set_fit_request(X_val=True, y_val=True)
+            for transform_input in (["X_val"], None):
+                pipeline = Pipeline(
+                    [("scale", StandardScaler()), ("mlp", clone(model))], transform_input=transform_input
+                )
+                pipeline.fit(
+                    X[:40], y[:40], X_val=X[40:] if transform_input else np.asarray(X[40:]), y_val=y[40:]
+                )
+                curves.append(pipeline[-1].val_loss_curve_)
+                assert type(pipeline.predict(X)) is np.ndarray
+                assert pipeline.score(X, y) == accuracy_score(y, pipeline.predict(X))
+    scaled, raw = curves
+    assert scaled == by_hand.val_loss_curve_
+    assert raw != scaled
 
 
 @pytest.fixture

@@ -323,6 +323,55 @@ def test_a_column_is_asked_for_where_a_vector_came():
         network.loss_and_gradients(network.init(0, like=X), X, np.ones(3))
 
 
+# Transformations of other libraries.
+
+
+@pytest.mark.parametrize("n_rows_per_block", [None, 2])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_jax_transforms_predictions(loss, n_rows_per_block, request, monkeypatch):
+    jax = need("jax", request)
+    network, host, X, _, _ = problem("tanh", loss)
+    if n_rows_per_block is not None:
+        monkeypatch.setattr(arrays_module, "ELEMENTS_PER_BLOCK", n_rows_per_block)
+    params, samples = jax.tree.map(jax.numpy.asarray, host), jax.numpy.asarray(X)
+    expected = network.predict(host, X)
+
+    def predict(params, samples):
+        return network.predict(params, samples)
+
+    def of_row(params, row):
+        return network.predict(params, row[None])[0]
+
+    found = [jax.jit(predict)(params, samples), jax.vmap(of_row, (None, 0))(params, samples)]
+    for predictions in found:
+        np.testing.assert_allclose(predictions, expected, rtol=1e-12)
+    # Squares, because the sum of a softmax has the derivative 0.
+    gradients = jax.jit(jax.grad(lambda params: (network.predict(params, samples) ** 2).sum()))(params)
+    differences = central_differences(lambda params: float((network.predict(params, X) ** 2).sum()), host)
+    for gradient, difference in zip(flatten(gradients), flatten(differences)):
+        np.testing.assert_allclose(gradient, difference, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("n_rows_per_block", [None, 2])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_torch_differentiates_predictions(loss, n_rows_per_block, request, monkeypatch):
+    torch, jax = need("torch", request), need("jax", request)
+    network, host, X, _, _ = problem("tanh", loss)
+    if n_rows_per_block is not None:
+        monkeypatch.setattr(arrays_module, "ELEMENTS_PER_BLOCK", n_rows_per_block)
+    params = tuple(Layer(*(torch.tensor(array, requires_grad=True) for array in layer)) for layer in host)
+    samples = torch.tensor(X, requires_grad=True)
+    (network.predict(params, samples) ** 2).sum().backward()
+    expected = jax.grad(lambda *arguments: (network.predict(*arguments) ** 2).sum(), (0, 1))(
+        jax.tree.map(jax.numpy.asarray, host), jax.numpy.asarray(X)
+    )
+    np.testing.assert_allclose(samples.grad, expected[1], rtol=1e-10, atol=1e-14)
+    for mine, theirs in zip(flatten(params), flatten(expected[0])):
+        np.testing.assert_allclose(mine.grad, theirs, rtol=1e-10, atol=1e-14)
+    by_row = torch.func.vmap(lambda row: network.predict(params, row[None])[0])(torch.tensor(X))
+    np.testing.assert_allclose(by_row.detach(), network.predict(host, X), rtol=1e-12)
+
+
 @pytest.mark.parametrize("labels", [[0, 1, 1], [0.0, 1.0, 1.0], [False, True, True], [[0], [1], [1]]])
 def test_the_hint_for_classes_leads_to_targets_that_fit(library, labels):
     labels = library.array(labels, np.asarray(labels).dtype)
