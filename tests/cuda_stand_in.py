@@ -552,7 +552,10 @@ class ndarray(NDArrayOperatorsMixin):  # noqa: N801 - CuPy's name
         stream.launch(work)
 
     def reshape(self, *shape):
-        return self._of(self.view.reshape(*shape))
+        view = self.view.reshape(*shape)
+        if np.shares_memory(view, self.view):
+            return self._of(view)
+        return run(lambda x: x.reshape(*shape), self)
 
     def astype(self, dtype, copy=True):
         return run(lambda x: x.astype(dtype), self)
@@ -865,6 +868,10 @@ _compiled = {}
 """The libraries of sources that were compiled, by the source."""
 
 
+class CompileException(Exception):  # noqa: N818 - CuPy's name
+    """CuPy's error for a source that does not compile."""
+
+
 class RawModule:
     """Kernels compiled by the host's compiler; a launch runs their blocks one after the other."""
 
@@ -917,7 +924,8 @@ def _compile_for_host(code, options):
         source, library = Path(folder, "kernels.cpp"), Path(folder, "kernels.so")
         source.write_text("\n".join([HOST, code, *launches]))
         command = ["g++", "-O0", "-w", "-shared", "-fPIC", *options, str(source), "-o", str(library)]
-        subprocess.run(command, check=True, capture_output=True, text=True)
+        if subprocess.run(command, capture_output=True).returncode:
+            raise CompileException
         return ctypes.CDLL(str(library))
 
 
@@ -940,6 +948,7 @@ def _modules():
         "Device": Device, "Stream": Stream, "Event": Event, "Memory": Memory, "MemoryPointer": MemoryPointer,
         "MemoryPool": MemoryPool, "using_allocator": using_allocator, "runtime": runtime,
         "get_current_stream": get_current_stream, "alloc_pinned_memory": alloc_pinned_memory,
+        "compiler": SimpleNamespace(CompileException=CompileException),
     }.items():  # fmt: skip
         setattr(cuda, name, value)
     linalg = ModuleType("cupy._core._routines_linalg")

@@ -15,7 +15,7 @@ import pytest
 from conftest import required
 from test_cuda_graph import OPTIMIZERS, assert_equal, engines, epochs_of, graphs, on, run_both
 
-from mlp_xp import Activation, Network, adam, gradient_descent
+from mlp_xp import Activation, Loss, Network, Optimizer, adam, gradient_descent
 from mlp_xp._activations import ACTIVATIONS
 from mlp_xp._arrays import placement
 from mlp_xp._compiler import NotRecordableError
@@ -280,3 +280,169 @@ def test_nan_and_infinity_pass_as_in_numpy(device):
             run_both(both, epochs_of(1, 23, shuffled=False))
             for one, another in zip(leaves(engine.copied_state()), leaves(other.state), strict=True):
                 np.testing.assert_array_equal(np.isnan(one.get()), np.isnan(another))
+
+
+# What is easy to get wrong: it is either fused and right, or left to calls one by one.
+
+
+def descend(params, gradients, rate):
+    return [(w - rate * g, b - rate * d) for (w, b), (g, d) in zip(params, gradients)]
+
+
+def _one_value_for_two_arrays(xp, params, gradients, state, rate):
+    velocity = 0.9 * state[0] - rate * gradients[0][1]
+    first, *rest = descend(params, gradients, rate)
+    return ((first[0], params[0][1] + velocity + 0.1 * state[1]), *rest), (velocity, velocity)
+
+
+def _a_number_of_an_updated_bias(xp, params, gradients, state, rate):
+    (_, number), *rest = reversed(params)
+    factor = 2.0 * xp.reshape(number, ())
+    (w, b), last = params
+    (g, d), (g_last, d_last) = gradients
+    first = w - rate * g * (1.0 + factor), b - rate * d
+    return (first, (last[0] - rate * g_last * factor, last[1] - rate * (1.0 + d_last))), state
+
+
+def _state_of_another_dtype(xp, params, gradients, state, rate):
+    largest = xp.maximum(state[0], gradients[0][1])
+    (w, b), *rest = descend(params, gradients, rate)
+    return ((w, xp.where(largest > 0.0, b, params[0][1])), *rest), (largest,)
+
+
+def _state_of_transposes(xp, params, gradients, state, rate):
+    (w, b), *rest = descend(params, gradients, rate)
+    return ((w - rate * 0.1 * state[0].T, b), *rest), (0.5 * params[0][0].T,)
+
+
+def _clipped_by_norm(xp, params, gradients, state, rate):
+    total = 0.0
+    for g, d in gradients:
+        total = total + xp.sum(g * g) + xp.sum(d * d)
+    return tuple(descend(params, gradients, rate / (1.0 + total**0.5))), state
+
+
+UNUSUAL_OPTIMIZERS = {
+    "two arrays": (_one_value_for_two_arrays, lambda xp, p: (xp.zeros_like(p[0][1]),) * 2),
+    "an updated bias": (_a_number_of_an_updated_bias, lambda xp, p: ()),
+    "float64": (_state_of_another_dtype, lambda xp, p: (xp.zeros(p[0][1].shape),)),
+    "transposes": (_state_of_transposes, lambda xp, p: (p[0][0].T * 1.0,)),
+    "clipped": (_clipped_by_norm, lambda xp, p: ()),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL_OPTIMIZERS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_unusual_optimizers(name, dtype, device):
+    update, init = UNUSUAL_OPTIMIZERS[name]
+    network = Network((3, 4, 1), activation="tanh", loss="squared_error")
+    both = engine, other = engines(device, network, Optimizer(init, update, 0.1), 8, dtype=dtype)
+    run_both(both, epochs_of(4, 23, shuffled=True))
+    assert_equal(engine, other, rtol=1e-4 if dtype == "float32" else 1e-9)
+    assert engine.name == "cuda_graph"
+
+
+def _reshaped_transpose(xp, z):
+    return z + 0.1 * xp.reshape(z.T, z.shape), z
+
+
+def _transposed_reshape(xp, z):
+    return z + 0.1 * xp.reshape(z, z.shape[::-1]).T, z
+
+
+def _largest_truth(xp, z):
+    return xp.where(xp.max(z > 1.0, axis=1, keepdims=True), z, 0.5 * z), z
+
+
+def _truth_above_half(xp, z):
+    return xp.where((z > 0.0) > 0.5, z, 0.1 * z), z
+
+
+def _truth_or_half(xp, z):
+    return z * xp.where(z > 0.0, z > 1.0, 0.5), z
+
+
+def _truths_as_numbers(xp, z):
+    return z * ((z > 0.0) * (z < 1.0)) + abs(z > 0.5) * 0.5, z
+
+
+def _with_false(xp, z):
+    return xp.maximum(z, False), z
+
+
+def _iterated(xp, z):
+    number = root = 1.0 + xp.sum(z * z)
+    for _ in range(25):
+        root = 0.5 * (root + number / root)
+    return z / root, z
+
+
+UNUSUAL_ACTIVATIONS = [
+    _reshaped_transpose,
+    _transposed_reshape,
+    _largest_truth,
+    _truth_above_half,
+    _truth_or_half,
+    _truths_as_numbers,
+    _with_false,
+    _iterated,
+]
+
+
+@pytest.mark.parametrize("forward", UNUSUAL_ACTIVATIONS)
+def test_unusual_activations(forward, device):
+    activation = Activation(forward, lambda xp, delta, z: delta / (1.0 + z * z))
+    network = Network((3, 5, 2), activation=activation, loss="squared_error")
+    both = engine, other = engines(device, network, gradient_descent(0.1), 8)
+    run_both(both, epochs_of(4, 23, shuffled=True))
+    assert_equal(engine, other)
+    assert engine.name == "cuda_graph"
+
+
+def _huber(xp, logits, y):
+    """In float32 the losses are float64: a number times truth values is."""
+    error = logits - y
+    size = xp.abs(error)
+    losses = (size <= 1.0) * 0.5 * (error * error) + (size > 1.0) * 1.0 * (size - 0.5)
+    return losses, xp.minimum(xp.maximum(error, -1.0), 1.0)
+
+
+def test_a_loss_of_another_dtype(device):
+    network = Network((3, 4, 2), activation="tanh", loss=Loss(lambda xp, logits: logits, _huber))
+    both = engine, other = engines(device, network, gradient_descent(0.1), 3, dtype="float32")
+    run_both(both, epochs_of(4, 23, shuffled=True))
+    assert_equal(engine, other, rtol=1e-4)
+
+
+def test_parameters_in_fortran_order(device):
+    network = Network((3, 4, 2), activation="tanh", loss="squared_error")
+    engine, other = engines(device, network, gradient_descent(0.1), 23)
+    params = tuple((by_columns(weight), bias) for weight, bias in engine.copied_state()[0])
+    engine = CudaGraphEngine(graphs(), network, gradient_descent(0.1), engine.samples, 23, (params, ()))
+    assert all(leaf.flags.c_contiguous for leaf in leaves(engine.state))
+    run_both((engine, other), epochs_of(6, 23, shuffled=False))
+    assert_equal(engine, other)
+
+
+def test_a_state_of_another_structure_has_programs_of_its_own(device):
+    def update(xp, params, gradients, state, rate):
+        if not state:
+            return tuple(descend(params, gradients, rate)), state
+        velocity = 0.9 * state[0] + gradients[0][1]
+        (w, _), *rest = descend(params, gradients, rate)
+        return ((w, params[0][1] - rate * velocity), *rest), (velocity,)
+
+    network = Network((3, 4, 2), activation="tanh", loss="squared_error")
+    both = engine, other = engines(device, network, Optimizer(lambda xp, params: (), update, 0.1), 23)
+    run_both(both, epochs_of(5, 23, shuffled=False))
+    for each in both:
+        params = each.copied_state()[0]
+        each.state, each.losses = (params, (params[0][1] * 0.0 + 1.0,)), []
+    run_both(both, epochs_of(5, 23, shuffled=False))
+    assert_equal(engine, other)
+
+
+def test_too_many_elements_to_index_are_left_alone():
+    plan = plan_of(sized((1, 1, 4), "tanh", "categorical_cross_entropy"), gradient_descent(0.1), 2**27)
+    with pytest.raises(NotRecordableError, match="more elements than kernels can index"):
+        generate_cuda(plan)

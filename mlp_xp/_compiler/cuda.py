@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlp_xp._compiler.cxx import PRELUDE
+from mlp_xp._compiler.graph import NotRecordableError
 from mlp_xp._compiler.kernels import KernelPlan
 from mlp_xp._compiler.segments import THREADS, UNROLLED, Call, SegmentWriter
 
@@ -75,6 +76,8 @@ def _split(calls: list[Call]) -> list[list[Call]]:
     n_bytes = MAX_PARAMETER_BYTES
     for call in calls:
         more = 4 * (1 + len(call.sizes)) + 8 * (1 + len(call.arguments))
+        if more > MAX_PARAMETER_BYTES:
+            raise NotRecordableError("values of more arrays than a kernel can have")
         if n_bytes + more > MAX_PARAMETER_BYTES:
             split.append([])
             n_bytes = 0

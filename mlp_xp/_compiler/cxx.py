@@ -55,6 +55,9 @@ EXPRESSIONS: dict[Any, str] = {
 }
 """C++'s expressions of ufuncs, also of NaN; others are not recorded."""
 
+OF_TRUTH_VALUES = (np.logical_and, np.logical_or, np.logical_not, np.equal, np.not_equal)
+"""The ufuncs of truth values alone."""
+
 REDUCTIONS: dict[Any, tuple[str, str]] = {
     np.add: ("Sum", "0"),
     np.maximum: ("Larger", "-INFINITY"),

@@ -186,8 +186,8 @@ class _Partition:
             raise NotRecordableError(f"a value of kind {value.kind}")
         if value.dtype not in DTYPES:
             raise NotRecordableError(f"an array of dtype {value.dtype}")
-        if value.kind in VIEW_KINDS and is_scalar(value.base):
-            raise NotRecordableError("a view of a number")
+        if value.kind in VIEW_KINDS and (is_scalar(value.base) or value.shape == ()):
+            raise NotRecordableError("a view that is a number, or of one")
         matrix_shape(value.shape)
 
     def _when_written(self, base: Value) -> int:
@@ -229,8 +229,8 @@ class _Partition:
     def _place_reduction(self, value: Value) -> None:
         kind, (operand,) = reduction_kind(value), value.operands
         stage, fused = self._stage_after(value)
-        if is_scalar(operand):
-            raise NotRecordableError("a reduction of a number")
+        if is_scalar(operand) or operand.dtype == np.dtype(bool):
+            raise NotRecordableError("a reduction of a number, or of truth values")
         domain = own = matrix_shape(operand.shape)
         if fused:
             domain = self.domain[id(operand)]
@@ -347,6 +347,7 @@ class _Partition:
     def _updates_in_place(self) -> dict[int, int]:
         in_place: dict[int, int] = {}
         for target, value in self.traced.updates.items():
+            # A value that is the new one of several arrays is written over the first.
             if is_computed(value) and id(value) not in in_place and self._can_overwrite(value, target):
                 in_place[id(value)] = target
         return in_place

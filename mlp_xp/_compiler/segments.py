@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlp_xp._compiler.cxx import DTYPES, EXPRESSIONS, REDUCTIONS
+from mlp_xp._compiler.cxx import DTYPES, EXPRESSIONS, OF_TRUTH_VALUES, REDUCTIONS
 from mlp_xp._compiler.graph import VIEW_KINDS, NotRecordableError, Value
 from mlp_xp._compiler.kernels import (
     COLUMN,
@@ -108,7 +108,7 @@ class SegmentWriter:
 
     def write(self, threads: int) -> Call:
         rows, columns = self.domain
-        if rows * columns * UNROLLED >= 2**32:
+        if max(rows * columns * UNROLLED, rows * LANES) >= 2**31:
             raise NotRecordableError("an array of more elements than kernels can index")
         if self.segment.reductions(ROW):
             lines, sizes, n_blocks = self._write_rows(threads)
@@ -185,12 +185,13 @@ class SegmentWriter:
         raise NotRecordableError(f"an operand of shape {own} in a domain {domain}")
 
     def _is_transposed(self, operand: Value) -> bool:
-        transposed = False
+        transposed = reshaped = False
         while operand.kind in VIEW_KINDS:
             if operand.kind == "transpose":
+                if reshaped:
+                    raise NotRecordableError("a reshaped transpose")
                 transposed = not transposed
-            elif operand.kind != "reshape" or transposed:
-                raise NotRecordableError("a reshaped transpose")
+            reshaped = reshaped or operand.kind != "transpose"
             operand = operand.operands[0]
         return transposed
 
@@ -249,26 +250,23 @@ class SegmentWriter:
         return self.uniform[id(operand)]
 
     def _dtype_of(self, value: Value) -> Any:
-        """Return the dtype that a value is computed with, which its literals are cast to."""
-        dtypes = [
-            operand.dtype
-            for operand in value.arrays
-            if operand.dtype is not None and operand.dtype != np.dtype(bool)
-        ]
-        return dtypes[0] if dtypes else value.dtype
+        """Return the dtype that a value is computed with, which its operands are cast to."""
+        dtypes = [operand.dtype for operand in value.arrays if operand.dtype is not None]
+        dtypes = [dtype for dtype in dtypes if dtype != np.dtype(bool)]
+        return np.result_type(*dtypes) if dtypes else value.dtype
 
     def _expression(self, value: Value, name_of: Callable[[Any], str]) -> str:
+        """Return the expression of a value; its operands have these names."""
         if value.function not in EXPRESSIONS:
             raise NotRecordableError(f"{value.function.__name__} in a kernel")
-        dtype = self._dtype_of(value)
-        names = []
-        for operand in value.operands:
-            name = name_of(operand)
-            of_number = is_number(operand) or (isinstance(operand, Value) and operand.dtype == np.dtype(bool))
-            is_float = value.dtype != np.dtype(bool) and value.function is not np.where
-            names.append(f"{DTYPES[dtype]}({name})" if of_number and is_float else f"({name})")
-        if value.function is np.where:
-            names[1:] = [f"{DTYPES[value.dtype]}({name})" for name in names[1:]]
+        dtype, operands = self._dtype_of(value), value.operands
+        if dtype == np.dtype(bool):
+            numbers = [x for x in operands if is_number(x) or not isinstance(x, (Value, bool))]
+            if numbers or value.function not in (*OF_TRUTH_VALUES, np.where):
+                raise NotRecordableError(f"{value.function.__name__} of truth values")
+        names = [f"{DTYPES[dtype]}({name_of(operand)})" for operand in operands]
+        if value.function is np.where or value.function in OF_TRUTH_VALUES[:3]:
+            names[0] = f"({name_of(operands[0])})"
         return f"{DTYPES[value.dtype]}({EXPRESSIONS[value.function].format(*names)})"
 
     # Bodies

@@ -6,6 +6,7 @@ import math
 import sys
 import weakref
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from mlp_xp._arrays import Array, copy_array, is_cupy, row_slices
@@ -117,7 +118,8 @@ class CudaGraphEngine:
         self.library = library
         self.samples = samples
         self.losses: list[Array] = []
-        self.step = library.make_step(network, optimizer)
+        self.make_step = partial(library.make_step, network, optimizer)
+        self.step = self.make_step()
         self.batch_size = min(batch_size, len(samples))
         self.is_full_batch = self.batch_size == len(samples)
         # By the lengths of their batches: a graph depends on nothing else, as it reads all inputs at replay.
@@ -133,7 +135,7 @@ class CudaGraphEngine:
         weakref.finalize(self, library.release).atexit = False
         with library.own_stream():
             # A copy, because steps write in it, and the caller keeps the state given.
-            self._state: State = copy_tree(samples.place.xp, state)
+            self._state: State = self._contiguous_copy(state)
             self.inputs = samples.whole() if self.is_full_batch else self._make_inputs()
             self.table = self._zeros(self.n_steps, MAX_NUMBERS_PER_STEP)
             self.step_losses = self._zeros(self.n_steps)
@@ -178,7 +180,7 @@ class CudaGraphEngine:
     def state(self, state: State) -> None:
         with self.library.own_stream():
             if not same_structure(self._state, state):
-                self._state = copy_tree(self.samples.place.xp, state)
+                self._replace_state(state)
                 self.graphs.clear()  # they use the arrays of the old state
                 return
             # Copied into the arrays that the graphs use.
@@ -186,6 +188,22 @@ class CudaGraphEngine:
                 if is_array(target):
                     target[...] = source
             self._state = with_numbers(self._state, numbers_of(state))
+
+    def _replace_state(self, state: State) -> None:
+        """Go on from a copy of a state of another structure, which needs another step."""
+        self._state, self.step = self._contiguous_copy(state), self.make_step()
+
+    def _contiguous_copy(self, state: State) -> State:
+        """Return a copy of a state in arrays that are contiguous by rows, as fused kernels take them."""
+        place = self.samples.place
+
+        def copy(array: Array) -> Array:
+            new = place.xp.empty(tuple(array.shape), dtype=array.dtype, device=place.device)
+            new[...] = array
+            return new
+
+        copied: State = map_tree(copy, state)
+        return copied
 
     def is_finite(self) -> bool:
         """Whether all arrays of the state are finite."""
@@ -285,7 +303,7 @@ class CudaGraphEngine:
         if same_structure(self._state, state):
             self._state = self._copy_into_state_arrays(state)
             return
-        self._state = copy_tree(self.samples.place.xp, state)
+        self._replace_state(state)
         self._fall_back("the optimizer's state changes its structure")
 
     def _copy_into_state_arrays(self, state: State) -> State:

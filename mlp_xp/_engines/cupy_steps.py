@@ -16,7 +16,7 @@ from mlp_xp._cache import cached_by_arguments
 from mlp_xp._compiler import NotRecordableError
 from mlp_xp._compiler.cuda import CudaSource, Kernel, generate_cuda
 from mlp_xp._compiler.graph import Value, reachable
-from mlp_xp._compiler.kernels import KernelPlan, is_computed, is_number, plan_kernels
+from mlp_xp._compiler.kernels import KernelPlan, is_computed, is_number, is_scalar, plan_kernels
 from mlp_xp._compiler.rows import ArraySpec
 from mlp_xp._compiler.segments import LANES, THREADS, Argument, Call
 from mlp_xp._compiler.trace import TracedFunction, trace_function
@@ -82,7 +82,8 @@ class FusedStep:
                 structure = state_structure(_with_plain_numbers(state))
                 program = _compile_step(self.network, self.optimizer, specs, structure)
                 self.programs[specs] = _BoundProgram(program, self.xp)
-            except NotRecordableError:
+            except (NotRecordableError, RecursionError, cupy.cuda.compiler.CompileException):
+                # RecursionError: chains of hundreds of numbers that depend on each other.
                 self.programs[specs] = None
         return self.programs[specs]
 
@@ -126,8 +127,8 @@ def _compile_step(
 def _check_results(traced: TracedFunction) -> None:
     """Raise an error unless the loss is an array, and the host can compute the other results."""
     loss, *numbers = traced.results
-    if not isinstance(loss, Value) or not is_computed(loss):
-        raise NotRecordableError("a loss that no kernel computes")
+    if not isinstance(loss, Value) or not is_computed(loss) or loss.dtype != traced.state[0].dtype:
+        raise NotRecordableError("a loss that no kernel computes in the parameters' dtype")
     if any(isinstance(number, Value) and not is_number(number) for number in numbers):
         raise NotRecordableError("a number in the optimizer's state that becomes an array")
     for value in reachable(traced.roots):
@@ -190,7 +191,7 @@ class _BoundProgram:
                 self.xp.matmul(left, right, out=self.arrays[id(product)])
         arrays = list(run.state)
         for target, value in traced.updates.items():
-            if id(value) not in self.plan.in_place:
+            if self.plan.in_place.get(id(value)) != target:
                 # A copy, because the next step writes in the program's arrays.
                 arrays[target] = run.array(value).copy()
         new_arrays, new_numbers = iter(arrays), map(run.number, traced.results[1:])
@@ -271,10 +272,14 @@ def _last_used(plan: KernelPlan) -> list[list[int]]:
 
 def _read(value: Value) -> Iterator[Value]:
     """Yield the operands of a value, also those of numbers that are computed with it."""
-    for operand in value.arrays:
-        yield operand
-        if operand.kind == "map" and operand.shape == ():
-            yield from _read(operand)
+    seen: set[int] = set()
+    stack = list(value.arrays)
+    while stack:
+        operand = stack.pop()
+        if id(operand) not in seen:
+            seen.add(id(operand))
+            yield operand
+            stack += operand.arrays if is_scalar(operand) else ()
 
 
 class _Run:
