@@ -2,7 +2,8 @@
 
 The arrays may take most of the memory, or be memory maps larger than that. So they are copied batch by
 batch, and whole only where that pays off: small arrays, to cast them once (`with_small_arrays_cast`), and an
-X in memory that is in Fortran order (`with_contiguous_rows`).
+X in memory that is stored by columns (`with_contiguous_rows`). Rows of other arrays that are not contiguous,
+such as ``data[:, :-1]``, are gathered by `take_rows`.
 
 `Samples.batches` copies what has to be gathered (chosen or shuffled rows) or cast; other batches are views.
 The engines copy batches as follows; if all samples are one batch, that is made once.
@@ -22,9 +23,11 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from mlp_xp._arrays import (
     Array,
+    HostArray,
     Namespace,
     Placement,
     computing_namespace,
@@ -32,6 +35,10 @@ from mlp_xp._arrays import (
     row_slices,
     rows_per_block,
 )
+
+MAX_COLUMN_STEP = 4
+"""Rows of every n-th number in memory, such as those of ``data[:, ::2]``, are copied with what lies between,
+up to this n; above it, copying number by number is about as fast (50 columns of float64)."""
 
 Rows: TypeAlias = "np.ndarray[Any, Any]"
 """Indices of rows, on the host."""
@@ -88,25 +95,26 @@ class Samples:
         return int(numbers * self.place.xp.finfo(self.place.dtype).bits // 8)
 
     def with_small_arrays_cast(self) -> Samples:
-        """Return the samples with arrays of up to a block's size cast once, so that batches need no cast."""
+        """Return the samples with arrays of up to a block's size cast once, so that batches need no cast.
+
+        NumPy arrays of that size are made contiguous too.
+        """
         X, y, sample_weight = (
             array
             if array is None or array.shape[0] > rows_per_block(math.prod(array.shape[1:]))
-            else self._cast(array)
+            else self._contiguous(self._cast(array))
             for array in self.arrays
         )
         return replace(self, X=X, y=y, sample_weight=sample_weight)
 
     def with_contiguous_rows(self) -> Samples:
-        """Return the samples with an X in Fortran order, as tables have it, copied to C order.
+        """Return the samples with an X that is stored by columns, as tables are, copied to C order.
 
-        Taking scattered rows of a Fortran-ordered array misses the cache once for each number: ten times
-        as slow and more. A memory map, which may be larger than memory, is not copied.
+        Taking scattered rows of such an array misses the cache once for each number: ten times as slow and
+        more. A memory map, which may be larger than memory, is not copied.
         """
-        is_by_columns = (
-            type(self.X) is np.ndarray and not self.X.flags.c_contiguous and self.X.flags.f_contiguous
-        )
-        return replace(self, X=np.ascontiguousarray(self.X)) if is_by_columns else self
+        is_copied = self.xp is np and _is_by_columns(self.X) and not _is_memory_map(self.X)
+        return replace(self, X=np.ascontiguousarray(self.X)) if is_copied else self
 
     def whole(self) -> Batch:
         """Return all samples as one batch."""
@@ -185,10 +193,50 @@ class Samples:
                 return cast(array)
             if indices is None:
                 return cast(array[some, :] if array.ndim == 2 else array[some])
+            if xp is np:
+                return cast(take_rows(array, indices[some]))
             return cast(xp.take(array, indices[some], axis=0))
 
         return take
 
+    def _contiguous(self, array: Array) -> Array:
+        return np.ascontiguousarray(array) if self.xp is np else array
+
     def _cast(self, array: Array) -> Array:
         dtype = self.place.dtype
         return array if array.dtype == dtype else self.xp.astype(array, dtype)
+
+
+def take_rows(array: HostArray, indices: Rows) -> HostArray:
+    """Return rows of a NumPy array, in the given order, without a copy of the whole array.
+
+    `np.take` makes such a copy of each array that is not contiguous.
+    """
+    if array.flags.c_contiguous:
+        return np.take(array, indices, axis=0)
+    if array.ndim < 2 or array.shape[1] < 2:
+        return array[indices]
+    step, rest = divmod(abs(array.strides[1]), array.itemsize)
+    if rest or not 1 <= step <= MAX_COLUMN_STEP:
+        return array[indices]
+    if array.strides[1] < 0:
+        return take_rows(array[:, ::-1], indices)[:, ::-1]
+    # From its first to its last number a row is taken as one element, twice as fast as number by number.
+    n_spanned = (array.shape[1] - 1) * step + 1
+    spans = as_strided(array, (len(array), n_spanned), (array.strides[0], array.itemsize), writeable=False)
+    elements = spans.view(np.dtype((np.void, n_spanned * array.itemsize)))[:, 0]
+    return elements[indices.astype(np.intp)].view(array.dtype).reshape(len(indices), n_spanned)[:, ::step]
+
+
+def _is_by_columns(array: HostArray) -> bool:
+    """Whether the numbers of a column are closer together in memory than those of a row."""
+    return array.ndim == 2 and 0 < abs(array.strides[0]) < abs(array.strides[1])
+
+
+def _is_memory_map(array: Any) -> bool:
+    """Whether an array is a memory map, or a view of one."""
+    while isinstance(array, np.ndarray):
+        if isinstance(array, np.memmap):
+            return True
+        array = array.base
+    return False

@@ -1,13 +1,15 @@
 """Batches of samples against NumPy's indexing: any dtype, rows chosen, orders, sparse matrices."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from conftest import assert_close
 
 import mlp_xp._arrays as arrays_module
-from mlp_xp import to_host
+from mlp_xp import Network, adam, to_host, train
 from mlp_xp._arrays import placement
-from mlp_xp._samples import Samples
+from mlp_xp._samples import Samples, take_rows
 
 N, WIDTH = 23, 4
 RANDOM = np.random.RandomState(0)
@@ -107,7 +109,85 @@ def test_rows_of_a_table_are_laid_side_by_side_once():
     assert Samples(placement(X=column), column).with_contiguous_rows().X is column
 
 
+LAYOUTS = {
+    "columns": lambda x: np.repeat(x, 2, axis=1)[:, : x.shape[1]],
+    "later columns": lambda x: np.repeat(x, 2, axis=1)[:, x.shape[1] :],
+    "last column": lambda x: np.repeat(x, 2, axis=1)[:, -1:],
+    "every second row": lambda x: np.repeat(x, 2, axis=0)[::2],
+    "every second column": lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+    "every ninth column": lambda x: np.repeat(x, 9, axis=1)[:, ::9],
+    "rows reversed": lambda x: x[::-1],
+    "columns reversed": lambda x: x[:, ::-1],
+    "all reversed": lambda x: x[::-1, ::-2],
+    "broadcast row": lambda x: np.broadcast_to(x[:1], x.shape),
+    "broadcast column": lambda x: np.broadcast_to(x[:, :1], x.shape),
+    "Fortran order": np.asfortranarray,
+    "columns in Fortran order": lambda x: np.asfortranarray(x)[:, 1:],
+    "a transpose of columns": lambda x: np.ascontiguousarray(np.repeat(x, 2, axis=0).T)[:, : len(x)].T,
+    "contiguous": np.ascontiguousarray,
+    "packed fields": lambda x: np.rec.fromarrays(
+        [x, np.zeros(len(x), "i1")], dtype=[("x", x.dtype, x.shape[1]), ("more", "i1")]
+    )["x"],
+}
+
+
+def mapped(array, folder):
+    """Return the same layout of a memory map."""
+    base = array
+    while isinstance(base.base, np.ndarray):
+        base = base.base
+    if base.dtype.fields or 0 in array.strides:
+        pytest.skip("not in files")
+    order = "C" if base.flags.c_contiguous else "F"
+    file = np.memmap(folder / "X", base.dtype, "w+", shape=base.shape, order=order)
+    file[...] = base
+    offset = array.__array_interface__["data"][0] - base.__array_interface__["data"][0]
+    flat = np.memmap(folder / "X", np.uint8, "r", shape=(base.nbytes,))
+    return np.ndarray(array.shape, array.dtype, flat, offset, array.strides)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", ">f8", "uint8", "bool"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_rows_of_any_layout_are_taken(layout, dtype):
+    array = LAYOUTS[layout]((X % 200).astype(dtype))
+    for indices in (ROWS.astype(np.int32), ROWS, ROWS[:0], np.arange(len(array))):
+        taken = take_rows(array, indices)
+        np.testing.assert_array_equal(taken, np.array(array)[indices])
+        assert taken.dtype == array.dtype
+        assert not np.shares_memory(taken, array)
+    column = array[:, 0]
+    np.testing.assert_array_equal(take_rows(column, ROWS), np.array(column)[ROWS])
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", ">f8", "uint8"])
+@pytest.mark.parametrize("is_map", [False, True], ids=["in memory", "map"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_no_layout_is_copied_whole(layout, is_map, dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays_module, "ELEMENTS_PER_BLOCK", 2**12)
+    x = (np.random.RandomState(0).rand(40_000, 64) * 100).astype(dtype)
+    array = LAYOUTS[layout](x)
+    array = mapped(array, tmp_path) if is_map else array
+    network = Network((array.shape[1], 2, 1), loss="squared_error")
+    y, start = np.ones((len(x), 1)), network.init(0, like=np.ones(1))
+    settings = {"optimizer": adam(), "epochs": 1, "batch_size": 100, "seed": 0}
+    expected, _ = train(network, start, np.array(array, order="C"), y, **settings)
+    tracemalloc.start()
+    trained, _ = train(network, start, array, y, **settings)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    is_copied = not is_map and layout in (
+        "Fortran order",
+        "columns in Fortran order",
+        "a transpose of columns",
+    )
+    # Beside it the order of the rows, the batches, and what is compiled.
+    assert peak < (array.nbytes if is_copied else 0) + 2_200_000
+    for one, other in zip(trained, expected):
+        np.testing.assert_allclose(one.weight, other.weight, rtol=1e-9)
+
+
 def test_a_memory_map_is_never_copied_whole(tmp_path):
     X = np.memmap(tmp_path / "X", dtype="float64", mode="w+", shape=(4, 3), order="F")
-    samples = Samples(placement(X=X), X)
-    assert samples.with_contiguous_rows() is samples
+    for one in (X, np.asarray(X), X[1:, ::-1], np.asarray(X)[:, :2]):
+        samples = Samples(placement(X=X), one)
+        assert samples.with_contiguous_rows() is samples

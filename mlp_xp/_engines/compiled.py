@@ -20,7 +20,7 @@ from mlp_xp._interrupts import deferred_interrupts
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
 from mlp_xp._parameters import all_finite, is_array, leaves, with_leaves
-from mlp_xp._samples import Batch, Rows, Samples
+from mlp_xp._samples import Batch, Rows, Samples, take_rows
 
 MAX_BYTES_SHUFFLED_AT_ONCE = 2**20
 """Samples of up to this size are copied in their shuffled order once an epoch, larger ones batch by batch.
@@ -272,9 +272,9 @@ def _rows_into(
         if same_dtype and not copy:
             return array[rows]
         target[...] = array[rows]
-    elif same_dtype and target.flags.c_contiguous:
+    elif same_dtype and target.flags.c_contiguous and array.flags.c_contiguous:
         # In mode "raise" NumPy would copy by way of a buffer, to leave `out` as it is if an index is wrong.
         np.take(array, order[rows], axis=0, out=target, mode="clip")
     else:
-        target[...] = array[order[rows]]
+        target[...] = take_rows(array, order[rows])
     return target
