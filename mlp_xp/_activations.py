@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from mlp_xp._arrays import Array, Namespace
 from mlp_xp._functions import Call, HashablePartial, repr_as_call
-from mlp_xp._validation import check_called, check_real, lookup
+from mlp_xp._validation import check_callable, check_called, check_real, lookup
 
 Saved: TypeAlias = Any
 """What a forward function saves for the backward function: an array or a tuple of arrays."""
@@ -54,6 +54,10 @@ class Activation:
     backward: Callable[[Namespace, Array, Saved], Array]
 
     __repr__ = repr_as_call
+
+    def __post_init__(self) -> None:
+        check_callable("forward", self.forward)
+        check_callable("backward", self.backward)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the name and the parameters of a built-in activation, the functions of another."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from mlp_xp._activations import logistic
 from mlp_xp._arrays import Array, Namespace
 from mlp_xp._functions import repr_as_call
-from mlp_xp._validation import lookup
+from mlp_xp._validation import check_callable, lookup
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,12 @@ class Loss:
     problem: Callable[[Namespace, Array], str] | None = None
 
     __repr__ = repr_as_call
+
+    def __post_init__(self) -> None:
+        check_callable("link", self.link)
+        check_callable("evaluate", self.evaluate)
+        check_callable("decide", self.decide, optional=True)
+        check_callable("problem", self.problem, optional=True)
 
 
 def resolve_loss(loss: str | Loss) -> Loss:

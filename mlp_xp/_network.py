@@ -14,7 +14,7 @@ from mlp_xp._initializers import Initializer, resolve_initializer
 from mlp_xp._losses import Loss, identity_link, resolve_loss
 from mlp_xp._parameters import Layer, Pair, Parameters, named
 from mlp_xp._samples import Samples
-from mlp_xp._validation import Seed, check_integer, check_real, lookup, random_source
+from mlp_xp._validation import Seed, check_integer, check_real, lookup, random_source, shown
 
 Tape: TypeAlias = list[tuple[Array, Callable[[Namespace, Array, Any], Array], Any]]
 """For each hidden layer: its input, its activation's backward function, and what the activation saved."""
@@ -412,7 +412,7 @@ def make_backward(xp: Namespace) -> Callable[[Parameters, Array, Tape, Array], l
 
 def _check_sizes(layer_sizes: object) -> tuple[int, ...]:
     if isinstance(layer_sizes, (str, bytes)) or not isinstance(layer_sizes, Iterable):
-        raise TypeError(f"`layer_sizes` must be a sequence of integers, got {layer_sizes!r}")
+        raise TypeError(f"`layer_sizes` must be a sequence of integers, got {shown(layer_sizes)}")
     sizes = tuple(
         check_integer(f"layer_sizes[{index}]", size, minimum=1) for index, size in enumerate(layer_sizes)
     )

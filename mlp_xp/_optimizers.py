@@ -14,7 +14,7 @@ from mlp_xp._arrays import Dtype, Namespace
 from mlp_xp._functions import Call, HashablePartial, repr_as_call
 from mlp_xp._parameters import Parameters, flatten, layers_like, unflatten_like, zeros_like
 from mlp_xp._schedules import Schedule, check_learning_rate
-from mlp_xp._validation import check_real
+from mlp_xp._validation import check_bool, check_callable, check_real, shown
 
 OptimizerState: TypeAlias = Any
 """Nested tuples, lists and dicts of arrays and numbers."""
@@ -60,6 +60,15 @@ class Optimizer:
     learning_rate: float | Schedule
 
     __repr__ = repr_as_call
+
+
+def check_optimizer(optimizer: object) -> None:
+    """Raise an error unless this is an optimizer, with a rate and functions."""
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"`optimizer` must be an Optimizer, as `adam()` makes one, got {shown(optimizer)}")
+    check_learning_rate(optimizer.learning_rate)
+    check_callable("optimizer.init", optimizer.init)
+    check_callable("optimizer.update", optimizer.update)
 
 
 def gradient_descent(learning_rate: float | Schedule) -> Optimizer:
@@ -121,7 +130,7 @@ def momentum(
     decay = check_real("momentum", momentum, at_least=0.0, at_most=1.0)
     if not decay:
         return gradient_descent(learning_rate)
-    rate, nesterov = check_learning_rate(learning_rate), bool(nesterovs_momentum)
+    rate, nesterov = check_learning_rate(learning_rate), check_bool("nesterovs_momentum", nesterovs_momentum)
     call = Call(_momentum, learning_rate=rate, momentum=decay, nesterovs_momentum=nesterov)
     update = HashablePartial(_momentum_update, momentum=decay, nesterov=nesterov)
     init = HashablePartial(_momentum_init)
@@ -226,6 +235,7 @@ def decoupled_weight_decay(optimizer: Optimizer, weight_decay: float) -> Optimiz
     >>> decoupled_weight_decay(adam(0.01), 0.1).learning_rate
     0.01
     """
+    check_optimizer(optimizer)
     decay = check_real("weight_decay", weight_decay, at_least=0.0)
     update = HashablePartial(_decayed_update, update=optimizer.update, weight_decay=decay)
     call = Call(decoupled_weight_decay, optimizer=optimizer, weight_decay=decay)

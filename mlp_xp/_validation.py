@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, ForwardRef, TypeAlias, TypeVar
+from numbers import Real
+from typing import TYPE_CHECKING, Any, ForwardRef, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -19,6 +20,10 @@ else:  # evaluated when they are asked for: `np.random` is imported at its first
 Entry = TypeVar("Entry")
 
 
+MAX_INTEGER = 2**63 - 1
+"""The largest integer that counters and sizes of arrays can be."""
+
+
 def check_integer(name: str, value: object, minimum: int) -> int:
     """Return `value` as an int of at least `minimum`."""
     try:
@@ -26,10 +31,17 @@ def check_integer(name: str, value: object, minimum: int) -> int:
             raise TypeError
         integer = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"`{name}` must be an integer >= {minimum}, got {value!r}") from None
-    if integer < minimum:
-        raise ValueError(f"`{name}` must be an integer >= {minimum}, got {integer}")
+        raise TypeError(f"`{name}` must be an integer >= {minimum}, got {shown(value)}") from None
+    if not minimum <= integer <= MAX_INTEGER:
+        above = "" if integer < minimum else " and < 2**63"
+        raise ValueError(f"`{name}` must be an integer >= {minimum}{above}, got {shown(integer)}")
     return integer
+
+
+def check_integer_or_infinity(name: str, value: object, minimum: int) -> None:
+    """Raise an error unless `value` is infinity, or an integer of at least `minimum`."""
+    if not (isinstance(value, Real) and value == math.inf):
+        check_integer(name, value, minimum)
 
 
 def check_real(
@@ -49,20 +61,52 @@ def check_real(
     ]
     expected = " and ".join(["a finite number", *bounds])
     try:
-        if isinstance(value, (bool, str)):
-            raise TypeError
-        number = float(value)  # type: ignore[arg-type]
+        number = _real(value)
     except (TypeError, ValueError, OverflowError):
-        raise TypeError(f"`{name}` must be {expected}, got {value!r}") from None
+        raise TypeError(f"`{name}` must be {expected}, got {shown(value)}") from None
     if not (math.isfinite(number) and above < number < below and at_least <= number <= at_most):
         raise ValueError(f"`{name}` must be {expected}, got {number!r}")
     return number
 
 
+def _real(value: Any) -> float:
+    """Return a real number, or an array of shape () of one, as a float; else raise a TypeError."""
+    scalar = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+    # NumPy's durations are integers too.
+    if isinstance(scalar, bool) or not isinstance(scalar, Real) or isinstance(value, np.timedelta64):
+        raise TypeError
+    return float(scalar)
+
+
+def check_bool(name: str, value: object) -> bool:
+    """Return `value` as a bool; other values, such as "False", have a truth value but are none."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"`{name}` must be True or False, got {shown(value)}")
+    return bool(value)
+
+
+def check_callable(name: str, value: object, kind: str = "a function", *, optional: bool = False) -> None:
+    """Raise a TypeError unless `value` can be called; an optional one may be None."""
+    if not (callable(value) or (optional and value is None)):
+        raise TypeError(f"`{name}` must be {kind}, got {shown(value)}")
+
+
+def shown(value: object) -> str:
+    """Return the representation of a value for an error message, of bounded length."""
+    try:
+        return f"{value!r:.{MAX_SHOWN}}"
+    except Exception:  # an integer of thousands of digits, or a broken object
+        return f"a {type(value).__name__}"
+
+
+MAX_SHOWN = 200
+"""Maximum number of characters of a value in an error message."""
+
+
 def lookup(argument: str, name: object, table: Mapping[str, Entry]) -> Entry:
     """Return the entry of `table` called `name`; an unknown name lists the valid ones."""
     if not isinstance(name, str) or name not in table:
-        raise ValueError(f"`{argument}` must be one of {sorted(table)}, got {name!r}")
+        raise ValueError(f"`{argument}` must be one of {sorted(table)}, got {shown(name)}")
     return table[name]
 
 

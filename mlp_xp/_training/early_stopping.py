@@ -9,7 +9,7 @@ from typing import Any
 
 from mlp_xp._parameters import Parameters, plain
 from mlp_xp._training.metrics import Metric
-from mlp_xp._validation import check_integer, check_real
+from mlp_xp._validation import check_bool, check_integer_or_infinity, check_real, shown
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,12 @@ class EarlyStopping:
     min_rate: float = field(default=1e-6, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.n_iter_no_change != math.inf:
-            check_integer("n_iter_no_change", self.n_iter_no_change, minimum=1)
+        if not isinstance(self.monitor, str):
+            raise TypeError(f"`monitor` must be the name of a column, got {shown(self.monitor)}")
+        check_bool("restore_best", self.restore_best)
+        if self.greater_is_better is not None:
+            check_bool("greater_is_better", self.greater_is_better)
+        check_integer_or_infinity("n_iter_no_change", self.n_iter_no_change, minimum=1)
         check_real("tol", self.tol, at_least=0.0)
         if self.divide_rate is not None:
             check_real("divide_rate", self.divide_rate, above=1.0)

@@ -13,6 +13,7 @@ from mlp_xp._network import Network
 from mlp_xp._parameters import Parameters
 from mlp_xp._samples import Samples
 from mlp_xp._training.metrics import Metric, UserMetric, check_weighted, resolve_metrics
+from mlp_xp._validation import shown
 
 
 def evaluate(
@@ -56,11 +57,18 @@ def evaluate(
     {'loss': 0.25, 'r2': 0.777...}
     """
     with current_device(X):
+        check_network(network)
         resolved_metrics = resolve_metrics(metrics, network._resolved_loss)
         samples = check_samples(network, params, X, y, sample_weight)
         check_weighted(resolved_metrics, samples)
         with computing(samples.place, network.matmul_precision), without_autodiff(samples.place.xp):
             return measure(network, params, samples, resolved_metrics)
+
+
+def check_network(network: object) -> None:
+    """Raise a TypeError unless this is a network."""
+    if not isinstance(network, Network):
+        raise TypeError(f"`network` must be a Network, got {shown(network)}")
 
 
 def measure(

@@ -7,14 +7,13 @@ from collections.abc import Iterable
 from mlp_xp._arrays import Array, placement
 from mlp_xp._devices import current_device
 from mlp_xp._network import Network
-from mlp_xp._optimizers import Optimizer
+from mlp_xp._optimizers import Optimizer, check_optimizer
 from mlp_xp._parameters import Parameters, all_finite, copy_tree, named
-from mlp_xp._schedules import check_learning_rate
 from mlp_xp._training.early_stopping import EarlyStopping
 from mlp_xp._training.history import Callback, OutOfMemoryError, ProgressListener, Trained
-from mlp_xp._training.measure import check_samples
+from mlp_xp._training.measure import check_network, check_samples
 from mlp_xp._training.metrics import UserMetric, check_weighted, resolve_metrics
-from mlp_xp._validation import Seed, check_integer, random_source
+from mlp_xp._validation import Seed, check_bool, check_callable, check_integer, random_source, shown
 
 
 def train(
@@ -119,8 +118,8 @@ def train(
 
     with current_device(X):
         epochs = check_integer("epochs", epochs, minimum=0)
-        if not isinstance(network, Network):
-            raise TypeError(f"`network` must be a Network, got {network!r}")
+        check_network(network)
+        shuffle = check_bool("shuffle", shuffle)
         samples = check_samples(network, params, X, y, sample_weight)
         validation = None
         if validation_data is not None:
@@ -131,19 +130,13 @@ def train(
                 validation = check_samples(network, params, *validation_data)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"in `validation_data`: {error}") from None
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"`optimizer` must be an Optimizer, as `adam()` makes one, got {optimizer!r}")
-        check_learning_rate(optimizer.learning_rate)
-        if callback is not None and not callable(callback):
-            raise TypeError(
-                f"`callback` must be a function of the history and the parameters, got {callback!r}"
-            )
-        if on_progress is not None and not callable(on_progress):
-            raise TypeError(f"`on_progress` must be a function of the history, got {on_progress!r}")
+        check_optimizer(optimizer)
+        check_callable("callback", callback, "a function of the history and the parameters", optional=True)
+        check_callable("on_progress", on_progress, "a function of the history", optional=True)
         resolved_metrics = resolve_metrics(metrics, network._resolved_loss)
         check_weighted(resolved_metrics, samples, validation)
         if early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
-            raise TypeError(f"`early_stopping` must be an EarlyStopping, got {early_stopping!r}")
+            raise TypeError(f"`early_stopping` must be an EarlyStopping, got {shown(early_stopping)}")
         xp = samples.place.xp
         if not all_finite(xp, params):
             raise ValueError("`params` must hold finite numbers, got NaN or infinity")

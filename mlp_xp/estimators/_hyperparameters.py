@@ -15,7 +15,14 @@ from mlp_xp._activations import Activation, resolve_activation
 from mlp_xp._devices import MATMUL_PRECISIONS
 from mlp_xp._optimizers import Optimizer, adam, decoupled_weight_decay, momentum
 from mlp_xp._schedules import Schedule, inverse_scaling
-from mlp_xp._validation import check_integer, check_real, lookup
+from mlp_xp._validation import (
+    check_bool,
+    check_integer,
+    check_integer_or_infinity,
+    check_real,
+    lookup,
+    shown,
+)
 from mlp_xp._warnings import warn
 from mlp_xp.backends import _BACKENDS
 
@@ -53,10 +60,10 @@ class Hyperparameters(BaseEstimator):
     def _random(self) -> Any:
         try:
             return check_random_state(self.random_state)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(
                 f"`random_state` must be an integer from 0 to 2**32 - 1, a RandomState or None, got "
-                f"{self.random_state!r}"
+                f"{shown(self.random_state)}"
             ) from error
 
     def _batch_size(self, n_samples: int) -> int:
@@ -80,13 +87,11 @@ class Hyperparameters(BaseEstimator):
         check_real("momentum", self.momentum, at_least=0.0, at_most=1.0)
         for name in ("max_iter", "max_fun"):
             check_integer(name, getattr(self, name), minimum=1)
-        if self.batch_size != "auto":
+        if not (isinstance(self.batch_size, str) and self.batch_size == "auto"):
             check_integer("batch_size", self.batch_size, minimum=1)
-        if self.n_iter_no_change != np.inf:
-            check_integer("n_iter_no_change", self.n_iter_no_change, minimum=1)
+        check_integer_or_infinity("n_iter_no_change", self.n_iter_no_change, minimum=1)
         for name in ("shuffle", "warm_start", "nesterovs_momentum"):
-            if not isinstance(getattr(self, name), (bool, np.bool_)):
-                raise TypeError(f"`{name}` must be True or False, got {getattr(self, name)!r}")
+            check_bool(name, getattr(self, name))
         if not isinstance(self.verbose, (bool, np.bool_)):
             check_integer("verbose", self.verbose, minimum=0)
         if not isinstance(self.early_stopping, (bool, np.bool_)):

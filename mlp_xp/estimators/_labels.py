@@ -16,7 +16,7 @@ from sklearn.utils.multiclass import type_of_target, unique_labels
 
 from mlp_xp._arrays import Array, HostArray, Placement, to_host
 from mlp_xp._network import Network
-from mlp_xp._validation import check_real, lookup
+from mlp_xp._validation import check_real, lookup, shown
 
 KINDS = {"binary": "binary", "multiclass": "multiclass", "multilabel-indicator": "multilabel"}
 """Kinds of classification, by scikit-learn's name of the targets' type."""
@@ -154,7 +154,7 @@ def check_class_weight(class_weight: Any) -> None:
         elif not isinstance(one, (dict, type(None))):
             raise TypeError(
                 "`class_weight` must be a dict, 'balanced', a list of dicts, one for each label, or None, "
-                f"got {class_weight!r}"
+                f"got {shown(class_weight)}"
             )
         for label, weight in one.items() if isinstance(one, dict) else ():
             check_real(f"class_weight[{label!r}]", weight, at_least=0.0)
@@ -178,7 +178,7 @@ def class_weights(
     if classes.kind != "multilabel":
         if isinstance(class_weight, list):
             raise TypeError(
-                f"`class_weight` must be a dict or 'balanced' where `y` is 1-D, got {class_weight!r}"
+                f"`class_weight` must be a dict or 'balanced' where `y` is 1-D, got {shown(class_weight)}"
             )
         return _factors(class_weight, classes.labels, labels, weight)
     n_labels = labels.shape[1]
@@ -186,7 +186,7 @@ def class_weights(
     if not isinstance(each, list) or len(each) != n_labels:
         raise ValueError(
             f"`class_weight` must be 'balanced' or a list of {n_labels} dicts, one for each column of `y`, "
-            f"got {class_weight!r}"
+            f"got {shown(class_weight)}"
         )
     columns = zip(each, (labels != 0).T)
     return np.asarray(

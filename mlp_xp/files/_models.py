@@ -19,7 +19,7 @@ from mlp_xp._arrays import HostArray, check_finite, to_host
 from mlp_xp._messages import package_needed
 from mlp_xp._network import Network
 from mlp_xp._parameters import Parameters, flatten, named
-from mlp_xp._validation import lookup
+from mlp_xp._validation import lookup, shown
 from mlp_xp.backends import backend as find_backend
 from mlp_xp.files._tensors import DTYPES, MAX_HEADER_BYTES, TensorFile
 
@@ -125,11 +125,11 @@ def save_model(path: str | os.PathLike[str], model: Any) -> None:
     (True, True)
     """
     from hashlib import sha256
-    from pathlib import Path
 
     from mlp_xp.files._folders import atomic_write
     from mlp_xp.files._json_codec import encode_document
 
+    target = _as_path(path)
     with package_needed("a model file", "safetensors", "files"):
         from safetensors.numpy import save
     description, network, params = _describe(model)
@@ -149,7 +149,7 @@ def save_model(path: str | os.PathLike[str], model: Any) -> None:
         raise ValueError(
             f"`model` must have a description, its weights aside, of at most {MAX_HEADER_BYTES} bytes"
         )
-    with atomic_write(Path(path)) as file:
+    with atomic_write(target) as file:
         file.write_bytes(data)
 
 
@@ -198,10 +198,9 @@ def load_model(path: str | os.PathLike[str], backend: str | None = None) -> Any:
     array([21.])
     """
     from hashlib import sha256
-    from pathlib import Path
 
     found = find_backend("numpy" if backend is None else backend)
-    path, arrays = Path(path), []
+    path, arrays = _as_path(path), []
     with _as_model_file_error(path):
         with TensorFile(path) as file:
             text, expected = _check_metadata(file.metadata)
@@ -341,6 +340,15 @@ def _update_checksum(checksum: Any, name: str, array: HostArray) -> None:
 
 
 # File.
+
+
+def _as_path(path: Any) -> Path:
+    from pathlib import Path
+
+    try:
+        return Path(path)
+    except TypeError:
+        raise TypeError(f"`path` must be text or a path, got {shown(path)}") from None
 
 
 @contextmanager

@@ -1,0 +1,195 @@
+"""Arguments of a wrong kind, in each parameter of each public function: refused by name, before any work.
+
+A parameter's annotation says what it takes; every other value must raise a TypeError or a ValueError with the
+parameter's name. A new function or parameter without a valid call here fails the first test.
+"""
+
+import inspect
+import math
+import re
+import typing
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+from numbers import Integral, Real
+from types import NoneType, UnionType
+
+import numpy as np
+import pytest
+
+import mlp_xp
+from mlp_xp import EarlyStopping, Layer, Network, adam, datasets
+
+X = np.linspace(-1.0, 1.0, 12).reshape(6, 2)
+Y = X[:, :1]
+NETWORK = Network((2, 3, 1), loss="squared_error")
+PARAMS = NETWORK.init(0, like=X)
+
+
+def function(*args):
+    """Return the first argument: a stand-in for what users write."""
+    return args[0]
+
+
+DATA = {"network": NETWORK, "params": PARAMS, "X": X, "y": Y, "sample_weight": np.ones(6)}
+VALID = {
+    mlp_xp.Activation: {"forward": function, "backward": function},
+    mlp_xp.EarlyStopping: {
+        **{"monitor": "loss", "n_iter_no_change": 10, "tol": 0.1, "restore_best": True},
+        **{"greater_is_better": None, "divide_rate": 2.0, "min_rate": 0.1},
+    },
+    mlp_xp.Loss: {"link": function, "evaluate": function, "decide": None, "problem": None},
+    mlp_xp.Network: {
+        **{"layer_sizes": (2, 3, 1), "activation": "relu", "loss": "squared_error", "alpha": 0.1},
+        "matmul_precision": "highest",
+    },
+    mlp_xp.Network.init: {"self": NETWORK, "seed": 0, "like": X, "weight": "zeros", "bias": "zeros"},
+    mlp_xp.Network.logits: {"self": NETWORK, "params": PARAMS, "X": X},
+    mlp_xp.Network.loss_and_gradients: {"self": NETWORK, **{k: v for k, v in DATA.items() if k != "network"}},
+    mlp_xp.Network.predict: {"self": NETWORK, "params": PARAMS, "X": X},
+    mlp_xp.adam: {"learning_rate": 0.1, "beta_1": 0.9, "beta_2": 0.9, "epsilon": 1e-8},
+    mlp_xp.backend: {"name": "numpy"},
+    mlp_xp.cosine: {"learning_rate": 0.1, "epochs": 3, "final": 0.01},
+    mlp_xp.decoupled_weight_decay: {"optimizer": adam(), "weight_decay": 0.1},
+    mlp_xp.elu: {"alpha": 1.0},
+    mlp_xp.evaluate: {**DATA, "metrics": ["r2"]},
+    mlp_xp.glorot_uniform: {"factor": 2.0},
+    mlp_xp.gradient_descent: {"learning_rate": 0.1},
+    mlp_xp.he_normal: {},
+    mlp_xp.inverse_scaling: {"learning_rate": 0.1, "power_t": 0.5, "n_samples": 3},
+    mlp_xp.leaky_relu: {"slope": 0.1},
+    mlp_xp.load_model: {"path": "nowhere", "backend": None},
+    mlp_xp.momentum: {"learning_rate": 0.1, "momentum": 0.5, "nesterovs_momentum": True},
+    mlp_xp.normal: {"scale": 0.1},
+    mlp_xp.save_model: {"path": "nowhere", "model": (NETWORK, PARAMS)},
+    mlp_xp.step_decay: {"learning_rate": 0.1, "every": 3, "factor": 0.5},
+    mlp_xp.to_host: {"array": X},
+    mlp_xp.train: {
+        **DATA,
+        **{"optimizer": adam(), "epochs": 1, "batch_size": 3, "shuffle": True, "seed": 0, "metrics": ["r2"]},
+        **{"validation_data": (X, Y), "early_stopping": EarlyStopping("loss"), "callback": None},
+        "on_progress": None,
+    },
+    mlp_xp.zeros: {},
+    datasets.load: {"name": "xor"},
+    datasets.planar: {"n_samples": 10, "noise": 0.1, "seed": 0},
+    datasets.xor: {},
+}
+EXEMPT = {
+    *("BackendUnavailableError", "Callback", "DivergenceError", "EagerFallbackWarning", "History"),
+    *("Initializer", "Layer", "ModelFileError", "Optimizer", "OutOfMemoryError", "ProgressBar", "Schedule"),
+    *("Trained", "TrainingError", "TrainingInterruptedWarning", "one_hot"),
+}
+"""Errors, results and protocols, which users do not construct, and what has tests of its own."""
+
+WRONG = {
+    **{"None": None, "False in text": "False", "bytes": b"3", "empty text": "", "an object": object()},
+    **{"a dict": {}, "an empty list": [], "an empty array": np.empty(0), "a bool": True},
+    **{"nan": math.nan, "inf": math.inf, "minus inf": -math.inf, "a negative number": -1, "half": 0.5},
+    **{"2**70": 2**70, "10**5000": 10**5000, "1e300": 1e300, "complex": 1j, "Decimal": Decimal("0.1")},
+    **{"NaT": np.datetime64("NaT"), "a duration": np.timedelta64(3, "ns"), "numpy.bool": np.bool_(True)},
+    **{"an array of text": np.array(["a"]), "an array of objects": np.array([None]), "ragged": [[1], [1, 2]]},
+    **{"dates": np.full((6, 2), "NaT", "M8[s]"), "NaN in an array": np.full((6, 2), np.nan)},
+    **{"three dimensions": np.ones((6, 2, 1)), "a matrix": np.ones((6, 2)).view(np.matrix)},
+    **{"masked": np.ma.masked_array(X, X > 0.5), "a layer": Layer(X, Y), "a tuple": (1, 2, 3, 4)},
+}
+
+
+def takes(hint, value):
+    """Whether a parameter with this annotation may take a value without an error."""
+    kinds = typing.get_args(hint) if typing.get_origin(hint) in (UnionType, typing.Union) else (hint,)
+    for kind in kinds:
+        plain = isinstance(value, (bool, np.bool_, np.timedelta64))
+        if kind is NoneType and value is None:
+            return True
+        if kind is bool and isinstance(value, (bool, np.bool_)):
+            return True
+        if kind is int and isinstance(value, Integral) and not plain:
+            return True
+        if kind is float and isinstance(value, Real) and not plain and math.isfinite(min(value, 2**1000)):
+            return True
+        if kind is str and isinstance(value, str):
+            return True
+        if typing.get_origin(kind) is Callable and callable(value):
+            return True
+    return False
+
+
+def valid_calls():
+    for thing, arguments in VALID.items():
+        hints = typing.get_type_hints(thing.__init__ if inspect.isclass(thing) else thing)
+        for name in arguments.keys() - {"self"}:
+            yield pytest.param(thing, name, hints.get(name), id=f"{thing.__qualname__}-{name}")
+
+
+def test_each_public_function_and_parameter_has_a_valid_call():
+    public = {name: getattr(mlp_xp, name) for name in mlp_xp.__all__ if name not in EXEMPT}
+    assert {thing for thing in VALID if inspect.getmodule(thing) is not datasets} >= set(public.values())
+    for thing, arguments in VALID.items():
+        assert set(inspect.signature(thing).parameters) == set(arguments), thing
+
+
+ACCEPTED = {
+    "layer_sizes": {"a tuple"},
+    "hidden_layer_sizes": {"a tuple", "a dict", "an empty list", "an empty array"},
+    "like": {"an empty array", "NaN in an array", "three dimensions"},  # only its place and dtype matter
+    "array": {"an empty array", "an array of text", "an array of objects", "dates", "NaN in an array"}
+    | {"three dimensions"},
+    "X": {"NaN in an array"},  # of `predict`, where looking for it would wait for the device
+    "metrics": {"a dict", "an empty list", "an empty array"},
+    "n_iter_no_change": {"inf"},
+    "batch_size": {"a bool"},
+    "verbose": {"a bool", "numpy.bool"},
+    "early_stopping": {"a bool", "numpy.bool"},
+    "class_weight": {"a dict"},
+    "random_state": {"a bool"},
+    "validation_data": {"a layer"},  # a tuple of two arrays
+}
+"""What parameters take, beside what their annotations say."""
+
+SHOWN_AS = {(mlp_xp.backend, "name"): "backend"}
+
+
+def assert_refused_by_name(call, name, label, accepted):
+    """Call, and check that an error names the argument; without one the value must be accepted."""
+    try:
+        call()
+    except (OSError, mlp_xp.ModelFileError, mlp_xp.TrainingError) as error:
+        message = "" if accepted else f"{error}"  # of the right kind, and no file, or too large
+    except (TypeError, ValueError) as error:
+        message = str(error)
+        message = "" if re.search(rf"`{name}\b", message) and len(message) < 2000 else message
+    else:
+        message = "" if accepted or label in ACCEPTED.get(name, ()) else "is taken"
+    assert not message, label
+
+
+@pytest.mark.parametrize(("thing", "name", "hint"), list(valid_calls()))
+def test_wrong_arguments_are_refused_by_name(thing, name, hint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shown = SHOWN_AS.get((thing, name), name)
+    for label, wrong in WRONG.items():
+        arguments = VALID[thing] | {name: wrong}
+        assert_refused_by_name(lambda given=arguments: thing(**given), shown, label, takes(hint, wrong))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", sorted(mlp_xp.MLPClassifier().get_params()))
+def test_wrong_parameters_of_estimators_are_refused_by_name(name):
+    kind, samples = mlp_xp.MLPClassifier, np.tile(X, (5, 1))
+    hint = typing.get_type_hints(kind)[name]
+    for label, wrong in WRONG.items():
+        model = kind(**{"hidden_layer_sizes": (2,), "max_iter": 1, "max_fun": 1} | {name: wrong})
+        accepted = takes(hint, wrong) or (hint is typing.Any and wrong is None)
+        assert_refused_by_name(lambda fit=model.fit: fit(samples, samples[:, 0] > 0.0), name, label, accepted)
+
+
+@pytest.mark.parametrize("name", ["init", "update", "learning_rate"])
+def test_an_optimizer_without_functions_is_refused_before_training(name):
+    wrong = replace(adam(), **{name: "0.1"})
+    for call in (
+        lambda: mlp_xp.train(NETWORK, PARAMS, X, Y, optimizer=wrong, epochs=1),
+        lambda: mlp_xp.decoupled_weight_decay(wrong, 0.1),
+    ):
+        with pytest.raises(TypeError, match=rf"^`(optimizer\.)?{name}` must be "):
+            call()
