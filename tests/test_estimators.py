@@ -1535,18 +1535,18 @@ def table(library, **columns):
     return pytest.importorskip(library).DataFrame(columns)
 
 
-@pytest.mark.parametrize("library", ["pandas", "polars"])
+@pytest.mark.parametrize("frames", ["pandas", "polars"])
 @pytest.mark.parametrize(
     "values", [["x", "y"] * 20, np.arange(40).astype("M8[D]"), np.arange(40).astype("m8[s]")]
 )
-def test_columns_that_hold_no_numbers_are_named(values, library):
+def test_columns_that_hold_no_numbers_are_named(values, frames):
     X, y = problem("regression")
     numbers = {"a": X[:, 0], "b": X[:, 1]}
-    model = estimator("regression").fit(table(library, **numbers), y)
+    model = estimator("regression").fit(table(frames, **numbers), y)
     for columns in (numbers | {"town": values}, {"town": values, "b": X[:, 1]}, {"town": values}):
         for call in (lambda given: model.fit(given, y), model.predict):
             with pytest.raises((TypeError, ValueError), match=r"`X` must hold real numbers, .*\['town'\]"):
-                call(table(library, **columns))
+                call(table(frames, **columns))
 
 
 def test_torch_data_that_require_gradients_build_no_graph(request):
