@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tracemalloc
 from contextlib import suppress
 from importlib import util
 from pathlib import Path
@@ -1687,3 +1688,42 @@ def test_a_validation_part_without_weight_is_refused():
         estimator("regression", early_stopping=True).fit(X, y, weight)
     with pytest.raises(ValueError, match="`validation_fraction` must be > 0"):
         estimator("regression", early_stopping=True, validation_fraction=0.0).fit(X, y)
+
+
+# Memory.
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("dtype", ["uint8", "float32", ">f8", ">i2"])
+@pytest.mark.parametrize("layout", ["rows", "columns"])
+def test_no_method_casts_or_copies_the_whole_of_the_samples(layout, dtype, monkeypatch):
+    monkeypatch.setattr("mlp_xp._arrays.ELEMENTS_PER_BLOCK", 2**14)
+    monkeypatch.setattr("mlp_xp._compiler.rows.MAX_BLOCK_ELEMENTS", 2**14)
+    X = (np.random.RandomState(0).rand(30_000, 201) * 2).astype(dtype)
+    X, y = X[:, :-1] if layout == "columns" else X[:, :-1].copy(), X[:, -1] / 2.0
+    labels, y = y > 0.4, y.astype("float64")
+    network = mlp_xp.Network((200, 4, 1), loss="squared_error")
+    params, column = network.init(0, like=np.ones(1)), y[:, None]
+    settings = {"hidden_layer_sizes": (4,), "max_iter": 1, "batch_size": 1000}
+    regressor, classifier = mlp_xp.MLPRegressor(**settings), mlp_xp.MLPClassifier(**settings)
+    calls = [
+        lambda: regressor.fit(X, y),
+        lambda: regressor.predict(X),
+        lambda: regressor.score(X, y),
+        lambda: regressor.partial_fit(X, y),
+        lambda: mlp_xp.MLPRegressor(**settings, early_stopping=True).fit(X, y),
+        lambda: mlp_xp.MLPRegressor("poisson", **settings).fit(X, y),
+        lambda: mlp_xp.MLPRegressor(**settings).set_params(solver="lbfgs").fit(X, y),
+        lambda: classifier.fit(X, labels),
+        lambda: classifier.predict_proba(X),
+        lambda: mlp_xp.train(network, params, X, column, optimizer=mlp_xp.adam(), epochs=1, batch_size=1000),
+        lambda: mlp_xp.evaluate(network, params, X, column),
+        lambda: network.predict(params, X),
+    ]
+    for index, call in enumerate(calls):
+        call()  # imports and compiles
+        tracemalloc.start()
+        call()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 5_000_000 < X.nbytes, index

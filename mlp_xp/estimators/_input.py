@@ -24,8 +24,9 @@ from mlp_xp._devices import MemoryShortage, free_bytes
 from mlp_xp._training.history import History, OutOfMemoryError
 from mlp_xp.backends import backend
 
-ACCEPTED_DTYPES = [np.float64, np.float32, np.float16, *(np.dtype(code) for code in "?bBhHiIlLqQ")]
-"""Dtypes of a NumPy X that are used as they are; others are cast to the first of them."""
+NATIVE_DTYPES = [np.dtype(code) for code in "dfe?bBhHiIlLqQ"]
+ACCEPTED_DTYPES = [*NATIVE_DTYPES, *(dtype.newbyteorder() for dtype in NATIVE_DTYPES)]
+"""Dtypes of a NumPy X that are used as they are, in either order of bytes; others are cast to the first."""
 
 DATES = ("date", "time", "duration")
 """How the dtypes of dates and durations begin in pandas and polars, in lower case."""
