@@ -1690,6 +1690,31 @@ def test_a_validation_part_without_weight_is_refused():
         estimator("regression", early_stopping=True, validation_fraction=0.0).fit(X, y)
 
 
+# Overflow.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_predictions_that_overflow_are_told_of(kind, library):
+    X, y = problem(kind)
+    X = library.array(X, "float32")
+    model = estimator(kind, activation="identity").fit(X, y)
+    large = np.ones((3, X.shape[1]))
+    large[0] = 3e38
+    large = library.array(large, "float32")
+    for layer, (coef, intercept) in enumerate(zip(model.coefs_, model.intercepts_)):
+        model.coefs_[layer], model.intercepts_[layer] = library.xp.ones_like(coef), intercept
+    for method in prediction_methods(model):
+        if kind not in ("binary", "multi-label"):
+            message = f"^{method} overflows float32 for 1 of 3 samples"
+            with pytest.warns(RuntimeWarning, match=message) as caught:
+                getattr(model, method)(large)
+            assert len(caught) == 1
+            assert caught[0].filename == __file__
+        else:  # the probability is 1
+            getattr(model, method)(large)
+        getattr(model, method)(X)
+
+
 # Memory.
 
 

@@ -138,6 +138,11 @@ class BaseMLP(Estimator, CallbackSupportMixin):
         ------
         ValueError
             If X lives elsewhere; `to` moves the model.
+
+        Warns
+        -----
+        RuntimeWarning
+            If predictions are infinite or NaN, because X, or a rate, is too large for the dtype.
         """
         with current_device(X):
             return self._decode(*self._outputs(X, "predict"))

@@ -10,14 +10,15 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from mlp_xp._arrays import Array, HostArray, Placement, placement, without_autodiff
+from mlp_xp._arrays import Array, HostArray, Placement, placement, to_host, without_autodiff
 from mlp_xp._cache import cached_by_arguments
 from mlp_xp._devices import MEMORY_RELEASE_HOOKS, computing
 from mlp_xp._losses import LOSS_BY_OUT_ACTIVATION
 from mlp_xp._network import Network
-from mlp_xp._parameters import Layer, Parameters
+from mlp_xp._parameters import Layer, Parameters, all_finite
 from mlp_xp._samples import Samples
 from mlp_xp._validation import lookup
+from mlp_xp._warnings import warn
 from mlp_xp.estimators._input import check_same_place, check_samples, computing_place, samples_at
 from mlp_xp.estimators._interface import Estimator
 
@@ -65,7 +66,18 @@ def outputs(estimator: Estimator, X: Any, method: str) -> tuple[Array, Placement
     params = params_at(estimator, there)
     with computing(there, estimator.matmul_precision), without_autodiff(there.xp):
         found = network._blockwise(samples, params, network._resolved_loss.link)
+        if not all_finite(there.xp, found):
+            _warn_of_overflow(there, found, method)
     return fitted.transfer(found), fitted
+
+
+def _warn_of_overflow(place: Placement, found: Array, method: str) -> None:
+    n_finite = int(np.isfinite(to_host(found)).all(axis=1).sum())
+    warn(
+        f"{method} overflows {place.dtype_name} for {found.shape[0] - n_finite} of {found.shape[0]} samples, "
+        "which get infinity or NaN. Scale `X` as the samples of the training were scaled, or fit in float64",
+        RuntimeWarning,
+    )
 
 
 # Weights, copied to another device once.
