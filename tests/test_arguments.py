@@ -76,6 +76,7 @@ VALID = {
     datasets.xor: {},
 }
 EXEMPT = {
+    "trusted_types",
     *("BackendUnavailableError", "Callback", "DivergenceError", "EagerFallbackWarning", "History"),
     *("Initializer", "Layer", "ModelFileError", "Optimizer", "OutOfMemoryError", "ProgressBar", "Schedule"),
     *("Trained", "TrainingError", "TrainingInterruptedWarning", "one_hot"),

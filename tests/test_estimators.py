@@ -1538,7 +1538,7 @@ def table(library, **columns):
 
 @pytest.mark.parametrize("frames", ["pandas", "polars"])
 @pytest.mark.parametrize(
-    "values", [["x", "y"] * 20, np.arange(40).astype("M8[D]"), np.arange(40).astype("m8[s]")]
+    "values", [["x", "y"] * 20, np.arange(40).astype("M8[D]"), np.arange(40).astype("m8[ms]")]
 )
 def test_columns_that_hold_no_numbers_are_named(values, frames):
     X, y = problem("regression")
