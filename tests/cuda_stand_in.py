@@ -363,7 +363,8 @@ class MemoryPool:
         self.in_use = Counter()
         self.total = Counter()
         self.peak = 0
-        self.lock = threading.RLock()
+        # One lock for all: memory is freed at any time, also while its machine is locked.
+        self.lock = self.machine.lock
 
     def malloc(self, size):
         with self.lock:

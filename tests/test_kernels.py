@@ -163,7 +163,7 @@ def test_networks_of_all_shapes(sizes, loss, weighted, device):
     if loss == "categorical_cross_entropy" and sizes[-1] == 1:
         sizes = (*sizes, 2)
     network = Network(sizes, activation="tanh", loss=loss, alpha=0.01)
-    for batch_size in (23, 7, 1):
+    for batch_size in (23, 1) if weighted else (7,):
         both = engine, other = engines(device, network, adam(), batch_size, weighted)
         run_both(both, epochs_of(5, 23, shuffled=batch_size < 23))
         assert_equal(engine, other, rtol=1e-8)
