@@ -264,14 +264,14 @@ def to_host(array: Array) -> np.ndarray[Any, Any]:
     """
     if type(array) is not np.ndarray:
         check_kind("array", array)
-    if array_api_compat.is_torch_array(array):
-        torch, array = sys.modules["torch"], array.detach().cpu()
-        numpys = (torch.float16, torch.float32, torch.float64)
-        widened = array.dtype.is_floating_point and array.dtype not in numpys
-        return (array.float() if widened else array).numpy()  # type: ignore[no-any-return]
     host: HostArray
     if isinstance(array, np.ndarray):
         host = array
+    elif array_api_compat.is_torch_array(array):
+        torch, array = sys.modules["torch"], array.detach().cpu()
+        numpys = (torch.float16, torch.float32, torch.float64)
+        widened = array.dtype.is_floating_point and array.dtype not in numpys
+        host = (array.float() if widened else array).numpy()
     elif array_api_compat.is_cupy_array(array):
         host = array.get()
     elif array_api_compat.is_jax_array(array):

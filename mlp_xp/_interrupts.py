@@ -10,15 +10,18 @@ from typing import Any
 
 
 class DeferredInterrupts:
-    """The interrupts received in a context of `deferred_interrupts`; true if there are some."""
+    """The interrupts received in a context of `deferred_interrupts`.
+
+    Attributes
+    ----------
+    received : list of int
+        Their signals' numbers. A loop asks whether it is empty, which costs nothing.
+    """
 
     def __init__(self, handler: Any, limit: int | None) -> None:
         self.handler = handler
         self.limit = limit
         self.received: list[int] = []
-
-    def __bool__(self) -> bool:
-        return bool(self.received)
 
     def receive(self, number: int, frame: Any) -> None:
         """Handle a signal: remember it, or pass it on if the limit is exceeded."""

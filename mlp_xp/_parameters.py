@@ -104,9 +104,14 @@ def all_finite(xp: Namespace, tree: Any) -> bool:
     # Fast path: a finite sum has finite terms. A sum may overflow where all terms are finite, which is
     # rare; only then each element is checked, which takes longer.
     with quiet_floating_point():
-        if bool(xp.all(xp.stack([xp.isfinite(xp.sum(array)) for array in arrays]))):
+        if _all_true(xp, [xp.isfinite(xp.sum(array)) for array in arrays]):
             return True
-    return bool(xp.all(xp.stack([xp.all(xp.isfinite(array)) for array in arrays])))
+    return _all_true(xp, [xp.all(xp.isfinite(array)) for array in arrays])
+
+
+def _all_true(xp: Namespace, found: list[Any]) -> bool:
+    """Whether all of these arrays of shape () are true; a device is read once."""
+    return bool(found[0] if len(found) == 1 else xp.all(xp.stack(found)))
 
 
 def map_tree(function: Callable[[Array], Array], tree: Any) -> Any:

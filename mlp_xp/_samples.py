@@ -123,13 +123,13 @@ class Samples:
 
     def targets(self) -> tuple[Array, Array | None]:
         """Return all of `y` and of the sample weights."""
-        take = self._row_getter(None)
+        take = self._row_getter(self._row_indices(None))
         everything = slice(0, len(self))
         return take(self.y, everything), take(self.sample_weight, everything)
 
     def batches(self, size: int, order: Rows | None = None) -> Iterator[Batch]:
         """Yield batches of `size` samples, the last one smaller, in the given order or that of the rows."""
-        take = self._row_getter(order)
+        take = self._row_getter(self._row_indices(order))
         for some in row_slices(len(self), size):
             yield Batch(take(self.X, some), take(self.y, some), take(self.sample_weight, some))
 
@@ -140,7 +140,7 @@ class Samples:
         """
         from mlp_xp._compiler.rows import map_rows  # not at the top: `import mlp_xp` imports no compiler
 
-        take = self._row_getter(None)
+        take = self._row_getter(self._row_indices(None))
         mapped = map_rows(self.xp, function, params, lambda rows: take(self.X, rows), len(self), row_width)
         if mapped is not None:
             return mapped
@@ -163,7 +163,8 @@ class Samples:
 
         ``gather(array, indices, out)`` writes the rows with these indices into an array of the same dtype.
         """
-        take, indices = self._row_getter(order), self._row_indices(order)
+        indices = self._row_indices(order)
+        take = self._row_getter(indices)
 
         def write(array: Array, some: slice, out: Array) -> None:
             if indices is not None and array.dtype == out.dtype:
@@ -182,9 +183,9 @@ class Samples:
             return order
         return self.place.xp.asarray(order, device=self.place.device)
 
-    def _row_getter(self, order: Rows | None) -> Callable[[Array, slice], Array]:
-        """Return the function ``(array, slice) -> array`` that takes this part of the order from an array."""
-        xp, cast, indices = self.xp, self._cast, self._row_indices(order)
+    def _row_getter(self, indices: Array | None) -> Callable[[Array, slice], Array]:
+        """Return the function ``(array, slice) -> array`` that takes this part of the rows of an array."""
+        xp, cast = self.xp, self._cast
 
         def take(array: Array, some: slice) -> Array:
             if array is None:

@@ -67,7 +67,8 @@ def generate_cuda(plan: KernelPlan, threads: int = THREADS) -> CudaSource:
     texts = [
         f'extern "C" __global__ void __launch_bounds__(THREADS) {name}{text}' for text, name in names.items()
     ]
-    return CudaSource("\n".join([prelude, *functions.values(), *texts]), kernels)
+    segments = [f"__device__ inline void {name}{text}" for text, name in functions.items()]
+    return CudaSource("\n".join([prelude, *segments, *texts]), kernels)
 
 
 def _split(calls: list[Call]) -> list[list[Call]]:

@@ -89,7 +89,7 @@ class Call:
 
 
 class SegmentWriter:
-    """Writes the function of one segment.
+    """Writes the function of one segment, and adds it to `functions`: names by parameters and body.
 
     Names: ``v3`` is a value, ``a2`` an argument, ``i`` and ``j`` row and column of an element, ``e`` its
     index; a name with ``[u]`` is one of the elements that are read at a time.
@@ -129,10 +129,7 @@ class SegmentWriter:
         head = ["Index block", "void* shared", *self._size_names(len(sizes)), *names]
         body = "\n".join(f"  {line}" for line in [*self.uniform_lines, *lines])
         text = f"({', '.join(head)}) {{\n{body}\n}}"
-        name = f"segment{len(self.functions)}"
-        if text not in self.functions:
-            self.functions[text] = f"__device__ inline void {name}{text}"
-        name = self.functions[text].split("(", 1)[0].split()[-1]
+        name = self.functions.setdefault(text, f"segment{len(self.functions)}")
         return Call(name, sizes, n_blocks, list(self.arguments.values()), n_parts, n_counters)
 
     def _size_names(self, count: int) -> list[str]:
@@ -211,11 +208,8 @@ class SegmentWriter:
         return any(
             value.kind in ("dot", "outer")
             or any(
-                id(operand) not in self.inside
-                and not is_number(operand)
-                and not is_scalar(operand)
-                and self._index(operand) not in ("0", "e")
-                for operand in value.arrays
+                id(operand) not in self.inside and self._index(operand) not in ("0", "e")
+                for operand in _arrays_of(value)
             )
             for value in self.segment.values
         )
@@ -265,7 +259,7 @@ class SegmentWriter:
             if numbers or value.function not in (*OF_TRUTH_VALUES, np.where):
                 raise NotRecordableError(f"{value.function.__name__} of truth values")
         names = [f"{DTYPES[dtype]}({name_of(operand)})" for operand in operands]
-        if value.function is np.where or value.function in OF_TRUTH_VALUES[:3]:
+        if value.function is np.where:
             names[0] = f"({name_of(operands[0])})"
         return f"{DTYPES[value.dtype]}({EXPRESSIONS[value.function].format(*names)})"
 
@@ -276,19 +270,21 @@ class SegmentWriter:
         rows, columns = self.domain
         lines = [
             "const Index first = block * (THREADS * UNROLLED) + threadIdx.x, n = r * c;",
-            *body.unrolled("first + u * THREADS", "e", "e < n", self._stores(body)),
+            *body.unrolled("first + u * THREADS", "e", "e < n", self._stores(body, self._stored())),
         ]
         return lines, [rows, columns], max(1, -(-rows * columns // (threads * UNROLLED)))
 
-    def _stores(self, body: _Body) -> list[str]:
-        stored = [value for value in self.segment.outputs if value.kind != "reduce"]
-        return [f"{self._output(value)}[e] = {body.name(value)};" for value in stored]
+    def _stored(self) -> list[Value]:
+        """List the outputs that are no reductions."""
+        return [value for value in self.segment.outputs if value.kind != "reduce"]
+
+    def _stores(self, body: _Body, values: Iterable[Value]) -> list[str]:
+        return [f"{self._output(value)}[e] = {body.name(value)};" for value in values]
 
     def _write_columns(self, threads: int) -> tuple[list[str], list[int], int]:
         sums, totals = self.segment.reductions(COLUMN), self.segment.reductions(TOTAL)
-        elements = [value for value in self.segment.outputs if value.kind != "reduce"]
         reduced = [value.operands[0] for value in (*sums, *totals)]
-        body = _Body(self, [*elements, *reduced], {})
+        body = _Body(self, [*self._stored(), *reduced], {})
         rows, columns = self.domain
         width = min(LANES, threads, 1 << (columns - 1).bit_length())
         height = threads // width
@@ -314,7 +310,11 @@ class SegmentWriter:
             *(
                 f"    {line}"
                 for line in body.unrolled(
-                    "first + u * step", "i", "i < end", [*self._stores(body), *accumulate], "i * c + j"
+                    "first + u * step",
+                    "i",
+                    "i < end",
+                    [*self._stores(body, self._stored()), *accumulate],
+                    "i * c + j",
                 )
             ),
             "  }",
@@ -387,8 +387,7 @@ class SegmentWriter:
         totals = self.segment.reductions(TOTAL)
         known: dict[int, str] = {}
         lines = [*self._row_loads(known), *self._row_reductions(known)]
-        elements = [value for value in self.segment.outputs if not self._is_of_row(value)]
-        elements = [value for value in elements if value.kind != "reduce"]
+        elements = [value for value in self._stored() if not self._is_of_row(value)]
         of_elements = [value for value in totals if not self._is_of_row(value.operands[0])]
         if elements or of_elements:
             lines += self._row_loop(elements, of_elements, known)
@@ -434,7 +433,7 @@ class SegmentWriter:
         """Return a loop over the columns of a row that stores values, and combines operands of reductions."""
         body = _Body(self, [*stored, *(value.operands[0] for value in reduced)], known)
         ends = [
-            *(f"{self._output(value)}[e] = {body.name(value)};" for value in stored),
+            *self._stores(body, stored),
             *(self._combine(value, body.name(value.operands[0])) for value in reduced),
         ]
         return [
@@ -467,8 +466,8 @@ class SegmentWriter:
         if self.domain[1] == 1:
             return lines
         for value in self.segment.values:
-            for operand in value.arrays:
-                if id(operand) in (*self.inside, *known) or is_number(operand) or is_scalar(operand):
+            for operand in _arrays_of(value):
+                if id(operand) in self.inside or id(operand) in known:
                     continue
                 if self._level(operand) == "row" and value.kind in ("map", "reduce"):
                     known[id(operand)] = self._number_of(operand)
@@ -511,6 +510,15 @@ class _Ending(NamedTuple):
     counter: str
 
 
+def _is_array(operand: Any) -> bool:
+    """Whether an operand is no number, of the host or of a device."""
+    return isinstance(operand, Value) and not is_number(operand) and not is_scalar(operand)
+
+
+def _arrays_of(value: Value) -> list[Value]:
+    return list(filter(_is_array, value.arrays))
+
+
 def _indented(lines: Iterable[str]) -> list[str]:
     return [f"  {line}" for line in lines]
 
@@ -546,11 +554,7 @@ class _Body:
                 self._compute(value)
             else:
                 stack.append((value, True))
-                stack += [
-                    (operand, False)
-                    for operand in value.arrays
-                    if not is_number(operand) and not is_scalar(operand)
-                ]
+                stack += [(operand, False) for operand in _arrays_of(value)]
 
     def _load(self, value: Value) -> None:
         writer = self.writer
@@ -560,13 +564,11 @@ class _Body:
             return
         name, ctype = writer._number_of(value), DTYPES[value.dtype]
         expression = f"{writer._array(value)}[{writer._index(value)}]"
-        # Of a domain of one row or column, elements have other names than the others.
         if level == "column":
             self.columns[id(value)] = name, ctype, expression
-            self.names[id(value)] = name
         else:
             self.loads[id(value)] = f"x_{name}", ctype, expression
-            self.names[id(value)] = name
+        self.names[id(value)] = name
 
     def _compute(self, value: Value) -> None:
         writer = self.writer
@@ -584,7 +586,7 @@ class _Body:
         self.names[id(value)] = name
 
     def _operand(self, operand: Any, dtype: Any) -> str:
-        if isinstance(operand, Value) and not is_number(operand) and not is_scalar(operand):
+        if _is_array(operand):
             return self.name(operand)
         return self.writer._uniform(operand, dtype)
 

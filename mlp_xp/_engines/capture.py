@@ -9,16 +9,13 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TypeAlias
 
 from mlp_xp._arrays import Array, HostArray, Namespace
-from mlp_xp._engines.base import Step
+from mlp_xp._engines.base import State, Step
 from mlp_xp._network import Network
-from mlp_xp._optimizers import Optimizer, OptimizerState
-from mlp_xp._parameters import Parameters
+from mlp_xp._optimizers import Optimizer
+from mlp_xp._samples import Batch
 
-StepInto: TypeAlias = Callable[
-    [Parameters, OptimizerState, Array, Array, "Array | None", float, Array],
-    tuple[Parameters, OptimizerState],
-]
-"""``(params, optimizer_state, X, y, sample_weight, learning_rate, loss) -> (params, optimizer_state)``
+StepInto: TypeAlias = Callable[[State, Batch, float, Array], State]
+"""``(state, batch, learning_rate, loss) -> state``
 
 A step (see `mlp_xp._engines.base.Step`) that writes its loss into an array of shape ().
 """
@@ -27,17 +24,8 @@ A step (see `mlp_xp._engines.base.Step`) that writes its loss into an array of s
 def step_into(step: Step) -> StepInto:
     """Return a step that writes its loss into an array."""
 
-    def run(
-        params: Parameters,
-        optimizer_state: OptimizerState,
-        X: Array,
-        y: Array,
-        sample_weight: Array | None,
-        learning_rate: float,
-        loss: Array,
-    ) -> tuple[Parameters, OptimizerState]:
-        params, optimizer_state, value = step(params, optimizer_state, X, y, sample_weight, learning_rate)
-        loss[...] = value
+    def run(state: State, batch: Batch, learning_rate: float, loss: Array) -> State:
+        params, optimizer_state, loss[...] = step(*state, *batch, learning_rate)
         return params, optimizer_state
 
     return run

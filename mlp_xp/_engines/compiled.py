@@ -125,7 +125,7 @@ class CompiledEngine:
             for rate, order in epochs:
                 mean = 0.0
                 for step, share, (X, y, sample_weight) in self.batches.of_epoch(order):
-                    if interrupts:
+                    if interrupts.received:
                         interrupts.deliver()
                     self.is_within_step = True
                     loss, *self.numbers = step(X, y, sample_weight, rate, *self.numbers)

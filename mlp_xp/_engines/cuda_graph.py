@@ -161,10 +161,6 @@ class CudaGraphEngine:
         place = self.samples.place
         return place.xp.zeros(shape, dtype=place.dtype, device=place.device)
 
-    def _asarray(self, values: Sequence[float]) -> Array:
-        place = self.samples.place
-        return place.xp.asarray(values, dtype=place.dtype, device=place.device)
-
     def _make_inputs(self) -> Batch:
         """Allocate the arrays that graphs read the samples of their mini-batches from."""
         n_rows = min(len(self.samples), self.n_steps * self.batch_size)
@@ -277,19 +273,17 @@ class CudaGraphEngine:
         """Return the losses of the last steps, weighted by their shares of the samples, in a new array."""
         if lengths not in self.shares:
             shares = [length / len(self.samples) for length in lengths]
-            self.shares[lengths] = self._asarray(shares)
+            self.shares[lengths] = self.samples.place.from_host(shares)
         return self.step_losses[: len(lengths)] * self.shares[lengths]
 
     def _run_call_by_call(self, lengths: tuple[int, ...], rates: Sequence[float]) -> Array:
-        params, optimizer_state = self._state
+        state = self._state
         try:
             for index, (batch, rate) in enumerate(zip(self._batches(lengths), rates)):
                 with self.library.graph_pool():
-                    params, optimizer_state = self.step(
-                        params, optimizer_state, *batch, rate, self.step_losses[index, ...]
-                    )
+                    state = self.step(state, batch, rate, self.step_losses[index, ...])
         finally:
-            self._store_state((params, optimizer_state))
+            self._store_state(state)
         self.warmed_up_lengths.update(lengths)
         return self._weighted_losses(lengths)
 
@@ -356,13 +350,11 @@ class CudaGraphEngine:
         def steps() -> None:
             for index, batch in enumerate(self._batches(lengths)):
                 row = TableRow(self.table[index, ...])
-                params, optimizer_state = with_step_numbers(self._state, row)
-                params, optimizer_state = self.step(
-                    params, optimizer_state, *batch, learning_rate(row), self.step_losses[index, ...]
-                )
-                if not same_structure(self._state, (params, optimizer_state)):
+                before = with_step_numbers(self._state, row)
+                state = self.step(before, batch, learning_rate(row), self.step_losses[index, ...])
+                if not same_structure(self._state, state):
                     raise NotCapturableError("the optimizer's state changes its structure")
-                numbers_after[:] = expressions_of(self._copy_into_state_arrays((params, optimizer_state)))
+                numbers_after[:] = expressions_of(self._copy_into_state_arrays(state))
                 rows.append(row)
 
         with exclusive_capture():

@@ -26,8 +26,9 @@ from mlp_xp._engines.recordable import flat_step, state_structure
 from mlp_xp._engines.recordable import is_number as is_state_number
 from mlp_xp._engines.step_numbers import StepNumber
 from mlp_xp._network import Network
-from mlp_xp._optimizers import Optimizer, OptimizerState
-from mlp_xp._parameters import Parameters, is_array, leaves, with_leaves
+from mlp_xp._optimizers import Optimizer
+from mlp_xp._parameters import is_array, leaves, with_leaves
+from mlp_xp._samples import Batch
 
 OPERATORS: dict[Any, Callable[..., Any]] = {
     np.add: operator.add,
@@ -57,24 +58,13 @@ class FusedStep:
         self.call_by_call = step_into(make_step(network, optimizer, xp))
         self.programs: dict[Any, _BoundProgram | None] = {}
 
-    def __call__(
-        self,
-        params: Parameters,
-        optimizer_state: OptimizerState,
-        X: Array,
-        y: Array,
-        sample_weight: Array | None,
-        learning_rate: float,
-        loss: Array,
-    ) -> tuple[Parameters, OptimizerState]:
+    def __call__(self, state: State, batch: Batch, learning_rate: float, loss: Array) -> State:
         """Do one step."""
-        batch = X, y, sample_weight
-        program = self._program((params, optimizer_state), batch)
-        if program is None:
-            return self.call_by_call(params, optimizer_state, *batch, learning_rate, loss)
-        return program.run((params, optimizer_state), batch, learning_rate, loss)
+        program = self._program(state, batch)
+        run = self.call_by_call if program is None else program.run
+        return run(state, batch, learning_rate, loss)
 
-    def _program(self, state: State, batch: tuple[Array | None, ...]) -> _BoundProgram | None:
+    def _program(self, state: State, batch: Batch) -> _BoundProgram | None:
         """Return the program for a state and a batch of these shapes; None if there is none."""
         specs = tuple(None if array is None else _spec(array) for array in batch)
         if specs not in self.programs:
@@ -173,9 +163,7 @@ class _BoundProgram:
             return cupy.empty(call.n_parts[id(value)], dtype=value.dtype)
         return self.arrays.get(id(value)) if argument.kind != "number" else None
 
-    def run(
-        self, state: State, batch: tuple[Array | None, ...], learning_rate: float, loss: Array
-    ) -> tuple[Parameters, OptimizerState]:
+    def run(self, state: State, batch: Batch, learning_rate: float, loss: Array) -> State:
         """Launch the kernels and products of a step."""
         traced, old = self.plan.traced, leaves(state)
         scalars = [learning_rate, *filter(_is_number_leaf, old)]
@@ -289,7 +277,7 @@ class _Run:
         self,
         program: _BoundProgram,
         state: list[Array],
-        batch: tuple[Array | None, ...],
+        batch: Batch,
         scalars: list[Any],
         loss: Array,
     ) -> None:

@@ -71,7 +71,7 @@ class EagerEngine:
         self, epochs: Sequence[EpochSettings], batch: Batch, interrupts: DeferredInterrupts
     ) -> None:
         for rate, _ in epochs:
-            if interrupts:
+            if interrupts.received:
                 interrupts.deliver()
             self.losses.append(self.step(batch, rate))
 
@@ -80,7 +80,7 @@ class EagerEngine:
         for rate, order in epochs:
             mean = 0.0
             for batch in self.samples.batches(self.batch_size, order):
-                if interrupts:
+                if interrupts.received:
                     interrupts.deliver()
                 mean = mean + self.step(batch, rate) * (batch.X.shape[0] / n_samples)
             self.losses.append(mean)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -75,7 +76,7 @@ class ProgressBar:
 
     def __init__(self, epochs: int | None = None, *, console: Any = None, description: str = "epoch") -> None:
         with package_needed("ProgressBar", "rich", "cli"):
-            import rich  # noqa: F401
+            import_module("rich")
         self.epochs = None if epochs is None else check_integer("epochs", epochs, minimum=0)
         self.console = console
         self.description = description

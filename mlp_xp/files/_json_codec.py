@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlp_xp._activations import ACTIVATIONS, Activation, make_activation, name_activation
-from mlp_xp._arrays import HostArray
+from mlp_xp._arrays import HostArray, type_name
 from mlp_xp._losses import LOSSES, Loss
 from mlp_xp._validation import check_integer, lookup
 
@@ -69,7 +69,7 @@ def encode(name: str, value: Any) -> Any:
             return {tag: kind.encode(name, value)}
     raise TypeError(
         f"`{name}` must be None, a truth value, a number, text, a list, tuple, dict or 1-D array of those, "
-        f"or a RandomState to be in a file, got {type(value).__module__}.{type(value).__qualname__}"
+        f"or a RandomState to be in a file, got {type_name(value)}"
     )
 
 

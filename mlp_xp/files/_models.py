@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mlp_xp._arrays import HostArray, check_finite, to_host
+from mlp_xp._arrays import HostArray, check_finite, to_host, type_name
 from mlp_xp._messages import package_needed
 from mlp_xp._network import Network
 from mlp_xp._parameters import Parameters, flatten, named
@@ -238,7 +238,7 @@ def _describe(model: Any) -> tuple[_Description, Network, Parameters]:
     else:
         raise TypeError(
             "`model` must be an MLPClassifier, an MLPRegressor or a tuple (network, params), got "
-            f"{type(model).__module__}.{type(model).__qualname__}"
+            f"{type_name(model)}"
         )
     place = network._check_params(params)
     host = place.host_dtype
