@@ -15,6 +15,10 @@ from typing import Any, NamedTuple
 # Before JAX starts: float64 exists, and nothing looks for accelerators that tests do not need.
 os.environ.setdefault("JAX_ENABLE_X64", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tests run on every core already, and their matrices are small.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
 # Pictures need no screen.
 os.environ.setdefault("MPLBACKEND", "agg")
 

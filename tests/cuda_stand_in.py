@@ -66,7 +66,6 @@ class Machine:
         self.counts = Counter()
         self.total = [n_bytes] * n_devices
         self.used, self.peak = [0] * n_devices, [0] * n_devices
-        self.recycled = {}
         self.local = threading.local()
         self.memories = weakref.WeakSet()
         self._streams = weakref.WeakSet()
@@ -294,8 +293,14 @@ def get_current_stream():
 # Memory.
 
 
+def _forget(memory):
+    """Fill it with NaN, as floats. What is as large as cuBLAS's workspace is read by nobody."""
+    if memory.size < 2**24:
+        memory[:] = 255
+
+
 class Memory:
-    """Memory allocated by cudaMalloc; once freed, it is filled with NaN and reused for the same size."""
+    """Memory allocated by cudaMalloc, filled with NaN at first and once it is freed."""
 
     def __init__(self, size):
         machine = self.machine = MACHINE
@@ -305,17 +310,15 @@ class Memory:
         machine.counts["allocations"] += 1
         machine.used[self.device] += size
         machine.peak[self.device] = max(machine.peak[self.device], machine.used[self.device])
-        free = machine.recycled.get((self.device, size), [])
-        self.bytes = free.pop() if free else np.empty(size, np.uint8)
-        self.bytes[:] = 255  # NaN, as floats: the former content must not be used
+        self.bytes = np.empty(size, np.uint8)
+        _forget(self.bytes)
         self.size = size
         self.writers = {}
 
     def __del__(self):
         if hasattr(self, "bytes"):
-            self.bytes[:] = 255
+            _forget(self.bytes)
             self.machine.used[self.device] -= self.size
-            self.machine.recycled.setdefault((self.device, self.size), []).append(self.bytes)
 
 
 class MemoryPointer:
@@ -342,13 +345,12 @@ class PooledMemory:
     def __init__(self, pool, arena, chunk):
         self.pool, self.arena, self.chunk = pool, arena, chunk
         self.bytes = chunk.mem.bytes[chunk.offset : chunk.offset + chunk.size]
-        self.bytes[:] = 255
         self.writers = {}
         with MACHINE.lock:
             MACHINE.memories.add(self)
 
     def __del__(self):
-        self.bytes[:] = 255
+        _forget(self.bytes)
         self.pool.take_back(self.arena, self.chunk)
 
 
@@ -547,7 +549,7 @@ class ndarray(NDArrayOperatorsMixin):  # noqa: N801 - CuPy's name
         view, writers = self.view, self.data.mem.writers
 
         def work(on):
-            _check_writing(on, writers, [])
+            _check_writing(on, [writers])
             function(view)
 
         stream.launch(work)
@@ -642,9 +644,11 @@ def _check_reading(stream, writers):
     return number
 
 
-def _check_writing(stream, writers, read):
+def _check_writing(stream, written, read=()):
     # Closures reference these views, not the memory, because a graph keeps no array alive.
-    writers[stream.ptr] = _check_reading(stream, [writers, *read])
+    number = _check_reading(stream, [*written, *read])
+    for of_memory in written:
+        of_memory[stream.ptr] = number
 
 
 def run(function, *inputs, out=None, **options):
@@ -665,7 +669,7 @@ def run(function, *inputs, out=None, **options):
     read, place, writers = [x.data.mem.writers for x in arrays], out.view, out.data.mem.writers
 
     def work(on):
-        _check_writing(on, writers, read)
+        _check_writing(on, [writers], read)
         with np.errstate(all="ignore"):
             np.copyto(place, function(*views, **options))
 
@@ -814,7 +818,7 @@ class Cublas(ModuleType):
         read, writers = [MACHINE.memory_at(at).writers for at in (a, b)], MACHINE.memory_at(c).writers
 
         def work(on):
-            _check_writing(on, writers, read)
+            _check_writing(on, [writers], read)
             x, y = left.T if transa else left, right.T if transb else right
             with np.errstate(all="ignore"):
                 result = one * _product(x, y, kind == 77)
@@ -900,8 +904,7 @@ class RawModule:
             writers = [x.data.mem.writers for x in arrays]
 
             def work(on):
-                for one in writers:
-                    _check_writing(on, one, writers)
+                _check_writing(on, writers)
                 function(ctypes.c_uint32(grid[0]), *values)
 
             MACHINE.counts["launches"] += 1

@@ -65,8 +65,9 @@ def ask(run):
 
 
 def installed(*arguments):
-    """Run the installed command in a process of its own."""
-    return subprocess.run([COMMAND, *map(str, arguments)], capture_output=True, text=True)
+    """Run the installed command in a process of its own; return its exit code and what it printed."""
+    done = subprocess.run([COMMAND, *map(str, arguments)], capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
 
 
 # Four tables that ship with scikit-learn, with text columns and holes added: from train to predictions.
@@ -96,10 +97,16 @@ def table(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
-    [("iris", "csv"), ("wine", "parquet"), ("breast-cancer", "parquet"), ("diabetes", "csv")],
+    ("name", "kind", "where"),
+    [
+        ("iris", "csv", "here"),
+        ("wine", "parquet", "installed"),
+        ("breast-cancer", "parquet", "here"),
+        ("diabetes", "csv", "installed"),
+    ],
 )
-def test_from_a_table_to_predictions(name, kind, ask):
+def test_from_a_table_to_predictions(name, kind, where, run, ask):
+    call = installed if where == "installed" else run
     _, target, task, good = TABLES[name]
     frame = table(name)
     n_new = len(frame) // 5
@@ -108,11 +115,11 @@ def test_from_a_table_to_predictions(name, kind, ask):
         getattr(part, f"write_{kind}")(f"{file}.{kind}")
     settings = ["--early-stopping", "loss", "--learning-rate", "0.01", "--random-state", "3"]
 
-    done = installed("train", f"table.{kind}", "--target", target, *settings, "--out", "run")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert f"{task} (it " in done.stdout
-    assert re.search(r"missing .*size \d+, filled with '(large|small)'", done.stdout)
-    assert "id: it is text with" in done.stdout
+    code, output, error = call("train", f"table.{kind}", "--target", target, *settings, "--out", "run")
+    assert (code, error) == (0, "")
+    assert f"{task} (it " in output
+    assert re.search(r"missing .*size \d+, filled with '(large|small)'", output)
+    assert "id: it is text with" in output
     written = {path.name for path in Path("run").iterdir()}
     picture = "predicted_vs_true.png" if task == "regression" else "confusion_matrix.png"
     assert written == {
@@ -133,9 +140,9 @@ def test_from_a_table_to_predictions(name, kind, ask):
     # The columns in another order, one more, and no target.
     new = files["new"].drop(target).with_columns(note=pl.lit("x"))
     getattr(new.select(reversed(new.columns)), f"write_{kind}")(f"rows.{kind}")
-    done = installed("predict", "run", f"rows.{kind}", "--keep", "id", "--out", f"predictions.{kind}")
-    assert done.returncode == 0
-    assert "mlp-xp: not used: note" in done.stderr
+    code, _, error = call("predict", "run", f"rows.{kind}", "--keep", "id", "--out", f"predictions.{kind}")
+    assert code == 0
+    assert "mlp-xp: not used: note" in error
     predictions = getattr(pl, f"read_{kind}")(f"predictions.{kind}")
     assert predictions["id"].to_list() == files["new"]["id"].to_list()
     predicted, truth = predictions[f"predicted {target}"], files["new"][target]
@@ -819,20 +826,23 @@ def plain(screen):
     return re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", screen)
 
 
-def test_a_terminal_shows_progress():
+COLOUR = r"\x1b\[[\d;]*3[0-7][\d;]*m|\x1b\[38;"
+
+
+def test_a_terminal_shows_progress_in_colours():
     code, screen = in_terminal(["train", "digits", "--epochs", "30", "--early-stopping"])
     assert code == 0
+    assert re.search(COLOUR, screen)
     assert "30/30" in plain(screen)
     assert re.search(r"loss \d\.\d{4} val \d\.\d{4} accuracy \d\.\d{3} [\d,.]+ epochs/s", plain(screen))
     assert re.search(r"\d:\d\d left", plain(screen))
 
 
 def test_colours_can_be_forbidden():
-    _, coloured = in_terminal(["train", "xor", "--epochs", "2"])
-    _, bare = in_terminal(["train", "xor", "--epochs", "2"], NO_COLOR="1")
-    colour = r"\x1b\[[\d;]*3[0-7][\d;]*m|\x1b\[38;"
-    assert re.search(colour, coloured)
-    assert not re.search(colour, bare)
+    code, screen = in_terminal(["train", "xor", "--epochs", "2"], NO_COLOR="1")
+    assert code == 0
+    assert "2/2" in plain(screen)
+    assert not re.search(COLOUR, screen)
 
 
 def test_an_interrupt_reports_and_keeps_what_was_trained():

@@ -245,7 +245,7 @@ DATA = """
 import json, sys, warnings
 import numpy as np
 
-n_samples, n_features, n_marked = 2**19, 2**10, 2**13
+n_samples, n_features, n_marked = 2**18, 2**10, 2**13
 X = np.memmap(sys.argv[1], np.float32, mode="r", shape=(n_samples, n_features))
 marked = np.arange(n_samples) < n_marked
 
@@ -255,7 +255,7 @@ def start():
 """
 COPY = """
 start()
-held = np.array(X[: n_samples // 4])
+held = np.array(X[: n_samples // 2])
 print("null")
 """
 FIT = """
@@ -294,19 +294,19 @@ def growth(code: str, path: Path) -> tuple[float, Any]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
-def test_memory_stays_bounded_on_a_map_of_2_gb(tmp_path):
+def test_memory_stays_bounded_on_a_map_of_1_gb(tmp_path):
     path = tmp_path / "X.float32"
     with path.open("wb") as file:
         file.write(np.random.RandomState(0).uniform(size=(2**13, 2**10)).astype(np.float32).tobytes())
-        file.truncate(4 * 2**29)
+        file.truncate(4 * 2**28)
     try:
-        # A copy of a quarter of it is seen, so that the rest of this test says something.
+        # A copy of half of it is seen, so that the rest of this test says something.
         copied, _ = growth(COPY, path)
         used, models = growth(FIT, path)
         assert used < 400 < copied
         for model in models:
             assert model["dtype"] == "float32"
-            assert model["loss"] < 0.2
+            assert model["loss"] < 0.25
             assert model["wrong"] < 100
             assert model["away"] < 1e-5
     finally:

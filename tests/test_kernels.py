@@ -156,10 +156,13 @@ def programs_of(engine):
     return list(engine.step.programs.values())
 
 
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    ("sizes", "weighted"),
+    [((3, 1, 2), True), ((3, 2, 40), False), ((3, 40, 1), True), ((3, 17, 33, 18, 2), False)],
+    ids=str,
+)
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("sizes", [(3, 1, 2), (3, 2, 40), (3, 40, 1), (3, 17, 33, 18, 2)], ids=str)
-def test_networks_of_all_shapes(sizes, loss, weighted, device):
+def test_networks_of_all_shapes(loss, sizes, weighted, device):
     if loss == "categorical_cross_entropy" and sizes[-1] == 1:
         sizes = (*sizes, 2)
     network = Network(sizes, activation="tanh", loss=loss, alpha=0.01)

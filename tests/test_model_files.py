@@ -824,7 +824,7 @@ def test_loading_takes_little_more_memory_than_the_model(path):
     assert everything(loaded) == everything(model)
 
 
-N, ELU = 10**5, {"$activation": ["elu", {"alpha": 0.5}]}
+N, ELU = 30_000, {"$activation": ["elu", {"alpha": 0.5}]}
 LARGE = {
     "layers": ("network.layer_sizes", [1] * N, None),
     "layers as a tuple": ("network.layer_sizes", {"$tuple": [1] * N}, None),

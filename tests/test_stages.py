@@ -165,7 +165,7 @@ def test_hangs():
 
 def test_what_pytest_knows_counts_though_a_worker_hangs(tmp_path, monkeypatch):
     pytest.importorskip("xdist")
-    monkeypatch.setattr(stages, "GRACE_SECONDS", 4.0)
+    monkeypatch.setattr(stages, "GRACE_SECONDS", 2.0)
     (tmp_path / "test_hangs.py").write_text(HANGS)
     stage = stages.pytest_stage("tests", 5.0, tmp_path, 1, [str(tmp_path / "test_hangs.py")])
     result = run(stage._replace(count=partial(stages.count_junit, ())), tmp_path)
