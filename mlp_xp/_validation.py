@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ForwardRef, TypeAlias, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     Seed: TypeAlias = int | np.random.RandomState | np.random.Generator | None
     RandomSource: TypeAlias = np.random.RandomState | np.random.Generator
 else:  # evaluated when they are asked for: `np.random` is imported at its first use
@@ -89,6 +93,32 @@ def check_callable(name: str, value: object, kind: str = "a function", *, option
     """Raise a TypeError unless `value` can be called; an optional one may be None."""
     if not (callable(value) or (optional and value is None)):
         raise TypeError(f"`{name}` must be {kind}, got {shown(value)}")
+
+
+def check_path(value: Any) -> Path:
+    """Return the argument `path` as a path."""
+    from pathlib import Path
+
+    try:
+        return Path(value)
+    except TypeError:
+        raise TypeError(f"`path` must be text or a path, got {shown(value)}") from None
+
+
+@contextmanager
+def errors_naming(argument: str, inner: str | None = None) -> Iterator[None]:
+    """Have errors of checks, also of scikit-learn's, name the argument; the checks may call it `inner`.
+
+    Messages that name it stay as they are.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, OverflowError) as error:
+        message = str(error) if inner is None else str(error).replace(f"`{inner}`", f"`{argument}`")
+        message = message if re.search(rf"\b{argument}\b", message) else f"`{argument}`: {message}"
+        if message == str(error):
+            raise
+        raise (TypeError if isinstance(error, TypeError) else ValueError)(message) from error
 
 
 def shown(value: object) -> str:

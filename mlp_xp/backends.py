@@ -14,7 +14,7 @@ import numpy as np
 
 from mlp_xp._arrays import LIBRARY_NAMES, Device, Namespace, Placement, library_name
 from mlp_xp._messages import first_line
-from mlp_xp._validation import lookup
+from mlp_xp._validation import lookup, shown
 
 __all__ = ["Backend", "BackendUnavailableError", "Found", "backend", "find_libraries"]
 
@@ -109,7 +109,7 @@ def _destination(target: Any, here: Placement) -> Placement:
     except Exception as error:
         raise ValueError(
             f"`target` must be one of {sorted(_BACKENDS)} or a device of {library_name(here.xp)}, "
-            f"got {target!r} ({first_line(error)})"
+            f"got {shown(target)} ({first_line(error)})"
         ) from error
     return here._replace(device=array_api_compat.device(moved))
 

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlp_xp._arrays import Array, HostArray, for_value_checks, is_non_numpy_array, placement
+from mlp_xp._arrays import Array, HostArray, check_kind, for_value_checks, is_non_numpy_array, placement
 from mlp_xp._messages import package_needed
-from mlp_xp._validation import Seed, check_integer, check_real, lookup, random_source
+from mlp_xp._validation import Seed, check_integer, check_real, errors_naming, lookup, random_source
 
 __all__ = ["DATASETS", "Dataset", "load", "one_hot", "planar", "xor"]
 
@@ -68,8 +68,10 @@ def one_hot(classes: Any, n_classes: int, *, like: Array | None = None) -> Array
            [0., 0., 1.]])
     """
     n_classes = check_integer("n_classes", n_classes, minimum=1)
-    if not (isinstance(classes, np.ndarray) or is_non_numpy_array(classes)):
-        classes = np.asarray(classes)
+    check_kind("classes", classes)
+    if not is_non_numpy_array(classes):
+        with errors_naming("classes"):
+            classes = np.asarray(classes)
     text = isinstance(classes, np.ndarray) and classes.dtype.kind not in "biuf"
     if classes.ndim != 1 or text:
         raise ValueError(

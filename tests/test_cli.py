@@ -518,8 +518,8 @@ def written(text, name="table.csv"):
         (None, ["table.xlsx"], "table.xlsx: a table must be a .csv, .tsv, .parquet"),
         ("a,b\n1,x\n2,y\n", ["--target", "c"], "no column 'c'; the columns are a, b"),
         ("a,b\n1,x\n2,y\n", ["--drop", "a"], "'a' is left out: as asked"),
-        ("a,b\n1,x\n2,y\n", ["--drop", "q"], "--drop: no column 'q' among the features a"),
-        ("a,b\n1,x\n2,y\n", ["--categorical", "b"], "--categorical: no column 'b' among the features a"),
+        ("a,b\n1,x\n2,y\n", ["--drop", "q"], "`drop`: no column 'q' among the features a"),
+        ("a,b\n1,x\n2,y\n", ["--categorical", "b"], "`categorical`: no column 'b' among the features a"),
         ("a,b\n1,x\n2,x\n", [], "the target 'b' must have at least two classes, got only x"),
         (
             "a,b\n1,x\n2,y\n",

@@ -71,7 +71,7 @@ def test_columns_named_alike():
 @pytest.mark.parametrize("name", ["z", "y", "A"])
 def test_unknown_columns(option, name):
     frame = pl.DataFrame({"a": [1, 2], "y": [0, 1]})
-    with refuses(f"--{option}: no column '{name}' among the features a"):
+    with refuses(f"`{option}`: no column '{name}' among the features a"):
         find_columns(frame, "y", **{option: [name]})
 
 

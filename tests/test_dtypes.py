@@ -132,9 +132,7 @@ def test_what_holds_no_real_numbers_is_refused(kind, argument):
     data |= {"X_val": X, "y_val": VALUES, "sample_weight_val": WEIGHTS}
     data[argument] = NO_NUMBERS[kind](data[argument])
     model = MLPRegressor(**SETTINGS)
-    with pytest.raises(
-        (TypeError, ValueError), match=rf"(?i)`{argument}`|complex data|in the validation data: `"
-    ):
+    with pytest.raises((TypeError, ValueError), match=rf"`{argument}`"):
         model.fit(**data)
     assert not hasattr(model, "coefs_")
 

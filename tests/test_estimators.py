@@ -761,9 +761,9 @@ BINARY_X, BINARY_Y = problem("binary")
         ({"sample_weight_val": np.ones(40)}, "`X_val`"),
         ({"X_val": BINARY_X[:, :3], "y_val": BINARY_Y}, "X_val.*3 features|3 features.*4"),
         ({"X_val": BINARY_X[:10], "y_val": BINARY_Y}, "X_val|y_val|inconsistent"),
-        ({"X_val": BINARY_X, "y_val": BINARY_Y + 5}, "validation.*classes"),
+        ({"X_val": BINARY_X, "y_val": BINARY_Y + 5}, "`y_val` has classes"),
         ({"X_val": BINARY_X, "y_val": BINARY_Y, "sample_weight_val": np.ones(3)}, "sample_weight"),
-        ({"X_val": np.full((40, 4), np.nan), "y_val": BINARY_Y}, "validation.*NaN"),
+        ({"X_val": np.full((40, 4), np.nan), "y_val": BINARY_Y}, "`X_val`: Input X contains NaN"),
         ({"X_val": np.empty((0, 4)), "y_val": np.empty(0)}, "X_val|0 sample"),
     ],
 )
@@ -1526,8 +1526,7 @@ def test_arrays_that_are_not_plain_are_refused_in_every_argument(kind, make):
     calls += [("partial_fit", data | {"classes": np.arange(2)}, "classes")] if kind == "binary" else []
     before = snapshot(model)
     for method, given, name in calls:
-        named = name if name == "sample_weight_val" else name.removesuffix("_val")
-        with pytest.raises(TypeError, match=f"`{named}` must be a plain dense array, got .*\\("):
+        with pytest.raises(TypeError, match=f"`{name}` must be a plain dense array, got .*\\("):
             getattr(model, method)(**given | {name: make(given[name])})
     assert_same(model, before)
 

@@ -99,7 +99,8 @@ def outcome(function, *arguments):
         try:
             value = function(*arguments)
         except Exception as error:
-            value = (type(error), str(error))
+            # The argument's name comes before scikit-learn's words where these do not contain it.
+            value = (type(error), re.sub(r"^`\w+`: ", "", str(error)))
     shown = [str(one.message) for one in caught if one.category is not ConvergenceWarning]
     return value, shown
 
@@ -953,10 +954,10 @@ ERRORS_OF_WHAT_IS_NEW = {
     "X_val alone": ({}, {"X_val": "X"}, "`X_val` and `y_val` must be given together"),
     "y_val alone": ({}, {"y_val": "y"}, "`X_val` and `y_val` must be given together"),
     "weights alone": ({}, {"sample_weight_val": "weight"}, "`X_val` and `y_val` must be given together"),
-    "features of X_val": ({}, {"X_val": "narrow", "y_val": "y"}, "validation.* 3 features.*expecting 4"),
-    "NaN in X_val": ({}, {"X_val": "nan", "y_val": "y"}, "validation.*NaN"),
-    "lengths of validation": ({}, {"X_val": "X", "y_val": "short"}, "validation.*inconsistent numbers"),
-    "class of y_val": ({}, {"X_val": "X", "y_val": "unseen"}, "validation.*classes not in.*7"),
+    "features of X_val": ({}, {"X_val": "narrow", "y_val": "y"}, "`X_val`: X has 3 features.*expecting 4"),
+    "NaN in X_val": ({}, {"X_val": "nan", "y_val": "y"}, "`X_val`: Input X contains NaN"),
+    "lengths of validation": ({}, {"X_val": "X", "y_val": "short"}, "`y_val`: .*inconsistent numbers"),
+    "class of y_val": ({}, {"X_val": "X", "y_val": "unseen"}, "`y_val` has classes not in.*7"),
 }
 
 

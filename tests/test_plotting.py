@@ -681,7 +681,7 @@ def test_weights_of_zero_are_no_problem(ax):
             "`params` must be a tuple of 1",
         ),
         (BINARY, {"feature_names": ["a"]}, ValueError, "`feature_names` must have 2 names, got 1"),
-        (BINARY, {"class_names": ["a", "b", "c"]}, ValueError, "`class_names` must have 1 names, got 3"),
+        (BINARY, {"class_names": ["a", "b", "c"]}, ValueError, "`class_names` must have 1 or 2 names, got 3"),
     ],
 )
 def test_what_is_no_network_is_refused(model, names, error, message):

@@ -6,7 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mlp_xp._arrays import Array, check_finite, for_value_checks, quiet_floating_point, without_autodiff
+from mlp_xp._arrays import (
+    Array,
+    Placement,
+    check_finite,
+    for_value_checks,
+    quiet_floating_point,
+    without_autodiff,
+)
 from mlp_xp._devices import computing, current_device, to_floats
 from mlp_xp._losses import identity_link
 from mlp_xp._network import Network
@@ -92,7 +99,7 @@ def check_samples(
     samples = network._check(params, X, y, sample_weight)
     check_finite(samples.place.xp, "X", X)
     check_targets(network, samples)
-    check_weights(samples)
+    check_weights(samples.place, samples.sample_weight)
     return samples
 
 
@@ -111,11 +118,10 @@ def check_targets(network: Network, samples: Samples) -> None:
             raise ValueError(f"`y` must, for {loss}, {problem}")
 
 
-def check_weights(samples: Samples) -> None:
+def check_weights(place: Placement, sample_weight: Array | None) -> None:
     """Raise a ValueError if these cannot be the samples' weights."""
-    xp, sample_weight = samples.place.xp, samples.sample_weight
     if sample_weight is not None:
-        xp, sample_weight = for_value_checks(xp, samples.place.cast(sample_weight))
+        xp, sample_weight = for_value_checks(place.xp, place.cast(sample_weight))
         check_finite(xp, "sample_weight", xp.reshape(sample_weight, (-1, 1)))
         if not bool(xp.all(sample_weight >= 0.0)) or not bool(xp.any(sample_weight > 0.0)):
             raise ValueError(
@@ -126,6 +132,6 @@ def check_weights(samples: Samples) -> None:
             overflows = not bool(xp.isfinite(xp.sum(sample_weight)))
         if overflows:
             raise ValueError(
-                f"`sample_weight` must have a sum that {samples.place.dtype_name} can hold, got values up to "
+                f"`sample_weight` must have a sum that {place.dtype_name} can hold, got values up to "
                 f"{float(xp.max(sample_weight)):g}"
             )

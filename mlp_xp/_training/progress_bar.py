@@ -10,7 +10,7 @@ from typing import Any
 
 from mlp_xp._messages import package_needed
 from mlp_xp._training.history import History
-from mlp_xp._validation import check_integer
+from mlp_xp._validation import check_integer, shown
 from mlp_xp._warnings import warn
 
 MIN_SECONDS_BETWEEN_UPDATES = 0.1
@@ -76,7 +76,11 @@ class ProgressBar:
 
     def __init__(self, epochs: int | None = None, *, console: Any = None, description: str = "epoch") -> None:
         with package_needed("ProgressBar", "rich", "cli"):
-            import_module("rich")
+            rich = import_module("rich.console")
+        if not (console is None or isinstance(console, rich.Console)):
+            raise TypeError(f"`console` must be a rich Console or None, got {shown(console)}")
+        if not isinstance(description, str):
+            raise TypeError(f"`description` must be text, got {shown(description)}")
         self.epochs = None if epochs is None else check_integer("epochs", epochs, minimum=0)
         self.console = console
         self.description = description

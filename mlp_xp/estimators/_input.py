@@ -22,6 +22,7 @@ from mlp_xp._arrays import (
 )
 from mlp_xp._devices import MemoryShortage, free_bytes
 from mlp_xp._training.history import History, OutOfMemoryError
+from mlp_xp._validation import errors_naming
 from mlp_xp.backends import backend
 
 NATIVE_DTYPES = [np.dtype(code) for code in "dfe?bBhHiIlLqQ"]
@@ -40,7 +41,8 @@ def check_samples(estimator: Any, X: Any, *, reset: bool) -> tuple[Any, Placemen
         return X, placement(X=X)
     check_kind("X", X)
     if not is_non_numpy_array(X):
-        X = _check_on_host(estimator, X, reset=reset)
+        with errors_naming("X"):
+            X = _check_on_host(estimator, X, reset=reset)
         home = HOST._replace(dtype=np.float32 if X.dtype == np.float32 else np.float64)
         return X.tocsr() if is_sparse(X) else X, home  # CSR, because batches are rows
     home = placement(X=X)
@@ -162,8 +164,9 @@ def check_weight(name: str, weight: Any, n_samples: int, there: Placement) -> Ar
     check_kind(name, weight)
     if not is_non_numpy_array(weight):
         _check_no_dates(name, weight)
-        weight = np.full(n_samples, float(weight)) if isinstance(weight, Real) else weight
-        weight = check_array(weight, ensure_2d=False, dtype=[np.float64, np.float32], input_name=name)
+        with errors_naming(name):
+            weight = np.full(n_samples, float(weight)) if isinstance(weight, Real) else weight
+            weight = check_array(weight, ensure_2d=False, dtype=[np.float64, np.float32], input_name=name)
     placement(**{name: weight})
     if tuple(weight.shape) != (n_samples,):
         raise ValueError(f"`{name}` must have shape (n_samples,) = {(n_samples,)}, got {tuple(weight.shape)}")
@@ -173,7 +176,8 @@ def check_weight(name: str, weight: Any, n_samples: int, there: Placement) -> Ar
 def checked_on_host(y: Any, n_samples: int, estimator: Any, *, numeric: bool) -> Any:
     """Check targets of any library as scikit-learn does; return them as a NumPy array."""
     rows = np.broadcast_to(np.float32(0.0), (n_samples, 1))
-    _, y = check_X_y(rows, on_host("y", y), multi_output=True, y_numeric=numeric, estimator=estimator)
+    with errors_naming("y"):
+        _, y = check_X_y(rows, on_host("y", y), multi_output=True, y_numeric=numeric, estimator=estimator)
     y = y.toarray() if is_sparse(y) else y
     return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 

@@ -14,9 +14,9 @@ from scipy.sparse import csr_matrix
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import type_of_target, unique_labels
 
-from mlp_xp._arrays import Array, HostArray, Placement, to_host
+from mlp_xp._arrays import Array, HostArray, Placement, quiet_floating_point, to_host
 from mlp_xp._network import Network
-from mlp_xp._validation import check_real, lookup, shown
+from mlp_xp._validation import check_real, errors_naming, lookup, shown
 
 KINDS = {"binary": "binary", "multiclass": "multiclass", "multilabel-indicator": "multilabel"}
 """Kinds of classification, by scikit-learn's name of the targets' type."""
@@ -140,10 +140,8 @@ def storable(y: Any) -> Any:
 
 def check_given_classes(classes: Any) -> HostArray:
     """Return the `classes` of `partial_fit`: in rising order, each once."""
-    try:
+    with errors_naming("classes"), quiet_floating_point():
         return np.asarray(unique_labels(classes))
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"`classes` must be a list of labels: {error}") from error
 
 
 def check_class_weight(class_weight: Any) -> None:

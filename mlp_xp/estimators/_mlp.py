@@ -23,10 +23,11 @@ from mlp_xp._arrays import (
 from mlp_xp._devices import current_device
 from mlp_xp._functions import set_public_module
 from mlp_xp._network import Network
-from mlp_xp._validation import lookup
+from mlp_xp._training.measure import check_weights
+from mlp_xp._validation import errors_naming, lookup
 from mlp_xp.estimators._base import BaseMLP
 from mlp_xp.estimators._documentation import fill_docstring
-from mlp_xp.estimators._input import checked_on_host, on_host
+from mlp_xp.estimators._input import HOST, check_weight, checked_on_host, on_host
 from mlp_xp.estimators._labels import (
     Classes,
     check_class_weight,
@@ -163,7 +164,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         ----------
         {score}
         """
-        return _score(self, accuracy_score, X, storable(on_host("y", y)), sample_weight)
+        with errors_naming("y"):
+            y = storable(on_host("y", y))
+        return _score(self, accuracy_score, X, y, sample_weight)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -345,10 +348,11 @@ class MLPRegressor(RegressorMixin, BaseMLP):
 def _score(estimator: BaseMLP, metric: Any, X: Any, y: Any, sample_weight: Any) -> float:
     """Compute a metric of scikit-learn's for the predictions, on the host; arrays may be of any library."""
     with current_device(X):
-        predictions = estimator._decode(*estimator._outputs(X, "score"))
-        arrays = {"y": y, "predictions": predictions, "sample_weight": sample_weight}
-        y, predictions, sample_weight = (on_host(name, array) for name, array in arrays.items())
-        return float(metric(y, predictions, sample_weight=sample_weight))
+        predictions = on_host("predictions", estimator._decode(*estimator._outputs(X, "score")))
+        weight = check_weight("sample_weight", sample_weight, predictions.shape[0], HOST)
+        check_weights(HOST, weight)
+        with errors_naming("y"):
+            return float(metric(on_host("y", y), predictions, sample_weight=weight))
 
 
 set_public_module("mlp_xp.estimators", globals(), ["MLPClassifier", "MLPRegressor", "_Labels"])

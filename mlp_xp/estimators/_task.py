@@ -21,6 +21,7 @@ from mlp_xp._samples import Samples
 from mlp_xp._training.early_stopping import EarlyStopping
 from mlp_xp._training.measure import check_targets, check_weights, measure
 from mlp_xp._training.metrics import METRICS, Metric
+from mlp_xp._validation import errors_naming
 from mlp_xp.estimators._fitted import network_of, params_at
 from mlp_xp.estimators._input import (
     HOST,
@@ -90,12 +91,13 @@ def prepare_task(
     if estimator.solver == "adam":
         check_adam_dtype(there.xp, there.dtype, estimator.beta_2, estimator.epsilon)
     given = y
-    y = estimator._check_y(given, X.shape[0], home)
-    if continues:
-        estimator._check_learned_targets(y, complete=not incremental)
-    else:
-        estimator._learn_targets(y, home, classes, is_sparse(given))
-    targets = estimator._encode(y)
+    with errors_naming("y"):
+        y = estimator._check_y(given, X.shape[0], home)
+        if continues:
+            estimator._check_learned_targets(y, complete=not incremental)
+        else:
+            estimator._learn_targets(y, home, classes, is_sparse(given))
+        targets = estimator._encode(y)
     network = Network(
         (X.shape[1], *hidden_layer_sizes, targets.shape[1]),
         activation=estimator._activation(len(hidden_layer_sizes)),
@@ -166,13 +168,25 @@ def _check_same_network(estimator: Estimator, network: Network) -> None:
 
 
 def _samples(
-    estimator: Estimator, network: Network, there: Placement, X: Any, targets: Any, weight: Array | None
+    estimator: Estimator,
+    network: Network,
+    there: Placement,
+    X: Any,
+    targets: Any,
+    weight: Array | None,
+    suffix: str = "",
 ) -> Samples:
-    """Bring checked samples to the place to compute, and check targets and weights there."""
-    samples = Samples(there, samples_at(there, X), there.transfer(targets), weight)
-    check_weights(samples)
+    """Bring checked samples to the place to compute, and check targets and weights there.
+
+    `suffix` is what the names of these arguments end in.
+    """
+    with errors_naming("X" + suffix, "X"):
+        samples = Samples(there, samples_at(there, X), there.transfer(targets), weight)
+    with errors_naming("sample_weight" + suffix, "sample_weight"):
+        check_weights(there, samples.sample_weight)
     if not estimator._is_classifier:  # encoded labels always fit the loss
-        check_targets(network, samples)
+        with errors_naming("y" + suffix, "y"):
+            check_targets(network, samples)
     return samples
 
 
@@ -192,21 +206,18 @@ def _validation_samples(
         raise ValueError("`X_val` and `y_val` must be given together")
     if estimator.solver == "lbfgs":
         raise ValueError("`X_val` must come with `solver` 'sgd' or 'adam', got 'lbfgs'")
-    try:
+    with errors_naming("X_val", "X"):
         X, place = check_samples(estimator, X, reset=False)
-        if not place.same_as(home):
-            raise ValueError(f"it must live where `X` does: `X` is {home}, `X_val` is {place}")
+    if not place.same_as(home):
+        raise ValueError(f"`X_val` must live where `X` does: `X` is {home}, `X_val` is {place}")
+    with errors_naming("y_val", "y"):
         y = estimator._check_y(y, X.shape[0], home)
         estimator._check_learned_targets(y, complete=False)
         targets = estimator._encode(y)
-        if targets.shape[1] != estimator.n_outputs_:
-            raise ValueError(
-                f"`y_val` must have {estimator.n_outputs_} columns as `y`, got {targets.shape[1]}"
-            )
-        weight = check_weight("sample_weight_val", sample_weight, X.shape[0], there)
-        return _samples(estimator, network, there, X, targets, weight)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"in the validation data: {error}") from error
+    if targets.shape[1] != estimator.n_outputs_:
+        raise ValueError(f"`y_val` must have {estimator.n_outputs_} columns as `y`, got {targets.shape[1]}")
+    weight = check_weight("sample_weight_val", sample_weight, X.shape[0], there)
+    return _samples(estimator, network, there, X, targets, weight, "_val")
 
 
 def _split(

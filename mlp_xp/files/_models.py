@@ -19,7 +19,7 @@ from mlp_xp._arrays import HostArray, check_finite, to_host, type_name
 from mlp_xp._messages import package_needed
 from mlp_xp._network import Network
 from mlp_xp._parameters import Parameters, flatten, named
-from mlp_xp._validation import lookup, shown
+from mlp_xp._validation import check_path, lookup
 from mlp_xp.backends import backend as find_backend
 from mlp_xp.files._tensors import DTYPES, MAX_HEADER_BYTES, TensorFile
 
@@ -129,7 +129,7 @@ def save_model(path: str | os.PathLike[str], model: Any) -> None:
     from mlp_xp.files._folders import atomic_write
     from mlp_xp.files._json_codec import encode_document
 
-    target = _as_path(path)
+    target = check_path(path)
     with package_needed("a model file", "safetensors", "files"):
         from safetensors.numpy import save
     description, network, params = _describe(model)
@@ -200,7 +200,7 @@ def load_model(path: str | os.PathLike[str], backend: str | None = None) -> Any:
     from hashlib import sha256
 
     found = find_backend("numpy" if backend is None else backend)
-    path, arrays = _as_path(path), []
+    path, arrays = check_path(path), []
     with _as_model_file_error(path):
         with TensorFile(path) as file:
             text, expected = _check_metadata(file.metadata)
@@ -340,15 +340,6 @@ def _update_checksum(checksum: Any, name: str, array: HostArray) -> None:
 
 
 # File.
-
-
-def _as_path(path: Any) -> Path:
-    from pathlib import Path
-
-    try:
-        return Path(path)
-    except TypeError:
-        raise TypeError(f"`path` must be text or a path, got {shown(path)}") from None
 
 
 @contextmanager

@@ -11,9 +11,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
-from mlp_xp._arrays import HostArray, Placement, is_non_numpy_array, placement, to_host
+from mlp_xp._arrays import HostArray, Placement, check_kind, is_non_numpy_array, placement, to_host
 from mlp_xp._network import Network
 from mlp_xp._parameters import leaves
+from mlp_xp._validation import errors_naming, shown
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442")
 
@@ -110,6 +111,16 @@ def placement_of(params: Any) -> Placement:
     return placement(params=next(iter(leaves(params)), None))
 
 
+def checked_on_host(name: str, values: Any) -> HostArray:
+    """Return samples or targets as a NumPy array; an error names them if they are no plain array."""
+    check_kind(name, values)
+    with errors_naming(name):
+        host = on_host(values)
+        if host.dtype.kind in "mMc":
+            raise TypeError(f"it must hold real numbers or names, got dtype {host.dtype}")
+        return host
+
+
 def on_host(array: Any) -> HostArray:
     """Return an array of any library, a list or a DataFrame's column as a NumPy array."""
     return to_host(array) if is_non_numpy_array(array) else np.asarray(array)
@@ -120,11 +131,16 @@ def escape_mathtext(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def checked_names(argument: str, names: Any, n_names: int) -> list[str]:
-    """Return names as escaped text, [] for None; raise a ValueError if their number is wrong."""
+def checked_names(argument: str, names: Any, *n_names: int) -> list[str]:
+    """Return names as escaped text, [] for None; raise a ValueError unless their number is one of these."""
     if names is None:
         return []
-    given = [names] if isinstance(names, str) else [escape_mathtext(str(name)) for name in on_host(names)]
-    if len(given) != n_names:
-        raise ValueError(f"`{argument}` must have {n_names} names, got {len(given)}: {given}")
+    with errors_naming(argument):
+        each = np.array([names]) if isinstance(names, str) else on_host(names)
+        if each.ndim != 1:
+            raise TypeError(f"it must be a list of names, got {shown(names)}")
+    given = [escape_mathtext(str(name)) for name in each]
+    if len(given) not in n_names:
+        count = " or ".join(map(str, n_names))
+        raise ValueError(f"`{argument}` must have {count} names, got {len(given)}: {shown(given)}")
     return given

@@ -11,14 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, to_rgb
 from matplotlib.ticker import MaxNLocator
 
-from mlp_xp._arrays import HostArray, is_non_numpy_array, placement, to_host
+from mlp_xp._arrays import HostArray, is_non_numpy_array, placement
 from mlp_xp._network import Network
-from mlp_xp._validation import check_integer
+from mlp_xp._validation import check_bool, check_integer
 from mlp_xp.plotting._common import (
     COLOURS,
     add_legend,
     axes_or_new,
     checked_names,
+    checked_on_host,
     darker,
     is_network_pair,
     on_host,
@@ -98,6 +99,7 @@ def plot_decision_boundary(
     >>> ax.get_xlabel(), [text.get_text() for text in ax.get_legend().texts]
     ('x', ['A', 'B'])
     """
+    check_bool("legend", legend)
     samples = _numbers("X", X)
     if samples.ndim != 2 or samples.shape[1] != 2:
         raise ValueError(f"`X` must have two features, shape (n_samples, 2), got {samples.shape}")
@@ -137,9 +139,10 @@ def plot_decision_boundary(
 
 def _numbers(name: str, values: Any) -> HostArray:
     """Return an array or a table of any library as numbers on the host."""
+    host = checked_on_host(name, values)
     try:
-        return np.asarray(to_host(values) if is_non_numpy_array(values) else values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        return host.astype(np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(f"`{name}` must hold numbers ({error})") from None
 
 
@@ -218,7 +221,7 @@ def _as_model_input(weights: Any, X: Any, coordinates: HostArray) -> Any:
 
 def _targets(y: Any, n_samples: int, classes: HostArray | None) -> HostArray:
     """Return the index of each sample's class, or its value."""
-    host = np.asarray(on_host(y))
+    host = checked_on_host("y", y)
     if host.ndim == 2 and host.shape[1] == 1:
         host = host[:, 0]
     if classes is not None and host.shape == (n_samples, len(classes)):

@@ -89,9 +89,9 @@ def plot_network(
     inputs = view.inputs if feature_names is None else feature_names
     inputs = checked_names("feature_names", inputs, sizes[0])
     outputs = view.outputs if class_names is None else class_names
-    if outputs is not None and sizes[-1] == 1 and len(outputs) == 2:
-        outputs = outputs[1:]
-    outputs = checked_names("class_names", outputs, sizes[-1])
+    # Of two classes one output is the probability of the second.
+    n_names = (1, 2) if sizes[-1] == 1 else (sizes[-1],)
+    outputs = checked_names("class_names", outputs, *n_names)[-sizes[-1] :]
     ax = axes_or_new(ax)
     ax.set_axis_off()
     layers = [_layout(size) for size in sizes]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 
 from mlp_xp._arrays import HostArray
-from mlp_xp._validation import lookup
-from mlp_xp.tables._reading import DataError, listed, normalised, parse_numbers
+from mlp_xp._validation import errors_naming, lookup, shown
+from mlp_xp.tables._reading import DataError, check_frame, listed, normalised, parse_numbers
 
 MAX_INTEGER_CLASSES = 20
 """Maximum number of distinct integers in a target of classes; with more it is a regression target.
@@ -124,11 +124,20 @@ def find_columns(
     >>> find_columns(pl.DataFrame({"mass": [1.5, 2.0], "kind": ["a", "b"], "note": [None, None]})).left_out
     {'note': 'it is empty'}
     """
+    check_frame(frame)
+    if target is not None and (not isinstance(target, str) or target not in frame.columns):
+        raise DataError(f"`target` must be one of the columns {listed(frame.columns)}, got {shown(target)}")
     features = [name for name in frame.columns if name != target]
-    for option, names in (("--categorical", categorical), ("--drop", drop)):
+    for argument, names in (("categorical", categorical), ("drop", drop)):
+        with errors_naming(argument):
+            if isinstance(names, (str, bytes, Mapping)):
+                raise TypeError(f"it must be a list of columns, got {shown(names)}")
+            names = list(names)
         for name in names:
-            if name not in features:
-                raise DataError(f"{option}: no column {name!r} among the features {listed(features)}")
+            if not isinstance(name, str) or name not in features:
+                raise DataError(
+                    f"`{argument}`: no column {shown(name)} among the features {listed(features)}"
+                )
     kinds: dict[str, list[str]] = {"numbers": [], "categories": [], "dates": []}
     left_out = {}
     for column in frame.iter_columns():
@@ -302,6 +311,8 @@ def find_target(column: pl.Series, task: str = "auto") -> Target:
     'regression'
     """
     lookup("task", task, dict.fromkeys(("auto", *TASKS)))
+    if not isinstance(column, pl.Series):
+        raise TypeError(f"`column` must be a polars Series, got {shown(column)}")
     column, what = normalised(column), f"the target {column.name!r}"
     if len(column) < 2:
         raise DataError(f"at least 2 rows are needed, got {len(column)}")

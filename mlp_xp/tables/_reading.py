@@ -17,6 +17,7 @@ import polars as pl
 
 from mlp_xp._arrays import HostArray
 from mlp_xp._messages import first_line
+from mlp_xp._validation import check_path, shown
 from mlp_xp.datasets import Dataset
 from mlp_xp.files._folders import atomic_write
 
@@ -96,7 +97,7 @@ def read_frame(path: str | Path) -> pl.DataFrame:
     ...     read_frame(path).rows()
     [(150.5, 'apple'), (None, 'lemon')]
     """
-    path = Path(path)
+    path = check_path(path)
     kind, read = _entry_for_suffix(path, READERS)
     try:
         with path.open("rb") as file:
@@ -293,13 +294,20 @@ def write_frame(path: str | Path, frame: pl.DataFrame) -> None:
     ...     read_frame(path).rows()
     [(150.5, 'apple')]
     """
-    path = Path(path)
+    path = check_path(path)
+    check_frame(frame)
     _, write = _entry_for_suffix(path, WRITERS)
     try:
         with atomic_write(path) as file:
             write(frame, file)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path}: it cannot be written ({first_line(error)})") from error
+
+
+def check_frame(frame: Any) -> None:
+    """Raise a TypeError unless this is a table of polars."""
+    if not isinstance(frame, pl.DataFrame):
+        raise TypeError(f"`frame` must be a polars DataFrame, got {shown(frame)}")
 
 
 def check_writable(path: str | Path, overwrite: bool) -> None:

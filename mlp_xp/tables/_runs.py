@@ -15,6 +15,7 @@ from sklearn.pipeline import Pipeline
 from mlp_xp._arrays import HostArray
 from mlp_xp._functions import set_public_module
 from mlp_xp._messages import first_line, package_needed
+from mlp_xp._validation import check_path
 from mlp_xp.files._folders import write_json
 from mlp_xp.files._models import save_model, trusted_types
 from mlp_xp.tables._pipelines import (
@@ -252,7 +253,7 @@ def load_run(path: str | Path) -> Run:
     ['predicted a xor b', 'probability false', 'probability true']
     """
     _skops()  # here, because errors below are those of a damaged file
-    path = Path(path)
+    path = check_path(path)
     for name in (DESCRIPTION_FILE, PIPELINE_FILE):
         if not (path / name).is_file():
             raise DataError(f"{path}: not the folder of a run: it has no {name}")
