@@ -311,6 +311,22 @@ def test_counts_can_have_a_loss_of_their_own(ask):
     assert found["scores"] != ask(*settings)["scores"]
 
 
+def test_predictions_that_overflow_are_told_of(run, ask):
+    X = np.linspace(0.0, 1.0, 60)
+    pl.DataFrame({"x": X, "count": np.round(np.exp(3.0 * X))}).write_csv("table.csv")
+    settings = words("train table.csv --task regression --loss poisson --solver lbfgs --activation identity")
+    assert ask(*settings, "--out", "run")["scores"]["test"]["r2"] > 0.9
+    pl.DataFrame({"x": [0.5, 1e6, 1e7], "count": [4, 5, 6]}).write_csv("far.csv")
+    message = "2 of 3 predictions are infinite or NaN"
+    code, output, error = run("predict", "run", "far.csv")
+    assert code == 0
+    assert f"mlp-xp: {message}" in error
+    assert output.count("inf") == 2
+    assert any(note.startswith(message) for note in ask("evaluate", "run", "far.csv")["notes"])
+    pl.DataFrame({"x": [0.5, 0.7], "count": [4, 8]}).write_csv("near.csv")
+    assert ask("evaluate", "run", "near.csv")["notes"] == []
+
+
 def test_a_validation_table_is_watched_and_never_trained_on(ask):
     frame = table("iris")
     frame[:100].write_csv("table.csv")

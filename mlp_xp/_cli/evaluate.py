@@ -10,7 +10,14 @@ from mlp_xp._cli.predict import load
 from mlp_xp._cli.screen import Screen, format_score
 from mlp_xp.tables._pipelines import SCORE_TITLES, baseline_name, task_of
 from mlp_xp.tables._reading import read_frame
-from mlp_xp.tables._runs import run_rows, score_baseline, score_rows, table_notes
+from mlp_xp.tables._runs import (
+    overflow_notes,
+    predict_features,
+    run_rows,
+    score_baseline,
+    score_rows,
+    table_notes,
+)
 
 
 def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
@@ -22,6 +29,7 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
     notes = table_notes(trained, frame, rows.frame)
     if left_out := len(frame) - len(rows.y):
         notes.append(f"{left_out} rows without {trained.description['target']} left out")
+    notes += overflow_notes(predict_features(trained, rows.frame))
     scores = {"network": score_rows(trained, rows), "baseline": score_baseline(trained, rows)}
     for note in notes:
         screen.print_note(note)

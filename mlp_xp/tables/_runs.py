@@ -139,6 +139,18 @@ def predict_features(run: Run, features: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame({f"predicted {target}": classes[np.argmax(outputs, axis=1)], **columns})
 
 
+def overflow_notes(predictions: pl.DataFrame) -> list[str]:
+    """Return a note on predictions that are infinite or NaN, if there are some."""
+    columns = [column.is_finite() for column in predictions if column.dtype.is_float()]
+    n_rows = len(predictions) - int(np.logical_and.reduce(columns).sum()) if columns else 0
+    if not n_rows:
+        return []
+    return [
+        f"{n_rows} of {len(predictions)} predictions are infinite or NaN, because their features are so far "
+        "from those of the training (--dtype float64 holds larger numbers)"
+    ]
+
+
 def run_rows(run: Run, frame: pl.DataFrame) -> LabelledRows:
     """Return the rows of a table that have a target, typed as the run's training rows."""
     return labelled_rows(frame, run.description["target"], run.classes, columns_of(run.pipeline))
