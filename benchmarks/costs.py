@@ -1,21 +1,21 @@
-"""The library's own overhead, in training and at import: ``python -m benchmarks costs``."""
+"""The library's own overhead, in training, at import, by layouts of X: ``python -m benchmarks costs``."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from benchmarks import import_time, loop_cost
+from benchmarks import import_time, layouts, loop_cost
 from benchmarks.command_line import Parser, add_output_options, folder, need, whole_number, write_json
 from benchmarks.machine import describe
 
-BENCHMARKS = {"loop-cost": loop_cost.measure, "import-time": import_time.measure}
+BENCHMARKS = {"loop-cost": loop_cost.measure, "import-time": import_time.measure, "layouts": layouts.measure}
 
 
 def main(arguments: list[str]) -> None:
     """Measure, print and optionally write the overheads that the options name."""
     parser = Parser(
         prog="python -m benchmarks costs",
-        description="Compare the training loop with its bare array calls, and the import with NumPy's.",
+        description="Compare the training loop with bare array calls, the import with NumPy's, layouts of X.",
     )
     parser.add_argument("--only", choices=list(BENCHMARKS), nargs="+", default=list(BENCHMARKS))
     parser.add_argument("--repeats", type=whole_number(1), default=41, help="interleaved repeats (41)")
@@ -36,8 +36,11 @@ def _print(results: list[dict[str, Any]]) -> None:
 
     table = Table("benchmark", "median", "", "result", "", "target", title="interleaved; medians")
     for result in results:
+        title = result["name"]
         for name, median in result["medians"].items():
-            table.add_row(result["name"], f"{median:.1f}", f"{result['unit']}: {name}")
+            ratio = f"{result['ratios'][name]:.2f}" if "ratios" in result else ""
+            table.add_row(title, f"{median:.1f}", f"{result['unit']}: {name}", ratio)
+            title = ""
         table.add_row("", "", "", f"{result['result']:.3g}", result["result_is"], f"<= {result['target']:g}")
         table.add_section()
     Console().print(table)

@@ -3,7 +3,7 @@
 The arrays may take most of the memory, or be memory maps larger than that. So they are copied batch by
 batch, and whole only where that pays off: small arrays, to cast them once (`with_small_arrays_cast`), and an
 X in memory that is stored by columns (`with_contiguous_rows`). Rows of other arrays that are not contiguous,
-such as ``data[:, :-1]``, are gathered by `take_rows`.
+such as ``data[:, :-1]``, are gathered by `RowTaker`.
 
 `Samples.batches` copies what has to be gathered (chosen or shuffled rows) or cast; other batches are views.
 The engines copy batches as follows; if all samples are one batch, that is made once.
@@ -20,9 +20,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 from numpy.lib.stride_tricks import as_strided
 
 from mlp_xp._arrays import (
@@ -39,6 +41,9 @@ from mlp_xp._arrays import (
 MAX_COLUMN_STEP = 4
 """Rows of every n-th number in memory, such as those of ``data[:, ::2]``, are copied with what lies between,
 up to this n; above it, copying number by number is about as fast (50 columns of float64)."""
+
+MAX_ROWS_STRIDE = 1.25
+"""How far apart rows may begin, in lengths of a row, to be copied with what lies between them."""
 
 Rows: TypeAlias = "np.ndarray[Any, Any]"
 """Indices of rows, on the host."""
@@ -186,6 +191,9 @@ class Samples:
     def _row_getter(self, indices: Array | None) -> Callable[[Array, slice], Array]:
         """Return the function ``(array, slice) -> array`` that takes this part of the rows of an array."""
         xp, cast = self.xp, self._cast
+        takers = {}
+        if xp is np and indices is not None:
+            takers = {id(array): RowTaker(array) for array in self.arrays if array is not None}
 
         def take(array: Array, some: slice) -> Array:
             if array is None:
@@ -194,8 +202,8 @@ class Samples:
                 return cast(array)
             if indices is None:
                 return cast(array[some, :] if array.ndim == 2 else array[some])
-            if xp is np:
-                return cast(take_rows(array, indices[some]))
+            if takers:
+                return cast(takers[id(array)].take(indices[some]))
             return cast(xp.take(array, indices[some], axis=0))
 
         return take
@@ -208,25 +216,83 @@ class Samples:
         return array if array.dtype == dtype else self.xp.astype(array, dtype)
 
 
-def take_rows(array: HostArray, indices: Rows) -> HostArray:
-    """Return rows of a NumPy array, in the given order, without a copy of the whole array.
+class RowTaker:
+    """Takes rows of a NumPy array of any layout, in any order, without a copy of the whole array.
 
-    `np.take` makes such a copy of each array that is not contiguous.
+    `np.take` makes such a copy of each array that is not contiguous, and indexing copies number by number. So
+    rows are taken with what lies between their numbers, or between them and the next row, where that is
+    little.
     """
-    if array.flags.c_contiguous:
-        return np.take(array, indices, axis=0)
-    if array.ndim < 2 or array.shape[1] < 2:
-        return array[indices]
-    step, rest = divmod(abs(array.strides[1]), array.itemsize)
-    if rest or not 1 <= step <= MAX_COLUMN_STEP:
-        return array[indices]
-    if array.strides[1] < 0:
-        return take_rows(array[:, ::-1], indices)[:, ::-1]
-    # From its first to its last number a row is taken as one element, twice as fast as number by number.
-    n_spanned = (array.shape[1] - 1) * step + 1
-    spans = as_strided(array, (len(array), n_spanned), (array.strides[0], array.itemsize), writeable=False)
-    elements = spans.view(np.dtype((np.void, n_spanned * array.itemsize)))[:, 0]
-    return elements[indices.astype(np.intp)].view(array.dtype).reshape(len(indices), n_spanned)[:, ::step]
+
+    def __init__(self, array: HostArray) -> None:
+        self.array = array
+        self.whole: HostArray | None = array if array.flags.c_contiguous else None
+        self.columns: slice | None = None
+        self.spans: HostArray | None = None
+        if self.whole is not None or array.ndim != 2 or array.shape[1] < 2 or not len(array):
+            return
+        step, rest = divmod(abs(array.strides[1]), array.itemsize)
+        if rest or not 1 <= step <= MAX_COLUMN_STEP:
+            return
+        n_spanned = (array.shape[1] - 1) * step + 1
+        forward, self.columns = array, slice(None, None, step)
+        if array.strides[1] < 0:
+            forward, self.columns = array[:, ::-1], slice(None, None, -step)
+        self.whole, first = _surrounding_rows(forward, n_spanned)
+        if self.whole is not None:
+            last = first + n_spanned - 1
+            start, stop = (first, last + 1) if array.strides[1] > 0 else (last, first - 1)
+            self.columns = slice(start, None if stop < 0 else stop, self.columns.step)
+            return
+        # From its first to its last number each row is one element, so that it is copied at once.
+        strides = forward.strides[0], array.itemsize
+        spans = as_strided(forward, (len(array), n_spanned), strides, writeable=False)
+        self.spans = spans.view(np.dtype((np.void, n_spanned * array.itemsize)))[:, 0]
+
+    def take(self, indices: Rows) -> HostArray:
+        """Return rows, in this order."""
+        if self.whole is not None:
+            taken = np.take(self.whole, indices, axis=0)
+        elif self.spans is not None:
+            taken = self.spans[indices][:, None].view(self.array.dtype)
+        else:
+            return self.array[indices]
+        return taken if self.columns is None else taken[:, self.columns]
+
+    def take_into(self, target: HostArray, indices: Rows) -> None:
+        """Write rows, in this order, to another array."""
+        whole, columns = self.whole, self.columns
+        if whole is None or whole.dtype != target.dtype:
+            target[...] = self.take(indices)
+            return
+        direct = columns is None and target.flags.c_contiguous
+        out = target if direct else np.empty((len(indices), *whole.shape[1:]), whole.dtype)
+        # In mode "raise" NumPy would copy by way of a buffer, to leave `out` as it is if an index is wrong.
+        np.take(whole, indices, axis=0, out=out, mode="clip")
+        if not direct:
+            target[...] = out if columns is None else out[:, columns]
+
+
+def _surrounding_rows(array: HostArray, n_spanned: int) -> tuple[HostArray | None, int]:
+    """Return the contiguous array whose columns are those of `array` and others, and the first one's number.
+
+    Parts of tables lie so in memory, such as ``data[:, :-1]``. None if more would be taken than pays off, or
+    if it does not lie within the array that this is a view of.
+    """
+    stride, rest = divmod(array.strides[0], array.itemsize)
+    if rest or not n_spanned <= stride <= MAX_ROWS_STRIDE * n_spanned:
+        return None, 0
+    root = array
+    while isinstance(root.base, np.ndarray):
+        root = root.base
+    low, high = byte_bounds(root)
+    start = array.__array_interface__["data"][0]
+    n_before = max(0, len(array) * stride - (high - start) // array.itemsize)
+    start -= n_before * array.itemsize
+    if n_before + n_spanned > stride or start < low:
+        return None, 0
+    layout = {"data": (start, True), "shape": (len(array), stride), "typestr": array.dtype.str, "version": 3}
+    return np.asarray(SimpleNamespace(__array_interface__=layout, root=root)), n_before
 
 
 def _is_by_columns(array: HostArray) -> bool:

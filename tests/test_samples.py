@@ -9,7 +9,7 @@ from conftest import assert_close
 import mlp_xp._arrays as arrays_module
 from mlp_xp import Network, adam, to_host, train
 from mlp_xp._arrays import placement
-from mlp_xp._samples import Samples, take_rows
+from mlp_xp._samples import RowTaker, Samples
 
 N, WIDTH = 23, 4
 RANDOM = np.random.RandomState(0)
@@ -151,12 +151,16 @@ def mapped(array, folder):
 def test_rows_of_any_layout_are_taken(layout, dtype):
     array = LAYOUTS[layout]((X % 200).astype(dtype))
     for indices in (ROWS.astype(np.int32), ROWS, ROWS[:0], np.arange(len(array))):
-        taken = take_rows(array, indices)
+        taker = RowTaker(array)
+        taken = taker.take(indices)
         np.testing.assert_array_equal(taken, np.array(array)[indices])
         assert taken.dtype == array.dtype
         assert not np.shares_memory(taken, array)
+        for target in (np.empty(taken.shape), np.empty(taken.shape[::-1]).T, np.empty(taken.shape, dtype)):
+            taker.take_into(target, indices)
+            np.testing.assert_array_equal(target, taken)
     column = array[:, 0]
-    np.testing.assert_array_equal(take_rows(column, ROWS), np.array(column)[ROWS])
+    np.testing.assert_array_equal(RowTaker(column).take(ROWS), np.array(column)[ROWS])
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", ">f8", "uint8"])

@@ -20,7 +20,7 @@ from mlp_xp._interrupts import deferred_interrupts
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
 from mlp_xp._parameters import all_finite, is_array, leaves, with_leaves
-from mlp_xp._samples import Batch, Rows, Samples, take_rows
+from mlp_xp._samples import Batch, Rows, RowTaker, Samples
 
 MAX_BYTES_SHUFFLED_AT_ONCE = 2**20
 """Samples of up to this size are copied in their shuffled order once an epoch, larger ones batch by batch.
@@ -199,6 +199,7 @@ class _Batches:
 
     def __init__(self, samples: Samples, size: int, steps: dict[int, Any]) -> None:
         self.samples = samples
+        self.takers = [None if array is None else RowTaker(array) for array in samples.arrays]
         self.steps = steps
         n_samples = len(samples)
         self.slices = partial(row_slices, n_samples, size)
@@ -253,8 +254,8 @@ class _Batches:
             buffer = buffer._replace(X=buffer.X[:, : buffer.X.shape[1] - self.n_ones])
         return Batch(
             *(
-                None if array is None else _rows_into(array, order, rows, target, copy=self.shuffles_at_once)
-                for array, target in zip(self.samples.arrays, buffer)
+                None if taker is None else _rows_into(taker, order, rows, target, copy=self.shuffles_at_once)
+                for taker, target in zip(self.takers, buffer)
             )
         )
 
@@ -264,17 +265,13 @@ def _row_views(batch: Batch, rows: slice) -> Batch:
 
 
 def _rows_into(
-    array: HostArray, order: Rows | None, rows: slice, target: HostArray, *, copy: bool
+    taker: RowTaker, order: Rows | None, rows: slice, target: HostArray, *, copy: bool
 ) -> HostArray:
     """Return these rows of an array, copied to `target`; without `copy` a view if that is possible."""
-    same_dtype = array.dtype == target.dtype
-    if order is None:
-        if same_dtype and not copy:
-            return array[rows]
-        target[...] = array[rows]
-    elif same_dtype and target.flags.c_contiguous and array.flags.c_contiguous:
-        # In mode "raise" NumPy would copy by way of a buffer, to leave `out` as it is if an index is wrong.
-        np.take(array, order[rows], axis=0, out=target, mode="clip")
-    else:
-        target[...] = take_rows(array, order[rows])
+    if order is not None:
+        taker.take_into(target, order[rows])
+        return target
+    if taker.array.dtype == target.dtype and not copy:
+        return taker.array[rows]
+    target[...] = taker.array[rows]
     return target
