@@ -183,8 +183,18 @@ def check_kind(name: str, array: Any) -> None:
     if isinstance(array, (np.ma.MaskedArray, np.matrix)):
         # It would lose its mask; a matrix has another meaning of `*`.
         advice = "`.filled(value)`, or the rows without a mask" if np.ma.isMA(array) else "`numpy.asarray`"
-    elif array_api_compat.is_torch_array(array) and array.layout != sys.modules["torch"].strided:
-        advice = "a sparse tensor: `.to_dense()`"
+    elif array_api_compat.is_torch_array(array) and (
+        array.layout != sys.modules["torch"].strided or array.is_nested
+    ):
+        advice = "nested" if array.is_nested else "a sparse tensor: `.to_dense()`"
+    elif array_api_compat.is_torch_array(array) and (array.is_meta or array.is_quantized):
+        advice = "without data, on the meta device" if array.is_meta else "quantized: `.dequantize()`"
+    elif type_name(array).startswith("torch.masked."):
+        advice = "`.to_tensor(value)`"
+    elif type_name(array).startswith("jax.experimental.sparse."):
+        advice = "a sparse array: `.todense()`"
+    elif array_api_compat.is_jax_array(array) and "key" in str(array.dtype):
+        advice = "keys of random numbers"
     elif array_api_compat.is_pydata_sparse_array(array):
         advice = "a sparse array: `.todense()`"
     elif getattr(array, "__dask_graph__", lambda: None)() is not None:

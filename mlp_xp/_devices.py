@@ -244,13 +244,12 @@ def to_floats(place: Placement, values: Sequence[Array | float]) -> list[float]:
     """Return numbers and arrays of shape () as Python floats; arrays on a GPU are fetched by one copy."""
     if not is_on_cuda(place):
         return list(map(float, values))
-    arrays = [value for value in values if _is_scalar_of(place, value)]
+    arrays = [value for value in values if is_scalar_of(place, value)]
     fetched = iter(to_host(place.xp.stack(arrays)).tolist() if arrays else [])
-    # Metrics defined by users may return other numbers too: Python's, NumPy's, or arrays of another dtype.
-    return [next(fetched) if _is_scalar_of(place, value) else float(value) for value in values]
+    return [next(fetched) if is_scalar_of(place, value) else float(value) for value in values]
 
 
-def _is_scalar_of(place: Placement, value: Any) -> bool:
+def is_scalar_of(place: Placement, value: Any) -> bool:
     """Whether a value is an array of shape () with this placement and its dtype."""
     if isinstance(value, (float, int, np.generic, np.ndarray)):
         return False

@@ -114,7 +114,7 @@ def without_addresses(text: str) -> str:
     >>> without_addresses(repr(without_addresses))
     '<function without_addresses>'
     """
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+    return re.sub(r"( at)? 0x[0-9a-fA-F]{6,}", "", text)
 
 
 def set_public_module(module: str, namespace: dict[str, Any], names: Iterable[str]) -> None:

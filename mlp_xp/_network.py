@@ -6,15 +6,27 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from mlp_xp._activations import Activation, resolve_activation
-from mlp_xp._arrays import Array, Namespace, Placement, placement
+from mlp_xp._arrays import Array, HostArray, Namespace, Placement, check_kind, placement
 from mlp_xp._devices import MATMUL_PRECISIONS, computing
 from mlp_xp._functions import HashablePartial, renamed
 from mlp_xp._initializers import Initializer, resolve_initializer
 from mlp_xp._losses import Loss, identity_link, resolve_loss
 from mlp_xp._parameters import Layer, Pair, Parameters, named
 from mlp_xp._samples import Samples
-from mlp_xp._validation import Seed, check_integer, check_real, lookup, random_source, shown
+from mlp_xp._validation import (
+    RandomSource,
+    Seed,
+    check_integer,
+    check_real,
+    errors_naming,
+    is_iterable,
+    lookup,
+    random_source,
+    shown,
+)
 
 Tape: TypeAlias = list[tuple[Array, Callable[[Namespace, Array, Any], Array], Any]]
 """For each hidden layer: its input, its activation's backward function, and what the activation saved."""
@@ -87,8 +99,8 @@ class Network:
         sizes = _check_sizes(self.layer_sizes)
         n_hidden = len(sizes) - 2
         activation = self.activation
-        if isinstance(activation, (str, Activation)) or not isinstance(activation, Iterable):
-            each: Sequence[str | Activation] = (activation,) * max(1, n_hidden)
+        if isinstance(activation, Activation) or not is_iterable(activation):
+            each: Sequence[Any] = (activation,) * max(1, n_hidden)
         else:
             activation = each = tuple(activation)
             if len(each) != n_hidden:
@@ -149,8 +161,8 @@ class Network:
         draw_bias = resolve_initializer("bias", bias)
         return tuple(
             Layer(
-                place.from_host(draw_weight(random, (n_in, n_out), n_in, n_out)),
-                place.from_host(draw_bias(random, (n_out,), n_in, n_out)),
+                place.from_host(_drawn("weight", draw_weight, random, (n_in, n_out), n_in, n_out)),
+                place.from_host(_drawn("bias", draw_bias, random, (n_out,), n_in, n_out)),
             )
             for n_in, n_out in self._shapes()
         )
@@ -298,6 +310,8 @@ class Network:
         ) -> tuple[Array, list[Pair]]:
             logits, inputs, tape = forward(params, X)
             losses, delta = evaluate(xp, logits, y)
+            if len(losses.shape) != 2 or delta.shape != logits.shape:
+                raise _wrong_shapes(logits, losses, delta)
             scale: Any
             if sample_weight is None:
                 scale = 1.0 / X.shape[0]
@@ -320,7 +334,12 @@ class Network:
 
     def _data_loss(self, xp: Namespace, logits: Array, y: Array, sample_weight: Array | None) -> Array:
         """Return the mean loss of the samples, without the penalty on the weights."""
-        losses, _ = self._resolved_loss.evaluate(xp, logits, y)
+        losses, delta = self._resolved_loss.evaluate(xp, logits, y)
+        if len(losses.shape) != 2:
+            raise _wrong_shapes(logits, losses, delta)
+        if xp.finfo(losses.dtype).bits < 32:  # a sum over many rows is too large, or loses the small ones
+            losses = xp.astype(losses, xp.float32)
+            sample_weight = None if sample_weight is None else xp.astype(sample_weight, xp.float32)
         if sample_weight is None:
             return xp.sum(losses) / y.shape[0]
         return xp.sum(losses * xp.reshape(sample_weight, (-1, 1))) * _inverse_total(xp, sample_weight)
@@ -410,8 +429,21 @@ def make_backward(xp: Namespace) -> Callable[[Parameters, Array, Tape, Array], l
     return backward
 
 
+def _drawn(
+    name: str, draw: Initializer, random: RandomSource, shape: tuple[int, ...], fan_in: int, fan_out: int
+) -> HostArray:
+    """Return what an initializer draws; raise an error with its name unless these are finite numbers."""
+    drawn = draw(random, shape, fan_in, fan_out)
+    check_kind(name, drawn)
+    with errors_naming(name):
+        values: HostArray = np.asarray(drawn)
+        if values.dtype.kind not in "iuf" or values.shape != shape or not np.isfinite(values).all():
+            raise ValueError(f"it must draw finite numbers of shape {shape}, got {shown(drawn)}")
+    return values
+
+
 def _check_sizes(layer_sizes: object) -> tuple[int, ...]:
-    if isinstance(layer_sizes, (str, bytes)) or not isinstance(layer_sizes, Iterable):
+    if not is_iterable(layer_sizes):
         raise TypeError(f"`layer_sizes` must be a sequence of integers, got {shown(layer_sizes)}")
     sizes = tuple(
         check_integer(f"layer_sizes[{index}]", size, minimum=1) for index, size in enumerate(layer_sizes)
@@ -421,10 +453,18 @@ def _check_sizes(layer_sizes: object) -> tuple[int, ...]:
     return sizes
 
 
+def _wrong_shapes(logits: Array, losses: Array, delta: Array) -> ValueError:
+    found = tuple(losses.shape), tuple(delta.shape)
+    return ValueError(
+        "`evaluate` of a Loss must return losses of shape (n_samples, n_outputs) or (n_samples, 1), and "
+        f"derivatives of the logits' shape, {tuple(logits.shape)}, got shapes {found}"
+    )
+
+
 def _inverse_total(xp: Namespace, sample_weight: Array) -> Array:
-    total = xp.sum(sample_weight)
-    # A batch without any weight has the objective 0, not 0 / 0.
-    return xp.where(total > 0.0, 1.0 / xp.where(total > 0.0, total, 1.0), 0.0)
+    total, least = xp.sum(sample_weight), float(xp.finfo(sample_weight.dtype).smallest_normal)
+    # A batch without any weight has the objective 0, not 0 / 0; so has one whose total has no inverse.
+    return xp.where(total >= least, 1.0 / xp.where(total >= least, total, 1.0), 0.0)
 
 
 def _sum_of_squares(xp: Namespace, params: Parameters) -> Array:

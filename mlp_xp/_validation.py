@@ -8,9 +8,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Real
-from typing import TYPE_CHECKING, Any, ForwardRef, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ForwardRef, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
+
+from mlp_xp._functions import without_addresses
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +33,7 @@ MAX_INTEGER = 2**63 - 1
 def check_integer(name: str, value: object, minimum: int) -> int:
     """Return `value` as an int of at least `minimum`."""
     try:
-        if isinstance(value, bool):
+        if isinstance(value, bool) or getattr(value, "ndim", 0) > 0:
             raise TypeError
         integer = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
@@ -76,10 +78,27 @@ def check_real(
 def _real(value: Any) -> float:
     """Return a real number, or an array of shape () of one, as a float; else raise a TypeError."""
     scalar = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
-    # NumPy's durations are integers too.
-    if isinstance(scalar, bool) or not isinstance(scalar, Real) or isinstance(value, np.timedelta64):
+    # NumPy's durations are integers too; the constant `numpy.ma.masked` counts as 0.0.
+    no_number = isinstance(value, (np.timedelta64, np.ma.MaskedArray))
+    if isinstance(scalar, bool) or not isinstance(scalar, Real) or no_number:
         raise TypeError
     return float(scalar)
+
+
+def as_float(name: str, value: object) -> float:
+    """Return a real number, finite or not, or an array of shape () of one, as a float."""
+    try:
+        return _real(value)
+    except OverflowError:
+        raise ValueError(f"`{name}` must be a real number that a float can hold") from None
+    except (TypeError, ValueError):
+        raise TypeError(f"`{name}` must be a real number, got {shown(value)}") from None
+
+
+def is_iterable(value: object) -> TypeGuard[Iterable[Any]]:
+    """Whether a value can be iterated over, which arrays of shape () and text are not meant for."""
+    is_one = isinstance(value, (str, bytes)) or getattr(value, "ndim", None) == 0
+    return isinstance(value, Iterable) and not is_one
 
 
 def check_bool(name: str, value: object) -> bool:
@@ -124,7 +143,7 @@ def errors_naming(argument: str, inner: str | None = None) -> Iterator[None]:
 def shown(value: object) -> str:
     """Return the representation of a value for an error message, of bounded length."""
     try:
-        return f"{value!r:.{MAX_SHOWN}}"
+        return f"{without_addresses(repr(value)):.{MAX_SHOWN}}"
     except Exception:  # an integer of thousands of digits, or a broken object
         return f"a {type(value).__name__}"
 

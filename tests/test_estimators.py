@@ -1125,7 +1125,7 @@ def test_weights_whose_sum_overflows_are_refused(dtype, weight, solver, library)
     ):
         model.fit(X[:, :2], y, sample_weight=weights)
     assert_same(model, before)
-    with pytest.raises(ValueError, match="`sample_weight` must have a sum"):
+    with pytest.raises(ValueError, match="`class_weight` must have a sum"):
         model.set_params(class_weight={0: weight, 1: weight}).fit(X, y)
 
 
@@ -1515,7 +1515,15 @@ def masked(values):
     return np.ma.masked_array(values, values > 0.5)
 
 
-@pytest.mark.parametrize("make", [masked, sparse_tensor, Lazy])
+def without_data(values):
+    return pytest.importorskip("torch").empty(np.shape(values), device="meta")
+
+
+def sparse_of_jax(values):
+    return pytest.importorskip("jax.experimental.sparse").BCOO.fromdense(np.asarray(values, "float32"))
+
+
+@pytest.mark.parametrize("make", [masked, sparse_tensor, Lazy, without_data, sparse_of_jax])
 @pytest.mark.parametrize("kind", ["regression", "binary"])
 def test_arrays_that_are_not_plain_are_refused_in_every_argument(kind, make):
     X, y = problem(kind)
@@ -1709,9 +1717,95 @@ def test_predictions_that_overflow_are_told_of(kind, library):
                 getattr(model, method)(large)
             assert len(caught) == 1
             assert caught[0].filename == __file__
-        else:  # the probability is 1
+        elif (kind, method) == ("binary", "predict_log_proba"):  # a probability is 1, and the other one 0
+            with pytest.warns(RuntimeWarning, match="^predict_log_proba is -inf"):
+                getattr(model, method)(large)
+            continue
+        else:
             getattr(model, method)(large)
         getattr(model, method)(X)
+    if kind == "regression":
+        with (
+            pytest.warns(RuntimeWarning, match="^score overflows"),
+            pytest.raises(ValueError, match="predictions for `X` are infinite"),
+        ):
+            model.score(large, np.ones(3))
+
+
+def test_what_are_no_numbers_has_no_score():
+    X, y = problem("regression")
+    model = estimator("regression").fit(X, y)
+    for wrong in (np.full(40, "NaT", "M8[s]"), np.full(40, 3, "m8[s]"), ["1", "2"] * 20, y + 1j):
+        with pytest.raises((TypeError, ValueError), match="`y`|Complex"):
+            model.score(X, wrong)
+
+
+def test_samples_that_only_numpy_can_read_are_taken():
+    class Readable:
+        def __array__(self, dtype=None, copy=None):
+            return np.asarray(X, dtype)
+
+        def __len__(self):
+            return len(X)
+
+    X, y = problem("binary")
+    model = estimator("binary").fit(Readable(), y)
+    np.testing.assert_array_equal(model.predict(X), estimator("binary").fit(X, y).predict(X))
+
+
+@pytest.mark.parametrize("dtype", ["S8", "U8"])
+def test_numbers_as_text_are_refused(dtype):
+    X, y = problem("binary")
+    with pytest.raises(TypeError, match="`X` must hold real numbers"):
+        estimator("binary").fit(X.astype(dtype), y)
+
+
+def test_a_batch_without_a_class_of_positive_weight_changes_nothing():
+    X, y = problem("binary")
+    model = mlp_xp.MLPClassifier((3,), class_weight={0: 0, 1: 1}, alpha=0.0, random_state=0, solver="sgd")
+    model.partial_fit(X, y, classes=[0, 1])
+    before = [coef.copy() for coef in model.coefs_]
+    model.set_params(momentum=0.0).partial_fit(X[y == 0], y[y == 0])
+    for one, other in zip(model.coefs_, before):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match="`class_weight` must be >= 0 and not all zero"):
+        model.set_params(class_weight={0: 0, 1: 0}).fit(X, y)
+
+
+@pytest.mark.parametrize("weight", [1e-311, 1e-320])
+def test_weights_whose_sum_has_no_inverse_are_refused(weight):
+    X, y = problem("regression")
+    with pytest.raises(ValueError, match="`sample_weight` must have a sum that float64 can divide by"):
+        estimator("regression").fit(X, y, np.full(40, weight / 40))
+
+
+@pytest.mark.parametrize("early_stopping", [False, "loss"])
+@pytest.mark.parametrize("solver", ["sgd", "adam", "lbfgs"])
+def test_memory_that_runs_out_in_the_first_epoch_leaves_a_model_alone(solver, early_stopping):
+    calls = [0, 10**9]
+
+    def forward(xp, z):
+        calls[0] += 1
+        if calls[0] > calls[1]:
+            raise MemoryError("no room")
+        z = z if float(xp.max(z)) > 1e9 else xp.tanh(z)
+        return z, z
+
+    X, y = problem("regression")
+    activation = mlp_xp.Activation(forward, lambda xp, delta, a: delta * (1.0 - a * a))
+    model = estimator("regression", activation=activation, solver=solver, batch_size=4)
+    if solver != "lbfgs":
+        model.set_params(early_stopping=early_stopping)
+    model.fit(X, y)
+    before = snapshot(model)
+    calls[:] = 0, 3 if solver == "lbfgs" else 5
+    with pytest.raises(mlp_xp.OutOfMemoryError) as caught:
+        model.fit(X, y)
+    if not caught.value.history:
+        calls[1] = 10**9
+        assert_same(model, before)
+    else:
+        assert solver == "lbfgs"
 
 
 # Memory.

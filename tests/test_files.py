@@ -63,8 +63,9 @@ def test_nothing_of_others_is_replaced(overwrite, tmp_path, monkeypatch):
         ):
             folder(tmp_path / name, overwrite)
     monkeypatch.chdir(tmp_path / "photos")
-    with pytest.raises(ValueError, match="the current folder cannot be replaced"):
-        folder(tmp_path / "photos", overwrite)
+    for here_or_above in (tmp_path / "photos", tmp_path):
+        with pytest.raises(ValueError, match="the current folder cannot be replaced"):
+            folder(here_or_above, overwrite)
     with pytest.raises(ValueError, match="there is no folder"):
         folder(tmp_path / "no" / "such", overwrite)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "photos"]

@@ -188,3 +188,32 @@ def test_functions_that_are_not_called_are_told_so(argument, function):
 def test_bad_scales(bad):
     with pytest.raises((TypeError, ValueError), match=r"^`scale` must be a finite number and >= 0, got "):
         normal(bad)
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        None,
+        "a",
+        b"3",
+        10**400,
+        np.ones((3, 5)),
+        np.ones(12),
+        np.full((3, 4), np.nan),
+        np.full((3, 4), np.inf),
+        np.full((3, 4), 1j),
+        np.full((3, 4), "NaT", "M8[s]"),
+        np.ma.masked_array(np.ones((3, 4)), np.eye(3, 4)),
+    ],
+    ids=str,
+)
+def test_what_an_initializer_draws_must_be_finite_numbers_of_the_shape(drawn):
+    network = Network((3, 4, 2), loss="squared_error")
+    for name, shape in (("weight", (3, 4)), ("bias", (4,))):
+        wrong = drawn if np.shape(drawn) != (3, 4) or name == "weight" else drawn[0]
+
+        def draw(random, wanted, fan_in, fan_out, wrong=wrong, shape=shape):
+            return wrong if wanted == shape else np.zeros(wanted)
+
+        with pytest.raises((TypeError, ValueError), match=f"`{name}`"):
+            network.init(0, like=np.ones(1), **{name: draw})

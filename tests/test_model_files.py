@@ -730,6 +730,31 @@ def test_a_crafted_description_is_refused_by_what_is_wrong(name, path):
     assert len(str(caught.value)) < 1000
 
 
+def test_many_short_texts_take_little_memory(path):
+    """Each array is as small as may be: it is their sum that counts."""
+    content = saved(path, classifier())
+    document = description(content)
+    array = {"$array": ["str", ["a" * 2048] + [""] * 2047]}
+    document["parameters"]["hidden_layer_sizes"] = [array] * 100
+    path.write_bytes(forged(content, json.dumps(document)))
+    with (
+        peak_below(2**20 + 12 * path.stat().st_size),
+        pytest.raises(ModelFileError, match="characters at most"),
+    ):
+        load_model(path)
+
+
+@pytest.mark.parametrize("section", ["parameters", "learned"])
+def test_a_network_has_nothing_but_its_architecture(section, path):
+    network = Network((3, 2), loss="squared_error")
+    content = saved(path, (network, network.init(0, like=X)))
+    document = description(content)
+    document[section]["x"] = 1
+    path.write_bytes(forged(content, json.dumps(document)))
+    with pytest.raises(ModelFileError, match="must be empty for a network"):
+        load_model(path)
+
+
 @pytest.mark.parametrize("section", ["network", "learned"])
 def test_a_description_without_a_part_is_refused_by_its_name(section, path):
     content = saved(path, classifier())

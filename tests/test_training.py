@@ -22,6 +22,7 @@ from mlp_xp import (
     TrainingError,
     adam,
     cosine,
+    evaluate,
     gradient_descent,
     momentum,
     to_host,
@@ -642,7 +643,10 @@ def test_an_error_with_such_attributes_keeps_them():
     with pytest.raises(OSError, match="no such table") as caught:
         train(network, params, X, y, optimizer=adam(), epochs=2, callback=fail)
     assert caught.value.params == {"table": "t"}
-    assert caught.value.__notes__ == ["raised in epoch 1 of a training"]
+    assert caught.value.history is caught.value.training.history
+    assert caught.value.__notes__ == [
+        "raised in epoch 1 of a training; `.training` of this error hold what was trained"
+    ]
 
 
 def test_an_error_made_of_a_memory_error_is_what_its_class_says():
@@ -868,6 +872,97 @@ def test_bad_arguments(parts, message):
     with pytest.raises((TypeError, ValueError), match=message) as caught:
         train(**bad(**parts))
     assert not isinstance(caught.value, TrainingError)
+
+
+@pytest.mark.parametrize("value", [None, "0.5", b"3", [1.0], 1j, np.ma.masked, np.ones(2), 10**400], ids=repr)
+def test_a_metric_that_is_no_number_is_named(value):
+    def score(y, predictions):
+        return value
+
+    network, params, X, y = small_problem()
+    for call in (
+        lambda: train(network, params, X, y, optimizer=adam(), epochs=1, metrics=[score]),
+        lambda: evaluate(network, params, X, y, metrics=[score]),
+    ):
+        with pytest.raises((TypeError, ValueError), match=r"^`metrics\['score'\]` must be a real number"):
+            call()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_loss_of_another_shape_is_refused(weighted):
+    def of_rows(xp, logits, y):
+        return xp.sum((logits - y) ** 2, axis=1), 2.0 * (logits - y)
+
+    network, params, X, y = small_problem()
+    network = replace(network, loss=Loss(lambda xp, logits: logits, of_rows))
+    weights = np.ones(len(X)) if weighted else None
+    for call in (
+        lambda: train(network, params, X, y, sample_weight=weights, optimizer=adam(), epochs=1),
+        lambda: evaluate(network, params, X, y, sample_weight=weights),
+        lambda: network.loss_and_gradients(params, X, y, weights),
+    ):
+        with pytest.raises(ValueError, match="`evaluate` of a Loss must return losses of shape"):
+            call()
+
+
+def test_the_loss_of_many_rows_in_float16():
+    network, _, X, y = small_problem()
+    X, y = np.resize(X, (100_000, X.shape[1])), np.resize(y, (100_000, y.shape[1]))
+    params = network.init(0, like=X)
+    expected = evaluate(network, params, X, y)["loss"]
+    half = network.init(0, like=X.astype("float16"))
+    for weights in (None, np.full(len(X), 0.5, "float16")):
+        found = evaluate(network, half, X.astype("float16"), y.astype("float16"), sample_weight=weights)[
+            "loss"
+        ]
+        assert found == pytest.approx(expected, rel=2e-2)
+
+
+class RefusingError(Exception):
+    """Has attributes that raise, and takes no notes."""
+
+    @property
+    def params(self):
+        raise LookupError("params")
+
+    def add_note(self, note):
+        raise LookupError(note)
+
+
+class AnsweringError(Exception):
+    def __getattr__(self, name):
+        return None
+
+
+class NestedError(TrainingError):
+    """Of a training inside of the callback, say."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RefusingError("no"),
+        AnsweringError("no"),
+        NestedError("no", 7, (), History()),
+        DivergenceError("no", 7, (), History(), 1.0),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("name", ["callback", "on_progress"])
+def test_errors_of_callbacks_come_as_they_are(name, error):
+    network, params, X, y = small_problem()
+
+    def fail(history, params=None):
+        if len(history) >= 3:
+            raise error
+
+    more = {"metrics": ["r2"], name: fail}  # so that `on_progress` is called after each epoch
+    with pytest.raises(type(error)) as caught:
+        train(network, params, X, y, optimizer=adam(), epochs=5, **more)
+    assert caught.value is error
+    if isinstance(error, TrainingError):
+        assert error.epoch == 7
+        assert [len(error.training.history), len(error.history)] == [3, 0]
 
 
 def test_bad_early_stopping():

@@ -150,7 +150,6 @@ def run_training(network: Network, progress: Progress, samples: Samples, setting
     batch_size, n_samples = settings.batch_size, len(samples)
     progress.history = History()
     progress.early_stopping = _continued_early_stopping(progress, settings)
-    samples = samples.with_contiguous_rows() if batch_size < n_samples else samples
     from mlp_xp._training.footprint import Footprint  # imports the compiler, which `import mlp_xp` avoids
 
     with computing(samples.place, network.matmul_precision), without_autodiff(samples.place.xp):
@@ -159,6 +158,7 @@ def run_training(network: Network, progress: Progress, samples: Samples, setting
         if shortage is not None:
             raise out_of_memory(None, 1, named(progress.params), progress.history, shortage)
         try:
+            samples = samples.with_contiguous_rows() if batch_size < n_samples else samples
             shuffled = settings.shuffle and batch_size < n_samples
             orders = _orders(progress, n_samples) if shuffled else repeat(None)
             plan = zip(_planned_rates(progress, settings), orders)
@@ -166,7 +166,7 @@ def run_training(network: Network, progress: Progress, samples: Samples, setting
             engine = make_engine(
                 network, settings.optimizer, samples, batch_size, progress.state, settings.epochs
             )
-        except Exception as error:
+        except BaseException as error:
             if not is_out_of_memory(error):
                 attach(error, "epoch", 1, named(progress.params), progress.history)
                 raise

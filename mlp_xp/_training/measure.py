@@ -14,13 +14,13 @@ from mlp_xp._arrays import (
     quiet_floating_point,
     without_autodiff,
 )
-from mlp_xp._devices import computing, current_device, to_floats
+from mlp_xp._devices import computing, current_device, is_scalar_of, to_floats
 from mlp_xp._losses import identity_link
 from mlp_xp._network import Network
 from mlp_xp._parameters import Parameters
 from mlp_xp._samples import Samples
 from mlp_xp._training.metrics import Metric, UserMetric, check_weighted, resolve_metrics
-from mlp_xp._validation import shown
+from mlp_xp._validation import as_float, shown
 
 
 def evaluate(
@@ -88,7 +88,10 @@ def measure(
     values: dict[str, Any] = {"loss": network._data_loss(xp, logits, y, sample_weight)}
     predictions = loss.link(xp, logits)
     for metric in metrics:
-        values[metric.name] = metric.compute(xp, loss, y, predictions, sample_weight)
+        value = metric.compute(xp, loss, y, predictions, sample_weight)
+        # Metrics of users may return other numbers too: Python's, NumPy's, or arrays of another dtype.
+        is_ours = is_scalar_of(samples.place, value)
+        values[metric.name] = value if is_ours else as_float(f"metrics[{metric.name!r}]", value)
     return dict(zip(values, to_floats(samples.place, list(values.values()))))
 
 
@@ -129,9 +132,11 @@ def check_weights(place: Placement, sample_weight: Array | None) -> None:
                 f"{float(xp.min(sample_weight)):g} to {float(xp.max(sample_weight)):g}"
             )
         with quiet_floating_point():
-            overflows = not bool(xp.isfinite(xp.sum(sample_weight)))
-        if overflows:
+            total = xp.sum(sample_weight)
+            holds, divides = bool(xp.isfinite(total)), bool(xp.isfinite(1.0 / total))
+        if not (holds and divides):
+            able = "divide by" if holds else "hold"
             raise ValueError(
-                f"`sample_weight` must have a sum that {place.dtype_name} can hold, got values up to "
+                f"`sample_weight` must have a sum that {place.dtype_name} can {able}, got values up to "
                 f"{float(xp.max(sample_weight)):g}"
             )

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 from mlp_xp._arrays import Array, Namespace
 from mlp_xp._losses import Loss
 from mlp_xp._samples import Samples
-from mlp_xp._validation import lookup, shown
+from mlp_xp._validation import is_iterable, lookup, shown
 
 UserMetric: TypeAlias = Callable[..., float]
 """``(y, predictions) -> float``, both arrays of shape (n_samples, n_outputs) in the data's namespace.
@@ -40,7 +40,7 @@ class Metric(NamedTuple):
 
 def resolve_metrics(metrics: Iterable[str | UserMetric], loss: Loss) -> tuple[Metric, ...]:
     """Look up each metric and check that it fits the loss."""
-    if isinstance(metrics, (str, bytes)) or not isinstance(metrics, Iterable):
+    if not is_iterable(metrics):
         raise TypeError(f"`metrics` must be a list of names or functions, got {shown(metrics)}")
     resolved = tuple(
         _user_metric(metric) if callable(metric) else lookup("metrics", metric, METRICS) for metric in metrics

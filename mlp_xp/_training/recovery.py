@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Protocol
 
 from mlp_xp._arrays import Placement
 from mlp_xp._devices import MemoryShortage, is_out_of_memory, release_memory
 from mlp_xp._interrupts import deferred_interrupts
 from mlp_xp._parameters import Layer
-from mlp_xp._training.history import History, OutOfMemoryError, TrainingError, TrainingInterruptedWarning
+from mlp_xp._training.history import (
+    History,
+    OutOfMemoryError,
+    Trained,
+    TrainingError,
+    TrainingInterruptedWarning,
+)
 from mlp_xp._warnings import warn
 
 
@@ -78,27 +85,31 @@ def run_with_recovery(training: RecoverableTraining) -> None:
             raise out_of_memory(error, number, training.params, training.history, shortage) from error
         with deferred_interrupts():
             training.keep_finite_state()
-        if isinstance(error, TrainingError):  # of a training inside a callback: it has its own parameters
-            message = (
-                f"training failed in {training.unit} {number} ({type(error).__name__}: {error}); "
-                "`.params` and `.history` of this error hold what was trained"
-            )
-            raise TrainingError(message, number, training.params, training.history) from error
         attach(error, training.unit, number, training.params, training.history)
         raise
 
 
 def attach(error: BaseException, unit: str, number: int, params: tuple[Layer, ...], history: History) -> None:
-    """Attach what was trained to an error that is raised as it is, and a note that says so."""
+    """Attach what was trained to an error that is raised as it is, and a note that says so.
+
+    Attributes of these names that the error has itself stay; then `.training` has what they leave out.
+    """
     note = f"raised in {unit} {number} of a training"
-    attributes = {"epoch": number, "params": params, "history": history}
-    attached_before = isinstance(getattr(error, "history", None), History)
-    # An error may have attributes of these names itself, which stay.
-    if attached_before or not any(hasattr(error, name) for name in attributes):
-        vars(error).update(attributes)
-        note += "; `.params` and `.history` of this error hold what was trained"
-    if note not in getattr(error, "__notes__", ()):
-        error.add_note(note)
+    with suppress(Exception):  # whatever an error does when it is asked for attributes, it is raised
+        is_ours = isinstance(error, TrainingError)
+        attached_before = not is_ours and isinstance(getattr(error, "history", None), History)
+        wanted = {"epoch": number, "params": params, "history": history}
+        free = {name for name in wanted if attached_before or not hasattr(error, name)}
+        if not {"params", "history"} <= free:
+            wanted["training"] = Trained(params, history)
+            free |= {"training"} - vars(error).keys()
+        for name in free:
+            setattr(error, name, wanted[name])
+        where = "`.params` and `.history`" if {"params", "history"} <= free else "`.training`"
+        note += f"; {where} of this error hold what was trained"
+    with suppress(Exception):
+        if note not in (getattr(error, "__notes__", None) or ()):
+            error.add_note(note)
 
 
 def release_frames(error: BaseException, place: Placement) -> None:

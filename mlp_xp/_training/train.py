@@ -129,7 +129,8 @@ def train(
             try:
                 validation = check_samples(network, params, *validation_data)
             except (TypeError, ValueError) as error:
-                raise type(error)(f"in `validation_data`: {error}") from None
+                kind = TypeError if isinstance(error, TypeError) else ValueError
+                raise kind(f"in `validation_data`: {error}") from error
         check_optimizer(optimizer)
         check_callable("callback", callback, "a function of the history and the parameters", optional=True)
         check_callable("on_progress", on_progress, "a function of the history", optional=True)

@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from mlp_xp._arrays import Namespace
 from mlp_xp._optimizers import Optimizer
 from mlp_xp._parameters import Parameters, copy_tree, flatten
-from mlp_xp._training.history import DivergenceError, History
+from mlp_xp._training.history import DivergenceError, History, OutOfMemoryError
 from mlp_xp._training.lbfgs import Minimised, minimise
 from mlp_xp._training.loop import Progress, Settings, move_progress, run_training, start_training
 from mlp_xp._training.metrics import Metric
@@ -50,12 +50,15 @@ def _stored(store: Callable[[BaseException | None], None]) -> Iterator[None]:
 def _replaces_former_weights(
     draft: Draft[Any], task: Task, params: Parameters, history: History, error: BaseException | None
 ) -> bool:
-    """Whether the estimator gets these parameters: something was trained, or nothing better is known."""
-    if history or not _are_equal(params, task.params, task.samples.place.xp):
+    """Whether the estimator gets these parameters: an epoch was finished, or nothing better is known."""
+    if history:
         return True
-    # An interrupt, or divergence, of the first epoch: the parameters are those to begin with.
-    was_fitted = hasattr(draft.estimator, "coefs_")
-    return not was_fitted and (error is None or isinstance(error, DivergenceError))
+    is_trained = not _are_equal(params, task.params, task.samples.place.xp)
+    if hasattr(draft.estimator, "coefs_"):
+        # A few steps of a new training are no better than the former one; those of the same go on from it.
+        return task.continues and is_trained and not isinstance(error, OutOfMemoryError)
+    # An interrupt, or divergence, of the first epoch: the parameters may be those to begin with.
+    return is_trained or error is None or isinstance(error, DivergenceError)
 
 
 def _are_equal(params: Parameters, others: Parameters, xp: Namespace) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from mlp_xp._validation import (
     check_integer,
     check_integer_or_infinity,
     check_real,
+    is_iterable,
     lookup,
     shown,
 )
@@ -119,7 +119,7 @@ class Hyperparameters(BaseEstimator):
     def _activation(self, n_hidden: int) -> Any:
         """Return the activation as `Network` takes it."""
         activation = self.activation
-        if isinstance(activation, (str, Activation)) or not isinstance(activation, Iterable):
+        if isinstance(activation, Activation) or not is_iterable(activation):
             each: Any = [activation]
         else:
             activation = each = tuple(activation)

@@ -64,7 +64,11 @@ def _needs_no_check(estimator: Any, X: Any) -> bool:
     """Whether X certainly passes scikit-learn's checks, which take most of the time of a short prediction."""
     if type(X) is not np.ndarray or X.dtype not in (np.float64, np.float32) or X.ndim != 2:
         return False
-    if X.shape[1] != estimator.n_features_in_ or X.shape[0] == 0 or hasattr(estimator, "feature_names_in_"):
+    if (
+        X.shape[1] != getattr(estimator, "n_features_in_", None)
+        or X.shape[0] == 0
+        or hasattr(estimator, "feature_names_in_")
+    ):
         return False
     with quiet_floating_point():
         return bool(np.isfinite(X.sum()))
@@ -81,8 +85,12 @@ def _check_on_host(estimator: Any, X: Any, *, reset: bool) -> Any:
         # scikit-learn recognises a table of float32 for pandas only.
         dtype = np.float32 if np.asarray(X[:0]).dtype == np.float32 else ACCEPTED_DTYPES
     _check_no_dates("X", X)
+    given = getattr(X, "dtype", None)
     try:
-        return validate_data(estimator, X, reset=reset, accept_sparse=["csr", "csc"], dtype=dtype)
+        checked = validate_data(estimator, X, reset=reset, accept_sparse=["csr", "csc"], dtype=dtype)
+        if getattr(given, "kind", "") in ("S", "U") or getattr(given, "names", None):
+            raise TypeError(f"`X` must hold real numbers, got dtype {given}")
+        return checked
     except (TypeError, ValueError) as error:
         columns = [column for column in X.columns if not _holds_numbers(X[column])] if is_table else []
         if not columns:
@@ -104,7 +112,7 @@ def _holds_numbers(column: Any) -> bool:
 def _check_no_dates(name: str, array: Any) -> None:
     """Raise a TypeError for dates and durations, which scikit-learn casts to floats, NaT to -9e18."""
     dtype = getattr(array, "dtype", None)
-    if getattr(dtype, "kind", "") in ("m", "M"):
+    if getattr(dtype, "kind", "") in ("m", "M") or str(dtype).lower().startswith(DATES):
         raise TypeError(f"`{name}` must hold real numbers, got dtype {dtype}")
 
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, issparse
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import type_of_target, unique_labels
 
@@ -141,6 +141,8 @@ def storable(y: Any) -> Any:
 def check_given_classes(classes: Any) -> HostArray:
     """Return the `classes` of `partial_fit`: in rising order, each once."""
     with errors_naming("classes"), quiet_floating_point():
+        if issparse(classes) or np.ndim(classes) != 1 or not len(classes):
+            raise ValueError(f"it must be a list of labels, got {shown(classes)}")
         return np.asarray(unique_labels(classes))
 
 

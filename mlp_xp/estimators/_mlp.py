@@ -23,8 +23,10 @@ from mlp_xp._arrays import (
 from mlp_xp._devices import current_device
 from mlp_xp._functions import set_public_module
 from mlp_xp._network import Network
+from mlp_xp._parameters import all_finite
 from mlp_xp._training.measure import check_weights
 from mlp_xp._validation import errors_naming, lookup
+from mlp_xp._warnings import warn
 from mlp_xp.estimators._base import BaseMLP
 from mlp_xp.estimators._documentation import fill_docstring
 from mlp_xp.estimators._input import HOST, check_weight, checked_on_host, on_host
@@ -154,7 +156,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         """
         with current_device(X), quiet_floating_point():
             probabilities, home = self._probabilities(X, "predict_log_proba")
-            return home.xp.log(probabilities)
+            logarithms = home.xp.log(probabilities)
+            if all_finite(home.xp, probabilities) and not all_finite(home.xp, logarithms):
+                message = "predict_log_proba is -inf where a probability is 0"
+                warn(f"{message}: so small that {home.dtype_name} does not hold it", RuntimeWarning)
+            return logarithms
 
     @fill_docstring
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
@@ -351,8 +357,13 @@ def _score(estimator: BaseMLP, metric: Any, X: Any, y: Any, sample_weight: Any) 
         predictions = on_host("predictions", estimator._decode(*estimator._outputs(X, "score")))
         weight = check_weight("sample_weight", sample_weight, predictions.shape[0], HOST)
         check_weights(HOST, weight)
+        if not estimator._is_classifier and not np.isfinite(predictions).all():
+            raise ValueError("the predictions for `X` are infinite or NaN, which have no score")
         with errors_naming("y"):
-            return float(metric(on_host("y", y), predictions, sample_weight=weight))
+            y = on_host("y", y)
+            if not estimator._is_classifier and not is_sparse(y) and np.asarray(y).dtype.kind in "mMSUc":
+                raise TypeError(f"it must hold real numbers, got dtype {np.asarray(y).dtype}")
+            return float(metric(y, predictions, sample_weight=weight))
 
 
 set_public_module("mlp_xp.estimators", globals(), ["MLPClassifier", "MLPRegressor", "_Labels"])

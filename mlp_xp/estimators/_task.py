@@ -109,10 +109,14 @@ def prepare_task(
         _check_same_network(estimator, network)
     estimator.n_outputs_, estimator.n_layers_ = targets.shape[1], len(network.layer_sizes)
     weight = check_weight("sample_weight", sample_weight, X.shape[0], there)
+    check_weights(there, weight)
     factors = estimator._class_weights(y, weight, incremental)
     if factors is not None:
         factors = there.from_host(factors)
         weight = factors if weight is None else weight * factors
+        if not incremental:  # a batch may have no class of positive weight
+            with errors_naming("class_weight", "sample_weight"):
+                check_weights(there, weight)
     samples = _samples(estimator, network, there, X, targets, weight)
     validation = _validation_samples(estimator, network, home, there, *validation_data)
 
@@ -176,14 +180,12 @@ def _samples(
     weight: Array | None,
     suffix: str = "",
 ) -> Samples:
-    """Bring checked samples to the place to compute, and check targets and weights there.
+    """Bring checked samples to the place to compute, and check targets there.
 
     `suffix` is what the names of these arguments end in.
     """
     with errors_naming("X" + suffix, "X"):
         samples = Samples(there, samples_at(there, X), there.transfer(targets), weight)
-    with errors_naming("sample_weight" + suffix, "sample_weight"):
-        check_weights(there, samples.sample_weight)
     if not estimator._is_classifier:  # encoded labels always fit the loss
         with errors_naming("y" + suffix, "y"):
             check_targets(network, samples)
@@ -217,6 +219,8 @@ def _validation_samples(
     if targets.shape[1] != estimator.n_outputs_:
         raise ValueError(f"`y_val` must have {estimator.n_outputs_} columns as `y`, got {targets.shape[1]}")
     weight = check_weight("sample_weight_val", sample_weight, X.shape[0], there)
+    with errors_naming("sample_weight_val", "sample_weight"):
+        check_weights(there, weight)
     return _samples(estimator, network, there, X, targets, weight, "_val")
 
 
@@ -230,7 +234,7 @@ def _split(
     train, validation = train_test_split(
         np.arange(len(samples)),
         random_state=random,
-        test_size=estimator.validation_fraction,
+        test_size=float(estimator.validation_fraction),
         stratify=targets[:, 0] if by_class else None,
     )
     if len(validation) < 2:

@@ -84,8 +84,8 @@ class NewFolder:
             raise ValueError(f"{path}: there is no folder {path.parent}")
         if not target.exists():
             return
-        if target == Path.cwd():
-            raise ValueError(f"{path}: the current folder cannot be replaced")
+        if target in (Path.cwd(), *Path.cwd().parents):
+            raise ValueError(f"{path}: the current folder cannot be replaced, nor one that it is in")
         if target.is_dir() and not any(target.iterdir()):
             return
         if not (target / self.mark).is_file():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from mlp_xp._activations import ACTIVATIONS, Activation, make_activation, name_activation
 from mlp_xp._arrays import HostArray, type_name
 from mlp_xp._losses import LOSSES, Loss
-from mlp_xp._validation import check_integer, lookup
+from mlp_xp._validation import check_integer, lookup, shown
 
 DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
@@ -25,9 +25,9 @@ DTYPES = (
 """Dtypes of the arrays that can be encoded; arrays of "object" must hold Python strings."""
 
 MAX_TEXT_ARRAY_CHARACTERS = 2**22
-"""Maximum size of a decoded text array: its length times its longest string, which NumPy stores it in.
+"""Maximum size of all decoded text arrays: each one's length times its longest string, as NumPy stores it.
 
-Without a limit a short file could fill the memory. Chosen so that such an array takes at most 16 MiB.
+Without a limit a short file could fill the memory. Chosen so that they take at most 16 MiB.
 """
 
 
@@ -47,6 +47,8 @@ def load_json(text: str) -> Any:
 def decode_document(document: Any) -> Any:
     """Return the decoded values of what `load_json` returned; raise a ValueError or TypeError if invalid."""
     try:
+        if sum(_text_array_sizes(document)) > MAX_TEXT_ARRAY_CHARACTERS:
+            raise ValueError(f"arrays of text must have {MAX_TEXT_ARRAY_CHARACTERS} characters at most")
         return decode(document)
     except RecursionError:
         raise ValueError("the text is nested too deeply") from None
@@ -91,6 +93,17 @@ def decode(value: Any) -> Any:
     if len(value) > 1:
         raise ValueError(f"{tag!r} must be the only key, got {sorted(value)}")
     return lookup("kind of value", tag, _CODECS).decode(value[tag])
+
+
+def _text_array_sizes(value: Any) -> Iterator[int]:
+    """Yield the number of characters of each array of text that decoding will make."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for item in items:
+        yield from _text_array_sizes(item)
+    if isinstance(value, dict) and isinstance(value.get("$array"), list):
+        for texts in value["$array"]:
+            if isinstance(texts, list) and _all_strings(texts):
+                yield len(texts) * max(map(len, texts), default=0)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -165,13 +178,8 @@ def _decode_array(described: Any) -> HostArray:
     lookup("dtype", dtype, dict.fromkeys(DTYPES))
     values = decode(_as_list(values))
     if dtype in ("str", "object"):
-        if (
-            not _all_strings(values)
-            or len(values) * max(map(len, values), default=0) > MAX_TEXT_ARRAY_CHARACTERS
-        ):
-            raise ValueError(
-                f"an array of text must hold text, {MAX_TEXT_ARRAY_CHARACTERS} characters at most"
-            )
+        if not _all_strings(values):
+            raise ValueError("an array of text must hold text")
         return np.array(values, dtype=dtype)
     wanted = {"b": bool, "f": float}.get(np.dtype(dtype).kind, int)
     if any(type(value) is not wanted for value in values):
@@ -231,7 +239,7 @@ def _encode_loss(name: str, loss: Loss) -> Any:
 
 
 def _custom_code_message(name: str, kind: str, function: Callable[..., Any], table: dict[str, Any]) -> str:
-    function_name = getattr(function, "__qualname__", repr(function))
+    function_name = getattr(function, "__qualname__", shown(function))
     return (
         f"`{name}` must be a built-in {kind} to be in a file, which holds no code, got one of your own "
         f"({function_name}): pickle the model instead, or use one of {sorted(table)}"
