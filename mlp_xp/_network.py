@@ -319,7 +319,7 @@ class Network:
                 weights = xp.reshape(sample_weight, (-1, 1))
                 losses, delta = losses * weights, delta * weights
                 scale = _inverse_total(xp, sample_weight)
-            objective = total(losses)
+            objective = total(_wide_enough(xp, losses))
             gradients = backward(params, inputs, tape, delta * scale)
             if alpha:
                 objective = objective + 0.5 * alpha * _sum_of_squares(xp, params)
@@ -337,11 +337,10 @@ class Network:
         losses, delta = self._resolved_loss.evaluate(xp, logits, y)
         if len(losses.shape) != 2:
             raise _wrong_shapes(logits, losses, delta)
-        if xp.finfo(losses.dtype).bits < 32:  # a sum over many rows is too large, or loses the small ones
-            losses = xp.astype(losses, xp.float32)
-            sample_weight = None if sample_weight is None else xp.astype(sample_weight, xp.float32)
+        losses = _wide_enough(xp, losses)
         if sample_weight is None:
             return xp.sum(losses) / y.shape[0]
+        sample_weight = _wide_enough(xp, sample_weight)
         return xp.sum(losses * xp.reshape(sample_weight, (-1, 1))) * _inverse_total(xp, sample_weight)
 
     def _check_and_compute(
@@ -451,6 +450,11 @@ def _check_sizes(layer_sizes: object) -> tuple[int, ...]:
     if len(sizes) < 2:
         raise ValueError(f"`layer_sizes` must have an input and an output size at least, got {sizes}")
     return sizes
+
+
+def _wide_enough(xp: Namespace, values: Array) -> Array:
+    """Return numbers to be summed over rows in float32 at least: in float16 a sum soon overflows."""
+    return xp.astype(values, xp.float32) if xp.finfo(values.dtype).bits < 32 else values
 
 
 def _wrong_shapes(logits: Array, losses: Array, delta: Array) -> ValueError:

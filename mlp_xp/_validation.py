@@ -108,6 +108,14 @@ def check_bool(name: str, value: object) -> bool:
     return bool(value)
 
 
+def as_truth(name: str, value: Any) -> bool:
+    """Return the truth of a value; arrays of several have none."""
+    try:
+        return bool(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be None or a truth value, got {shown(value)}") from None
+
+
 def check_callable(name: str, value: object, kind: str = "a function", *, optional: bool = False) -> None:
     """Raise a TypeError unless `value` can be called; an optional one may be None."""
     if not (callable(value) or (optional and value is None)):

@@ -80,8 +80,8 @@ def one_hot(classes: Any, n_classes: int, *, like: Array | None = None) -> Array
         )
     here = placement(classes=classes)
     place = here if like is None else placement(like=like)
-    if here.xp.isdtype(classes.dtype, "bool"):
-        classes = here.xp.astype(classes, here.xp.int32)
+    if here.xp.isdtype(classes.dtype, ("bool", "unsigned integer")):  # PyTorch compares few unsigned ones
+        classes = here.xp.astype(classes, here.xp.int64)
     if classes.shape[0]:
         xp, values = for_value_checks(here.xp, classes)
         if xp.isdtype(values.dtype, "real floating") and not bool(xp.all(values == xp.floor(values))):

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import assert_close, may_run_call_by_call
+from conftest import assert_close, may_run_call_by_call, need
 
 from mlp_xp import (
     Activation,
@@ -989,3 +989,21 @@ def test_torch_inputs_that_require_gradients_build_no_graph():
     expected, _ = train(network, params, X, y, optimizer=adam(), epochs=3)
     assert not trained[0].weight.requires_grad
     assert_same(trained, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("library_name", ["numpy", "torch", "jax"])
+def test_a_step_on_many_rows_in_float16(library_name, request):
+    library = need(library_name, request)
+    asarray = getattr(library, "numpy", library).asarray if library_name == "jax" else library.asarray
+    network, _, X, y = small_problem()
+    X, y = np.resize(X, (100_000, X.shape[1])), np.resize(y, (100_000, y.shape[1]))
+    X, y = asarray(X.astype("float16")), asarray(y.astype("float16"))
+    history = train(network, network.init(0, like=X), X, y, optimizer=gradient_descent(0.1), epochs=2).history
+    assert 0.0 < history[1]["loss"] < history[0]["loss"] < 10.0
+
+
+@pytest.mark.parametrize("returned", [np.ones(2), np.ma.array([1, 2])])
+def test_what_a_callback_returns_has_a_truth_value(returned):
+    network, params, X, y = small_problem()
+    with pytest.raises(TypeError, match="what `callback` returns must be None or a truth value, got "):
+        train(network, params, X, y, optimizer=adam(), epochs=2, callback=lambda history, params: returned)

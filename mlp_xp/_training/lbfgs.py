@@ -25,6 +25,7 @@ from mlp_xp._parameters import Layer, Pair, Parameters, named, plain
 from mlp_xp._samples import Samples
 from mlp_xp._training.history import Callback, DivergenceError, History, ProgressListener
 from mlp_xp._training.recovery import release_frames, run_with_recovery
+from mlp_xp._validation import as_truth
 
 MAX_LOSS = 1e100
 """Upper bound of losses passed to SciPy. Its line search squares and divides them, and stops at once, as if
@@ -191,7 +192,8 @@ class _Minimisation:
         self.flat, self.loss = intermediate_result.x.copy(), float(intermediate_result.fun)
         self.history.append({"epoch": len(self.history) + 1, "loss": self.loss})
         try:
-            stop = self.callback is not None and self.callback(self.history, self.params)
+            answer = None if self.callback is None else self.callback(self.history, self.params)
+            stop = as_truth("what `callback` returns", answer)
             if self.on_progress is not None:
                 self.on_progress(self.history)
         except StopIteration as error:

@@ -24,7 +24,7 @@ from mlp_xp._training.history import Callback, DivergenceError, History, Progres
 from mlp_xp._training.measure import measure
 from mlp_xp._training.metrics import Metric
 from mlp_xp._training.recovery import attach, out_of_memory, release_frames, run_with_recovery
-from mlp_xp._validation import RandomSource
+from mlp_xp._validation import RandomSource, as_truth
 
 if TYPE_CHECKING:
     from mlp_xp._training.footprint import Footprint
@@ -392,7 +392,7 @@ class _Loop:
         if settings.callback is not None:
             # A copy: callbacks may keep or change the parameters they receive.
             copied = named(copy_tree(self.samples.place.xp, params))
-            stop = bool(settings.callback(self.history, copied)) or stop
+            stop = as_truth("what `callback` returns", settings.callback(self.history, copied)) or stop
         return stop
 
     def _report_progress(self) -> None:

@@ -30,6 +30,9 @@ from mlp_xp.plotting._common import (
 CLASS_COLOURS = (COLOURS[1], COLOURS[0], *COLOURS[2:])
 MARKERS = "os^DvPX<p*>"
 
+MAX_GRID_RESOLUTION = 5_000
+"""More points are finer than any picture, and take too much memory."""
+
 
 def plot_decision_boundary(
     model: Any,
@@ -103,7 +106,9 @@ def plot_decision_boundary(
     samples = _numbers("X", X)
     if samples.ndim != 2 or samples.shape[1] != 2:
         raise ValueError(f"`X` must have two features, shape (n_samples, 2), got {samples.shape}")
-    grid = _grid(samples, check_integer("grid_resolution", grid_resolution, minimum=2))
+    if check_integer("grid_resolution", grid_resolution, minimum=2) > MAX_GRID_RESOLUTION:
+        raise ValueError(f"`grid_resolution` must be <= {MAX_GRID_RESOLUTION}, got {grid_resolution}")
+    grid = _grid(samples, int(grid_resolution))
     values, classes = _predict_points(model, X, grid.reshape(-1, 2))
     targets = None if y is None else _targets(y, len(samples), classes)
     given = [feature_names, getattr(X, "columns", None), getattr(model, "feature_names_in_", None)]
@@ -163,7 +168,7 @@ def _predict_points(model: Any, X: Any, coordinates: HostArray) -> tuple[HostArr
     """Return each point's class probabilities, and the classes; or each point's value, and None."""
     if is_network_pair(model):
         return _predict_by_network(model[0], model[1], coordinates)
-    if not hasattr(model, "predict"):
+    if not hasattr(model, "predict") or isinstance(model, type):
         raise TypeError(
             f"`model` must be a fitted estimator or a pair (network, params), got {type(model).__name__}"
         )
