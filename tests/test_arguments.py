@@ -18,6 +18,7 @@ from types import NoneType, UnionType
 import numpy as np
 import polars as pl
 import pytest
+from matplotlib import pyplot
 
 import mlp_xp
 from mlp_xp import EarlyStopping, Layer, Network, adam, datasets, plotting, tables
@@ -235,6 +236,7 @@ def test_wrong_arguments_are_refused_by_name(thing, name, hint, tmp_path, monkey
         arguments = VALID[thing] | {name: wrong}
         accepted = takes(hint, wrong) or label in ACCEPTED.get((thing, name), ())
         assert_refused_by_name(lambda given=arguments: thing(**given), shown, label, accepted)
+    pyplot.close("all")
 
 
 @pytest.mark.filterwarnings("ignore")

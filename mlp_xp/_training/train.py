@@ -90,7 +90,8 @@ def train(
         computed.
     Exception
         Whatever else is raised on the way, by a callback, a metric, a schedule, an activation or the array
-        library, is raised as it is. Its attributes `params` and `history` hold what was trained.
+        library, is raised as it is. Its attributes `params` and `history` hold what was trained; if it has
+        attributes of these names itself, its attribute `training` does.
 
     Warns
     -----

@@ -89,8 +89,8 @@ class BaseMLP(Estimator, CallbackSupportMixin):
         EagerFallbackWarning
             If it cannot run as captured CUDA graphs where it should; it says why.
         TrainingInterruptedWarning
-            If Ctrl-C does; what was trained is kept. Before the first step, a model fitted before stays as
-            it was.
+            If Ctrl-C does; what was trained is kept. In the first epoch of a new training, a model fitted
+            before stays as it was.
         """
         return self._fit(X, y, sample_weight, validation_data=(X_val, y_val, sample_weight_val))
 
