@@ -14,7 +14,7 @@ from mlp_xp.files._folders import NewFolder, _exchange, atomic_write
 
 
 def folder(path, overwrite=False):
-    return NewFolder(path, overwrite=overwrite, mark="mark")
+    return NewFolder(path, overwrite=overwrite, mark="mark", contents=["*.png"])
 
 
 def test_a_folder_comes_when_it_is_whole(tmp_path):
@@ -108,6 +108,23 @@ def test_what_was_written_before_a_failure_is_kept_and_named(tmp_path):
 def old_run(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mark").write_text("old")
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "source"])
+def test_a_folder_that_holds_more_is_not_replaced(name, tmp_path):
+    old_run(tmp_path)
+    (tmp_path / "run" / "curve.png").touch()
+    if "." in name:
+        (tmp_path / "run" / name).write_text("mine")
+    else:
+        (tmp_path / "run" / name).mkdir()
+    with pytest.raises(ValueError, match=rf"holds what this command did not write: \['{name}'\]"):
+        folder(tmp_path / "run", overwrite=True)
+    (tmp_path / "run" / name).rename(tmp_path / name)
+    with folder(tmp_path / "run", overwrite=True) as new:
+        (new.partial / "mark").write_text("new")
+        new.finish()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["mark"]
 
 
 def no_exchange(monkeypatch):

@@ -60,7 +60,8 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
     if len(set(options.hidden)) < len(options.hidden):
         raise DataError("--hidden: must name each size once")
     out = Path(options.out or f"sweep-{Path(options.data).stem}")
-    with NewFolder(out, overwrite=options.overwrite, mark=SWEEP_FILE) as folder:
+    contents = ["network-*.safetensors", "*.png"]
+    with NewFolder(out, overwrite=options.overwrite, mark=SWEEP_FILE, contents=contents) as folder:
         chosen = backend(options.backend)
         loaded = load_data(options)
         untrained = {

@@ -28,7 +28,7 @@ from mlp_xp._version import __version__
 from mlp_xp.backends import Backend, backend
 from mlp_xp.files._folders import NewFolder, write_json
 from mlp_xp.tables._pipelines import SCORE_TITLES, baseline_name, monitored_split
-from mlp_xp.tables._runs import DESCRIPTION_FILE, FORMAT_VERSION, METRICS_FILE, Run, write_run
+from mlp_xp.tables._runs import DESCRIPTION_FILE, FORMAT_VERSION, METRICS_FILE, RUN_FILES, Run, write_run
 
 
 def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
@@ -36,7 +36,9 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
     screen = Screen(options)
     folder = None
     if options.out is not None:
-        folder = NewFolder(Path(options.out), overwrite=options.overwrite, mark=DESCRIPTION_FILE)
+        folder = NewFolder(
+            Path(options.out), overwrite=options.overwrite, mark=DESCRIPTION_FILE, contents=RUN_FILES
+        )
     with folder or nullcontext():
         chosen = backend(options.backend)
         loaded = load_data(options)

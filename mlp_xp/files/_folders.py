@@ -7,8 +7,9 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import mkdtemp
 from types import TracebackType
@@ -55,6 +56,8 @@ class NewFolder:
     overwrite : bool
         Whether an existing folder with a file called `mark` may be replaced. An empty folder always may.
     mark : str
+    contents : sequence of str
+        Names of the other files that such a folder has, or patterns of names. One with more is not replaced.
 
     Attributes
     ----------
@@ -67,8 +70,8 @@ class NewFolder:
         If the folder cannot be made, or the path exists and may not be replaced.
     """
 
-    def __init__(self, path: Path, *, overwrite: bool, mark: str) -> None:
-        self.path, self.overwrite, self.mark = path, overwrite, mark
+    def __init__(self, path: Path, *, overwrite: bool, mark: str, contents: Sequence[str] = ()) -> None:
+        self.path, self.overwrite, self.mark, self.contents = path, overwrite, mark, contents
         self._finished = False
         self._target = path.resolve()
         self._check()
@@ -92,8 +95,16 @@ class NewFolder:
             raise ValueError(
                 f"{path}: it exists already, and only a folder that this command wrote can be replaced"
             )
+        foreign = sorted(each.name for each in target.iterdir() if not self._may_be_ours(each))
+        if foreign:
+            raise ValueError(
+                f"{path}: it cannot be replaced, for it holds what this command did not write: {foreign[:5]}"
+            )
         if not self.overwrite:
             raise ValueError(f"{path}: it exists already; --overwrite replaces it")
+
+    def _may_be_ours(self, path: Path) -> bool:
+        return path.is_file() and any(fnmatch(path.name, pattern) for pattern in (self.mark, *self.contents))
 
     def __enter__(self) -> NewFolder:
         return self

@@ -47,6 +47,9 @@ PIPELINE_FILE, NETWORK_FILE, DESCRIPTION_FILE, METRICS_FILE, HISTORY_FILE, COMMA
     "command.txt",
 )
 
+RUN_FILES = (PIPELINE_FILE, NETWORK_FILE, METRICS_FILE, HISTORY_FILE, COMMAND_FILE, "*.png")
+"""What there is in the folder of a run beside its description: names, and patterns of names."""
+
 TRUSTED_TYPES = (*trusted_types, "mlp_xp.estimators._Labels", "numpy.dtype")
 """Types that skops may load beside those that it trusts by default; they hold values and run no code."""
 
