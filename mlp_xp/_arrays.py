@@ -180,6 +180,11 @@ def check_kind(name: str, array: Any) -> None:
 
     SciPy's sparse matrices pass: the estimators take them.
     """
+    if isinstance(array, (list, tuple)):  # of rows
+        for row in array:
+            if isinstance(row, np.ma.MaskedArray):
+                check_kind(name, row)
+        return
     if isinstance(array, (np.ma.MaskedArray, np.matrix)):
         # It would lose its mask; a matrix has another meaning of `*`.
         advice = "`.filled(value)`, or the rows without a mask" if np.ma.isMA(array) else "`numpy.asarray`"

@@ -1515,6 +1515,10 @@ def masked(values):
     return np.ma.masked_array(values, values > 0.5)
 
 
+def rows_masked(values):
+    return [np.ma.masked_array(row, mask=True) for row in np.asarray(values, "float64")]
+
+
 def without_data(values):
     return pytest.importorskip("torch").empty(np.shape(values), device="meta")
 
@@ -1523,7 +1527,7 @@ def sparse_of_jax(values):
     return pytest.importorskip("jax.experimental.sparse").BCOO.fromdense(np.asarray(values, "float32"))
 
 
-@pytest.mark.parametrize("make", [masked, sparse_tensor, Lazy, without_data, sparse_of_jax])
+@pytest.mark.parametrize("make", [masked, rows_masked, sparse_tensor, Lazy, without_data, sparse_of_jax])
 @pytest.mark.parametrize("kind", ["regression", "binary"])
 def test_arrays_that_are_not_plain_are_refused_in_every_argument(kind, make):
     X, y = problem(kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from numbers import Real
 from typing import Any
 
@@ -83,7 +84,8 @@ def _check_on_host(estimator: Any, X: Any, *, reset: bool) -> Any:
         if dates:
             raise TypeError(f"`X` must hold real numbers, which the columns {dates} do not")
         # scikit-learn recognises a table of float32 for pandas only.
-        dtype = np.float32 if np.asarray(X[:0]).dtype == np.float32 else ACCEPTED_DTYPES
+        with suppress(Exception):  # of a type that NumPy does not have, which is told of below
+            dtype = np.float32 if np.asarray(X[:0]).dtype == np.float32 else ACCEPTED_DTYPES
     _check_no_dates("X", X)
     given = getattr(X, "dtype", None)
     try:
@@ -91,7 +93,7 @@ def _check_on_host(estimator: Any, X: Any, *, reset: bool) -> Any:
         if getattr(given, "kind", "") in ("S", "U") or getattr(given, "names", None):
             raise TypeError(f"`X` must hold real numbers, got dtype {given}")
         return checked
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # polars has its own
         columns = [column for column in X.columns if not _holds_numbers(X[column])] if is_table else []
         if not columns:
             raise
@@ -104,7 +106,7 @@ def _check_on_host(estimator: Any, X: Any, *, reset: bool) -> Any:
 def _holds_numbers(column: Any) -> bool:
     try:
         np.asarray(column).astype(np.float64)
-    except (TypeError, ValueError):
+    except Exception:
         return False
     return True
 
