@@ -140,7 +140,10 @@ def errors_naming(argument: str, inner: str | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except (TypeError, ValueError, OverflowError) as error:
+    except Exception as error:
+        of_polars = type(error).__module__.startswith("polars.")
+        if not (isinstance(error, (TypeError, ValueError, OverflowError)) or of_polars):
+            raise
         message = str(error) if inner is None else str(error).replace(f"`{inner}`", f"`{argument}`")
         message = message if re.search(rf"\b{argument}\b", message) else f"`{argument}`: {message}"
         if message == str(error):

@@ -1547,6 +1547,14 @@ def table(library, **columns):
     return pytest.importorskip(library).DataFrame(columns)
 
 
+def test_values_of_a_type_that_numpy_does_not_have_are_refused_by_name():
+    polars = pytest.importorskip("polars")
+    X, y = problem("binary")
+    long = polars.Series("y", y.tolist(), dtype=polars.Int128)
+    with pytest.raises(ValueError, match="^`y`: cannot convert"):
+        estimator("binary").fit(X, long)
+
+
 @pytest.mark.parametrize("frames", ["pandas", "polars"])
 @pytest.mark.parametrize(
     "values", [["x", "y"] * 20, np.arange(40).astype("M8[D]"), np.arange(40).astype("m8[ms]")]
