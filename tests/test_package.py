@@ -475,9 +475,15 @@ class Halved:
         return 0.5**epoch
 
 
+class Numbered(Halved):
+    def __repr__(self):
+        return f"<numbered {hex(id(self))}>"
+
+
 @pytest.mark.parametrize(
     ("thing", "expected"),
     [
+        (mlp_xp.gradient_descent(Numbered()), "gradient_descent(learning_rate=<numbered>)"),
         (mlp_xp.adam(cubed), "adam(learning_rate=<function cubed>, beta_1=0.9, beta_2=0.999, epsilon=1e-08)"),
         (mlp_xp.gradient_descent(Halved()), f"gradient_descent(learning_rate=<{__name__}.Halved object>)"),
         (
@@ -503,7 +509,14 @@ class Halved:
 )
 def test_reprs_have_no_memory_addresses(thing, expected):
     assert repr(thing) == expected or re.fullmatch(expected, repr(thing))
-    assert " at 0x" not in repr(thing)
+    assert "0x" not in repr(thing)
+
+
+@pytest.mark.parametrize("wrong", [cubed, Numbered(), object()])
+def test_errors_show_values_without_memory_addresses(wrong):
+    with pytest.raises(TypeError, match="^`beta_1` must be ") as caught:
+        mlp_xp.adam(beta_1=wrong)
+    assert "0x" not in str(caught.value)
 
 
 def test_estimators_show_parameters_without_memory_addresses():
