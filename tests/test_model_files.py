@@ -755,6 +755,16 @@ def test_a_network_has_nothing_but_its_architecture(section, path):
         load_model(path)
 
 
+@pytest.mark.parametrize("section", ["network", "parameters", "learned"])
+@pytest.mark.parametrize("value", [{"$tuple": []}, {"$array": ["str", []]}, {"$float": "inf"}], ids=str)
+def test_sections_that_decode_to_another_type_are_refused(section, value, path):
+    content = saved(path, classifier())
+    document = description(content) | {section: value}
+    path.write_bytes(forged(content, json.dumps(document)))
+    with pytest.raises(ModelFileError, match="each of its type"):
+        load_model(path)
+
+
 @pytest.mark.parametrize("section", ["network", "learned"])
 def test_a_description_without_a_part_is_refused_by_its_name(section, path):
     content = saved(path, classifier())

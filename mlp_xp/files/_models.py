@@ -266,15 +266,16 @@ def _parse(text: str, tensors: Set[str]) -> tuple[_Description, Network]:
 
     document = load_json(text)
     _check_names(document, tensors)
+    document = decode_document(document)
     kinds = {
         name: dict if name in ("network", "parameters", "learned") else str for name in _Description._fields
     }
     if not isinstance(document, dict) or {key: type(value) for key, value in document.items()} != kinds:
         raise ValueError(f"its description must have {', '.join(kinds)}, each of its type")
-    lookup("kind", document["kind"], dict.fromkeys(("Network", *ESTIMATORS)))
-    if document["kind"] == "Network" and (document["parameters"] or document["learned"]):
+    description = _Description(**document)
+    lookup("kind", description.kind, dict.fromkeys(("Network", *ESTIMATORS)))
+    if description.kind == "Network" and (description.parameters or description.learned):
         raise ValueError("`parameters` and `learned` must be empty for a network")
-    description = _Description(**decode_document(document))
     lookup("dtype", description.dtype, DTYPES)
     if description.network.keys() - {"matmul_precision"} != {"layer_sizes", "hidden", "loss", "alpha"}:
         raise ValueError(
