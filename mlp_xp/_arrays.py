@@ -181,34 +181,44 @@ def check_kind(name: str, array: Any) -> None:
     SciPy's sparse matrices pass: the estimators take them.
     """
     if isinstance(array, (list, tuple)):  # of rows
-        for row in array:
-            if isinstance(row, np.ma.MaskedArray):
-                check_kind(name, row)
-        return
+        array = next((row for row in array if isinstance(row, np.ma.MaskedArray)), None)
+    advice = _advice_on_kind(array)
+    if advice:
+        raise TypeError(f"`{name}` must be a plain dense array, got {type_name(array)} ({advice})")
+
+
+def _advice_on_kind(array: Any) -> str:
+    """Return how to make a plain dense array of one that is none, "" if nothing is wrong with its kind."""
     if isinstance(array, (np.ma.MaskedArray, np.matrix)):
         # It would lose its mask; a matrix has another meaning of `*`.
-        advice = "`.filled(value)`, or the rows without a mask" if np.ma.isMA(array) else "`numpy.asarray`"
-    elif array_api_compat.is_torch_array(array) and (
-        array.layout != sys.modules["torch"].strided or array.is_nested
+        return "`.filled(value)`, or the rows without a mask" if np.ma.isMA(array) else "`numpy.asarray`"
+    if array_api_compat.is_torch_array(array):
+        return _advice_on_tensor(array)
+    if array_api_compat.is_pydata_sparse_array(array) or type_name(array).startswith(
+        "jax.experimental.sparse."
     ):
-        advice = "nested" if array.is_nested else "a sparse tensor: `.to_dense()`"
-    elif array_api_compat.is_torch_array(array) and (array.is_meta or array.is_quantized):
-        advice = "without data, on the meta device" if array.is_meta else "quantized: `.dequantize()`"
-    elif type_name(array).startswith("torch.masked."):
-        advice = "`.to_tensor(value)`"
-    elif type_name(array).startswith("jax.experimental.sparse."):
-        advice = "a sparse array: `.todense()`"
-    elif array_api_compat.is_jax_array(array) and "key" in str(array.dtype):
-        advice = "keys of random numbers"
-    elif array_api_compat.is_pydata_sparse_array(array):
-        advice = "a sparse array: `.todense()`"
-    elif getattr(array, "__dask_graph__", lambda: None)() is not None:
-        advice = "not yet computed: `.compute()`"
-    elif hasattr(type(array), "collect"):  # polars' LazyFrame
-        advice = "not yet computed: `.collect()`"
-    else:
-        return
-    raise TypeError(f"`{name}` must be a plain dense array, got {type_name(array)} ({advice})")
+        return "a sparse array: `.todense()`"
+    if array_api_compat.is_jax_array(array) and "key" in str(array.dtype):
+        return "keys of random numbers"
+    if getattr(array, "__dask_graph__", lambda: None)() is not None:
+        return "not yet computed: `.compute()`"
+    if hasattr(type(array), "collect"):  # polars' LazyFrame
+        return "not yet computed: `.collect()`"
+    return ""
+
+
+def _advice_on_tensor(tensor: Any) -> str:
+    if type_name(tensor).startswith("torch.masked."):
+        return "`.to_tensor(value)`"
+    if tensor.is_nested:
+        return "nested"
+    if tensor.layout != sys.modules["torch"].strided:
+        return "a sparse tensor: `.to_dense()`"
+    if tensor.is_meta:
+        return "without data, on the meta device"
+    if tensor.is_quantized:
+        return "quantized: `.dequantize()`"
+    return ""
 
 
 def type_name(thing: object) -> str:

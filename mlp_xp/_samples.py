@@ -228,21 +228,18 @@ class RowTaker:
         self.array = array
         self.whole: HostArray | None = array if array.flags.c_contiguous else None
         self.columns: slice | None = None
+        self.direction = 1
         self.spans: HostArray | None = None
         if self.whole is not None or array.ndim != 2 or array.shape[1] < 2 or not len(array):
             return
         step, rest = divmod(abs(array.strides[1]), array.itemsize)
         if rest or not 1 <= step <= MAX_COLUMN_STEP:
             return
-        n_spanned = (array.shape[1] - 1) * step + 1
-        forward, self.columns = array, slice(None, None, step)
-        if array.strides[1] < 0:
-            forward, self.columns = array[:, ::-1], slice(None, None, -step)
+        self.direction = 1 if array.strides[1] > 0 else -1
+        forward, n_spanned = array[:, :: self.direction], (array.shape[1] - 1) * step + 1
         self.whole, first = _surrounding_rows(forward, n_spanned)
+        self.columns = slice(first, first + n_spanned, step)
         if self.whole is not None:
-            last = first + n_spanned - 1
-            start, stop = (first, last + 1) if array.strides[1] > 0 else (last, first - 1)
-            self.columns = slice(start, None if stop < 0 else stop, self.columns.step)
             return
         # From its first to its last number each row is one element, so that it is copied at once.
         strides = forward.strides[0], array.itemsize
@@ -257,20 +254,24 @@ class RowTaker:
             taken = self.spans[indices][:, None].view(self.array.dtype)
         else:
             return self.array[indices]
-        return taken if self.columns is None else taken[:, self.columns]
+        return self._own_columns(taken)
 
     def take_into(self, target: HostArray, indices: Rows) -> None:
         """Write rows, in this order, to another array."""
-        whole, columns = self.whole, self.columns
+        whole = self.whole
         if whole is None or whole.dtype != target.dtype:
             target[...] = self.take(indices)
             return
-        direct = columns is None and target.flags.c_contiguous
+        direct = self.columns is None and target.flags.c_contiguous
         out = target if direct else np.empty((len(indices), *whole.shape[1:]), whole.dtype)
         # In mode "raise" NumPy would copy by way of a buffer, to leave `out` as it is if an index is wrong.
         np.take(whole, indices, axis=0, out=out, mode="clip")
         if not direct:
-            target[...] = out if columns is None else out[:, columns]
+            target[...] = self._own_columns(out)
+
+    def _own_columns(self, taken: HostArray) -> HostArray:
+        """Return the columns of the array, of rows that were taken with what lies between."""
+        return taken if self.columns is None else taken[:, self.columns][:, :: self.direction]
 
 
 def _surrounding_rows(array: HostArray, n_spanned: int) -> tuple[HostArray | None, int]:

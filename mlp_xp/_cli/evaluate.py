@@ -12,7 +12,7 @@ from mlp_xp.tables._pipelines import SCORE_TITLES, baseline_name, task_of
 from mlp_xp.tables._reading import read_frame
 from mlp_xp.tables._runs import (
     overflow_notes,
-    predict_features,
+    run_outputs,
     run_rows,
     score_baseline,
     score_rows,
@@ -29,8 +29,9 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
     notes = table_notes(trained, frame, rows.frame)
     if left_out := len(frame) - len(rows.y):
         notes.append(f"{left_out} rows without {trained.description['target']} left out")
-    notes += overflow_notes(predict_features(trained, rows.frame))
-    scores = {"network": score_rows(trained, rows), "baseline": score_baseline(trained, rows)}
+    outputs = run_outputs(trained, rows.frame)
+    notes += overflow_notes(outputs)
+    scores = {"network": score_rows(trained, rows, outputs), "baseline": score_baseline(trained, rows)}
     for note in notes:
         screen.print_note(note)
     task = task_of(trained.pipeline)

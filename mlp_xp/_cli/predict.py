@@ -13,7 +13,7 @@ from mlp_xp._cli.screen import Screen
 from mlp_xp.backends import backend
 from mlp_xp.tables._pipelines import estimator_of, select_features
 from mlp_xp.tables._reading import DataError, check_writable, listed, read_frame, write_frame
-from mlp_xp.tables._runs import Run, load_run, overflow_notes, predict_features, table_notes
+from mlp_xp.tables._runs import Run, as_predictions, load_run, overflow_notes, run_outputs, table_notes
 
 
 def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
@@ -27,8 +27,9 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
     if unknown:
         raise DataError(f"--keep: no column {listed(unknown)}; the columns are {listed(frame.columns)}")
     features = select_features(trained.pipeline, frame)
-    predictions = predict_features(trained, features)
-    notes = table_notes(trained, frame, features) + overflow_notes(predictions)
+    outputs = run_outputs(trained, features)
+    notes, predictions = table_notes(trained, frame, features), as_predictions(trained, outputs)
+    notes += overflow_notes(outputs)
     both = sorted(set(options.keep) & set(predictions.columns))
     if both:
         raise DataError(f"--keep: the predictions have a column {listed(both)} too")

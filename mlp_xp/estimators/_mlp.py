@@ -170,9 +170,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         ----------
         {score}
         """
-        with errors_naming("y"):
-            y = storable(on_host("y", y))
-        return _score(self, accuracy_score, X, y, sample_weight)
+        return _score(self, accuracy_score, X, storable(on_host("y", y)), sample_weight)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -361,8 +359,10 @@ def _score(estimator: BaseMLP, metric: Any, X: Any, y: Any, sample_weight: Any) 
             raise ValueError("the predictions for `X` are infinite or NaN, which have no score")
         with errors_naming("y"):
             y = on_host("y", y)
-            if not estimator._is_classifier and not is_sparse(y) and np.asarray(y).dtype.kind in "mMSUc":
-                raise TypeError(f"it must hold real numbers, got dtype {np.asarray(y).dtype}")
+            if not estimator._is_classifier and not is_sparse(y):
+                y = np.asarray(y)
+                if y.dtype.kind in "mMSUc":
+                    raise TypeError(f"it must hold real numbers, got dtype {y.dtype}")
             return float(metric(y, predictions, sample_weight=weight))
 
 

@@ -106,9 +106,10 @@ def plot_decision_boundary(
     samples = _numbers("X", X)
     if samples.ndim != 2 or samples.shape[1] != 2:
         raise ValueError(f"`X` must have two features, shape (n_samples, 2), got {samples.shape}")
-    if check_integer("grid_resolution", grid_resolution, minimum=2) > MAX_GRID_RESOLUTION:
-        raise ValueError(f"`grid_resolution` must be <= {MAX_GRID_RESOLUTION}, got {grid_resolution}")
-    grid = _grid(samples, int(grid_resolution))
+    resolution = check_integer("grid_resolution", grid_resolution, minimum=2)
+    if resolution > MAX_GRID_RESOLUTION:
+        raise ValueError(f"`grid_resolution` must be <= {MAX_GRID_RESOLUTION}, got {resolution}")
+    grid = _grid(samples, resolution)
     values, classes = _predict_points(model, X, grid.reshape(-1, 2))
     targets = None if y is None else _targets(y, len(samples), classes)
     given = [feature_names, getattr(X, "columns", None), getattr(model, "feature_names_in_", None)]

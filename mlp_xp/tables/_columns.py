@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from mlp_xp._arrays import HostArray
-from mlp_xp._validation import errors_naming, lookup, shown
+from mlp_xp._validation import is_iterable, lookup, shown
 from mlp_xp.tables._reading import DataError, check_frame, listed, normalised, parse_numbers
 
 MAX_INTEGER_CLASSES = 20
@@ -129,10 +129,8 @@ def find_columns(
         raise DataError(f"`target` must be one of the columns {listed(frame.columns)}, got {shown(target)}")
     features = [name for name in frame.columns if name != target]
     for argument, names in (("categorical", categorical), ("drop", drop)):
-        with errors_naming(argument):
-            if isinstance(names, (str, bytes, Mapping)):
-                raise TypeError(f"it must be a list of columns, got {shown(names)}")
-            names = list(names)
+        if not is_iterable(names) or isinstance(names, Mapping):
+            raise TypeError(f"`{argument}` must be a list of columns, got {shown(names)}")
         for name in names:
             if not isinstance(name, str) or name not in features:
                 raise DataError(

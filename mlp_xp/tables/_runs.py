@@ -104,7 +104,7 @@ class Run(NamedTuple):
         DataError
             If a column is missing, or holds another type than in training.
         """
-        return predict_features(self, select_features(self.pipeline, as_frame(table)))
+        return as_predictions(self, run_outputs(self, select_features(self.pipeline, as_frame(table))))
 
     def evaluate(self, table: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the scores of the predictions for a table with the target, and those of a baseline.
@@ -127,29 +127,33 @@ class Run(NamedTuple):
             If a column is missing or of another type, or a label is unknown.
         """
         rows = run_rows(self, as_frame(table))
-        return score_rows(self, rows), score_baseline(self, rows)
+        return score_rows(self, rows, model_outputs(self.pipeline, rows.frame)), score_baseline(self, rows)
 
 
-def predict_features(run: Run, features: pl.DataFrame) -> pl.DataFrame:
-    """Return the predictions for features that `select_features` returned."""
-    target, classes = run.description["target"], run.classes
+def run_outputs(run: Run, features: pl.DataFrame) -> HostArray:
+    """Return the network's outputs for features that `select_features` returned."""
     if not len(features):
         raise DataError("there is no row to predict")
-    outputs = model_outputs(run.pipeline, features)
+    return model_outputs(run.pipeline, features)
+
+
+def as_predictions(run: Run, outputs: HostArray) -> pl.DataFrame:
+    """Return a table of what the network's outputs predict."""
+    target, classes = run.description["target"], run.classes
     if classes is None:
         return pl.DataFrame({f"predicted {target}": outputs})
     columns = {f"probability {name}": outputs[:, index] for index, name in enumerate(classes.tolist())}
     return pl.DataFrame({f"predicted {target}": classes[np.argmax(outputs, axis=1)], **columns})
 
 
-def overflow_notes(predictions: pl.DataFrame) -> list[str]:
-    """Return a note on predictions that are infinite or NaN, if there are some."""
-    columns = [column.is_finite() for column in predictions if column.dtype.is_float()]
-    n_rows = len(predictions) - int(np.logical_and.reduce(columns).sum()) if columns else 0
+def overflow_notes(outputs: HostArray) -> list[str]:
+    """Return a note on outputs that are infinite or NaN, if there are some."""
+    is_finite = np.isfinite(outputs)
+    n_rows = int(np.sum(~(is_finite if outputs.ndim == 1 else is_finite.all(axis=1))))
     if not n_rows:
         return []
     return [
-        f"{n_rows} of {len(predictions)} predictions are infinite or NaN, because their features are so far "
+        f"{n_rows} of {len(outputs)} predictions are infinite or NaN, because their features are so far "
         "from those of the training (--dtype float64 holds larger numbers)"
     ]
 
@@ -159,9 +163,9 @@ def run_rows(run: Run, frame: pl.DataFrame) -> LabelledRows:
     return labelled_rows(frame, run.description["target"], run.classes, columns_of(run.pipeline))
 
 
-def score_rows(run: Run, rows: LabelledRows) -> dict[str, Any]:
-    """Return the scores of the network on labelled rows."""
-    return score(task_of(run.pipeline), rows.y, model_outputs(run.pipeline, rows.frame), run.classes)
+def score_rows(run: Run, rows: LabelledRows, outputs: HostArray) -> dict[str, Any]:
+    """Return the scores of the network's outputs for labelled rows."""
+    return score(task_of(run.pipeline), rows.y, outputs, run.classes)
 
 
 def score_baseline(run: Run, rows: LabelledRows) -> dict[str, Any]:
