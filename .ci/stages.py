@@ -310,8 +310,8 @@ def project_stages(out: Path) -> dict[str, Stage]:
     on_gpus = ["--libraries", ",".join(NAMESPACES), "-m", "not cuda", "tests"]
     stages = [
         # One worker: some of these tests take all of the memory, or look at how much is free.
-        pytest_stage("probe", 74, out, 1, probes),
-        pytest_stage("tests", 115, out, all_cores, on_gpus),
+        pytest_stage("probe", 90, out, 1, probes),
+        pytest_stage("tests", 98, out, all_cores, on_gpus),
         benchmark_stage("quick", 110, out, ["--quick"]),
         benchmark_stage("full", 540, out, []),
     ]

@@ -16,12 +16,13 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 
 import numpy as np
-import polars as pl
 import pytest
 from matplotlib import pyplot
 
 import mlp_xp
 from mlp_xp import EarlyStopping, Layer, Network, adam, datasets, plotting, tables
+
+pl = pytest.importorskip("polars")
 
 X = np.linspace(-1.0, 1.0, 12).reshape(6, 2)
 Y = X[:, :1]
