@@ -27,7 +27,7 @@ def generate_program(traced: TracedFunction, schedule: Schedule, plan: MemoryPla
     writer = _StepWriter(traced, schedule, plan)
     writer.write()
     builder = writer.builder
-    inputs = [f"input{i}" for i in range(traced.n_inputs)]
+    inputs = [f"input{i}" for i in range(len(traced.inputs))]
     arguments = [*inputs, *(f"number{i}" for i in range(traced.n_scalars))]
     step = [f"def step({', '.join(arguments)}):", *_indented(builder.prologue), *_indented(builder.body)]
     # The arrays are variables of a closure: as globals, they and the function would be a reference cycle.

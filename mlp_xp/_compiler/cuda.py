@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from mlp_xp._compiler.cxx import PRELUDE
 from mlp_xp._compiler.graph import NotRecordableError
 from mlp_xp._compiler.kernels import KernelPlan
-from mlp_xp._compiler.segments import THREADS, UNROLLED, Call, SegmentWriter
+from mlp_xp._compiler.segments import THREADS, UNROLLED, Call, CudaSegmentWriter
 
 MAX_PARAMETER_BYTES = 4096
 """Size of all parameters of a kernel; more are possible on newer devices and drivers only."""
@@ -56,7 +56,7 @@ def generate_cuda(plan: KernelPlan, threads: int = THREADS) -> CudaSource:
     names: dict[str, str] = {}
     kernels = []
     for stage in plan.stages:
-        calls = [SegmentWriter(plan, segment, functions).write(threads) for segment in stage.segments]
+        calls = [CudaSegmentWriter(plan, segment, functions).write(threads) for segment in stage.segments]
         kernels.append(
             [
                 Kernel(names.setdefault(_kernel_text(some), f"kernel{len(names)}"), some)
@@ -94,7 +94,7 @@ def _kernel_text(calls: list[Call]) -> str:
         sizes = [f"size{number}_{index}" for index in range(len(call.sizes))]
         names = [f"argument{number}_{index}" for index in range(len(call.arguments))]
         parameters += [f"Index blocks{number}", *(f"Index {name}" for name in sizes)]
-        parameters += [f"{argument.ctype} {name}" for argument, name in zip(call.arguments, names)]
+        parameters += [f"{ctype} {name}" for ctype, name in zip(call.types, names)]
         call_text = f"{call.function}({', '.join(['block', 'shared', *sizes, *names])})"
         lines += [f"  if (block < blocks{number}) return {call_text};", f"  block -= blocks{number};"]
     return "\n".join(

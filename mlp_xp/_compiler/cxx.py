@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from mlp_xp._compiler.elements import Language
+
 DTYPES = {np.dtype("float32"): "float", np.dtype("float64"): "double", np.dtype("bool"): "bool"}
 """C++'s names of the dtypes that kernels compute with."""
 
@@ -55,15 +57,23 @@ EXPRESSIONS: dict[Any, str] = {
 }
 """C++'s expressions of ufuncs, also of NaN; others are not recorded."""
 
-OF_TRUTH_VALUES = (np.logical_and, np.logical_or, np.logical_not, np.equal, np.not_equal)
-"""The ufuncs of truth values alone."""
+OPERATIONS: dict[Any, str] = {np.add: "Sum", np.maximum: "Larger", np.minimum: "Smaller"}
+"""The C++ types of the operations of ufuncs that reduce."""
 
-REDUCTIONS: dict[Any, tuple[str, str]] = {
-    np.add: ("Sum", "0"),
-    np.maximum: ("Larger", "-INFINITY"),
-    np.minimum: ("Smaller", "INFINITY"),
-}
-"""Of ufuncs that reduce, the C++ type of the operation, and what to start with."""
+CXX = Language(
+    dtypes=DTYPES,
+    expressions=EXPRESSIONS,
+    reductions={
+        function: (f"{OPERATIONS[function]}()({{}}, {{}})", start)
+        for function, start in ((np.add, "0"), (np.maximum, "-INFINITY"), (np.minimum, "INFINITY"))
+    },
+    truth_values=("false", "true"),
+    nan="NAN",
+    infinity="INFINITY",
+    definition="const {type} {name} = {text};",
+    assignment="{name} = {text};",
+    number="*{name}",
+)
 
 PRELUDE = """
 #ifndef INFINITY

@@ -12,19 +12,24 @@ elements, are complete when the segment is, and used in later stages only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from mlp_xp._compiler.cxx import DTYPES
 from mlp_xp._compiler.graph import SOURCE_KINDS, VIEW_KINDS, NotRecordableError, Value, find_users, reachable
 from mlp_xp._compiler.trace import TracedFunction
 
 Domain: TypeAlias = "tuple[int, int]"
 
+KERNEL_DTYPES = (np.dtype("float32"), np.dtype("float64"), np.dtype("bool"))
+
 ELEMENTWISE_KINDS = ("map", "zeros", "dot", "outer")
 """Kinds of values with an element for each thread. Of "dot" and "outer" it reads others of their operands."""
+
+LIBRARY_KINDS = ("matmul", "call")
+"""Kinds of values that a library computes from whole arrays; "call" is its `function` of the operands."""
 
 ROW, COLUMN, TOTAL = "row", "column", "total"
 """Reductions along axis 1, along axis 0, and of all elements."""
@@ -69,10 +74,15 @@ class Segment:
 
 @dataclass
 class Stage:
-    """Segments that one kernel computes, and the matrix products that run after it."""
+    """Segments that one kernel computes, and the products and other library calls that run after it."""
 
     segments: list[Segment] = field(default_factory=list)
     products: list[Value] = field(default_factory=list)
+
+    @property
+    def written(self) -> list[Value]:
+        """The values that the stage writes to memory."""
+        return [*(value for segment in self.segments for value in segment.outputs), *self.products]
 
 
 @dataclass
@@ -92,16 +102,27 @@ class KernelPlan:
     in_place: dict[int, int]
 
 
-def plan_kernels(traced: TracedFunction) -> KernelPlan:
+def plan_kernels(
+    traced: TracedFunction,
+    rewrite: Callable[[TracedFunction], None] | None = None,
+    max_elements_to_update_last: int = MAX_ELEMENTS_TO_UPDATE_LAST,
+) -> KernelPlan:
     """Partition the graph of a traced function; it is rewritten in place.
+
+    Parameters
+    ----------
+    traced : TracedFunction
+    rewrite : callable, optional
+        What is done with the graph before; for a GPU by default, `move_products_into_segments`.
+    max_elements_to_update_last : int, optional
 
     Raises
     ------
     NotRecordableError
         If it holds something that kernels cannot compute.
     """
-    _rewrite_products(traced)
-    return _Partition(traced).plan()
+    (rewrite or move_products_into_segments)(traced)
+    return _Partition(traced, max_elements_to_update_last).plan()
 
 
 def matrix_shape(shape: tuple[int, ...]) -> Domain:
@@ -135,7 +156,7 @@ def reduction_kind(value: Value) -> str:
     return COLUMN if axis == 0 else ROW
 
 
-def _rewrite_products(traced: TracedFunction) -> None:
+def move_products_into_segments(traced: TracedFunction) -> None:
     """Rewrite products that segments compute: of vectors, and of matrices with few terms or elements.
 
     "dot" is a product whose elements a thread computes term by term. "outer" holds the terms of all elements
@@ -161,8 +182,9 @@ def _rewrite_products(traced: TracedFunction) -> None:
 class _Partition:
     """Decides on the stage and the domain of each value, in topological order."""
 
-    def __init__(self, traced: TracedFunction) -> None:
+    def __init__(self, traced: TracedFunction, max_elements_to_update_last: int) -> None:
         self.traced = traced
+        self.max_elements_to_update_last = max_elements_to_update_last
         self.values = [value for value in reachable(traced.roots) if not is_number(value)]
         self.users = find_users(self.values)
         self.stage: dict[int, int] = {}
@@ -173,7 +195,7 @@ class _Partition:
     def plan(self) -> KernelPlan:
         for value in self.values:
             self._check(value)
-            if value.kind == "matmul":
+            if value.kind in LIBRARY_KINDS:
                 self.stage[id(value)] = max(self._when_written(operand.base) for operand in value.arrays)
             elif is_computed(value):
                 self._place_reduction(value) if value.kind == "reduce" else self._place_map(value)
@@ -182,9 +204,16 @@ class _Partition:
         return KernelPlan(self.traced, self._stages(), self._updates_in_place())
 
     def _check(self, value: Value) -> None:
-        if value.kind not in (*SOURCE_KINDS, "transpose", "reshape", "matmul", "reduce", *ELEMENTWISE_KINDS):
+        if value.kind not in (
+            *SOURCE_KINDS,
+            "transpose",
+            "reshape",
+            "reduce",
+            *LIBRARY_KINDS,
+            *ELEMENTWISE_KINDS,
+        ):
             raise NotRecordableError(f"a value of kind {value.kind}")
-        if value.dtype not in DTYPES:
+        if value.dtype not in KERNEL_DTYPES:
             raise NotRecordableError(f"an array of dtype {value.dtype}")
         if value.kind in VIEW_KINDS and (is_scalar(value.base) or value.shape == ()):
             raise NotRecordableError("a view that is a number, or of one")
@@ -257,7 +286,7 @@ class _Partition:
             if (
                 value.kind == "map"
                 and not is_scalar(value)
-                and value.size <= MAX_ELEMENTS_TO_UPDATE_LAST
+                and value.size <= self.max_elements_to_update_last
                 and id(value) not in results
                 and (users or id(value) in roots)
                 and self.domain[id(value)] == matrix_shape(value.shape)
@@ -297,7 +326,7 @@ class _Partition:
         together: dict[tuple[int, Domain], list[Value]] = {}
         roots = set(map(id, self.traced.roots))
         for value in self.values:
-            if value.kind == "matmul":
+            if value.kind in LIBRARY_KINDS:
                 stages[self.stage[id(value)]].products.append(value)
             elif is_computed(value) and (not is_scalar(value) or id(value) in roots):
                 together.setdefault((self.stage[id(value)], self.domain[id(value)]), []).append(value)

@@ -58,8 +58,10 @@ class TracedFunction:
         By target (see `StateLayout`), the new value of each state array or group that changes.
     results : list of Value or number
         What the call returns.
-    n_inputs, n_scalars : int
-        How many arguments a call has.
+    inputs : list of Value or None
+        The arrays that are arguments of a call.
+    n_scalars : int
+        How many numbers a call has as arguments.
     has_ones_column : bool
         Whether the array passed as the first input has one column more, which holds ones.
     """
@@ -69,7 +71,7 @@ class TracedFunction:
     state: list[Value]
     updates: dict[int, Value]
     results: list[Any]
-    n_inputs: int
+    inputs: list[Value | None]
     n_scalars: int
     has_ones_column: bool
 
@@ -123,7 +125,7 @@ def trace_function(
     if any(isinstance(value, Value) and value.base in overwritten for value in returned):
         raise NotRecordableError("a result that is the old value of an updated state array")
     layout = StateLayout(groups, [value.size for value in before])
-    return TracedFunction(graph, layout, before, updates, returned, len(inputs), n_scalars, has_ones_column)
+    return TracedFunction(graph, layout, before, updates, returned, input_values, n_scalars, has_ones_column)
 
 
 def _value_or_number(result: Any) -> Value | float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -15,11 +15,13 @@ from mlp_xp._arrays import Array, Namespace
 from mlp_xp._cache import cached_by_arguments
 from mlp_xp._compiler import NotRecordableError
 from mlp_xp._compiler.cuda import CudaSource, Kernel, generate_cuda
-from mlp_xp._compiler.graph import Value, reachable
-from mlp_xp._compiler.kernels import KernelPlan, is_computed, is_number, is_scalar, plan_kernels
+from mlp_xp._compiler.elements import Argument
+from mlp_xp._compiler.graph import Value
+from mlp_xp._compiler.kernels import KernelPlan, plan_kernels
 from mlp_xp._compiler.rows import ArraySpec
-from mlp_xp._compiler.segments import LANES, THREADS, Argument, Call
-from mlp_xp._compiler.trace import TracedFunction, trace_function
+from mlp_xp._compiler.segments import LANES, THREADS, Call
+from mlp_xp._compiler.storage import allocate, check_results
+from mlp_xp._compiler.trace import trace_function
 from mlp_xp._engines.base import State, make_step
 from mlp_xp._engines.capture import step_into
 from mlp_xp._engines.recordable import flat_step, state_structure
@@ -106,24 +108,12 @@ def _compile_step(
     arrays = [[leaf] for leaf in leaves(structure) if is_array(leaf)]
     n_scalars = 1 + sum(map(is_state_number, leaves(structure)))
     traced = trace_function(flat_step(network, optimizer, structure), arrays, batch, n_scalars)
-    _check_results(traced)
+    check_results(traced, OPERATORS)
     plan = plan_kernels(traced)
     threads = min(THREADS, cupy.cuda.Device().attributes["MaxThreadsPerBlock"])
     source = generate_cuda(plan, threads)
     options = "--std=c++17", f"-DTHREADS={threads}", f"-DLANES={min(LANES, threads)}"
     return StepProgram(plan, source, cupy.RawModule(code=source.text, options=options), threads)
-
-
-def _check_results(traced: TracedFunction) -> None:
-    """Raise an error unless the loss is an array, and the host can compute the other results."""
-    loss, *numbers = traced.results
-    if not isinstance(loss, Value) or not is_computed(loss) or loss.dtype != traced.state[0].dtype:
-        raise NotRecordableError("a loss that no kernel computes in the parameters' dtype")
-    if any(isinstance(number, Value) and not is_number(number) for number in numbers):
-        raise NotRecordableError("a number in the optimizer's state that becomes an array")
-    for value in reachable(traced.roots):
-        if is_number(value) and value.kind == "map" and value.function not in OPERATORS:
-            raise NotRecordableError(f"{value.function.__name__} of numbers")
 
 
 class _BoundProgram:
@@ -132,7 +122,7 @@ class _BoundProgram:
     def __init__(self, program: StepProgram, xp: Namespace) -> None:
         self.plan, source, self.module, self.threads = program
         self.xp = xp
-        self.arrays = _allocate(self.plan)
+        self.arrays = allocate(self.plan, cupy.empty)
         calls = [call for kernels in source.kernels for kernel in kernels for call in kernel.calls]
         # Counters are zero before and after each launch. They are not in the graphs' pool, where a graph
         # captured before may write in memory that is free for the next.
@@ -213,61 +203,6 @@ def _is_array_leaf(leaf: Any) -> bool:
 def _parts(array: Array, lengths: list[int]) -> list[Array]:
     ends = list(accumulate(lengths))
     return [array[end - length : end] for end, length in zip(ends, lengths)]
-
-
-def _allocate(plan: KernelPlan) -> dict[int, Array]:
-    """Allocate the arrays that a plan's kernels and products write, by their values' ids.
-
-    Arrays that are not needed at the same time share memory. The loss is not among them, nor what is written
-    over the state.
-    """
-    arrays: dict[int, Array] = {}
-    free: list[Array] = []
-    blocks: dict[int, Array] = {}
-    for stage, dead in zip(plan.stages, _last_used(plan)):
-        outputs = [value for segment in stage.segments for value in segment.outputs]
-        for value in (*outputs, *stage.products):
-            if id(value) in plan.in_place or value is plan.traced.results[0]:
-                continue
-            fitting = [
-                block
-                for block in free
-                if block.dtype == value.dtype and value.size <= block.size <= 2 * value.size
-            ]
-            block = min(fitting, key=lambda block: block.size, default=None)
-            if block is None:
-                block = cupy.empty(value.size, dtype=value.dtype)
-            free = [other for other in free if other is not block]
-            blocks[id(value)] = block
-            arrays[id(value)] = block[: value.size].reshape(value.shape)
-        free += [blocks[value] for value in dead if value in blocks]
-    return arrays
-
-
-def _last_used(plan: KernelPlan) -> list[list[int]]:
-    """List for each stage the ids of values that it computes or reads, and no later one reads."""
-    last: dict[Value, int] = {}
-    for number, stage in enumerate(plan.stages):
-        written = [*(value for segment in stage.segments for value in segment.outputs), *stage.products]
-        last.update(dict.fromkeys(written, number))
-        computed = [*(value for segment in stage.segments for value in segment.values), *stage.products]
-        read = {operand.base for value in computed for operand in _read(value)}
-        last.update((value, number) for value in read & last.keys())
-    for root in plan.traced.roots:
-        last.pop(root.base, None)
-    return [[id(value) for value in last if last[value] == number] for number in range(len(plan.stages))]
-
-
-def _read(value: Value) -> Iterator[Value]:
-    """Yield the operands of a value, also those of numbers that are computed with it."""
-    seen: set[int] = set()
-    stack = list(value.arrays)
-    while stack:
-        operand = stack.pop()
-        if id(operand) not in seen:
-            seen.add(id(operand))
-            yield operand
-            stack += operand.arrays if is_scalar(operand) else ()
 
 
 class _Run:

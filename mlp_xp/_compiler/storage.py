@@ -1,0 +1,77 @@
+"""Memory of the arrays that kernels write (`mlp_xp._compiler.kernels`), shared where it can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator
+from typing import Any
+
+from mlp_xp._arrays import Array
+from mlp_xp._compiler.graph import NotRecordableError, Value, reachable
+from mlp_xp._compiler.kernels import KernelPlan, is_computed, is_number, is_scalar
+from mlp_xp._compiler.trace import TracedFunction
+
+
+def check_results(traced: TracedFunction, host_functions: Container[Any]) -> None:
+    """Raise an error unless the loss is an array, and the host can compute the other results."""
+    loss, *numbers = traced.results
+    is_computed_loss = isinstance(loss, Value) and (is_computed(loss) or loss.kind == "call")
+    if not is_computed_loss or loss.dtype != traced.state[0].dtype:
+        raise NotRecordableError("a loss that no kernel computes in the parameters' dtype")
+    if any(isinstance(number, Value) and not is_number(number) for number in numbers):
+        raise NotRecordableError("a number in the optimizer's state that becomes an array")
+    for value in reachable(traced.roots):
+        if is_number(value) and value.kind == "map" and value.function not in host_functions:
+            raise NotRecordableError(f"{value.function.__name__} of numbers")
+
+
+def allocate(plan: KernelPlan, empty: Callable[..., Array]) -> dict[int, Array]:
+    """Allocate the arrays that a plan's kernels and products write, by their values' ids.
+
+    Arrays that are not needed at the same time share memory. The loss is not among them, nor what is written
+    over the state.
+    """
+    arrays: dict[int, Array] = {}
+    free: list[Array] = []
+    blocks: dict[int, Array] = {}
+    for stage, dead in zip(plan.stages, _last_used(plan)):
+        for value in stage.written:
+            if id(value) in plan.in_place or value is plan.traced.results[0]:
+                continue
+            fitting = [
+                block
+                for block in free
+                if block.dtype == value.dtype and value.size <= block.size <= 2 * value.size
+            ]
+            block = min(fitting, key=lambda block: block.size, default=None)
+            if block is None:
+                block = empty(value.size, dtype=value.dtype)
+            free = [other for other in free if other is not block]
+            blocks[id(value)] = block
+            arrays[id(value)] = block[: value.size].reshape(value.shape)
+        free += [blocks[value] for value in dead if value in blocks]
+    return arrays
+
+
+def _last_used(plan: KernelPlan) -> list[list[int]]:
+    """List for each stage the ids of values that it computes or reads, and no later one reads."""
+    last: dict[Value, int] = {}
+    for number, stage in enumerate(plan.stages):
+        last.update(dict.fromkeys(stage.written, number))
+        computed = [*(value for segment in stage.segments for value in segment.values), *stage.products]
+        read = {operand.base for value in computed for operand in _read(value)}
+        last.update((value, number) for value in read & last.keys())
+    for root in plan.traced.roots:
+        last.pop(root.base, None)
+    return [[id(value) for value in last if last[value] == number] for number in range(len(plan.stages))]
+
+
+def _read(value: Value) -> Iterator[Value]:
+    """Yield the operands of a value, also those of numbers that are computed with it."""
+    seen: set[int] = set()
+    stack = list(value.arrays)
+    while stack:
+        operand = stack.pop()
+        if id(operand) not in seen:
+            seen.add(id(operand))
+            yield operand
+            stack += operand.arrays if is_scalar(operand) else ()
