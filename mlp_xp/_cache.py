@@ -4,6 +4,8 @@ What the library caches with `cached_by_arguments`, each in the module that make
 
 - compiled training steps on NumPy (`_engines.compiled`) and on CuPy (`_engines.cupy_steps`), by the network,
   the optimizer without its learning rate, shapes and dtypes of a batch and the structure of the state
+- compiled loops of training steps (`_engines.compiled_loops`), likewise; the functions that Numba made of
+  them are kept by their source (`_engines.numba_functions`)
 - compiled functions of rows (`_compiler.rows`), by the function and the shapes and dtypes of its arrays
 - compiled functions of JAX (`_engines.jax`), by the network, the optimizer without its learning rate, the
   batch size and the number of samples

@@ -116,7 +116,7 @@ LIBRARIES = {
 may_run_call_by_call = pytest.mark.filterwarnings("ignore::mlp_xp.EagerFallbackWarning")
 
 
-COMPILERS = ("nvrtc",)
+COMPILERS = ("nvrtc", "numba")
 """What single tests need beside the libraries, under the same rule."""
 
 _made: dict[str, Library] = {}
@@ -192,3 +192,9 @@ def assert_close(actual: Any, expected: Any, like: Any, *, rtol: float, atol: fl
     expected = np.asarray(expected)
     assert tuple(actual.shape) == expected.shape
     np.testing.assert_allclose(to_host(actual), expected, rtol=rtol, atol=atol)
+
+
+@pytest.fixture(autouse=True)
+def no_compiled_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let NumPy compute what tests train, however long they seem to; tests of compiled loops undo this."""
+    monkeypatch.setattr("mlp_xp._engines.loops.MIN_SECONDS", float("inf"))

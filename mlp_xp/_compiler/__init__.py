@@ -1,4 +1,4 @@
-"""A compiler for training steps: to NumPy calls, and to kernels for CUDA.
+"""A compiler for training steps: to NumPy calls, to compiled loops, and to kernels for CUDA.
 
 NumPy runs each array call as it comes. In small networks the overhead of the calls takes most of the time, in
 large ones the matrix products and the memory traffic of the elementwise operations. So `pipeline` compiles a
@@ -20,9 +20,11 @@ step, in these stages:
 The resulting `program` is bound to memory once and called for each step; the calls allocate nothing. `rows`
 compiles predictions in the same way. Functions that the compiler does not support run uncompiled.
 
-For CUDA a traced step takes another way: `kernels` divides its graph into stages of fused elementwise work,
-each one launch, and the products between them; `cuda` generates the source of the kernels (`segments`,
-`cxx`). `mlp_xp._engines.cupy_steps` compiles and launches them.
+For CUDA, and for Numba, a traced step takes another way: `kernels` divides its graph into stages of fused
+elementwise work and the products between them, `storage` says where arrays lie, and `elements` writes what is
+computed for one element. Around that `cuda` writes kernels, one launch for each stage (`segments`, `cxx`),
+which `mlp_xp._engines.cupy_steps` launches; and `loops` writes loops, which
+`mlp_xp._engines.numba_functions` compiles.
 
 Examples
 --------

@@ -2,7 +2,8 @@
 
 `make_engine` decides which engine runs, by the namespace and the device of the samples:
 
-- NumPy: ``compiled``, steps as generated code with fewer NumPy calls
+- NumPy: ``compiled``, steps as generated code with fewer NumPy calls; where Numba is installed, those of long
+  trainings as compiled loops (`loops` decides which)
 - JAX: ``xla``, many epochs in one call of a function that `jax.jit` compiled
 - CuPy, and PyTorch on CUDA: ``cuda_graph``, many steps in one replay of a captured CUDA graph; on CuPy steps
   of fused kernels, which `mlp_xp._compiler` generates
@@ -61,7 +62,7 @@ def make_engine(
         The state to start from. The engine copies it, because its steps write in their state.
     epochs : int
         Maximum number of epochs that will run. On CUDA it determines what is captured: capturing takes time
-        that only many replays save.
+        that only many replays save; on NumPy whether steps are compiled.
 
     Returns
     -------
@@ -82,7 +83,7 @@ def make_engine(
         from mlp_xp._engines.compiled import CompiledEngine
 
         try:
-            return CompiledEngine(network, optimizer, samples, batch_size, state)
+            return CompiledEngine(network, optimizer, samples, batch_size, state, epochs)
         except NotRecordableError:
             return EagerEngine(network, optimizer, samples, batch_size, state)
     return EagerEngine(network, optimizer, samples, batch_size, state)

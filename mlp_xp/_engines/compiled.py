@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,12 +15,16 @@ from mlp_xp._compiler import Program, compile_function
 from mlp_xp._compiler.passes import MIN_ELEMENTS_TO_KEEP_BIAS_SEPARATE
 from mlp_xp._compiler.rows import ArraySpec
 from mlp_xp._engines.base import EpochSettings, State
-from mlp_xp._engines.recordable import flat_step, is_number, state_structure
+from mlp_xp._engines.loops import choose_loops
+from mlp_xp._engines.recordable import array_groups, flat_step, is_number, state_structure
 from mlp_xp._interrupts import deferred_interrupts
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
 from mlp_xp._parameters import all_finite, is_array, leaves, with_leaves
 from mlp_xp._samples import Batch, Rows, RowTaker, Samples
+
+if TYPE_CHECKING:
+    from mlp_xp._engines.compiled_loops import EpochRunner
 
 MAX_BYTES_SHUFFLED_AT_ONCE = 2**20
 """Samples of up to this size are copied in their shuffled order once an epoch, larger ones batch by batch.
@@ -51,11 +55,17 @@ class CompiledEngine:
     name = "compiled"
 
     def __init__(
-        self, network: Network, optimizer: Optimizer, samples: Samples, batch_size: int, state: State
+        self,
+        network: Network,
+        optimizer: Optimizer,
+        samples: Samples,
+        batch_size: int,
+        state: State,
+        epochs: int = 1,
     ) -> None:
         self.losses: list[Array] = []
         self.structure = state_structure(state)
-        self.layout = _array_groups(self.structure)
+        self.layout = array_groups(self.structure)
         self.groups = [np.empty(sum(leaf.size for leaf in group), group[0].dtype) for group in self.layout]
         self.state = state
         self.pool: list[HostArray] = []
@@ -63,15 +73,29 @@ class CompiledEngine:
         optimizer = replace(optimizer, learning_rate=0.0)
         n_samples = len(samples)
         batch_size = min(batch_size, n_samples)
-        ones = _has_ones_column(samples, batch_size)
         # The longer batches first: the buffers of their program are large enough for the other one.
-        steps = {
-            length: self._bind(
-                _compile_step(network, optimizer, _batch_specs(samples, length), self.structure, ones)
-            )
-            for length in dict.fromkeys((batch_size, n_samples % batch_size or batch_size))
-        }
-        self.batches = _Batches(samples, batch_size, steps)
+        lengths = dict.fromkeys((batch_size, n_samples % batch_size or batch_size))
+        specs = {length: _batch_specs(samples, length) for length in lengths}
+        n_steps = epochs * -(-n_samples // batch_size)
+        loops = choose_loops(network, optimizer, specs, self.structure, n_steps, _bytes_to_copy(samples))
+        self.epochs: EpochRunner | None = None
+        self.batches: _Batches | None = None
+        if loops is not None and loops.whole_epochs:
+            self.epochs = loops.epochs(samples, batch_size, self._flat_arrays())
+        elif loops is not None:
+            self.batches = _Batches(samples, batch_size, loops.steps(self._flat_arrays()), ones=False)
+        else:
+            ones = _has_ones_column(samples, batch_size)
+            steps = {
+                length: self._bind(_compile_step(network, optimizer, specs[length], self.structure, ones))
+                for length in lengths
+            }
+            self.batches = _Batches(samples, batch_size, steps, ones=ones)
+
+    def _flat_arrays(self) -> list[HostArray]:
+        """List the state's arrays, each flat, in the engine's memory."""
+        views = [_views(flat, group) for flat, group in zip(self.groups, self.layout)]
+        return [view.reshape(-1) for group in views for view in group]
 
     @property
     def state(self) -> State:
@@ -119,7 +143,17 @@ class CompiledEngine:
         return program.bind(self.groups, pool)
 
     def run(self, epochs: Sequence[EpochSettings]) -> None:
-        """Run these epochs; Ctrl-C takes effect between steps."""
+        """Run these epochs; Ctrl-C takes effect between steps, or between calls that take little time."""
+        if self.epochs is not None:
+            with deferred_interrupts(limit=1) as interrupts:
+                at_once = len(epochs) if self.epochs.has_one_batch else 1
+                for some in row_slices(len(epochs), at_once):
+                    if interrupts.received:
+                        interrupts.deliver()
+                    losses, self.numbers = self.epochs.run(epochs[some], self.numbers)
+                    self.losses += losses
+            return
+        assert self.batches is not None
         append = self.losses.append
         with deferred_interrupts(limit=1) as interrupts:
             for rate, order in epochs:
@@ -142,21 +176,6 @@ def _batch_specs(samples: Samples, length: int) -> tuple[ArraySpec | None, ...]:
     )
 
 
-def _array_groups(state: State) -> list[list[Any]]:
-    """List the arrays of a state in groups: the parameters, arrays shaped like all of them, single others.
-
-    One call can update all arrays of a group such as the velocities.
-    """
-    params, rest = leaves(state[0]), list(filter(is_array, leaves(state[1])))
-    specs = [(leaf.shape, leaf.dtype) for leaf in params]
-    groups = [params]
-    while rest:
-        like_params = [(leaf.shape, leaf.dtype) for leaf in rest[: len(params)]] == specs
-        groups.append(rest[: len(params) if like_params else 1])
-        rest = rest[len(groups[-1]) :]
-    return groups
-
-
 def _views(flat: HostArray, group: list[Any]) -> Iterator[HostArray]:
     """Yield the arrays of a group as views of its flat array."""
     start = 0
@@ -175,7 +194,16 @@ def _compile_step(
 ) -> Program:
     function = flat_step(network, optimizer, structure)
     n_scalars = 1 + sum(map(is_number, leaves(structure)))
-    return compile_function(function, _array_groups(structure), batch, n_scalars, has_ones_column)
+    return compile_function(function, array_groups(structure), batch, n_scalars, has_ones_column)
+
+
+def _bytes_to_copy(samples: Samples) -> int:
+    """Return the size of the arrays that are not contiguous, or of another dtype than batches."""
+    return sum(
+        array.nbytes
+        for array in samples.arrays
+        if array is not None and not (array.flags.c_contiguous and array.dtype == samples.place.dtype)
+    )
 
 
 def _fits_shuffle_buffer(samples: Samples) -> bool:
@@ -197,7 +225,7 @@ class _Batches:
     samples each batch is copied to the same arrays, unless it can be a view.
     """
 
-    def __init__(self, samples: Samples, size: int, steps: dict[int, Any]) -> None:
+    def __init__(self, samples: Samples, size: int, steps: dict[int, Any], *, ones: bool) -> None:
         self.samples = samples
         self.takers = [None if array is None else RowTaker(array) for array in samples.arrays]
         self.steps = steps
@@ -207,7 +235,7 @@ class _Batches:
         self.reused_batches: list[StepBatch] | None = None
         self.shuffles_at_once = _fits_shuffle_buffer(samples)
         if self.shuffles_at_once:
-            self.n_ones = int(_has_ones_column(samples, size))
+            self.n_ones = int(ones)
             self.buffer = self._allocate(n_samples, self.n_ones)
             self.reused_batches = [
                 self._step_batch(rows, _row_views(self.buffer, rows)) for rows in self.slices()

@@ -73,3 +73,18 @@ def _same_kind(old: Any, new: Any) -> bool:
         return is_array(old) == is_array(new) and (old is None) == (new is None)
     # Reductions to float64 are scalars of NumPy, which promote as Python's do.
     return is_number(new) or (is_array(new) and new.shape == () and new.dtype in (None, np.float64))
+
+
+def array_groups(state: State) -> list[list[Any]]:
+    """List the arrays of a state in groups: the parameters, arrays shaped like all of them, single others.
+
+    One call can update all arrays of a group such as the velocities.
+    """
+    params, rest = leaves(state[0]), list(filter(is_array, leaves(state[1])))
+    specs = [(leaf.shape, leaf.dtype) for leaf in params]
+    groups = [params]
+    while rest:
+        like_params = [(leaf.shape, leaf.dtype) for leaf in rest[: len(params)]] == specs
+        groups.append(rest[: len(params) if like_params else 1])
+        rest = rest[len(groups[-1]) :]
+    return groups

@@ -1,0 +1,252 @@
+"""Steps on NumPy arrays as compiled loops: which kind of loops is faster, and how whole epochs run."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from mlp_xp._arrays import HostArray
+from mlp_xp._cache import cached_by_arguments
+from mlp_xp._compiler import NotRecordableError
+from mlp_xp._compiler.accumulate import fuse_updates_into_products
+from mlp_xp._compiler.graph import Value, reachable
+from mlp_xp._compiler.loops import EpochProgram, LoopProgram, compile_epochs, compile_step, is_slow_in_loops
+from mlp_xp._compiler.rows import ArraySpec
+from mlp_xp._compiler.trace import TracedFunction, trace_function
+from mlp_xp._engines.base import EpochSettings, State
+from mlp_xp._engines.numba_functions import Functions, NumbaSource, compile_functions, in_parallel
+from mlp_xp._engines.recordable import array_groups, flat_step, is_number
+from mlp_xp._network import Network
+from mlp_xp._optimizers import Optimizer
+from mlp_xp._parameters import leaves
+from mlp_xp._samples import Samples
+
+MIN_SAVED = 0.1
+"""What part of a step loops must save."""
+
+MAX_BYTES_COPIED = 2**26
+"""Size up to which samples that are not contiguous are copied, for epochs that are compiled as a whole."""
+
+Specs: TypeAlias = tuple["ArraySpec | None", ...]
+
+# Estimated seconds, from measurements on 2 cores: of a multiplication and an addition of a matrix product, of
+# a call of NumPy or of a compiled function, and of an element that each of these computes.
+_PRODUCT = 4e-11
+_NUMPY_CALL, _COMPILED_CALL = 8e-7, 2.5e-6
+_NUMPY_ELEMENT, _NUMPY_SLOW_ELEMENT = 4e-10, 2e-9
+_COMPILED_ELEMENT, _COMPILED_SLOW_ELEMENT, _COMPILED_PRODUCT = 1e-9, 1.2e-8, 8e-10
+_COMPILED_SEGMENT = 1e-8
+
+
+@dataclass(frozen=True)
+class Loops:
+    """Compiled programs of a training.
+
+    Attributes
+    ----------
+    whole_epochs : bool
+        Epochs are compiled as a whole, or else steps, whose products are NumPy's.
+    programs : mapping of int to (LoopProgram or EpochProgram, functions)
+        By the length of a batch.
+    """
+
+    whole_epochs: bool
+    programs: Mapping[int, tuple[Any, Functions]]
+
+    def steps(self, state: Sequence[HostArray]) -> dict[int, Any]:
+        """Return steps by the length of their batch, which update these flat arrays."""
+        return {
+            length: program.bind(state, functions, in_parallel)
+            for length, (program, functions) in self.programs.items()
+        }
+
+    def epochs(self, samples: Samples, batch_size: int, state: Sequence[HostArray]) -> EpochRunner:
+        """Return what runs epochs, which update these flat arrays."""
+        return EpochRunner(self.programs, samples, batch_size, state)
+
+
+def make_loops(
+    network: Network,
+    optimizer: Optimizer,
+    batches: Mapping[int, Specs],
+    structure: State,
+    bytes_to_copy: int,
+) -> Loops | None:
+    """Return compiled loops for a training, if there are any that are faster than NumPy's calls.
+
+    See `mlp_xp._engines.loops.choose_loops`.
+
+    Warns
+    -----
+    RuntimeWarning
+        If the loops cannot be compiled.
+    """
+    length = next(iter(batches))
+    try:
+        kind = _kind(network, optimizer, batches[length], structure)
+        if kind is None or (kind == "epochs" and bytes_to_copy > MAX_BYTES_COPIED):
+            return None
+        programs: dict[int, Any] = {}
+        for each, specs in batches.items():
+            program = _plan(network, optimizer, specs, structure, kind)
+            programs[each] = program, compile_functions(_source_of(program))
+    except NotRecordableError:
+        return None
+    except Exception as error:  # whatever Numba or LLVM cannot do here
+        warnings.warn(
+            "training runs by NumPy's calls, because Numba could not compile it: "
+            f"{type(error).__name__}: {error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+    return Loops(kind == "epochs", programs)
+
+
+def _source_of(program: LoopProgram | EpochProgram) -> NumbaSource:
+    signatures = tuple((name, tuple(kinds)) for name, kinds in program.signatures.items())
+    return NumbaSource(program.functions, signatures)
+
+
+def _trace(network: Network, optimizer: Optimizer, batch: Specs, structure: State) -> TracedFunction:
+    n_scalars = 1 + sum(map(is_number, leaves(structure)))
+    return trace_function(flat_step(network, optimizer, structure), array_groups(structure), batch, n_scalars)
+
+
+@cached_by_arguments
+def _plan(
+    network: Network, optimizer: Optimizer, batch: Specs, structure: State, kind: str
+) -> LoopProgram | EpochProgram:
+    compile_traced = compile_step if kind == "step" else compile_epochs
+    return compile_traced(_trace(network, optimizer, batch, structure))
+
+
+@cached_by_arguments
+def _kind(network: Network, optimizer: Optimizer, batch: Specs, structure: State) -> str | None:
+    """Return what is faster compiled than by NumPy's calls: "epochs", "step", or nothing."""
+    traced = _trace(network, optimizer, batch, structure)
+    everything = _seconds_compiled(traced)
+    fuse_updates_into_products(traced)
+    by_numpy, products = _seconds_by_numpy(traced), _seconds_of_products(traced)
+    if everything < 0.6 * (by_numpy + products):
+        return "epochs"
+    step = _plan(network, optimizer, batch, structure, "step")
+    saved = by_numpy - _seconds_between_products(step)
+    return "step" if saved > MIN_SAVED * (by_numpy + products) else None
+
+
+def _elementwise(traced: TracedFunction) -> list[Value]:
+    return [x for x in reachable(traced.roots) if x.kind in ("map", "reduce") and x.dtype is not None]
+
+
+def _n_elements(value: Value) -> int:
+    return value.operands[0].size if value.kind == "reduce" else value.size
+
+
+def _products(traced: TracedFunction) -> list[int]:
+    """List the numbers of multiplications of the matrix products."""
+    return [
+        x.size * x.operands[-2 if x.kind == "matmul" else 1].shape[-1]
+        for x in reachable(traced.roots)
+        if x.kind in ("matmul", "accumulate")
+    ]
+
+
+def _seconds_of_products(traced: TracedFunction) -> float:
+    return sum(_NUMPY_CALL + _PRODUCT * n for n in _products(traced))
+
+
+def _seconds_by_numpy(traced: TracedFunction) -> float:
+    """Estimate the time of what NumPy computes elementwise."""
+    return sum(
+        _NUMPY_CALL
+        + _n_elements(value) * (_NUMPY_SLOW_ELEMENT if is_slow_in_loops(value) else _NUMPY_ELEMENT)
+        for value in _elementwise(traced)
+    )
+
+
+def _seconds_compiled(traced: TracedFunction) -> float:
+    """Estimate the time of a step that is compiled as a whole."""
+    elements = sum(
+        _n_elements(value) * (_COMPILED_SLOW_ELEMENT if is_slow_in_loops(value) else _COMPILED_ELEMENT)
+        for value in _elementwise(traced)
+    )
+    return elements + sum(_COMPILED_SEGMENT + _COMPILED_PRODUCT * n for n in _products(traced))
+
+
+def _seconds_between_products(program: LoopProgram | EpochProgram) -> float:
+    """Estimate the time of a step's loops and of NumPy's functions between them."""
+    seconds = 0.0
+    for stage in program.plan.stages:
+        for segment in stage.segments:
+            n_elements = math.prod(segment.domain)
+            slow = sum(_n_elements(value) for value in segment.values if is_slow_in_loops(value))
+            seconds += _COMPILED_CALL + n_elements * _COMPILED_ELEMENT + slow * _COMPILED_SLOW_ELEMENT
+        calls = [value for value in stage.products if value.kind == "call"]
+        seconds += sum(_NUMPY_CALL + _n_elements(value) * _NUMPY_SLOW_ELEMENT for value in calls)
+    return seconds
+
+
+class EpochRunner:
+    """Runs epochs that are compiled as a whole.
+
+    Parameters
+    ----------
+    programs : mapping of int to (EpochProgram, functions)
+        By the length of a batch.
+    samples : Samples
+    batch_size : int
+    state : sequence of array of shape (n,)
+        Each state array, flat; they are updated.
+    """
+
+    def __init__(
+        self,
+        programs: Mapping[int, tuple[EpochProgram, Functions]],
+        samples: Samples,
+        batch_size: int,
+        state: Sequence[HostArray],
+    ) -> None:
+        n_samples = len(samples)
+        n_full, rest = divmod(n_samples, batch_size)
+        self.rows = None if samples.rows is None else samples.rows.astype(np.int64)
+        self.in_order = np.arange(n_samples) if self.rows is None else self.rows
+        dtype = np.dtype(samples.place.dtype)
+        stored = [np.ascontiguousarray(array, dtype) for array in samples.arrays if array is not None]
+        self.calls = []
+        for first, length, count in ((0, batch_size, n_full), (n_full * batch_size, rest, 1)):
+            if not length * count:
+                continue
+            program, functions = programs[length]
+            batch = [np.empty((length, *array.shape[1:]), dtype) for array in stored]
+            arguments = (
+                *(first, count, length / n_samples, np.array(program.sizes, np.uint64)),
+                *(np.array(program.constants, float), *_flat(stored), *_flat(batch), *state),
+                *program.memory(state),
+            )
+            self.calls.append((functions["epochs"], arguments))
+        self.has_one_batch = n_full == 1 and not rest
+        if self.has_one_batch:
+            for array, target in zip(stored, batch):
+                np.take(array, self.in_order, axis=0, out=target, mode="clip")
+
+    def run(self, epochs: Sequence[EpochSettings], numbers: list[float]) -> tuple[list[float], list[float]]:
+        """Run epochs, all in one order of the samples; return their losses, and the numbers of the state."""
+        rates = np.array([rate for rate, _ in epochs], float)
+        order = epochs[0][1]
+        indices = self.in_order if order is None else order if self.rows is None else self.rows[order]
+        losses = np.zeros(len(epochs))
+        new: Any = numbers
+        for function, arguments in self.calls:
+            new = function(indices.astype(np.int64), not self.has_one_batch, rates, losses, *arguments, *new)
+        # Integers are floats inside.
+        return losses.tolist(), [type(old)(number) for old, number in zip(numbers, new)]
+
+
+def _flat(arrays: Sequence[HostArray]) -> list[HostArray]:
+    return [array.reshape(-1) for array in arrays]

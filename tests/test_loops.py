@@ -1,0 +1,361 @@
+"""Compiled loops: what they compute, when they are chosen, and the cache that they are kept in.
+
+Most tests run the generated source by Python, which needs no Numba and no time to compile.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise, product
+
+import numpy as np
+import pytest
+from conftest import need
+from test_compiler import OPTIMIZERS, assert_equal_engines, both_engines, samples_of
+
+from mlp_xp import Activation, EarlyStopping, Network, adam, datasets, gradient_descent, momentum, train
+from mlp_xp._activations import ACTIVATIONS
+from mlp_xp._arrays import placement, quiet_floating_point
+from mlp_xp._compiler import loops as loops_of_step
+from mlp_xp._compiler.rows import ArraySpec
+from mlp_xp._compiler.trace import trace_function
+from mlp_xp._engines import compiled_loops, make_engine, numba_functions
+from mlp_xp._engines import loops as choice
+from mlp_xp._engines.recordable import array_groups, flat_step, is_number, state_structure
+from mlp_xp._losses import LOSSES
+from mlp_xp._parameters import leaves, plain
+from mlp_xp._samples import Samples
+
+KINDS = ("step", "epochs")
+
+
+def by_python(source):
+    """Return a program's functions as they are, not compiled."""
+    names = {"compiled": lambda function: function}
+    exec(numba_functions.HEADER + source.text, names)
+    return {name: names[name] for name, _ in source.signatures}
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """Run all trainings by loops of one kind, a few elements as if they were many; return how to set it."""
+    monkeypatch.setattr(choice, "MIN_SECONDS", 0.0)
+    monkeypatch.setattr(choice, "can_compile", lambda: True)
+    monkeypatch.setattr(compiled_loops, "compile_functions", by_python)
+    monkeypatch.setattr(compiled_loops, "_plan", compiled_loops._plan.__wrapped__)
+    for name in ("MIN_ELEMENTS_OF_A_CALL", "MIN_ELEMENTS_TO_SUM_BY_A_CALL", "MIN_ELEMENTS_TO_DIVIDE"):
+        monkeypatch.setattr(loops_of_step, name, 12)
+    monkeypatch.setattr(numba_functions, "MIN_ELEMENTS_OF_A_PART", 5)
+    with ThreadPoolExecutor(2) as executor:
+        monkeypatch.setattr(numba_functions, "_team", numba_functions._Team(os.getpid(), 3, executor))
+        yield lambda kind: monkeypatch.setattr(compiled_loops, "_kind", lambda *_: kind)
+
+
+def run_both(engines, source, n_samples):
+    epochs = [(0.03, None), (0.02, source.permutation(n_samples)), (0.01, source.permutation(n_samples))]
+    with quiet_floating_point():
+        for engine in engines:
+            engine.run(epochs[:1])
+            engine.run(epochs[1:])
+
+
+@pytest.mark.parametrize("case", range(96))
+def test_loops_equal_eager_steps(case, interpreted):
+    interpreted(KINDS[case % 2])
+    draw, source = random.Random(case), np.random.RandomState(case)
+    depth = draw.randint(0, 3)
+    sizes = (draw.randint(1, 6), *(draw.randint(1, 7) for _ in range(depth)), draw.randint(1, 3))
+    # Every activation and every optimizer is among the cases of each kind.
+    activation = [list(ACTIVATIONS)[(case // 2 + layer * 3) % 8] for layer in range(depth)] or "relu"
+    network = Network(
+        sizes, activation=activation, loss=list(LOSSES)[case // 2 % 4], alpha=draw.choice([0.0, 0.1])
+    )
+    samples = samples_of(draw, source, network, draw.choice([1, 2, 7, 25]))
+    n_samples = len(samples)
+    before = [array.copy() for array in (samples.X, samples.y)]
+    batch_size = draw.choice([n_samples, (n_samples + 1) // 3 or 1, 5])
+    engine, other = both_engines(network, OPTIMIZERS[case // 2 % 6], samples, batch_size, case)
+    assert (engine.epochs is None) == (case % 2 == 0)
+    run_both((engine, other), source, n_samples)
+    assert_equal_engines(engine, other)
+    for array, original in zip((samples.X, samples.y), before):
+        np.testing.assert_array_equal(array, original)
+
+
+OWN = {
+    "softsign": Activation(
+        lambda xp, z: (z / (1.0 + xp.abs(z)), 1.0 + xp.abs(z)), lambda xp, delta, scale: delta / scale**2
+    ),
+    "masked": Activation(lambda xp, z: (z * (z > 0.0), z > 0.0), lambda xp, delta, mask: delta * mask),
+    "bump": Activation(
+        lambda xp, z: (xp.where(z > 0.0, z / (1.0 + z * z), xp.expm1(z)), z),
+        lambda xp, delta, z: (
+            delta * xp.where(z > 0.0, (1.0 - z * z) / (1.0 + z * z) ** 2, xp.exp(xp.minimum(z, 0.0)))
+        ),
+    ),
+    # A reduction over the units of a layer, which all of its elements wait for.
+    "centred": Activation(
+        lambda xp, z: (z - xp.max(z, axis=1, keepdims=True), None), lambda xp, delta, _: delta
+    ),
+    # There is no loop for its function: it runs by NumPy's calls.
+    "asinh": Activation(lambda xp, z: (xp.asinh(z), z), lambda xp, delta, z: delta / xp.sqrt(1.0 + z * z)),
+}
+
+
+@pytest.mark.parametrize(("name", "kind"), list(product(OWN, KINDS)))
+def test_a_users_own_activation(name, kind, interpreted):
+    interpreted(kind)
+    source = np.random.RandomState(0)
+    X, y = source.standard_normal((24, 3)), source.standard_normal((24, 2))
+    network = Network((3, 5, 4, 2), activation=OWN[name], loss="squared_error")
+    engine, other = both_engines(network, adam(), Samples(placement(X=X), X, y), 7)
+    run_both((engine, other), source, 24)
+    assert (engine.epochs is None) == (kind == "step" or name == "asinh")
+    assert_equal_engines(engine, other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_trainings_end_where_they_do_by_numpy(kind, interpreted, monkeypatch):
+    """History, early stopping and the best parameters."""
+    data = datasets.planar()
+    X, y = data.X[::10], data.y[::10, None].astype(float)
+    network = Network((2, 4, 1), activation="tanh", loss="binary_cross_entropy")
+
+    def trained():
+        return train(
+            *(network, network.init(3, like=X), X, y),
+            optimizer=adam(0.3),
+            epochs=60,
+            batch_size=16,
+            seed=1,
+            metrics=["accuracy"],
+            validation_data=(X[::2], y[::2]),
+            early_stopping=EarlyStopping("val_loss", n_iter_no_change=3),
+        )
+
+    interpreted(kind)
+    params, history = trained()
+    monkeypatch.setattr(choice, "MIN_SECONDS", np.inf)
+    expected, by_numpy = trained()
+    for ours, theirs in zip(leaves(params), leaves(expected)):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-11)
+    assert len(history) == len(by_numpy) < 60
+    assert history.engine == by_numpy.engine == "compiled"
+    np.testing.assert_allclose(
+        [list(record.values()) for record in history],
+        [list(record.values()) for record in by_numpy],
+        rtol=1e-11,
+    )
+
+
+# The source.
+
+
+def program_of(compile_traced, sizes, n_rows, optimizer, dtype="float64", alpha=1e-4, **network):
+    network = Network(sizes, loss="categorical_cross_entropy", alpha=alpha, **network)
+    dtype = np.dtype(dtype)
+    params = [(np.zeros((m, n), dtype), np.zeros(n, dtype)) for m, n in pairwise(sizes)]
+    structure = state_structure((params, optimizer.init(np, params)))
+    batch = [ArraySpec((n_rows, sizes[0]), dtype), ArraySpec((n_rows, sizes[-1]), dtype), None]
+    n_numbers = 1 + sum(map(is_number, leaves(structure)))
+    step = flat_step(network, optimizer, structure)
+    return compile_traced(trace_function(step, array_groups(structure), batch, n_numbers))
+
+
+@pytest.mark.parametrize("compile_traced", [loops_of_step.compile_step, loops_of_step.compile_epochs])
+def test_the_source_depends_on_no_size_and_no_hyperparameter(compile_traced):
+    one = program_of(compile_traced, (64, 100, 10), 200, adam(0.1))
+    for other in (
+        program_of(compile_traced, (784, 90, 7), 128, adam(0.1)),
+        program_of(compile_traced, (100, 100, 10), 100, adam(0.1), alpha=0.3),
+        program_of(compile_traced, (64, 100, 10), 200, adam(0.2, beta_1=0.8, beta_2=0.99, epsilon=1e-6)),
+    ):
+        assert (other.functions, other.signatures) == (one.functions, one.signatures)
+    assert program_of(compile_traced, (64, 9, 10), 200, momentum(0.1)).functions != one.functions
+
+
+def test_a_step_of_the_default_network_is_few_loops():
+    """Each layer's activation, its derivative and the update of each array: one loop over each."""
+    program = program_of(loops_of_step.compile_step, (784, 100, 10), 200, adam())
+    assert program.source.count("segment") - program.source.count("make(") <= 20
+    assert program.source.count("dot(") + program.source.count("matmul(") == 7  # two are sums of squares
+
+
+# When.
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """Return the kind of loops that a training gets, without compiling them."""
+    monkeypatch.setattr(choice, "MIN_SECONDS", 2.0)
+    monkeypatch.setattr(choice, "can_compile", lambda: True)
+
+    def make_nothing(network, optimizer, batches, structure, bytes_to_copy):
+        kinds.append(compiled_loops._kind(network, optimizer, next(iter(batches.values())), structure))
+
+    monkeypatch.setattr(compiled_loops, "make_loops", make_nothing)
+    kinds = []
+
+    def kind_of(sizes, n_samples, batch_size, optimizer, epochs, activation="relu"):
+        network = Network(sizes, activation=activation, loss="squared_error")
+        X, y = np.zeros((n_samples, sizes[0])), np.zeros((n_samples, sizes[-1]))
+        params = plain(network.init(0, like=X))
+        state = params, optimizer.init(np, params)
+        make_engine(network, optimizer, Samples(placement(X=X), X, y), batch_size, state, epochs)
+        return kinds.pop() if kinds else "not asked"
+
+    return kind_of
+
+
+def test_which_trainings_are_compiled(chosen):
+    # As MLPClassifier() on scikit-learn's digits, of a third of a second.
+    assert chosen((64, 100, 10), 1797, 200, adam(), 200) == "not asked"
+    assert chosen((64, 100, 10), 20_000, 200, adam(), 200) == "step"
+    assert chosen((2, 2, 1), 4, 4, gradient_descent(0.1), 150_000, "logistic") == "epochs"
+    assert chosen((2, 2, 1), 4, 4, gradient_descent(0.1), 10_000, "logistic") == "not asked"
+    # 1,600 times tanh: NumPy computes several at a time.
+    assert chosen((2, 4, 1), 400, 400, gradient_descent(0.1), 150_000, "tanh") is None
+    # Its updates are part of its products.
+    pytest.importorskip("scipy")
+    assert chosen((1024, 2048, 2048, 1), 4096, 4096, gradient_descent(0.1), 100) is None
+
+
+def test_the_choice_asks_no_clock_and_no_cache(chosen):
+    kinds = {chosen((8, 16, 1), 1000, 32, adam(), epochs) for epochs in (5_000, 50_000, 5_000_000)}
+    assert kinds == {"epochs"}
+
+
+# Numba.
+
+
+def test_numba_is_not_imported_before_it_is_needed():
+    code = """
+import sys, numpy as np
+from mlp_xp import Network, adam, train
+X = np.ones((40, 2))
+network = Network((2, 3, 1), loss="squared_error")
+train(network, network.init(0, like=X), X, X[:, :1], optimizer=adam(), epochs=20, batch_size=3)
+print([name for name in ("numba", "platformdirs", "concurrent.futures") if name in sys.modules])
+"""
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ran.stdout.split("\n")[0] == "[]"
+
+
+@pytest.fixture
+def numba(request, monkeypatch, tmp_path):
+    monkeypatch.setattr(choice, "MIN_SECONDS", 0.0)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(numba_functions, "_in_memory", {})
+    need("platformdirs", request)
+    return need("numba", request)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "batch_size", "optimizer", "kind"),
+    [((20, 100, 5), 200, adam(), "step"), ((3, 4, 2), 16, momentum(0.05), "epochs")],
+    ids=KINDS,
+)
+def test_two_hundred_compiled_steps_end_where_numpys_do(
+    sizes, batch_size, optimizer, kind, numba, monkeypatch
+):
+    source = np.random.RandomState(0)
+    X = source.standard_normal((1000, sizes[0]))
+    y = np.eye(sizes[-1])[source.randint(sizes[-1], size=1000)]
+    network = Network(sizes, activation="relu", loss="categorical_cross_entropy", alpha=1e-3)
+    kinds, kind_of = [], compiled_loops._kind
+    monkeypatch.setattr(compiled_loops, "_kind", lambda *key: kinds.append(kind_of(*key)) or kinds[-1])
+
+    def trained():
+        return train(
+            *(network, network.init(0, like=X), X, y),
+            optimizer=optimizer,
+            epochs=200 * batch_size // 1000,
+            batch_size=batch_size,
+            seed=0,
+        )
+
+    params, history = trained()
+    again, _ = trained()
+    assert kinds == [kind, kind]
+    monkeypatch.setattr(choice, "MIN_SECONDS", np.inf)
+    expected, by_numpy = trained()
+    for ours, same, theirs in zip(leaves(params), leaves(again), leaves(expected)):
+        np.testing.assert_array_equal(ours, same)
+        assert np.max(np.abs(ours - theirs)) <= 1e-12 * np.max(np.abs(theirs))
+    assert [record["loss"] for record in history] == pytest.approx(
+        [record["loss"] for record in by_numpy], rel=1e-12
+    )
+
+
+SMALL = """
+import warnings, numpy as np
+warnings.simplefilter("error")
+from mlp_xp import Network, gradient_descent, train
+from mlp_xp._engines import loops, numba_functions
+loops.MIN_SECONDS = 0.0
+X = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+network = Network((2, 2, 1), activation="relu", loss="squared_error")
+params = network.init(0, like=X)
+params, history = train(network, params, X, X[:, :1], optimizer=gradient_descent(0.1), epochs=9)
+(functions,) = numba_functions._in_memory.values()
+print(history[-1]["loss"])
+print([sum(function.stats.cache_hits.values()) for function in functions.values()])
+"""
+
+
+def run_small(folder, **environment):
+    """Train in a process of its own; return the loss and whether the functions came from the cache."""
+    ran = subprocess.run(
+        [sys.executable, "-c", SMALL],
+        env={**os.environ, "NUMBA_CACHE_DIR": str(folder), **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    loss, hits = ran.stdout.splitlines()
+    return float(loss), json.loads(hits) == [1]
+
+
+def test_functions_are_compiled_once_a_machine(numba, tmp_path):
+    loss, was_cached = run_small(tmp_path)
+    assert not was_cached
+    assert run_small(tmp_path) == (loss, True)
+    # A damaged cache is made anew, whatever is damaged, and is good afterwards.
+    for suffix in ("nbc", "nbi", "json"):
+        for file in tmp_path.rglob(f"*.{suffix}"):
+            content = bytearray(file.read_bytes())
+            content[len(content) // 2] ^= 1
+            file.write_bytes(content)
+        assert run_small(tmp_path) == (loss, False)
+    assert run_small(tmp_path) == (loss, True)
+
+
+def test_a_folder_that_others_can_write_is_not_used(numba, tmp_path):
+    loss, _ = run_small(tmp_path)
+    (folder,) = (tmp_path / "mlp_xp_loops").iterdir()
+    folder.chmod(0o777)
+    before = sorted(file.stat().st_mtime_ns for file in folder.iterdir())
+    assert run_small(tmp_path) == (loss, False)
+    assert sorted(file.stat().st_mtime_ns for file in folder.iterdir()) == before
+
+
+def test_without_a_place_to_write_functions_are_compiled_all_the_same(numba, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert run_small(tmp_path / "file")[1] is False
+
+
+def test_what_numba_cannot_compile_runs_by_numpy_and_says_so(numba, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr(numba_functions, "_load", fail)
+    X = np.ones((4, 2))
+    network = Network((2, 2, 1), activation="relu", loss="squared_error")
+    with pytest.warns(RuntimeWarning, match="could not compile it: RuntimeError: no such instruction"):
+        params, _ = train(
+            network, network.init(0, like=X), X, X[:, :1], optimizer=gradient_descent(0.1), epochs=2
+        )
+    assert np.all(np.isfinite(params[0].weight))
