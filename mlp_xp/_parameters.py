@@ -8,6 +8,8 @@ from itertools import chain
 from types import NoneType
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
+
 from mlp_xp._arrays import Array, Namespace, copy_array, for_value_checks, quiet_floating_point
 
 
@@ -111,7 +113,7 @@ def all_finite(xp: Namespace, tree: Any) -> bool:
 
 def _all_true(xp: Namespace, found: list[Any]) -> bool:
     """Whether all of these arrays of shape () are true; a device is read once."""
-    return bool(found[0] if len(found) == 1 else xp.all(xp.stack(found)))
+    return all(found) if xp is np else bool(found[0] if len(found) == 1 else xp.all(xp.stack(found)))
 
 
 def map_tree(function: Callable[[Array], Array], tree: Any) -> Any:

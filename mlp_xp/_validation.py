@@ -60,6 +60,8 @@ def check_real(
     at_most: float = math.inf,
 ) -> float:
     """Return `value` as a finite float between the given bounds."""
+    if type(value) is float and above < value < below and at_least <= value <= at_most:
+        return value  # without the text for an error, because schedules are checked in each epoch
     bounds = [
         f"{sign} {bound:g}"
         for sign, bound in ((">", above), (">=", at_least), ("<", below), ("<=", at_most))
