@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlp_xp._arrays import Namespace, Placement, without_autodiff
+from mlp_xp._arrays import Namespace, Placement, placement, without_autodiff
 from mlp_xp._devices import MemoryShortage, computing, is_out_of_memory, release_memory, to_floats
 from mlp_xp._engines import Engine, EpochSettings, State, make_engine
 from mlp_xp._network import Network
@@ -125,6 +125,8 @@ class Progress:
 
 def move_progress(content: dict[str, Any], place: Placement) -> dict[str, Any]:
     """Return what `Progress.to_dict` returned, with its arrays in another place."""
+    if placement(params=content["params"][0][0]).same_as(place):
+        return content
     content = {**content}
     for name in ("params", "optimizer_state"):
         content[name] = map_tree(place.transfer, content[name])
