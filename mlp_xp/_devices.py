@@ -15,7 +15,16 @@ from typing import Any, NamedTuple
 import array_api_compat
 import numpy as np
 
-from mlp_xp._arrays import Array, Placement, is_cupy, is_jax, is_on_cuda, quiet_floating_point, to_host
+from mlp_xp._arrays import (
+    Array,
+    HostArray,
+    Placement,
+    is_cupy,
+    is_jax,
+    is_on_cuda,
+    quiet_floating_point,
+    to_host,
+)
 
 MATMUL_PRECISIONS = ("highest", "tf32")
 """Precisions of float32 matrix products: "highest" multiplies in float32, "tf32" rounds the factors to
@@ -240,8 +249,11 @@ def release_memory(place: Placement) -> None:
             sys.modules["torch"].cuda.empty_cache()
 
 
-def to_floats(place: Placement, values: Sequence[Array | float]) -> list[float]:
+def to_floats(place: Placement, values: HostArray | Sequence[Array | float]) -> list[float]:
     """Return numbers and arrays of shape () as Python floats; arrays on a GPU are fetched by one copy."""
+    if isinstance(values, np.ndarray):
+        floats: list[float] = values.tolist()
+        return floats
     if not is_on_cuda(place):
         return list(map(float, values))
     arrays = [value for value in values if is_scalar_of(place, value)]

@@ -8,6 +8,8 @@ from itertools import chain
 from types import NoneType
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
+
 from mlp_xp._arrays import Array, Namespace, copy_array, for_value_checks, quiet_floating_point
 
 
@@ -71,24 +73,36 @@ def zeros_like(xp: Namespace, params: Parameters) -> Parameters:
     return unflatten_like(params, (xp.zeros_like(array) for array in flatten(params)))
 
 
+_CONTAINERS = (tuple, list, dict)
+
+
 def leaves(tree: Any) -> list[Any]:
     """Return the arrays and numbers in nested tuples, lists and dicts, such as an optimizer's state."""
     if isinstance(tree, dict):
         tree = tree.values()
     elif not isinstance(tree, (tuple, list)):
         return [tree]
-    return [leaf for child in tree for leaf in leaves(child)]
+    found = []
+    for child in tree:
+        if isinstance(child, _CONTAINERS):
+            found += leaves(child)
+        else:  # without a call, because most children are leaves
+            found.append(child)
+    return found
 
 
 def with_leaves(tree: Any, new: Iterable[Any]) -> Any:
     """Return a tree of the same structure with new leaves, in the order of `leaves`."""
     new = iter(new)
+    if not isinstance(tree, _CONTAINERS):
+        return next(new)
+    children = [
+        with_leaves(child, new) if isinstance(child, _CONTAINERS) else next(new)
+        for child in (tree.values() if isinstance(tree, dict) else tree)
+    ]
     if isinstance(tree, dict):
-        return {key: with_leaves(child, new) for key, child in tree.items()}
-    if isinstance(tree, (tuple, list)):
-        children = [with_leaves(child, new) for child in tree]
-        return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
-    return next(new)
+        return dict(zip(tree, children))
+    return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
 
 
 def is_array(leaf: Any) -> bool:
@@ -111,7 +125,7 @@ def all_finite(xp: Namespace, tree: Any) -> bool:
 
 def _all_true(xp: Namespace, found: list[Any]) -> bool:
     """Whether all of these arrays of shape () are true; a device is read once."""
-    return bool(found[0] if len(found) == 1 else xp.all(xp.stack(found)))
+    return all(found) if xp is np else bool(found[0] if len(found) == 1 else xp.all(xp.stack(found)))
 
 
 def map_tree(function: Callable[[Array], Array], tree: Any) -> Any:

@@ -249,7 +249,7 @@ class RowTaker:
     def take(self, indices: Rows) -> HostArray:
         """Return rows, in this order."""
         if self.whole is not None:
-            taken = np.take(self.whole, indices, axis=0)
+            taken = self.whole.take(indices, axis=0)
         elif self.spans is not None:
             taken = self.spans[indices][:, None].view(self.array.dtype)
         else:
@@ -265,7 +265,7 @@ class RowTaker:
         direct = self.columns is None and target.flags.c_contiguous
         out = target if direct else np.empty((len(indices), *whole.shape[1:]), whole.dtype)
         # In mode "raise" NumPy would copy by way of a buffer, to leave `out` as it is if an index is wrong.
-        np.take(whole, indices, axis=0, out=out, mode="clip")
+        whole.take(indices, axis=0, out=out, mode="clip")
         if not direct:
             target[...] = self._own_columns(out)
 

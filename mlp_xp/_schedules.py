@@ -33,12 +33,12 @@ def check_learning_rate(learning_rate: float | Schedule) -> float | Schedule:
 
 
 def rates(learning_rate: float | Schedule, n_epochs: int) -> Iterator[float]:
-    """Yield the learning rate of each epoch."""
+    """Return an iterator over the learning rates of the epochs."""
     if not callable(learning_rate):
-        yield from repeat(learning_rate, n_epochs)
-        return
-    for epoch in range(n_epochs):
-        yield check_real(f"learning_rate({epoch})", learning_rate(epoch), at_least=0.0)
+        return repeat(learning_rate, n_epochs)
+    return (
+        check_real(f"learning_rate({epoch})", learning_rate(epoch), at_least=0.0) for epoch in range(n_epochs)
+    )
 
 
 def inverse_scaling(learning_rate: float, power_t: float = 0.5, n_samples: int = 1) -> Schedule:

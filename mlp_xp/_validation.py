@@ -7,6 +7,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ForwardRef, TypeAlias, TypeGuard, TypeVar
 
@@ -60,6 +61,8 @@ def check_real(
     at_most: float = math.inf,
 ) -> float:
     """Return `value` as a finite float between the given bounds."""
+    if type(value) is float and above < value < below and at_least <= value <= at_most:
+        return value  # without the text for an error, because schedules are checked in each epoch
     bounds = [
         f"{sign} {bound:g}"
         for sign, bound in ((">", above), (">=", at_least), ("<", below), ("<=", at_most))
@@ -191,4 +194,20 @@ def random_source(seed: Seed) -> RandomSource:
     integer = check_integer("seed", seed, minimum=0)
     if integer >= 2**32:
         raise ValueError(f"`seed` must be an integer < 2**32, got {integer}")
-    return np.random.RandomState(integer)
+    return seeded(integer)
+
+
+def seeded(seed: int) -> np.random.RandomState:
+    """Return ``RandomState(seed)``, which would be seeded with the system's entropy first, a slow way."""
+    random = np.random.RandomState(np.random.MT19937(_no_entropy()))
+    random.seed(seed)
+    return random
+
+
+@lru_cache
+def _no_entropy() -> Any:
+    class NoEntropy(np.random.bit_generator.ISeedSequence):
+        def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray[Any, Any]:
+            return np.zeros(n_words, dtype)
+
+    return NoEntropy()

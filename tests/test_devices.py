@@ -245,6 +245,9 @@ def test_to_floats_of_arrays_and_numbers(library):
     assert numbers == [1.5, 2.5, 3.5, 4.5]
     assert {type(number) for number in numbers} == {float}
     assert to_floats(library.place(), []) == []
+    many = to_floats(library.place(), np.array([0.25, 0.5], dtype=np.float32))
+    assert many == [0.25, 0.5]
+    assert {type(number) for number in many} == {float}
 
 
 # Memory.

@@ -1600,6 +1600,18 @@ def test_partial_fit_goes_on_from_the_weights_shown():
     assert_same(model, shown, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_the_best_loss_is_that_of_all_calls(early_stopping):
+    X, y = problem("multi-class")
+    model = estimator("multi-class", early_stopping=early_stopping, max_iter=3).fit(X, y)
+    model.set_params(early_stopping=False)
+    for rate in (0.01, 0.5, 1e-12, 0.01):
+        model.set_params(learning_rate_init=rate).partial_fit(X, y)
+        assert model.best_loss_ == min(model.loss_curve_)
+    model.set_params(early_stopping=early_stopping, warm_start=True).fit(X, y)
+    assert model.best_loss_ == (None if early_stopping else min(model.loss_curve_))
+
+
 def test_early_stopping_forgets_weights_that_the_user_has_replaced():
     X, y = problem("multi-class")
     settings = {"early_stopping": "loss", "warm_start": True, "learning_rate_init": 0.1, "max_iter": 30}

@@ -1,5 +1,7 @@
 """Starting parameters: their distributions against PyTorch's, their draws against scikit-learn's."""
 
+import pickle
+
 import numpy as np
 import pytest
 from conftest import assert_close, need
@@ -7,6 +9,7 @@ from conftest import assert_close, need
 from mlp_xp import Network, glorot_uniform, he_normal, normal, to_host, zeros
 from mlp_xp._initializers import INITIALIZERS
 from mlp_xp._parameters import flatten
+from mlp_xp._validation import random_source
 
 FAN_IN, FAN_OUT = 400, 25
 
@@ -217,3 +220,12 @@ def test_what_an_initializer_draws_must_be_finite_numbers_of_the_shape(drawn):
 
         with pytest.raises((TypeError, ValueError), match=f"`{name}`"):
             network.init(0, like=np.ones(1), **{name: draw})
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**32 - 1])
+def test_the_generator_of_a_seed_is_numpys(seed):
+    ours, numpys = random_source(seed), np.random.RandomState(seed)
+    for one, other in zip(ours.get_state(), numpys.get_state(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(ours.standard_normal(3), numpys.standard_normal(3))
+    assert b"mlp_xp" not in pickle.dumps(ours)

@@ -13,6 +13,9 @@ preprocessing = pytest.importorskip("sklearn.preprocessing")
 sparse = pytest.importorskip("scipy.sparse")
 neural_network = pytest.importorskip("sklearn.neural_network")
 
+multiclass = pytest.importorskip("sklearn.utils.multiclass")
+type_of_target, unique_labels = multiclass.type_of_target, multiclass.unique_labels
+
 weights_module = pytest.importorskip("sklearn.utils.class_weight")
 compute_class_weight, compute_sample_weight = (
     weights_module.compute_class_weight,
@@ -34,6 +37,21 @@ LABELS = {
     "booleans": np.array([True, False, True]),
     "objects": np.array(["b", "a", "c"], dtype=object),
 }
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint16", "int64", ">i4", "float32"])
+@pytest.mark.parametrize("values", [[1, 0, 1, 0, 0], [1, 1], [3, 2, 7, 2]])
+def test_classes_are_scikit_learns_in_any_dtype(dtype, values):
+    labels = np.array(values).astype(dtype)
+    model = mlp_xp.MLPClassifier((2,), max_iter=1, random_state=0)
+    classes = model.partial_fit(np.ones((len(labels), 2)), labels, classes=labels).classes_
+    assert (classes.dtype, classes.tolist()) == (unique_labels(labels).dtype, np.unique(labels).tolist())
+    assert Classes.of(labels, sparse=False).kind == type_of_target(labels)
+    model.partial_fit(np.ones((2, 2)), labels[:2])
+    with pytest.raises(ValueError, match="classes not in `self.classes_`"):
+        model.partial_fit(np.ones((2, 2)), np.array([labels[0], 9]))
+    with pytest.raises(ValueError, match="`y`: Found input variables with inconsistent numbers of samples"):
+        model.partial_fit(np.ones((1, 2)), labels[:2])
 
 
 @pytest.mark.parametrize("name", LABELS)

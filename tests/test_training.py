@@ -412,6 +412,18 @@ def test_an_infinite_score_is_no_improvement():
     assert len(history) == 3
 
 
+def test_early_stopping_ends_a_training_of_any_number_of_epochs():
+    network, params, X, y = planar_problem()
+    rule = EarlyStopping("loss", n_iter_no_change=2, tol=1.0, restore_best=False)
+    optimizer = gradient_descent(0.5)
+    few, many = (
+        train(network, params, X, y, optimizer=optimizer, epochs=epochs, early_stopping=rule)
+        for epochs in (10, 10**15)  # the rates of all of them would not fit into memory
+    )
+    assert many.history == few.history
+    assert len(many.history) == 4
+
+
 def test_early_stopping_can_keep_the_last_parameters():
     network, params, X, y = small_problem()
     rule = EarlyStopping("score", n_iter_no_change=1, tol=0.0, restore_best=False, greater_is_better=True)

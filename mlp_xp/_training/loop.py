@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlp_xp._arrays import Namespace, Placement, without_autodiff
+from mlp_xp._arrays import Namespace, Placement, placement, without_autodiff
 from mlp_xp._devices import MemoryShortage, computing, is_out_of_memory, release_memory, to_floats
 from mlp_xp._engines import Engine, EpochSettings, State, make_engine
 from mlp_xp._network import Network
@@ -125,6 +125,8 @@ class Progress:
 
 def move_progress(content: dict[str, Any], place: Placement) -> dict[str, Any]:
     """Return what `Progress.to_dict` returned, with its arrays in another place."""
+    if placement(params=content["params"][0][0]).same_as(place):
+        return content
     content = {**content}
     for name in ("params", "optimizer_state"):
         content[name] = map_tree(place.transfer, content[name])
@@ -159,9 +161,7 @@ def run_training(network: Network, progress: Progress, samples: Samples, setting
             raise out_of_memory(None, 1, named(progress.params), progress.history, shortage)
         try:
             samples = samples.with_contiguous_rows() if batch_size < n_samples else samples
-            shuffled = settings.shuffle and batch_size < n_samples
-            orders = _orders(progress, n_samples) if shuffled else repeat(None)
-            plan = zip(_planned_rates(progress, settings), orders)
+            plan = _plan(progress, settings, n_samples)
             samples = samples.with_small_arrays_cast()
             engine = make_engine(
                 network, settings.optimizer, samples, batch_size, progress.state, settings.epochs
@@ -192,16 +192,24 @@ def _continued_early_stopping(progress: Progress, settings: Settings) -> EarlySt
     return state
 
 
-def _planned_rates(progress: Progress, settings: Settings) -> Iterator[float]:
-    """Yield the learning rate of each epoch.
+def _plan(progress: Progress, settings: Settings, n_samples: int) -> Iterator[EpochSettings]:
+    """Return an iterator over the settings of the epochs.
 
     A schedule that fails should fail before the training: all of it is read at once if nothing can change
     it between epochs, else its first rate.
     """
-    planned = rates(settings.optimizer.learning_rate, settings.epochs)
-    read_now = list(islice(planned, 1 if settings.needs_host_each_epoch else None))
-    planned = chain(read_now, planned)
-    return planned if progress.early_stopping is None else map(progress.early_stopping.rate, planned)
+    rate = settings.optimizer.learning_rate
+    planned, stopping = rates(rate, settings.epochs), progress.early_stopping
+    shuffled = settings.shuffle and settings.batch_size < n_samples
+    divided = stopping is not None and stopping.rule.divide_rate is not None
+    if not (callable(rate) or divided or shuffled):
+        return repeat((rate, None), settings.epochs)  # short epochs would take longer to plan than to run
+    if callable(rate):
+        read_now = list(islice(planned, 1 if settings.needs_host_each_epoch else None))
+        planned = chain(read_now, planned)
+    if stopping is not None and divided:
+        planned = map(stopping.rate, planned)
+    return zip(planned, _orders(progress, n_samples) if shuffled else repeat(None))
 
 
 def _orders(progress: Progress, n_samples: int) -> Iterator[Rows]:
@@ -325,7 +333,9 @@ class _Loop:
         return to_floats(self.samples.place, self.engine.losses)
 
     def _is_finite(self, losses: list[float]) -> bool:
-        return all(map(math.isfinite, losses)) and self.engine.is_finite()
+        # A finite sum has finite terms.
+        finite = math.isfinite(sum(losses)) or all(map(math.isfinite, losses))
+        return finite and self.engine.is_finite()
 
     def _save_copy(self) -> None:
         self.saved, self.saved_is_alias = self.engine.copied_state(), False

@@ -190,11 +190,15 @@ def _set_attributes(
     set_weights(estimator, params, task.home)
     former = vars(estimator)
     estimator.n_iter_ = len(history)
-    curve = (former["loss_curve_"] if task.continues else []) + history["loss"]
+    curve_before = former["loss_curve_"] if task.continues else []
+    best_before = former["best_loss_"] if task.continues else None
+    curve = curve_before + history["loss"]
     estimator.loss_curve_ = curve
     estimator.loss_ = curve[-1] if curve else np.nan
     by_validation = metric is not None and bool(estimator.early_stopping)
-    estimator.best_loss_ = None if by_validation else min(curve, default=np.inf)
+    # The former best loss is known, and the curve may be that of many calls of `partial_fit`.
+    candidates = curve if best_before is None else [best_before, *history["loss"]]
+    estimator.best_loss_ = None if by_validation else min(candidates, default=np.inf)
     losses = scores = None
     estimator._score_name = None if metric is None else metric.name
     if metric is not None and task.validation is not None:

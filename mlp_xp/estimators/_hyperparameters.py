@@ -21,6 +21,7 @@ from mlp_xp._validation import (
     check_real,
     is_iterable,
     lookup,
+    seeded,
     shown,
 )
 from mlp_xp._warnings import warn
@@ -58,6 +59,8 @@ class Hyperparameters(BaseEstimator):
     matmul_precision: str = "highest"
 
     def _random(self) -> Any:
+        if type(self.random_state) is int and 0 <= self.random_state < 2**32:
+            return seeded(self.random_state)
         try:
             return check_random_state(self.random_state)
         except (TypeError, ValueError) as error:

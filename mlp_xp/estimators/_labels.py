@@ -17,6 +17,7 @@ from sklearn.utils.multiclass import type_of_target, unique_labels
 from mlp_xp._arrays import Array, HostArray, Placement, quiet_floating_point, to_host
 from mlp_xp._network import Network
 from mlp_xp._validation import check_real, errors_naming, lookup, shown
+from mlp_xp.estimators._input import is_plain_vector
 
 KINDS = {"binary": "binary", "multiclass": "multiclass", "multilabel-indicator": "multilabel"}
 """Kinds of classification, by scikit-learn's name of the targets' type."""
@@ -41,6 +42,9 @@ class Classes(NamedTuple):
     @classmethod
     def of(cls, labels: Any, *, sparse: bool) -> Classes:
         """Return the classes that checked labels have."""
+        if is_plain_vector(labels, "biu"):
+            each = np.unique(labels)
+            return cls(each, "binary" if len(each) <= 2 else "multiclass", sparse)
         found = type_of_target(labels, input_name="y")
         if found == "multiclass-multioutput":
             raise ValueError(
@@ -68,7 +72,7 @@ class Classes(NamedTuple):
 
     def check_complete(self, labels: Any) -> None:
         """Raise a ValueError unless labels have all of the classes, and no others: for a warm start."""
-        given = unique_labels(labels)
+        given = _unique(labels)
         if set(given) != set(self.labels):
             raise ValueError(
                 "warm_start can only be used where `y` has the same classes as in the previous call to fit. "
@@ -80,7 +84,7 @@ class Classes(NamedTuple):
         n_dimensions = 2 if self.kind == "multilabel" else 1
         if labels.ndim != n_dimensions:
             raise ValueError(f"`y` must have {n_dimensions} dimension(s), got {labels.ndim}")
-        given = unique_labels(labels)
+        given = _unique(labels)
         if not set(given) <= set(self.labels):
             raise ValueError(
                 f"`y` has classes not in `self.classes_`. `self.classes_` has {self.labels}. `y` has {given}."
@@ -107,6 +111,11 @@ class Classes(NamedTuple):
         if len(self.labels) == 1:
             codes = xp.zeros_like(codes)
         return labels[to_host(codes)] if isinstance(labels, np.ndarray) else xp.take(labels, codes, axis=0)
+
+
+def _unique(labels: Any) -> HostArray:
+    """Return the labels in rising order, each once, as scikit-learn does, but quickly for plain integers."""
+    return np.asarray(np.unique(labels) if is_plain_vector(labels, "biu") else unique_labels(labels))
 
 
 def check_classes(labels: Any, sparse: Any, network: Network) -> None:
