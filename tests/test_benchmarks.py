@@ -189,14 +189,14 @@ def test_by_default_is_what_the_title_says(kind):
 def test_titles_of_defaults():
     titles = {name: workload.title for name, workload in WORKLOADS.items() if workload.defaults}
     assert titles["digits"] == (
-        "MLPClassifier(): 64-100-10 relu, batch 200, float64; "
+        "MLPClassifier(); 64-100-10 relu, batch 200, float64, Adam; "
         "until tol ends it, at most 200 epochs of 1,797 rows"
     )
     assert titles["table-regressor"] == (
-        "MLPRegressor(early_stopping=True, max_iter=5): 30-100-1 relu, batch 200, float64; "
+        "MLPRegressor(early_stopping=True, max_iter=5); 30-100-1 relu, batch 200, float64, Adam; "
         "5 epochs of 90,000 rows, each with a score of 10,000 held out"
     )
-    assert titles["stream"].endswith("batch 32, float64; 1,000 calls of 32 rows")
+    assert titles["stream"].endswith("batch 32, float64, Adam; 1,000 calls of 32 rows")
 
 
 def test_compiled_differs_from_eager_in_the_compiler_alone(request, monkeypatch):
