@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,7 +15,7 @@ from benchmarks.memory import DeviceMemory, device_memory
 from benchmarks.participants import PARTICIPANTS, EngineReport, base
 from benchmarks.timing import Timings
 from benchmarks.workers import Worker, WorkerError
-from benchmarks.workloads import Workload, make_data
+from benchmarks.workloads import Workload, count, make_data
 
 PAUSE_SECONDS = 0.06
 """Pause between turns, as the threads of a BLAS or of OpenMP keep spinning for a while after their work."""
@@ -33,6 +34,8 @@ class Outcome:
     """The engine that its training ran on, as the history names it."""
     why: str = ""
     """The library's warning about a fallback to a slower engine."""
+    epochs: int | None = None
+    """The number of epochs that it trained; None if it keeps no losses."""
 
 
 class Row(NamedTuple):
@@ -79,9 +82,14 @@ class Comparison:
     def rows(self) -> list[Row]:
         """Return a row for each participant."""
         timings = Timings({name: outcome.seconds for name, outcome in self.outcomes.items()})
-        losses = {name: one.loss for name, one in self.outcomes.items() if one.loss is not None}
-        odd = outliers(losses, self.workload.tolerance)
+        odd = self._odd()
         return [self._row(outcome, timings, odd) for outcome in self.outcomes.values()]
+
+    @property
+    def epochs(self) -> int | None:
+        """The number of epochs that most participants trained; None if none keeps losses."""
+        epochs = [one.epochs for one in self.outcomes.values() if one.epochs is not None]
+        return statistics.median_low(epochs) if epochs else None
 
     def as_json(self) -> dict[str, Any]:
         """Return the measurements and the rows of the table."""
@@ -97,13 +105,25 @@ class Comparison:
             "rows": [row._asdict() for row in self.rows()],
         }
 
-    def _row(self, outcome: Outcome, timings: Timings, odd: set[str]) -> Row:
+    def _odd(self) -> dict[str, str]:
+        """Return what is different in the work of participants that differ from the others, by name."""
+        losses = {name: one.loss for name, one in self.outcomes.items() if one.loss is not None}
+        epochs = {name: one.epochs for name, one in self.outcomes.items() if one.epochs is not None}
+        odd = {
+            name: f"different loss ({losses[name]:.10g})"
+            for name in outliers(losses, self.workload.tolerance)
+        }
+        return odd | {
+            name: f"{count(epochs[name], 'epoch')}, not {self.epochs}" for name in outliers(epochs, 0.0)
+        }
+
+    def _row(self, outcome: Outcome, timings: Timings, odd: dict[str, str]) -> Row:
         workload, name = self.workload, outcome.name
         problem, refused = outcome.error, self.refused(name)
         if refused:
             problem = refused
         elif name in odd:
-            problem = f"different loss ({outcome.loss:.10g})"
+            problem = odd[name]
         elif not outcome.seconds:
             problem = problem or "not measured"
         measured = bool(outcome.seconds) and not refused
@@ -119,7 +139,7 @@ class Comparison:
             outcome.engine,
         )
 
-    def _has_base(self, odd: set[str]) -> bool:
+    def _has_base(self, odd: dict[str, str]) -> bool:
         """Return whether the participant that ratios refer to has valid figures."""
         base = self.outcomes.get(self.base)
         return (
@@ -159,9 +179,10 @@ def measure(
 
     def warm_up(worker: Worker, outcome: Outcome) -> None:
         with _turn(watch, worker) as peak:
-            ran = worker.repeat().ran
+            first = worker.repeat()
         outcome.peak_bytes += peak
-        outcome.engine, outcome.why = ran or EngineReport("", "")
+        outcome.engine, outcome.why = first.ran or EngineReport("", "")
+        outcome.epochs = first.epochs
         check(worker, outcome)  # done again after the last repeat, which Ctrl-C may prevent
 
     def repeat(worker: Worker, outcome: Outcome) -> None:

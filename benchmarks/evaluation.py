@@ -33,7 +33,7 @@ def loss_of(workload: Workload, data: Data, outcome: Any) -> float | None:
 
 
 def loss_of_parameters(workload: Workload, data: Data, layers: Layers) -> float:
-    """Return the mean cross-entropy of a network with these parameters."""
+    """Return the mean loss of a network with these parameters, without a penalty on them."""
     layers = [(weight.astype(np.float64), bias.astype(np.float64)) for weight, bias in layers]
     shapes = [weight.shape for weight, _ in layers]
     if shapes != list(zip(workload.sizes, workload.sizes[1:])):
@@ -41,7 +41,9 @@ def loss_of_parameters(workload: Workload, data: Data, layers: Layers) -> float:
     total, (X, _, y) = 0.0, rows_to_check(workload, data)
     for at in range(0, len(X), MAX_ROWS_EVALUATED_AT_ONCE):
         some = slice(at, at + MAX_ROWS_EVALUATED_AT_ONCE)
-        total += _sum_of_losses(_logits(workload.activation, layers, X[some]), y[some])
+        logits = _logits(workload.activation, layers, X[some])
+        losses = _sum_of_squared_errors if workload.regression else _sum_of_losses
+        total += losses(logits, y[some])
     return total / len(X)
 
 
@@ -74,6 +76,11 @@ def _logits(hidden: str, layers: Layers, X: HostArray) -> HostArray:
         activation = _ACTIVATIONS[hidden](activation @ weight + bias)
     weight, bias = layers[-1]
     return activation @ weight + bias
+
+
+def _sum_of_squared_errors(predictions: HostArray, y: HostArray) -> float:
+    """Return half the sum, as it is the loss."""
+    return 0.5 * float(np.sum((predictions - y) ** 2))
 
 
 def _sum_of_losses(logits: HostArray, y: HostArray) -> float:

@@ -21,6 +21,8 @@ LIBRARIES = (
     "torch",
     "jax",
     "jaxlib",
+    "numba",
+    "llvmlite",
     "jax-cuda12-plugin",
     "jax-cuda13-plugin",
     "cupy-cuda12x",

@@ -114,13 +114,17 @@ def _workloads(parser: Parser, options: argparse.Namespace) -> list[Workload]:
     for workload in chosen:
         if device == "cpu" and workload.matmul_precision == TF32:
             parser.error(f"--only: {workload.name} does not run on cpu: TF32 is a precision of GPUs")
+        if device == "cuda" and workload.defaults:
+            parser.error(f"--only: {workload.name} does not run on cuda: mlp_xp.train has no such defaults")
     return chosen
 
 
 def _names_in(workload: Workload, names: list[str], options: argparse.Namespace) -> list[str]:
-    """Return the participants in a workload: quick runs leave torch.compile out of most."""
+    """Return the participants that can do a workload; quick runs leave torch.compile out of most."""
     compiles = options.peers or not options.quick or workload.name in COMPILED_IN_QUICK_RUNS[options.device]
-    return [name for name in names if compiles or name != TORCH_COMPILE]
+    return [
+        name for name in names if PARTICIPANTS[name].does(workload) and (compiles or name != TORCH_COMPILE)
+    ]
 
 
 def _gpu(parser: Parser, options: argparse.Namespace) -> Gpu | None:
@@ -173,7 +177,10 @@ def _list() -> None:
         ("workloads", [(name, f"{it.title} [{', '.join(it.devices)}]") for name, it in WORKLOADS.items()]),
         (
             "participants",
-            [(f"{name}", f"{one.about} [{', '.join(one.devices)}]") for name, one in PARTICIPANTS.items()],
+            [
+                (name, f"{one.about} [{', '.join((*one.devices, *one.kinds))}]")
+                for name, one in PARTICIPANTS.items()
+            ],
         ),
     ):
         table = Table(title=title, title_justify="left", show_header=False)
@@ -233,8 +240,7 @@ def _write(path: Path, about: dict[str, Any], comparisons: list[Comparison]) -> 
         from benchmarks.picture import draw
 
         title = f"{about['gpu'] or about['machine']}, {about['threads']} threads"
-        if about["gpu"]:
-            title += f"; {PRECISION}"
+        title += f"; {PRECISION if about['gpu'] else about['blas']}"
         if draw(comparisons, title, path / f"{stem}.png"):
             print(f"written: {path / f'{stem}.png'}")
     except ImportError:

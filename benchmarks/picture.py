@@ -94,6 +94,4 @@ def _time(row: Row, comparison: Comparison) -> str:
 
 
 def _wrapped(comparison: Comparison) -> str:
-    head, _, tail = comparison.workload.title.partition("; ")
-    head = f"{comparison.workload.name}: {head}"
-    return f"{head}\n{tail}" if tail else head
+    return f"{comparison.workload.name}: {comparison.workload.title}".replace("; ", "\n")

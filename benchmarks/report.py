@@ -12,6 +12,7 @@ from rich.table import Table
 from benchmarks.comparison import Comparison, Row
 from benchmarks.participants import LIMIT, PARTICIPANTS, REFERENCE_PEER, base
 from benchmarks.summary import speedup_over, summarise
+from benchmarks.workloads import count
 
 MIN_BYTES_FOR_MEMORY_RATIO = 10_000_000
 """Minimum memory needed for which the peak is also shown as a multiple of it; with less, the library's own
@@ -26,6 +27,8 @@ def comparison_table(comparison: Comparison) -> Table:
     if comparison.device != "cpu":
         needed += f"; peak {comparison.memory}"
     caption = f"{needed}; loss {losses[0]:.6g}" if losses else needed
+    if workload.may_end_early and comparison.epochs is not None:
+        caption += f" after {count(comparison.epochs, 'epoch')}"
     table = Table(
         title=f"[bold]{workload.name}[/bold]: {workload.title}", caption=caption, title_justify="left"
     )

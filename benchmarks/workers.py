@@ -32,6 +32,8 @@ class Repeat(NamedTuple):
     peak_bytes: int | None
     """Peak of the host's memory above that before the data were made; None on a GPU."""
     ran: EngineReport | None
+    epochs: int | None = None
+    """The number of epochs that were trained; None if it keeps no losses."""
 
 
 class WorkerError(RuntimeError):
@@ -200,7 +202,8 @@ class WorkerServer:
         self.result = self.prepared.repeat()
         seconds = time.perf_counter() - start
         peak, ran = self.memory.peak() if self.memory else None, self.prepared.ran
-        return Repeat(seconds, peak, ran and ran(self.result))
+        epochs = len(self.prepared.curve(self.result)) if self.prepared.curve else None
+        return Repeat(seconds, peak, ran and ran(self.result), epochs)
 
     def outcome(self) -> Any:
         """Return the outcome of the last repeat, on the host."""

@@ -39,6 +39,7 @@ from benchmarks.comparison import Comparison, Outcome, new_comparison
 from benchmarks.participants import engines
 from benchmarks.timing import Timings
 from benchmarks.workloads import (
+    DEFAULTS,
     SEED,
     WORKLOADS,
     Workload,
@@ -61,6 +62,16 @@ TINY = {
     "predict_one": replace(WORKLOADS["predict-one"], calls=2),
     "predict_many": replace(WORKLOADS["predict-million"], sizes=(8, 9, 9, 1), rows=67, block=20),
 }
+# Each kind that has the estimators' defaults, with batches of two sizes.
+BY_DEFAULT = {
+    "classes": replace(WORKLOADS["digits"], rows=250, epochs=3),
+    "float32": replace(WORKLOADS["images-f32"], sizes=(12, 100, 3), rows=467, epochs=3),
+    "tol": replace(WORKLOADS["digits-regressor"], data="cancer", sizes=(30, 100, 1), rows=569),
+    "accuracy": replace(WORKLOADS["table"], rows=300, epochs=100),
+    "r2": replace(WORKLOADS["table-regressor"], rows=300, epochs=12),
+    "stream": replace(WORKLOADS["stream"], rows=320),
+    "stream_of_values": replace(WORKLOADS["stream-regressor"], rows=320),
+}
 FEW = {
     "mlp_xp on JAX": ["float64"],
     "JAX": ["tanh", "float32", "adam", "predict_one"],
@@ -82,13 +93,19 @@ NEEDS = {
 
 
 def loss(name, workload, prepare=None, device="cpu"):
+    return loss_and_curve(name, workload, prepare, device)[0]
+
+
+def loss_and_curve(name, workload, prepare=None, device="cpu"):
     prepare = prepare or participants.PARTICIPANTS[name].load()
     task = participants.Task(workload, make_data(workload), make_start(workload), device)
     prepared = prepare(task)
-    first = evaluation.loss_of(workload, task.data, prepared.outcome(prepared.repeat()))
+    done = prepared.repeat()
+    first = evaluation.loss_of(workload, task.data, prepared.outcome(done))
+    curve = prepared.curve and prepared.curve(done)
     # The second repeat starts where the first one did, not where it ended.
     assert evaluation.loss_of(workload, task.data, prepared.outcome(prepared.repeat())) == first
-    return first
+    return first, curve
 
 
 @pytest.mark.parametrize(
@@ -106,13 +123,89 @@ def test_all_end_at_the_same_loss(name, kind, request):
         assert not math.isclose(reference, start, rel_tol=10 * workload.tolerance), "nothing was learned"
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(name, kind) for name in ("mlp_xp", "PyTorch") for kind in BY_DEFAULT]
+    + [("JAX", kind) for kind in ("classes", "tol", "accuracy", "stream")]
+    + [("mlp_xp on JAX", "r2")],
+)
+def test_peers_do_what_the_estimators_do_by_default(name, kind, request):
+    if name in NEEDS:
+        need(NEEDS[name], request)
+    workload = BY_DEFAULT[kind]
+    reference, curve = loss_and_curve("scikit-learn", workload)
+    found, others_curve = loss_and_curve(name, workload)
+    assert found == pytest.approx(reference, rel=workload.tolerance, abs=0)
+    # Not the first: in scikit-learn the loss of a row that is far off, as at the start, is at most 36.
+    assert others_curve[1:] == pytest.approx(curve[1:], rel=workload.tolerance, abs=0)
+    assert len(others_curve) == len(curve)
+    if workload.stream:
+        assert len(curve) == workload.units
+    else:
+        assert (len(curve) < workload.epochs) == (kind in ("tol", "accuracy"))
+
+
+@pytest.mark.parametrize("kind", BY_DEFAULT)
+def test_by_default_is_what_the_title_says(kind):
+    from sklearn import neural_network
+
+    import mlp_xp
+    from benchmarks.participants import estimators
+
+    workload, calls, settings = BY_DEFAULT[kind], [], []
+
+    class Counting(getattr(neural_network, workload.estimator)):
+        def __init__(self, **given):
+            super().__init__(**given)
+            settings.append(given)
+
+        def fit(self, X, y):
+            calls.append(("fit", len(X)))
+            self.coefs_ = []
+            return self
+
+        def partial_fit(self, X, y, **classes):
+            calls.append(("partial_fit", len(X)))
+            assert bool(classes) == (len(calls) == 1 and not workload.regression)
+            return self
+
+    task = participants.Task(workload, make_data(workload), make_start(workload), "cpu")
+    estimators.from_estimator(Counting, task).repeat()
+    assert calls == ([("partial_fit", 32)] * workload.units if workload.stream else [("fit", workload.rows)])
+    (given,) = settings
+    assert given.pop("random_state") == SEED
+    said = ", ".join(f"{name}={value}" for name, value in given.items())
+    assert workload.title.startswith(f"{workload.estimator}({said})")
+    for library in (neural_network, mlp_xp):
+        defaults = getattr(library, workload.estimator)().get_params()
+        assert {"auto", (DEFAULTS.hidden,)} <= {defaults["batch_size"], defaults["hidden_layer_sizes"]}
+        assert {"activation": workload.activation, "solver": workload.solver}.items() <= defaults.items()
+        assert defaults["learning_rate_init"] == workload.rate
+        for name in ("alpha", "epsilon", "max_iter", "tol", "n_iter_no_change", "validation_fraction"):
+            assert defaults[name] == getattr(DEFAULTS, name)
+    assert workload.stream or workload.batch == min(DEFAULTS.batch_size, workload.trained)
+
+
+def test_titles_of_defaults():
+    titles = {name: workload.title for name, workload in WORKLOADS.items() if workload.defaults}
+    assert titles["digits"] == (
+        "MLPClassifier(); 64-100-10 relu, batch 200, float64, Adam; "
+        "until tol ends it, at most 200 epochs of 1,797 rows"
+    )
+    assert titles["table-regressor"] == (
+        "MLPRegressor(early_stopping=True, max_iter=5); 30-100-1 relu, batch 200, float64, Adam; "
+        "5 epochs of 90,000 rows, each with a score of 10,000 held out"
+    )
+    assert titles["stream"].endswith("batch 32, float64, Adam; 1,000 calls of 32 rows")
+
+
 def test_compiled_differs_from_eager_in_the_compiler_alone(request, monkeypatch):
     torch = need("torch", request)
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(function) or function)
-    workload = TINY["float64"]
-    assert loss("torch.compile", workload) == loss("PyTorch", workload)
-    assert len(compiled) == 1
+    for workload in (TINY["float64"], BY_DEFAULT["classes"]):
+        assert loss("torch.compile", workload) == loss("PyTorch", workload)
+    assert len(compiled) == 2
 
 
 def test_compiled_has_cuda_graphs_on_a_gpu_alone(request):
@@ -242,6 +335,19 @@ def test_the_limit_makes_the_products_of_each_step(kind, monkeypatch):
     rows = sum(b[0] for a, b, _ in shapes if a[0] == workload.sizes[0] and b[1] == workload.sizes[1])
     if not workload.predicts and workload.sizes[0] not in workload.sizes[1:]:
         assert rows == workload.rows * workload.epochs
+
+
+def test_the_limit_of_defaults(monkeypatch):
+    shapes = []
+    monkeypatch.setattr(np, "matmul", lambda a, b, out: shapes.append(a.shape))
+    limit = participants.PARTICIPANTS[participants.LIMIT]
+    for kind, n_steps in (("r2", 2), ("stream", 10)):
+        workload = replace(BY_DEFAULT[kind], epochs=1)
+        shapes.clear()
+        limit.load()(participants.Task(workload, make_data(workload), make_start(workload), "cpu")).repeat()
+        assert len(shapes) == 5 * n_steps + (2 if workload.held_out else 0)
+        assert limit.does(workload)
+    assert not limit.does(BY_DEFAULT["tol"]), "the number of its epochs is not known before"
 
 
 @pytest.mark.parametrize("kind", ["float64", "adam", "predict_many"])
@@ -437,6 +543,16 @@ def test_a_different_loss_has_no_ratio():
     assert sklearn.problem == "different loss (0.500000015)"
     assert summary.summarise(comparison).fastest_peer == "PyTorch"
     assert "different loss (0.500000015)" in shown(report.comparison_table(comparison))
+
+
+def test_another_number_of_epochs_has_no_ratio():
+    comparison = given(ours=([1.0], [], 0.5), sklearn=([1.0], [], 0.5), torch=([1.0], [], 0.5))
+    for outcome, epochs in zip(comparison.outcomes.values(), (7, 7, 8)):
+        outcome.epochs = epochs
+    assert [row.ratio for row in comparison.rows()] == [1.0, 1.0, None]
+    assert comparison.rows()[2].problem == "8 epochs, not 7"
+    comparison.workload = BY_DEFAULT["tol"]
+    assert "loss 0.5 after 7 epochs" in shown(report.comparison_table(comparison))
 
 
 def test_nothing_is_compared_with_ours_if_its_loss_is_the_odd_one():
@@ -735,6 +851,10 @@ def test_a_warm_up_on_a_gpu_is_small():
         (["--threads", "0"], "argument --threads: must be 1 to"),
         (["--device", "cuda", "--peers", "textbook"], "--peers: textbook does not run on cuda"),
         (["--only", "huge-tf32"], "--only: huge-tf32 does not run on cpu: TF32 is a precision of GPUs"),
+        (
+            ["--device", "cuda", "--only", "stream"],
+            "--only: stream does not run on cuda: mlp_xp.train has no",
+        ),
         (["--out", __file__], "--out: cannot write to"),
         (["costs", "--repeats", "few"], "argument --repeats: must be a whole number >= 1, got 'few'"),
         (["growth", "--only", "sideways"], "argument --only: invalid choice: 'sideways'"),

@@ -18,6 +18,8 @@ LIMIT = "limit"
 REFERENCE_PEER = "scikit-learn"
 TORCH_COMPILE = "torch.compile"
 """Slow to start: it takes 10 to 20 s to compile a workload."""
+_GIVEN = ("training", "prediction")
+"""The kinds of workloads whose settings are given, not an estimator's defaults: see `Workload.kind`."""
 
 
 def base(device: str) -> str:
@@ -58,6 +60,8 @@ class Prepared(NamedTuple):
     None if there is no loss to check."""
     ran: Callable[[Any], EngineReport] | None = None
     """Return the engine that the result of `repeat` was computed by; None if there are no engines."""
+    curve: Callable[[Any], list[float]] | None = None
+    """Return the loss of each epoch, from the result of `repeat`; None if it does not keep them."""
 
 
 class Participant(NamedTuple):
@@ -77,10 +81,16 @@ class Participant(NamedTuple):
     """Modules that it imports lazily; they are imported before, so that a repeat's memory excludes them."""
     engines: tuple[tuple[str, str], ...] = ()
     """Pairs (device, engine) that its figures are for; those of another engine are not shown."""
+    kinds: tuple[str, ...] = _GIVEN
+    """The kinds of workloads that it can do: see `Workload.kind`."""
 
     def takes_part(self, device: str) -> bool:
         """Whether it takes part on a device by default."""
         return device in (self.devices if self.default is None else self.default)
+
+    def does(self, workload: Workload) -> bool:
+        """Whether it can do a workload; the limit needs to know the number of epochs before."""
+        return workload.kind in self.kinds and not (self.name == LIMIT and workload.may_end_early)
 
     def engine(self, device: str) -> str:
         """Return the engine that its figures are for; "" for any."""
@@ -99,6 +109,7 @@ class Participant(NamedTuple):
 
 
 _BOTH = ("cpu", "cuda")
+_ALL_KINDS = (*_GIVEN, "fit", "stream")
 _COMPILED_OR_CAPTURED = (("cpu", "compiled"), ("cuda", "cuda_graph"))
 _HERE = "benchmarks.participants"
 PARTICIPANTS = {
@@ -113,6 +124,7 @@ PARTICIPANTS = {
             ours=True,
             engines=_COMPILED_OR_CAPTURED,
             libraries=("mlp_xp.estimators",),
+            kinds=_ALL_KINDS,
         ),
         Participant(
             _TRAIN,
@@ -129,24 +141,31 @@ PARTICIPANTS = {
             f"{_HERE}.ours",
             "train_on_jax",
             _BOTH,
-            "train, on JAX arrays",
+            "train, on JAX arrays; the estimators' fit where their defaults apply",
             ours=True,
             engines=(("cpu", "xla"), ("cuda", "xla")),
             libraries=("jax.numpy",),
+            kinds=(*_GIVEN, "fit"),
         ),
         Participant(
             "mlp_xp on PyTorch",
             f"{_HERE}.ours",
             "train_on_torch",
             _BOTH,
-            "train, on PyTorch tensors",
+            "train, on PyTorch tensors; the estimators' fit where their defaults apply",
             ours=True,
             engines=(("cuda", "cuda_graph"),),
             libraries=("torch",),
+            kinds=(*_GIVEN, "fit"),
             default=("cuda",),
         ),
         Participant(
-            REFERENCE_PEER, f"{_HERE}.scikit_learn", "fit", ("cpu",), "its MLPClassifier's whole fit"
+            REFERENCE_PEER,
+            f"{_HERE}.scikit_learn",
+            "fit",
+            ("cpu",),
+            "its estimator's whole fit",
+            kinds=_ALL_KINDS,
         ),
         Participant(
             "PyTorch",
@@ -154,6 +173,7 @@ PARTICIPANTS = {
             "eager",
             _BOTH,
             "eager, nn.Sequential and torch.optim (Adam fused); reads the loss after each epoch",
+            kinds=_ALL_KINDS,
         ),
         Participant(
             TORCH_COMPILE,
@@ -161,6 +181,7 @@ PARTICIPANTS = {
             "compiled",
             _BOTH,
             'the same with the network and its loss compiled (mode="reduce-overhead" on a GPU), untimed',
+            kinds=_ALL_KINDS,
         ),
         Participant(
             "PyTorch, captured",
@@ -175,6 +196,7 @@ PARTICIPANTS = {
             "prepare",
             _BOTH,
             "one jitted step, parameters donated; jitted untimed",
+            kinds=_ALL_KINDS,
         ),
         Participant(
             "JAX, scanned",
@@ -198,6 +220,7 @@ PARTICIPANTS = {
             "prepare",
             _BOTH,
             "the matrix products alone, by np.matmul; on a GPU by cuBLAS in a captured CUDA graph",
+            kinds=_ALL_KINDS,
         ),
     )
 }

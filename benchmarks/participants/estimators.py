@@ -1,4 +1,4 @@
-"""Timing an estimator, ours or scikit-learn's: same interface, same parameters."""
+"""Timing an estimator, ours or scikit-learn's: same interface, same parameters, or its own defaults."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def from_estimator(
     to_host: Callable[[Any], Any] = np.asarray,
     more: dict[str, Any] | None = None,
 ) -> Prepared:
-    """Prepare an estimator's `fit`, from its construction on, or its `predict_proba`.
+    """Prepare an estimator's `fit`, or its `partial_fit`, from its construction on, or its `predict_proba`.
 
     `finish` waits for a GPU; `more` are parameters that only one of the libraries has.
     """
     workload, (X, labels, _) = task.workload, task.data
-    settings = {**_settings(workload), **(more or {})}
+    settings = {**(_defaults if workload.defaults else _settings)(workload), **(more or {})}
 
     if workload.predicts:
         some, both = np.r_[0:2] % len(X), np.array([0, 1])
@@ -40,8 +40,18 @@ def from_estimator(
 
         return Prepared(predict, lambda probability: to_host(probability)[:, 1:])
 
+    def fit() -> Any:
+        return finish(estimator(**settings).fit(X, labels))
+
+    def fit_stream() -> Any:
+        model, classes = estimator(**settings), {} if workload.regression else {"classes": np.unique(labels)}
+        for some in workload.batches:
+            finish(model.partial_fit(X[some], labels[some], **classes))
+            classes = {}  # needed in the first call alone
+        return model
+
     def repeat() -> Done:
-        return catch_fallback(lambda: finish(estimator(**settings).fit(X, labels)))
+        return catch_fallback(fit_stream if workload.stream else fit)
 
     def outcome(done: Done) -> Any:
         fitted = done.result
@@ -50,7 +60,11 @@ def from_estimator(
     def ran(done: Done) -> EngineReport:
         return EngineReport(engine_of(getattr(done.result, "history_", None)), done.why)
 
-    return Prepared(repeat, outcome, ran)
+    return Prepared(repeat, outcome, ran, lambda done: done.result.loss_curve_)
+
+
+def _defaults(workload: Workload) -> dict[str, Any]:
+    return {**workload.chosen, "random_state": SEED}
 
 
 def _settings(workload: Workload) -> dict[str, Any]:

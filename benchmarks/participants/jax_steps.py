@@ -11,16 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.participants import Prepared, Task
-from benchmarks.workloads import Layers, Workload, new_order
+from benchmarks.participants.stopping import Stopping
+from benchmarks.workloads import Layers, Workload, hold_out, new_order
 
 _ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "logistic": jax.nn.sigmoid}
 
 
 def prepare(task: Task) -> Prepared:
-    """Prepare all epochs by a jitted step, or all predictions."""
-    workload, start = task.workload, task.start
+    """Prepare all epochs by a jitted step, what the estimators do by default, or all predictions."""
+    workload = task.workload
     logits = partial(_logits, _ACTIVATIONS[workload.activation])
-    initial = [(jnp.asarray(weight), jnp.asarray(bias)) for weight, bias in start.layers]
+    initial = [(jnp.asarray(weight), jnp.asarray(bias)) for weight, bias in task.start.layers]
     if workload.predicts:
         return Prepared(_predictor(task, logits, initial), np.asarray)
 
@@ -29,31 +30,46 @@ def prepare(task: Task) -> Prepared:
     whole = jax.jit(step, donate_argnums=(0, 1))
     gathered = jax.jit(_step_on_gathered_rows(step), donate_argnums=(0, 1), static_argnums=6)
     # On the CPU, NumPy gathers rows faster than JAX does; on a GPU the data must be on the device.
-    X, y = task.data.X, task.data.y
+    data, held_out, start = hold_out(workload, task.data, task.start)
+    X, y = data.X, data.y
     if on_gpu or workload.full_batch:
         X, y = jnp.asarray(X), jnp.asarray(y)
+    X_held_out, y_held_out = jnp.asarray(held_out.X), jnp.asarray(held_out.y)
+    errors_of = jax.jit(partial(_errors, workload, logits))
 
     def repeat() -> Any:
         state = _new_state(workload, initial)
+        stopping = Stopping(
+            workload,
+            held_out,
+            lambda: errors_of(state[0], X_held_out, y_held_out),
+            lambda: jax.tree.map(jnp.copy, state[0]),
+        )
         random, order, totals = start.random(), new_order(workload), []
-        for _ in range(workload.epochs):
+        for batches in workload.passes:
             total = np.zeros((), workload.dtype)
             if workload.full_batch:
                 state, total = whole(state, total, X, y)
+            elif workload.stream:
+                (some,) = batches
+                state, total = whole(state, total, X[some], y[some])
             else:
                 random.shuffle(order)
                 # A copy: the next shuffle may come before the transfer is done.
                 rows = jnp.asarray(order.copy()) if on_gpu else order
-                for some in workload.batches:
+                for some in batches:
                     if on_gpu:
                         state, total = gathered(state, total, X, y, rows, some.start, some.stop - some.start)
                     else:
                         state, total = whole(state, total, X[rows[some]], y[rows[some]])
-            totals.append(total)
+            totals.append(float(total) if workload.defaults else total)
+            if stopping.ends(totals[-1]):
+                break
         jax.device_get(totals)
-        return jax.block_until_ready(state[0])
+        best = state[0] if stopping.best_params is None else stopping.best_params
+        return jax.block_until_ready(best), totals
 
-    return Prepared(repeat, _layers)
+    return Prepared(repeat, lambda done: _layers(done[0]), curve=lambda done: [float(one) for one in done[1]])
 
 
 def prepare_scanned(task: Task) -> Prepared:
@@ -152,17 +168,37 @@ def _logits(activation: Callable[[Any], Any], params: Any, X: Any) -> Any:
     return X @ weight + bias
 
 
+def _errors(workload: Workload, logits: Callable[..., Any], params: Any, X: Any, y: Any) -> Any:
+    """Return the number of rows with a wrong class, or the sum of squared errors."""
+    z = logits(params, X)
+    if workload.regression:
+        return jnp.sum((z - y) ** 2)
+    if workload.sizes[-1] == 1:
+        return jnp.sum((z > 0) != (y == 1))
+    return jnp.sum(jnp.argmax(z, axis=1) != jnp.argmax(y, axis=1))
+
+
 def _make_step(workload: Workload, logits: Callable[..., Any]) -> Callable[..., Any]:
-    def loss_of(params: Any, X: Any, y: Any) -> Any:
+    rows_of_an_epoch = workload.batch if workload.stream else workload.trained
+
+    def mean_loss(params: Any, X: Any, y: Any) -> Any:
         z = logits(params, X)
+        if workload.regression:
+            return 0.5 * jnp.mean((z - y) ** 2)
         if workload.sizes[-1] == 1:
             return jnp.mean(jnp.logaddexp(0.0, z) - y * z)
         return -jnp.mean(jnp.sum(y * jax.nn.log_softmax(z), axis=1))
 
+    def loss_of(params: Any, X: Any, y: Any) -> Any:
+        if not workload.alpha:
+            return mean_loss(params, X, y)
+        squares = sum(jnp.sum(weight * weight) for weight, _ in params)
+        return mean_loss(params, X, y) + (0.5 * workload.alpha / len(X)) * squares
+
     def step(state: Any, total: Any, X: Any, y: Any) -> Any:
         params, mean, square, steps = state
         loss, gradients = jax.value_and_grad(loss_of)(params, X, y)
-        total = total + loss * (X.shape[0] / workload.rows)
+        total = total + loss * (X.shape[0] / rows_of_an_epoch)
         if workload.solver == "sgd":
             params = jax.tree.map(lambda p, g: p - workload.rate * g, params, gradients)
             return (params, mean, square, steps), total

@@ -24,7 +24,7 @@ MAX_EPOCHS_PER_GRAPH = 100
 
 
 def prepare(task: Task) -> Prepared:
-    """Prepare the products of all steps, or of all blocks of the predictions."""
+    """Prepare the products of all steps and scores, or of all blocks of the predictions."""
     return _prepare_on_cupy(task) if task.device == "cuda" else _prepare_on_numpy(task)
 
 
@@ -150,22 +150,27 @@ def _gemm_arguments(
 
 
 def _all_products(xp: Any, task: Task) -> Products:
-    """Return the products of an epoch, or of one prediction of all rows."""
+    """Return the products of an epoch and its score, of a stream, or of one prediction of all rows."""
     workload = task.workload
     weights = [xp.asarray(weight) for weight, _ in task.start.layers]
     lengths = [workload.rows]
     if not (workload.predicts and task.device == "cuda"):  # a GPU takes all rows at once
         lengths = [some.stop - some.start for some in workload.batches]
     random, dtype = np.random.default_rng(0), np.float64 if workload.dtype == "float64" else np.float32
-    products_of = {
-        length: _products(xp, workload, weights, random.standard_normal((length, max(workload.sizes)), dtype))
-        for length in set(lengths)
-    }
-    return [product for length in lengths for product in products_of[length]]
+
+    def products(length: int, *, backward: bool) -> Products:
+        numbers = random.standard_normal((length, max(workload.sizes)), dtype)
+        return _products(xp, workload, weights, numbers, backward=backward)
+
+    products_of = {length: products(length, backward=not workload.predicts) for length in set(lengths)}
+    scoring = products(workload.held_out, backward=False) if workload.held_out else []
+    return [product for length in lengths for product in products_of[length]] + scoring
 
 
-def _products(xp: Any, workload: Workload, weights: list[Any], numbers: HostArray) -> Products:
-    """Return (left, right, out) of each product of a step."""
+def _products(
+    xp: Any, workload: Workload, weights: list[Any], numbers: HostArray, *, backward: bool
+) -> Products:
+    """Return (left, right, out) of each product of a step, or of a forward pass."""
     sizes, length = workload.sizes, len(numbers)
 
     def filled(width: int) -> Any:
@@ -178,7 +183,7 @@ def _products(xp: Any, workload: Workload, weights: list[Any], numbers: HostArra
     products = [
         (inputs, weight, empty(length, weight.shape[1])) for inputs, weight in zip(activations, weights)
     ]
-    if workload.predicts:
+    if not backward:
         return products
     deltas = [filled(size) for size in sizes[1:]]
     for layer in reversed(range(len(weights))):

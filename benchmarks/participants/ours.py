@@ -1,4 +1,4 @@
-"""mlp_xp itself: the estimator, and `mlp_xp.train` on arrays of several libraries."""
+"""mlp_xp itself: the estimators, and `mlp_xp.train` on arrays of several libraries."""
 
 from __future__ import annotations
 
@@ -14,14 +14,10 @@ from mlp_xp import Layer, Network, adam, gradient_descent, to_host, train
 
 
 def fit(task: Task) -> Prepared:
-    """Prepare our estimator's `fit`, or its `predict_proba`."""
-    from mlp_xp import MLPClassifier
-
-    more = {"matmul_precision": task.workload.matmul_precision}
+    """Prepare our estimator's `fit`, a stream of its `partial_fit`, or its `predict_proba`."""
     if task.device == "cpu":
-        return from_estimator(MLPClassifier, task, more=more)
-    task = task._replace(data=task.data._replace(X=_cupy_array(task.data.X)))
-    return from_estimator(MLPClassifier, task, finish=_wait_for_cupy, to_host=to_host, more=more)
+        return _fit(task, np.asarray, lambda result: result)
+    return _fit(task, _cupy_array, _wait_for_cupy)
 
 
 def train_arrays(task: Task) -> Prepared:
@@ -32,14 +28,16 @@ def train_arrays(task: Task) -> Prepared:
 
 
 def train_on_jax(task: Task) -> Prepared:
-    """Prepare `mlp_xp.train` on JAX arrays."""
+    """Prepare `mlp_xp.train` on JAX arrays, or the estimator with its defaults."""
     import jax
 
+    if task.workload.defaults:
+        return _fit(task, jax.numpy.asarray, _wait_for_weights)
     return _train(task, jax.numpy.asarray, jax.block_until_ready)
 
 
 def train_on_torch(task: Task) -> Prepared:
-    """Prepare `mlp_xp.train` on PyTorch tensors."""
+    """Prepare `mlp_xp.train` on PyTorch tensors, or the estimator with its defaults."""
     import torch
 
     def finish(result: Any) -> Any:
@@ -47,7 +45,17 @@ def train_on_torch(task: Task) -> Prepared:
             torch.cuda.synchronize()
         return result
 
-    return _train(task, lambda array: torch.asarray(array, device=task.device), finish)
+    prepare = _fit if task.workload.defaults else _train
+    return prepare(task, lambda array: torch.asarray(array, device=task.device), finish)
+
+
+def _fit(task: Task, array: Any, finish: Any) -> Prepared:
+    import mlp_xp
+
+    estimator = getattr(mlp_xp, task.workload.estimator)
+    task = task._replace(data=task.data._replace(X=array(task.data.X)))
+    more = {"matmul_precision": task.workload.matmul_precision}
+    return from_estimator(estimator, task, finish=finish, to_host=to_host, more=more)
 
 
 def _train(task: Task, array: Any, finish: Any) -> Prepared:
@@ -98,6 +106,14 @@ def _train(task: Task, array: Any, finish: Any) -> Prepared:
         return EngineReport(engine_of(done.result.history), done.why)
 
     return Prepared(lambda: catch_fallback(all_epochs), outcome, ran)
+
+
+def _wait_for_weights(model: Any) -> Any:
+    """Wait for the weights of an estimator in JAX."""
+    import jax
+
+    jax.block_until_ready(model.coefs_)
+    return model
 
 
 def _loss(workload: Workload) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,8 @@ import torch
 from torch import nn
 
 from benchmarks.participants import Prepared, Task
-from benchmarks.workloads import Layers, Workload, new_order
+from benchmarks.participants.stopping import Stopping
+from benchmarks.workloads import DEFAULTS, Data, Layers, Workload, hold_out, new_order
 
 WARM_UPS = 3
 """Number of steps before a capture, as in PyTorch's documentation."""
@@ -18,7 +20,7 @@ _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "logistic": nn.Sigmoid}
 
 
 def eager(task: Task) -> Prepared:
-    """Prepare training or prediction in eager mode."""
+    """Prepare training or prediction in eager mode, or what the estimators do by default."""
     return _prepare(task, lambda function: function)
 
 
@@ -69,12 +71,13 @@ def wait_for(device: str) -> Callable[[], None]:
 def _prepare(task: Task, compiler: Callable[[Any], Any], *, compiled: bool = False) -> Prepared:
     workload = task.workload
     model, wait = _model(task), wait_for(task.device)
-    X = torch.asarray(task.data.X, device=task.device)
     if workload.predicts:
+        X = torch.asarray(task.data.X, device=task.device)
         return Prepared(_predictor(task, compiler(model), X, wait), lambda result: result.cpu().numpy())
     # The output of a CUDA graph of torch.compile is overwritten by the next call, so it is copied.
     keep = torch.clone if compiled and task.device == "cuda" else _identity
-    return Prepared(_trainer(task, model, X, compiler, wait, keep), _layers)
+    repeat = _trainer(task, model, compiler, wait, keep)
+    return Prepared(repeat, lambda done: _layers(done[0]), curve=lambda done: done[1])
 
 
 def _model(task: Task) -> Any:
@@ -113,45 +116,105 @@ def _predictor(task: Task, model: Any, X: Any, wait: Callable[[], None]) -> Call
 def _trainer(
     task: Task,
     model: Any,
-    X: Any,
     compiler: Callable[[Any], Any],
     wait: Callable[[], None],
     keep: Callable[[Any], Any],
-) -> Callable[[], Any]:
-    workload, start, initial = task.workload, task.start, _on_device(task)
-    y, criterion = _targets_and_criterion(task)
-    loss_of = compiler(lambda inputs, targets: criterion(model(inputs), targets))
-    shares = _shares(task, X.dtype)
+) -> Callable[[], tuple[Any, list[float]]]:
+    """Return a function that trains, and returns the network and the loss of each epoch."""
+    workload, initial = task.workload, _on_device(task)
+    data, held_out, start = hold_out(workload, task.data, task.start)
+    X, y = _on(task, data)
+    criterion, shares = _criterion(workload), _shares(task, X.dtype)
+    if workload.defaults:
+        loss_of = compiler(lambda inputs, targets: _loss_and_objective(model, criterion, inputs, targets))
+    else:
+        loss_of = compiler(lambda inputs, targets: criterion(model(inputs), targets))
+    errors = _errors_of_held_out(task, model, held_out, compiler) if workload.early_stopping else _no_wait
 
-    def repeat() -> Any:
+    def repeat() -> tuple[Any, list[float]]:
         _load(model, initial)
-        optimizer = _optimizer(workload, model)
+        optimizer, n_steps = _optimizer(workload, model), 0
+        stopping = Stopping(
+            workload, held_out, errors, lambda: [one.detach().clone() for one in model.parameters()]
+        )
         random, order, curve = start.random(), new_order(workload), []
-        for _ in range(workload.epochs):
-            if not workload.full_batch:
+        for batches in workload.passes:
+            if workload.shuffles:
                 random.shuffle(order)
                 rows = torch.from_numpy(order).to(task.device)
             losses = []
-            for some in workload.batches:
+            for some in batches:
                 inputs, targets = X, y
-                if not workload.full_batch:
+                if workload.shuffles:
                     inputs, targets = X.index_select(0, rows[some]), y.index_select(0, rows[some])
+                elif workload.stream:
+                    inputs, targets = X[some], y[some]
                 optimizer.zero_grad()
-                loss = loss_of(inputs, targets)
+                if workload.defaults:
+                    n_steps += 1
+                    _follow_defaults(optimizer, n_steps, len(inputs))
+                    loss, objective = loss_of(inputs, targets)
+                else:
+                    loss = objective = loss_of(inputs, targets)
                 loss.backward()
                 optimizer.step()
-                losses.append(keep(loss.detach()))
+                losses.append(keep(objective.detach()))
             curve.append(losses[0].item() if len(losses) == 1 else (torch.stack(losses) @ shares).item())
+            if stopping.ends(curve[-1]):
+                break
+        if stopping.best_params is not None:
+            with torch.no_grad():
+                for one, best in zip(model.parameters(), stopping.best_params):
+                    one.copy_(best)
         wait()
-        return model
+        return model, curve
 
     return repeat
+
+
+def _loss_and_objective(model: Any, criterion: Any, inputs: Any, targets: Any) -> tuple[Any, Any]:
+    """Return the loss, and the objective without gradients: the optimizer's weight decay is the penalty's."""
+    loss = criterion(model(inputs), targets)
+    weights = [module.weight.detach().view(-1) for module in _linear_modules(model)]
+    squares = sum(torch.dot(weight, weight) for weight in weights)
+    return loss, loss.detach() + (0.5 * DEFAULTS.alpha / len(inputs)) * squares
+
+
+def _follow_defaults(optimizer: Any, n_steps: int, n_rows: int) -> None:
+    """Let Adam add epsilon where the estimators do, and decay weights as their penalty on a batch does."""
+    # PyTorch adds it to the root of the corrected mean square, they to that of the uncorrected one.
+    epsilon = DEFAULTS.epsilon / math.sqrt(1.0 - 0.999**n_steps)
+    weights, biases = optimizer.param_groups
+    weights["eps"] = biases["eps"] = epsilon
+    weights["weight_decay"] = DEFAULTS.alpha / n_rows
+
+
+def _errors_of_held_out(
+    task: Task, model: Any, held_out: Data, compiler: Callable[[Any], Any]
+) -> Callable[[], Any]:
+    X, y = _on(task, held_out)
+    errors = compiler(lambda: _errors(task.workload, model(X), y))
+
+    def without_gradients() -> Any:
+        with torch.no_grad():
+            return errors().item()
+
+    return without_gradients
+
+
+def _errors(workload: Workload, outputs: Any, targets: Any) -> Any:
+    """Return the number of rows with a wrong class, or the sum of squared errors."""
+    if workload.regression:
+        return ((outputs - targets) ** 2).sum()
+    if workload.sizes[-1] == 1:
+        return ((outputs > 0) != (targets == 1)).sum()
+    return (outputs.argmax(dim=1) != targets).sum()
 
 
 def _captured_trainer(task: Task, model: Any, X: Any) -> Callable[[], Any]:
     """Train by replays of a graph for each batch length; losses stay on the device until the last epoch."""
     workload, start, initial = task.workload, task.start, _on_device(task)
-    y, criterion = _targets_and_criterion(task)
+    (_, y), criterion = _on(task, task.data), _criterion(workload)
     wait, shares = wait_for(task.device), _shares(task, X.dtype)
     optimizer = _optimizer(workload, model, capturable=True)
     losses = torch.zeros(max(workload.units, WARM_UPS), dtype=X.dtype, device=task.device)
@@ -226,22 +289,32 @@ def _set_to_zero(optimizer: Any) -> None:
                 value.zero_()
 
 
-def _targets_and_criterion(task: Task) -> tuple[Any, Any]:
-    if task.workload.sizes[-1] == 1:
-        return torch.asarray(task.data.y, device=task.device), nn.BCEWithLogitsLoss()
-    return torch.asarray(task.data.labels, device=task.device), nn.CrossEntropyLoss()
+def _on(task: Task, data: Data) -> tuple[Any, Any]:
+    """Return samples and targets on the device."""
+    targets = data.y if task.workload.sizes[-1] == 1 else data.labels
+    return torch.asarray(data.X, device=task.device), torch.asarray(targets, device=task.device)
+
+
+def _criterion(workload: Workload) -> Any:
+    if workload.regression:
+        return lambda outputs, targets: 0.5 * nn.functional.mse_loss(outputs, targets)
+    return nn.BCEWithLogitsLoss() if workload.sizes[-1] == 1 else nn.CrossEntropyLoss()
 
 
 def _shares(task: Task, dtype: Any) -> Any:
     """Return the fraction of an epoch's rows in each batch."""
     lengths = torch.tensor([some.stop - some.start for some in task.workload.batches], device=task.device)
-    return lengths.to(dtype) / task.workload.rows
+    return lengths.to(dtype) / task.workload.trained
 
 
 def _optimizer(workload: Workload, model: Any, *, capturable: bool = False) -> Any:
+    parameters = model.parameters()
+    if workload.defaults:  # the penalty is one on the weights alone
+        modules = _linear_modules(model)
+        parameters = [{"params": [getattr(one, name) for one in modules]} for name in ("weight", "bias")]
     if workload.solver == "adam":
         return torch.optim.Adam(
-            model.parameters(), lr=workload.rate, eps=workload.epsilon, fused=True, capturable=capturable
+            parameters, lr=workload.rate, eps=workload.epsilon, fused=True, capturable=capturable
         )
     return torch.optim.SGD(model.parameters(), lr=workload.rate)
 
