@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from mlp_xp._arrays import Array, Namespace
 from mlp_xp._network import Network
@@ -49,13 +49,13 @@ class Engine(Protocol):
     state : State
         The state after the last step, in the engine's own arrays, which later steps write in. A state
         assigned is copied, and the next epoch starts from it.
-    losses : list of array
+    losses : list of array, or NumPy array of shape (n,)
         The loss of each finished epoch: the mean of its steps' objectives, weighted by their numbers of rows,
-        an array of shape () on the device. The training empties the list.
+        an array of shape () on the device. The training assigns an empty list.
     """
 
     state: State
-    losses: list[Array]
+    losses: Any
 
     @property
     def name(self) -> str:

@@ -63,10 +63,11 @@ class CompiledEngine:
         state: State,
         epochs: int = 1,
     ) -> None:
-        self.losses: list[Array] = []
+        self.losses: list[Array] | HostArray = []
         self.structure = state_structure(state)
         self.layout = array_groups(self.structure)
         self.groups = [np.empty(sum(leaf.size for leaf in group), group[0].dtype) for group in self.layout]
+        self.views = self._views_of(self.groups)
         self.state = state
         self.pool: list[HostArray] = []
         # The rate is an argument of the programs: it must not be part of the cache's key.
@@ -78,12 +79,13 @@ class CompiledEngine:
         specs = {length: _batch_specs(samples, length) for length in lengths}
         n_steps = epochs * -(-n_samples // batch_size)
         loops = choose_loops(network, optimizer, specs, self.structure, n_steps, _bytes_to_copy(samples))
+        flat = [view.reshape(-1) for view in self.views]
         self.epochs: EpochRunner | None = None
         self.batches: _Batches | None = None
         if loops is not None and loops.whole_epochs:
-            self.epochs = loops.epochs(samples, batch_size, self._flat_arrays())
+            self.epochs = loops.epochs(samples, batch_size, flat)
         elif loops is not None:
-            self.batches = _Batches(samples, batch_size, loops.steps(self._flat_arrays()), ones=False)
+            self.batches = _Batches(samples, batch_size, loops.steps(flat), ones=False)
         else:
             ones = _has_ones_column(samples, batch_size)
             steps = {
@@ -92,28 +94,25 @@ class CompiledEngine:
             }
             self.batches = _Batches(samples, batch_size, steps, ones=ones)
 
-    def _flat_arrays(self) -> list[HostArray]:
-        """List the state's arrays, each flat, in the engine's memory."""
-        views = [_views(flat, group) for flat, group in zip(self.groups, self.layout)]
-        return [view.reshape(-1) for group in views for view in group]
-
     @property
     def state(self) -> State:
         """The current state, as views of arrays that later steps overwrite."""
-        return self._state_of(self.groups)
+        return self._state_of(self.views)
 
     @state.setter
     def state(self, state: State) -> None:
         values = leaves(state)
         self.numbers = list(filter(is_number, values))
-        arrays = (view for flat, group in zip(self.groups, self.layout) for view in _views(flat, group))
-        for target, source in zip(arrays, filter(is_array, values)):
+        for target, source in zip(self.views, filter(is_array, values)):
             target[...] = source
         self.is_within_step = False
 
-    def _state_of(self, groups: list[HostArray]) -> State:
-        arrays = (view for flat, group in zip(groups, self.layout) for view in _views(flat, group))
-        numbers = iter(self.numbers)
+    def _views_of(self, groups: Sequence[HostArray]) -> list[HostArray]:
+        """List the arrays of the state as views of the groups' flat arrays."""
+        return [view for flat, group in zip(groups, self.layout) for view in _views(flat, group)]
+
+    def _state_of(self, views: Sequence[HostArray]) -> State:
+        arrays, numbers = iter(views), iter(self.numbers)
         state: State = with_leaves(
             self.structure,
             [
@@ -129,7 +128,7 @@ class CompiledEngine:
 
     def copied_state(self) -> State:
         """Return a copy of the state."""
-        return self._state_of([group.copy() for group in self.groups])
+        return self._state_of(self._views_of([group.copy() for group in self.groups]))
 
     def _bind(self, program: Program) -> Any:
         """Bind a program to the state and to a pool that all programs share: only one runs at a time."""
@@ -145,15 +144,10 @@ class CompiledEngine:
     def run(self, epochs: Sequence[EpochSettings]) -> None:
         """Run these epochs; Ctrl-C takes effect between steps, or between calls that take little time."""
         if self.epochs is not None:
-            with deferred_interrupts(limit=1) as interrupts:
-                at_once = len(epochs) if self.epochs.has_one_batch else 1
-                for some in row_slices(len(epochs), at_once):
-                    if interrupts.received:
-                        interrupts.deliver()
-                    losses, self.numbers = self.epochs.run(epochs[some], self.numbers)
-                    self.losses += losses
+            self._run_whole(self.epochs, epochs)
             return
         assert self.batches is not None
+        assert isinstance(self.losses, list)
         append = self.losses.append
         with deferred_interrupts(limit=1) as interrupts:
             for rate, order in epochs:
@@ -166,6 +160,19 @@ class CompiledEngine:
                     self.is_within_step = False
                     mean = mean + share * loss
                 append(mean)
+
+    def _run_whole(self, runner: EpochRunner, epochs: Sequence[EpochSettings]) -> None:
+        losses, n_done = np.zeros(len(epochs)), 0
+        at_once = len(epochs) if runner.has_one_batch else 1
+        try:
+            with deferred_interrupts(limit=1) as interrupts:
+                for some in row_slices(len(epochs), at_once):
+                    if interrupts.received:
+                        interrupts.deliver()
+                    self.numbers = runner.run(epochs[some], losses[some], self.numbers)
+                    n_done = some.stop
+        finally:
+            self.losses = np.concatenate([self.losses, losses[:n_done]])
 
 
 def _batch_specs(samples: Samples, length: int) -> tuple[ArraySpec | None, ...]:
@@ -258,9 +265,10 @@ class _Batches:
     def _row_indices(self, order: Rows | None) -> Rows | None:
         """Return the rows of the sample arrays in this order; None if these are all, in theirs."""
         rows = self.samples.rows
-        if rows is None or order is None:
-            return order if rows is None else rows
-        return rows[order]
+        if rows is not None:
+            order = rows if order is None else rows[order]
+        # The type that indices have, so that they are not converted batch by batch.
+        return None if order is None else order.astype(np.intp, copy=False)
 
     def _step_batch(self, rows: slice, batch: Batch) -> StepBatch:
         length = rows.stop - rows.start

@@ -235,17 +235,28 @@ class EpochRunner:
             for array, target in zip(stored, batch):
                 np.take(array, self.in_order, axis=0, out=target, mode="clip")
 
-    def run(self, epochs: Sequence[EpochSettings], numbers: list[float]) -> tuple[list[float], list[float]]:
-        """Run epochs, all in one order of the samples; return their losses, and the numbers of the state."""
-        rates = np.array([rate for rate, _ in epochs], float)
-        order = epochs[0][1]
+    def run(self, epochs: Sequence[EpochSettings], losses: HostArray, numbers: list[float]) -> list[float]:
+        """Run epochs, all in one order of the samples; return the numbers of the state.
+
+        Parameters
+        ----------
+        epochs : sequence of EpochSettings
+        losses : array of shape (n_epochs,), float64
+            Zeros, to which the losses of the epochs are added.
+        numbers : list of float
+        """
+        rate, order = epochs[0]
+        if epochs.count(epochs[0]) == len(epochs):
+            rates = np.full(len(epochs), rate)
+        else:
+            rates = np.array([rate for rate, _ in epochs])
         indices = self.in_order if order is None else order if self.rows is None else self.rows[order]
-        losses = np.zeros(len(epochs))
+        indices = indices.astype(np.int64, copy=False)
         new: Any = numbers
         for function, arguments in self.calls:
-            new = function(indices.astype(np.int64), not self.has_one_batch, rates, losses, *arguments, *new)
+            new = function(indices, not self.has_one_batch, rates, losses, *arguments, *new)
         # Integers are floats inside.
-        return losses.tolist(), [type(old)(number) for old, number in zip(numbers, new)]
+        return [type(old)(number) for old, number in zip(numbers, new)]
 
 
 def _flat(arrays: Sequence[HostArray]) -> list[HostArray]:

@@ -29,7 +29,9 @@ def state_structure(state: State) -> State:
     structure: State = with_leaves(
         state,
         [
-            ArraySpec(tuple(leaf.shape), np.dtype(str(leaf.dtype)))
+            ArraySpec(
+                tuple(leaf.shape), leaf.dtype if isinstance(leaf, np.ndarray) else np.dtype(str(leaf.dtype))
+            )
             if is_array(leaf)
             else type(leaf)()
             if is_number(leaf)
