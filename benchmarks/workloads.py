@@ -278,7 +278,7 @@ def _and_regressor(workload: Workload) -> tuple[Workload, Workload]:
 WORKLOADS = {
     workload.name: workload
     for workload in (
-        Workload("xor", (2, 2, 1), "logistic", 4, "float64", "xor", epochs=4000),
+        Workload("xor", (2, 2, 1), "logistic", 4, "float64", "xor", epochs=150_000),
         Workload("planar", (2, 4, 1), "tanh", 400, "float64", "planar", epochs=2000, rate=0.5),
         Workload("cancer-f64", (30, 128, 1), "relu", 569, "float64", "cancer", 32, epochs=100, rate=0.01),
         Workload("cancer-f32", (30, 128, 1), "relu", 569, "float32", "cancer", 32, epochs=100, rate=0.01),
@@ -290,7 +290,7 @@ WORKLOADS = {
             6_000,
             "float64",
             batch_size=128,
-            epochs=4,
+            epochs=12,
             rate=1e-3,
             solver="adam",
         ),
@@ -330,9 +330,9 @@ WORKLOADS = {
             devices=_BOTH,
         ),
         *_and_regressor(_with_defaults("digits", (64, 10), 1_797, "float64", data="digits")),
-        _with_defaults("images-f32", (784, 10), 60_000, "float32", epochs=2),
-        _with_defaults("images-f64", (784, 10), 60_000, "float64", epochs=2),
-        *_and_regressor(_with_defaults("table", (30, 1), 100_000, "float64", epochs=5, early_stopping=True)),
+        _with_defaults("images-f32", (784, 10), 60_000, "float32", epochs=5),
+        _with_defaults("images-f64", (784, 10), 60_000, "float64", epochs=5),
+        *_and_regressor(_with_defaults("table", (30, 1), 100_000, "float64", epochs=25, early_stopping=True)),
         *_and_regressor(
             _with_defaults("stream", (30, 1), 32_000, "float64", batch_size=32, epochs=1, stream=True)
         ),

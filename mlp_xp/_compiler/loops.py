@@ -33,7 +33,7 @@ from mlp_xp._compiler.passes import expand_logaddexp
 from mlp_xp._compiler.storage import allocate, check_results
 from mlp_xp._compiler.trace import TracedFunction
 
-MIN_ELEMENTS_OF_A_CALL = 2**11
+MIN_ELEMENTS_OF_A_CALL = 2**9
 """From this size on, functions that NumPy computes several elements at a time are calls of NumPy's."""
 
 PLAIN_NUMBERS = (0, 1, -1, 2, 0.5, math.inf, -math.inf)
@@ -110,6 +110,14 @@ NUMBA = Language(
 
 PRELUDE = """@compiled
 def product(m, n, k, a, rows_a, columns_a, b, rows_b, columns_b, out):
+    if n < four:
+        for i in range(m):
+            for j in range(n):
+                sum = a[i * rows_a] * b[j * columns_b]
+                for l in range(one, k):
+                    sum += a[i * rows_a + l * columns_a] * b[l * rows_b + j * columns_b]
+                out[i * n + j] = sum
+        return
     for at in range(m * n):
         out[at] = zero
     if k > m:
@@ -338,8 +346,19 @@ class EpochProgram:
         return [arrays[id(value)].reshape(-1) for value in written_elsewhere(self.plan)]
 
 
-_LIBRARY = {"dot": np.dot, "matmul": np.matmul, "copyto": np.copyto, "add_reduce": np.add.reduce}
-_LIBRARY["flat"] = lambda array: np.require(array.reshape(-1), requirements="A")
+def _flat(array: HostArray) -> HostArray:
+    """Return an array as a flat one that is contiguous and aligned."""
+    flat = array.reshape(-1)
+    return flat if flat.flags.aligned else flat.copy()
+
+
+_LIBRARY = {
+    "flat": _flat,
+    "dot": np.dot,
+    "matmul": np.matmul,
+    "copyto": np.copyto,
+    "add_reduce": np.add.reduce,
+}
 _LIBRARY |= {f"np_{function.__name__}": function for function in _COMPILED_AS_CALLS}
 
 

@@ -36,11 +36,15 @@ Specs: TypeAlias = tuple["ArraySpec | None", ...]
 
 # Estimated seconds, from measurements on 2 cores: of a multiplication and an addition of a matrix product, of
 # a call of NumPy or of a compiled function, and of an element that each of these computes.
-_PRODUCT = 4e-11
-_NUMPY_CALL, _COMPILED_CALL = 8e-7, 2.5e-6
-_NUMPY_ELEMENT, _NUMPY_SLOW_ELEMENT = 4e-10, 2e-9
-_COMPILED_ELEMENT, _COMPILED_SLOW_ELEMENT, _COMPILED_PRODUCT = 1e-9, 1.2e-8, 8e-10
-_COMPILED_SEGMENT = 1e-8
+_NUMPY_PRODUCT, _NUMPY_CALL, _NUMPY_ELEMENT, _NUMPY_SLOW_ELEMENT = 4e-11, 5e-7, 4e-10, 2e-9
+_LOOP_CALL, _LOOP_ELEMENT, _LOOP_SLOW_ELEMENT = 2e-6, 1e-9, 1e-8
+# And in epochs that are compiled as a whole; the second is for products of few columns.
+_EPOCH_PRODUCT, _EPOCH_NARROW_PRODUCT, _EPOCH_ELEMENT, _EPOCH_LOOP = 2.5e-10, 1e-9, 5e-10, 1e-8
+_NARROW = 8
+
+MAX_SHARE = 0.75
+"""Part of the time by NumPy's calls that epochs compiled as a whole may take; steps, which gain less, may
+take all but `MIN_SAVED`."""
 
 
 @dataclass(frozen=True)
@@ -130,14 +134,18 @@ def _plan(
 def _kind(network: Network, optimizer: Optimizer, batch: Specs, structure: State) -> str | None:
     """Return what is faster compiled than by NumPy's calls: "epochs", "step", or nothing."""
     traced = _trace(network, optimizer, batch, structure)
-    everything = _seconds_compiled(traced)
+    whole_epochs = _seconds_in_epochs(traced)
     fuse_updates_into_products(traced)
-    by_numpy, products = _seconds_by_numpy(traced), _seconds_of_products(traced)
-    if everything < 0.6 * (by_numpy + products):
+    products = sum(_NUMPY_CALL + _NUMPY_PRODUCT * size for size, _ in _products(traced))
+    elements = sum(
+        _NUMPY_CALL
+        + _n_elements(value) * (_NUMPY_SLOW_ELEMENT if is_slow_in_loops(value) else _NUMPY_ELEMENT)
+        for value in _elementwise(traced)
+    )
+    if whole_epochs < MAX_SHARE * (products + elements):
         return "epochs"
-    step = _plan(network, optimizer, batch, structure, "step")
-    saved = by_numpy - _seconds_between_products(step)
-    return "step" if saved > MIN_SAVED * (by_numpy + products) else None
+    loops = _seconds_in_loops(_plan(network, optimizer, batch, structure, "step"))
+    return "step" if elements - loops > MIN_SAVED * (products + elements) else None
 
 
 def _elementwise(traced: TracedFunction) -> list[Value]:
@@ -148,45 +156,34 @@ def _n_elements(value: Value) -> int:
     return value.operands[0].size if value.kind == "reduce" else value.size
 
 
-def _products(traced: TracedFunction) -> list[int]:
-    """List the numbers of multiplications of the matrix products."""
+def _products(traced: TracedFunction) -> list[tuple[int, int]]:
+    """List for each matrix product the number of its multiplications, and that of its columns."""
     return [
-        x.size * x.operands[-2 if x.kind == "matmul" else 1].shape[-1]
+        (x.size * x.operands[0 if x.kind == "matmul" else 1].shape[-1], 1 if x.shape == () else x.shape[-1])
         for x in reachable(traced.roots)
         if x.kind in ("matmul", "accumulate")
     ]
 
 
-def _seconds_of_products(traced: TracedFunction) -> float:
-    return sum(_NUMPY_CALL + _PRODUCT * n for n in _products(traced))
-
-
-def _seconds_by_numpy(traced: TracedFunction) -> float:
-    """Estimate the time of what NumPy computes elementwise."""
-    return sum(
-        _NUMPY_CALL
-        + _n_elements(value) * (_NUMPY_SLOW_ELEMENT if is_slow_in_loops(value) else _NUMPY_ELEMENT)
-        for value in _elementwise(traced)
-    )
-
-
-def _seconds_compiled(traced: TracedFunction) -> float:
-    """Estimate the time of a step that is compiled as a whole."""
+def _seconds_in_epochs(traced: TracedFunction) -> float:
+    """Estimate the time of a step of an epoch that is compiled as a whole."""
     elements = sum(
-        _n_elements(value) * (_COMPILED_SLOW_ELEMENT if is_slow_in_loops(value) else _COMPILED_ELEMENT)
+        _n_elements(value) * (_LOOP_SLOW_ELEMENT if is_slow_in_loops(value) else _EPOCH_ELEMENT)
         for value in _elementwise(traced)
     )
-    return elements + sum(_COMPILED_SEGMENT + _COMPILED_PRODUCT * n for n in _products(traced))
+    return elements + sum(
+        _EPOCH_LOOP + size * (_EPOCH_PRODUCT if n_columns >= _NARROW else _EPOCH_NARROW_PRODUCT)
+        for size, n_columns in _products(traced)
+    )
 
 
-def _seconds_between_products(program: LoopProgram | EpochProgram) -> float:
+def _seconds_in_loops(program: LoopProgram | EpochProgram) -> float:
     """Estimate the time of a step's loops and of NumPy's functions between them."""
     seconds = 0.0
     for stage in program.plan.stages:
         for segment in stage.segments:
-            n_elements = math.prod(segment.domain)
             slow = sum(_n_elements(value) for value in segment.values if is_slow_in_loops(value))
-            seconds += _COMPILED_CALL + n_elements * _COMPILED_ELEMENT + slow * _COMPILED_SLOW_ELEMENT
+            seconds += _LOOP_CALL + math.prod(segment.domain) * _LOOP_ELEMENT + slow * _LOOP_SLOW_ELEMENT
         calls = [value for value in stage.products if value.kind == "call"]
         seconds += sum(_NUMPY_CALL + _n_elements(value) * _NUMPY_SLOW_ELEMENT for value in calls)
     return seconds

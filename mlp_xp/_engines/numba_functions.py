@@ -27,7 +27,7 @@ MIN_ELEMENTS_OF_A_PART = 2**17
 
 HEADER = """import numpy as np
 f4, f8, u8 = np.float32, np.float64, np.uint64
-zero, one = u8(0), u8(1)
+zero, one, four = u8(0), u8(1), u8(4)
 
 """
 
@@ -93,7 +93,7 @@ def _compile(source: NumbaSource, filename: str, *, kept: bool) -> Functions:
     module = ModuleType(f"mlp_xp_loops_{_digest_of(source)}")
     sys.modules[module.__name__] = module
     names: dict[str, Any] = vars(module)
-    names["compiled"] = compiled()
+    names["compiled"] = compiled(forceinline=True)  # for those that only other functions call
     exec(compile(HEADER + source.text, filename, "exec"), names)
     return {
         name: compiled(_types(kinds), cache=kept)(names[name].py_func) for name, kinds in source.signatures
