@@ -185,7 +185,7 @@ def check_weight(name: str, weight: Any, n_samples: int, there: Placement) -> Ar
 
 def checked_on_host(y: Any, n_samples: int, estimator: Any, *, numeric: bool) -> Any:
     """Check targets of any library as scikit-learn does; return them as a NumPy array."""
-    if is_plain_vector(y, "biu") and len(y) == n_samples:
+    if is_plain_vector(y, "biuf") and len(y) == n_samples and np.isfinite(y).all():
         return y  # certainly passes the checks, which take longer than a step on a small batch
     rows = np.broadcast_to(np.float32(0.0), (n_samples, 1))
     with errors_naming("y"):
