@@ -193,8 +193,8 @@ def test_titles_of_defaults():
         "until tol ends it, at most 200 epochs of 1,797 rows"
     )
     assert titles["table-regressor"] == (
-        "MLPRegressor(early_stopping=True, max_iter=5); 30-100-1 relu, batch 200, float64, Adam; "
-        "5 epochs of 90,000 rows, each with a score of 10,000 held out"
+        "MLPRegressor(early_stopping=True, max_iter=25); 30-100-1 relu, batch 200, float64, Adam; "
+        "until tol ends it, at most 25 epochs of 90,000 rows, each with a score of 10,000 held out"
     )
     assert titles["stream"].endswith("batch 32, float64, Adam; 1,000 calls of 32 rows")
 

@@ -151,6 +151,23 @@ def test_trainings_end_where_they_do_by_numpy(kind, interpreted, monkeypatch):
     )
 
 
+def test_results_do_not_depend_on_the_number_of_threads(interpreted, monkeypatch):
+    interpreted("step")
+    states = []
+    for n_threads in (1, 2, 3, 7):
+        with ThreadPoolExecutor(n_threads) as executor:
+            team = numba_functions._Team(os.getpid(), n_threads, executor)
+            monkeypatch.setattr(numba_functions, "_team", team)
+            X = np.random.RandomState(0).standard_normal((24, 6))
+            network = Network((6, 9, 1), activation="silu", loss="squared_error")
+            engine, _ = both_engines(network, adam(), Samples(placement(X=X), X, X[:, :1]), 10)
+            run_both([engine], np.random.RandomState(1), 24)
+            states.append([np.array(leaf) for leaf in leaves(engine.state)])
+    for other in states[1:]:
+        for one, another in zip(states[0], other):
+            np.testing.assert_array_equal(one, another)
+
+
 # The source.
 
 

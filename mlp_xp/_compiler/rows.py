@@ -15,7 +15,7 @@ from mlp_xp._compiler.graph import NotRecordableError
 from mlp_xp._compiler.pipeline import compile_function
 from mlp_xp._compiler.program import Program
 
-MIN_ELEMENTS_TO_COMPILE = 2**21
+MIN_ELEMENTS_TO_COMPILE = 2**19
 """Minimum number of intermediate elements for which compiling pays off."""
 
 MAX_BLOCK_ELEMENTS = 2**19
