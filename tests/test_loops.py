@@ -19,7 +19,7 @@ from test_compiler import OPTIMIZERS, assert_equal_engines, both_engines, sample
 from mlp_xp import Activation, EarlyStopping, Network, adam, datasets, gradient_descent, momentum, train
 from mlp_xp._activations import ACTIVATIONS
 from mlp_xp._arrays import placement, quiet_floating_point
-from mlp_xp._compiler import loops as loops_of_step
+from mlp_xp._compiler import loop_programs
 from mlp_xp._compiler.rows import ArraySpec
 from mlp_xp._compiler.trace import trace_function
 from mlp_xp._engines import compiled_loops, make_engine, numba_functions
@@ -47,7 +47,7 @@ def interpreted(monkeypatch):
     monkeypatch.setattr(compiled_loops, "compile_functions", by_python)
     monkeypatch.setattr(compiled_loops, "_plan", compiled_loops._plan.__wrapped__)
     for name in ("MIN_ELEMENTS_OF_A_CALL", "MIN_ELEMENTS_TO_SUM_BY_A_CALL", "MIN_ELEMENTS_TO_DIVIDE"):
-        monkeypatch.setattr(loops_of_step, name, 12)
+        monkeypatch.setattr(loop_programs, name, 12)
     monkeypatch.setattr(numba_functions, "MIN_ELEMENTS_OF_A_PART", 5)
     with ThreadPoolExecutor(2) as executor:
         monkeypatch.setattr(numba_functions, "_team", numba_functions._Team(os.getpid(), 3, executor))
@@ -182,7 +182,7 @@ def program_of(compile_traced, sizes, n_rows, optimizer, dtype="float64", alpha=
     return compile_traced(trace_function(step, array_groups(structure), batch, n_numbers))
 
 
-@pytest.mark.parametrize("compile_traced", [loops_of_step.compile_step, loops_of_step.compile_epochs])
+@pytest.mark.parametrize("compile_traced", [loop_programs.compile_step, loop_programs.compile_epochs])
 def test_the_source_depends_on_no_size_and_no_hyperparameter(compile_traced):
     one = program_of(compile_traced, (64, 100, 10), 200, adam(0.1))
     for other in (
@@ -196,7 +196,7 @@ def test_the_source_depends_on_no_size_and_no_hyperparameter(compile_traced):
 
 def test_a_step_of_the_default_network_is_few_loops():
     """Each layer's activation, its derivative and the update of each array: one loop over each."""
-    program = program_of(loops_of_step.compile_step, (784, 100, 10), 200, adam())
+    program = program_of(loop_programs.compile_step, (784, 100, 10), 200, adam())
     assert program.source.count("segment") - program.source.count("make(") <= 20
     assert program.source.count("dot(") + program.source.count("matmul(") == 7  # two are sums of squares
 

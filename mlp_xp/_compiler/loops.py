@@ -1,51 +1,30 @@
-"""Loops of a step for a compiler of Python loops, from the plan of its kernels (`mlp_xp._compiler.kernels`).
+"""Loops of segments (`mlp_xp._compiler.kernels`), as source that Numba compiles.
 
-Each segment becomes a function with a loop over its elements, which Numba compiles. Between them a step calls
-NumPy, for the matrix products, and for functions such as tanh of many elements, which NumPy computes several
-at a time where a compiled loop computes them one by one. If all arrays are tiny, the products are loops too,
-and all steps of an epoch, or of many epochs, are one compiled function.
-
-The source of the compiled functions depends on the operations and dtypes of a step, but not on sizes: so it
-is compiled once for all networks that differ in their sizes alone.
+The source depends on the operations and dtypes of a step, but not on sizes: so it is compiled once for all
+networks that differ in their sizes alone. `mlp_xp._compiler.loop_programs` makes steps of the loops.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlp_xp._arrays import HostArray
 from mlp_xp._compiler.elements import Argument, Body, Language, SegmentWriter
-from mlp_xp._compiler.graph import SCALAR_EXPRESSIONS, VIEW_KINDS, NotRecordableError, Value, reachable
+from mlp_xp._compiler.graph import Value
 from mlp_xp._compiler.kernels import (
     COLUMN,
     ROW,
     TOTAL,
-    KernelPlan,
-    plan_kernels,
 )
-from mlp_xp._compiler.passes import expand_logaddexp
-from mlp_xp._compiler.storage import allocate, check_results
-from mlp_xp._compiler.trace import TracedFunction
-
-MIN_ELEMENTS_OF_A_CALL = 2**9
-"""From this size on, functions that NumPy computes several elements at a time are calls of NumPy's."""
 
 PLAIN_NUMBERS = (0, 1, -1, 2, 0.5, math.inf, -math.inf)
 """Numbers that are in the source. Others depend on sizes or are hyperparameters: they are arguments."""
 
-MIN_ELEMENTS_TO_DIVIDE = 2**18
-"""From this size on a loop is divided among the cores."""
-
-MIN_ELEMENTS_TO_SUM_BY_A_CALL = 2**12
-"""Sums of more elements are NumPy's: it adds in pairs, several at a time."""
-
-_COMPILED_WELL = {
+FAST_EXPRESSIONS = {
     np.add: "{} + {}",
     np.subtract: "{} - {}",
     np.multiply: "{} * {}",
@@ -74,7 +53,7 @@ _COMPILED_WELL = {
     np.logical_not: "not {}",
     np.where: "({1} if {0} else {2})",
 }
-_COMPILED_AS_CALLS = {
+SLOW_EXPRESSIONS = {
     np.exp: "np.exp({})",
     np.expm1: "np.expm1({})",
     np.log: "np.log({})",
@@ -94,11 +73,11 @@ _COMPILED_AS_CALLS = {
 
 NUMBA = Language(
     dtypes={np.dtype("float32"): "f4", np.dtype("float64"): "f8", np.dtype("bool"): "bool"},
-    expressions=_COMPILED_WELL | _COMPILED_AS_CALLS,
+    expressions=FAST_EXPRESSIONS | SLOW_EXPRESSIONS,
     reductions={
         np.add: ("{} + {}", "0"),
-        np.maximum: (_COMPILED_WELL[np.maximum], "-np.inf"),
-        np.minimum: (_COMPILED_WELL[np.minimum], "np.inf"),
+        np.maximum: (FAST_EXPRESSIONS[np.maximum], "-np.inf"),
+        np.minimum: (FAST_EXPRESSIONS[np.minimum], "np.inf"),
     },
     truth_values=("False", "True"),
     nan="np.nan",
@@ -107,45 +86,6 @@ NUMBA = Language(
     assignment="{name} = {text}",
     number="{type}({name})",
 )
-
-PRELUDE = """@compiled
-def product(m, n, k, a, rows_a, columns_a, b, rows_b, columns_b, out):
-    if n < four:
-        for i in range(m):
-            for j in range(n):
-                sum = a[i * rows_a] * b[j * columns_b]
-                for l in range(one, k):
-                    sum += a[i * rows_a + l * columns_a] * b[l * rows_b + j * columns_b]
-                out[i * n + j] = sum
-        return
-    for at in range(m * n):
-        out[at] = zero
-    if k > m:
-        for l in range(k):
-            for i in range(m):
-                factor = a[i * rows_a + l * columns_a]
-                for j in range(n):
-                    out[i * n + j] += factor * b[l * rows_b + j * columns_b]
-    else:
-        for i in range(m):
-            for l in range(k):
-                factor = a[i * rows_a + l * columns_a]
-                for j in range(n):
-                    out[i * n + j] += factor * b[l * rows_b + j * columns_b]
-
-@compiled
-def copy(source, target):
-    for at in range(u8(target.size)):
-        target[at] = source[at]
-
-@compiled
-def take(source, order, first, rows, columns, target):
-    for i in range(rows):
-        start = u8(order[first + i]) * columns
-        for j in range(columns):
-            target[i * columns + j] = source[start + j]
-"""
-"""Functions of matrices in flat arrays; `rows_a` and `columns_a` are the steps between rows and columns."""
 
 
 class LoopCall(NamedTuple):
@@ -193,7 +133,7 @@ class LoopWriter(SegmentWriter):
         text = "\n".join(
             [
                 f"({', '.join(['first', 'last', 'r', 'c', *names])}):",
-                *_indented([*self.uniform_lines, *lines]),
+                *indented([*self.uniform_lines, *lines]),
                 "",
             ]
         )
@@ -215,7 +155,7 @@ class LoopWriter(SegmentWriter):
         body = Body(self, self.segment.outputs, {})
         return [
             "for e in range(first, last):",
-            *_indented([*body.lines(), *self.stores(body, self.stored())]),
+            *indented([*body.lines(), *self.stores(body, self.stored())]),
         ]
 
     def _columns(self) -> list[str]:
@@ -235,9 +175,9 @@ class LoopWriter(SegmentWriter):
         return [
             *map(self.start, totals),
             *(["for j in range(c):"] if sums else []),
-            *_indented(f"{self.output(value)}[j] = {self.neutral(value)}" for value in sums),
+            *indented(f"{self.output(value)}[j] = {self.neutral(value)}" for value in sums),
             "for i in range(first, last):",
-            *_indented([*body.define(body.rows.values()), *self.row_loop(of_element)]),
+            *indented([*body.define(body.rows.values()), *self.row_loop(of_element)]),
             *self._end_totals(totals),
         ]
 
@@ -246,7 +186,7 @@ class LoopWriter(SegmentWriter):
         return [
             *map(self.start, totals),
             "for i in range(first, last):",
-            *_indented(self.row_body(totals)),
+            *indented(self.row_body(totals)),
             *self._end_totals(totals),
         ]
 
@@ -259,7 +199,7 @@ class LoopWriter(SegmentWriter):
 
     def row_loop(self, lines: list[str]) -> list[str]:
         """Return a loop over the columns of a row around statements for an element."""
-        return ["for j in range(c):", *_indented(["e = i * c + j", *lines])]
+        return ["for j in range(c):", *indented(["e = i * c + j", *lines])]
 
     def end_row(self, value: Value) -> list[str]:
         """Return nothing: one loop has combined the whole row."""
@@ -276,430 +216,11 @@ def literal_value(number: float) -> Value:
     return Value("literal", (), None, detail=number)
 
 
-def _indented(lines: Iterable[str]) -> list[str]:
+def indented(lines: Iterable[str]) -> list[str]:
+    """Return lines one level deeper."""
     return [f"    {line}" for line in lines]
-
-
-@dataclass
-class LoopProgram:
-    """A step as compiled loops and calls of NumPy.
-
-    Attributes
-    ----------
-    plan : KernelPlan
-    functions : str
-        The source of the compiled functions, each decorated with ``@compiled``.
-    signatures : dict of str to list of str
-        By the function's name, the kinds of its arguments, as `argument_types` lists them.
-    source : str
-        Of ``make(**names)``, which returns the step.
-    bound : dict of str to Value
-        The arrays that are names in the source.
-    """
-
-    plan: KernelPlan
-    functions: str
-    signatures: dict[str, list[str]]
-    source: str
-    bound: dict[str, Value]
-
-    def bind(
-        self, state: Sequence[HostArray], compiled: Mapping[str, Any], in_parallel: Callable[..., None]
-    ) -> Any:
-        """Return the step ``(X, y, sample_weight, *numbers) -> (loss, *numbers)``, which updates `state`.
-
-        Parameters
-        ----------
-        state : sequence of array of shape (n,)
-            Each state array, flat.
-        compiled : mapping of str to callable
-            The functions.
-        in_parallel : callable ``(function, length, r, c, *arguments)``
-            Calls a function for the parts of a range.
-        """
-        arrays = memory_of(self.plan, state)
-        names = {name: _view(value, arrays) for name, value in self.bound.items()}
-        namespace: dict[str, Any] = {}
-        exec(self.source, namespace)
-        return namespace["make"](**names, **_LIBRARY, **compiled, in_parallel=in_parallel)
-
-
-@dataclass
-class EpochProgram:
-    """All steps of many epochs as one compiled function, ``epochs``.
-
-    Its arguments are the order of the rows and whether they are taken in it, the epochs' rates, where their
-    losses are added, the first row and the number of batches, the weight of a batch's loss, `sizes`,
-    `constants`, the samples, arrays for a batch of them, the state, the arrays that steps write, and the
-    numbers of the state. It returns these.
-    """
-
-    plan: KernelPlan
-    functions: str
-    signatures: dict[str, list[str]]
-    sizes: list[int]
-    constants: list[float]
-
-    def memory(self, state: Sequence[HostArray]) -> list[HostArray]:
-        """List the arrays that steps write, flat."""
-        arrays = memory_of(self.plan, state)
-        return [arrays[id(value)].reshape(-1) for value in written_elsewhere(self.plan)]
-
-
-def _flat(array: HostArray) -> HostArray:
-    """Return an array as a flat one that is contiguous and aligned."""
-    flat = array.reshape(-1)
-    return flat if flat.flags.aligned else flat.copy()
-
-
-_LIBRARY = {
-    "flat": _flat,
-    "dot": np.dot,
-    "matmul": np.matmul,
-    "copyto": np.copyto,
-    "add_reduce": np.add.reduce,
-}
-_LIBRARY |= {f"np_{function.__name__}": function for function in _COMPILED_AS_CALLS}
-
-
-def memory_of(plan: KernelPlan, state: Sequence[HostArray]) -> dict[int, HostArray]:
-    """Return the arrays of a plan's values by their ids, which are allocated unless they are state."""
-    arrays = allocate(plan, np.empty)
-    loss = plan.traced.results[0]
-    arrays.setdefault(id(loss), np.empty((), loss.dtype))
-    for value, flat in zip(plan.traced.state, state):
-        arrays[id(value)] = flat.reshape(value.shape)
-    for stage in plan.stages:
-        for value in stage.written:
-            if id(value) in plan.in_place:
-                arrays[id(value)] = arrays[id(plan.traced.state[plan.in_place[id(value)]])]
-    return arrays
-
-
-def written_elsewhere(plan: KernelPlan) -> list[Value]:
-    """List the values that are written, but not over the state."""
-    return [value for stage in plan.stages for value in stage.written if id(value) not in plan.in_place]
-
-
-def _view(value: Value, arrays: Mapping[int, HostArray]) -> HostArray:
-    """Return the array of a value that is in memory."""
-    if value.kind == "transpose":
-        return _view(value.operands[0], arrays).T
-    if value.kind == "reshape":
-        return _view(value.operands[0], arrays).reshape(value.shape)
-    return arrays[id(value)]
-
-
-def compile_step(traced: TracedFunction) -> LoopProgram:
-    """Return a traced step as compiled loops, with NumPy's products and functions between them.
-
-    Raises
-    ------
-    NotRecordableError
-        If there is something that has no compiled form.
-    """
-    plan = plan_kernels(traced, _leave_to_numpy, max_elements_to_update_last=0)
-    check_results(traced, SCALAR_EXPRESSIONS)
-    return _StepSource(plan).program()
-
-
-def compile_epochs(traced: TracedFunction) -> EpochProgram:
-    """Return the epochs of a traced step as one compiled function; see `compile_step`."""
-    plan = plan_kernels(traced, lambda _: None, max_elements_to_update_last=0)
-    check_results(traced, SCALAR_EXPRESSIONS)
-    return _EpochSource(plan).program()
 
 
 def is_slow_in_loops(value: Value) -> bool:
     """Whether a value is computed several elements at a time by NumPy, but one by one in a loop."""
-    return value.function in _COMPILED_AS_CALLS
-
-
-def _leave_to_numpy(traced: TracedFunction) -> None:
-    """Rewrite as calls what NumPy computes faster than a compiled loop."""
-    expand_logaddexp(traced)
-    for value in reachable(traced.roots):
-        if value.kind == "map" and value.function in _COMPILED_AS_CALLS and len(value.operands) == 1:
-            is_call = value.size >= MIN_ELEMENTS_OF_A_CALL and value.operands[0].shape == value.shape
-        else:
-            is_sum = value.kind == "reduce" and value.function is np.add and value.shape == ()
-            is_call = is_sum and value.operands[0].size >= MIN_ELEMENTS_TO_SUM_BY_A_CALL
-        if is_call:
-            value.kind = "call"
-
-
-class _Source:
-    """The lines of a step, from its plan; subclasses spell products and where the arrays are."""
-
-    def __init__(self, plan: KernelPlan) -> None:
-        self.plan = plan
-        self.functions: dict[str, str] = {}
-        self.signatures: dict[str, list[str]] = {}
-        self.calls = [
-            [LoopWriter(plan, segment).write(self.functions) for segment in stage.segments]
-            for stage in plan.stages
-        ]
-        self.names = {id(value): f"t{index}" for index, value in enumerate(written_elsewhere(plan))}
-        self.number_lines: list[str] = []
-        self.number_names: dict[int, str] = {}
-
-    def step_lines(self) -> list[str]:
-        """List the lines that do a step."""
-        lines = []
-        for stage, calls in zip(self.plan.stages, self.calls):
-            for call in calls:
-                self.signatures.setdefault(call.function, self._signature(call))
-                lines.append(self.call_line(call, [self._argument(x) for x in call.arguments]))
-            lines += map(self.product_line, stage.products)
-        for target, value in self.plan.traced.updates.items():
-            if self.plan.in_place.get(id(value)) != target:
-                lines.append(self.copy_line(value, self.plan.traced.state[target]))
-        return lines
-
-    def call_line(self, call: LoopCall, arguments: list[str]) -> str:
-        raise NotImplementedError
-
-    def product_line(self, value: Value) -> str:
-        raise NotImplementedError
-
-    def copy_line(self, source: Value, target: Value) -> str:
-        raise NotImplementedError
-
-    def _signature(self, call: LoopCall) -> list[str]:
-        kinds = []
-        for argument in call.arguments:
-            assert argument.value is not None
-            if argument.kind == "number":
-                kinds.append("f8")
-            else:
-                read_only = " read-only" if argument.value.kind == "input" else ""
-                kinds.append(f"{NUMBA.dtypes[argument.value.dtype]}[]{read_only}")
-        return ["u8"] * 4 + kinds
-
-    def _argument(self, argument: Argument) -> str:
-        assert argument.value is not None
-        return self.number(argument.value) if argument.kind == "number" else self.flat(argument.value)
-
-    def base_name(self, base: Value) -> str:
-        """Return the name of the array that owns memory."""
-        if base.kind in ("state", "input"):
-            return f"{base.kind}{base.detail}"
-        target = self.plan.in_place.get(id(base))
-        return self.names[id(base)] if target is None else f"state{target}"
-
-    def flat(self, value: Value) -> str:
-        """Return the name of a value's flat array."""
-        return self.base_name(value.base)
-
-    def number(self, operand: Any) -> str:
-        """Return the expression of a number of the host."""
-        if not isinstance(operand, Value):
-            return self.literal(operand)
-        if operand.kind == "literal":
-            return self.literal(operand.detail)
-        if operand.kind == "scalar_input":
-            return f"number{operand.detail}"
-        if id(operand) not in self.number_names:
-            text = SCALAR_EXPRESSIONS[operand.function].format(*map(self.number, operand.operands))
-            self.number_names[id(operand)] = f"n{len(self.number_names)}"
-            self.number_lines.append(f"{self.number_names[id(operand)]} = {text}")
-        return self.number_names[id(operand)]
-
-    def literal(self, number: float) -> str:
-        """Return the expression of a Python number."""
-        raise NotImplementedError
-
-    def functions_source(self) -> str:
-        """Return the source of the segments' functions."""
-        return "\n".join(f"@compiled\ndef {name}{text}" for text, name in self.functions.items())
-
-
-class _StepSource(_Source):
-    """A step whose products are NumPy's."""
-
-    def __init__(self, plan: KernelPlan) -> None:
-        super().__init__(plan)
-        self.bound: dict[str, Value] = {}
-        self.prologue: dict[str, str] = {}
-
-    def program(self) -> LoopProgram:
-        """Return the program."""
-        traced = self.plan.traced
-        lines = self.step_lines()
-        loss, *numbers = traced.results
-        results = [f"{self.flat(loss)}[0]", *map(self.number, numbers)]
-        arguments = [
-            *(f"input{i}" for i in range(len(traced.inputs))),
-            *(f"number{i}" for i in range(traced.n_scalars)),
-        ]
-        body = [*self.number_lines, *self.prologue.values(), *lines, f"return ({', '.join(results)},)"]
-        names = [*self.bound, *_LIBRARY, *self.signatures, "in_parallel"]
-        source = "\n".join(
-            [
-                f"def make({', '.join(names)}):",
-                f"    def step({', '.join(arguments)}):",
-                *_indented(_indented(body)),
-                "    return step",
-                "",
-            ]
-        )
-        return LoopProgram(self.plan, self.functions_source(), self.signatures, source, self.bound)
-
-    def call_line(self, call: LoopCall, arguments: list[str]) -> str:
-        """Return a call for all of a segment's elements, at once or in parts."""
-        rows, columns = call.domain
-        rest = f"{', '.join([str(call.length), str(rows), str(columns), *arguments])})"
-        if call.is_divisible and rows * columns >= MIN_ELEMENTS_TO_DIVIDE:
-            return f"in_parallel({call.function}, {rest}"
-        return f"{call.function}(0, {rest}"
-
-    def flat(self, value: Value) -> str:
-        """Return the name of a value's flat array."""
-        name = super().flat(value)
-        if value.base.kind == "input":
-            self.prologue[name] = f"flat_{name} = flat({name})"
-            return f"flat_{name}"
-        self.bound[name] = Value("reshape", (value.base.size,), value.dtype, operands=(value.base,))
-        return name
-
-    def literal(self, number: float) -> str:
-        """Return the expression of a Python number."""
-        return repr(number) if math.isfinite(number) else f"float('{number}')"
-
-    def _argument(self, argument: Argument) -> str:
-        text = super()._argument(argument)
-        is_literal = argument.value is not None and argument.value.kind == "literal"
-        return f"float({text})" if argument.kind == "number" and not is_literal else text
-
-    def _matrix(self, value: Value) -> str:
-        """Return the expression of an array with its own shape."""
-        base, views = value.base, []
-        while value is not base:
-            views.append(".T" if value.kind == "transpose" else f".reshape({value.shape})")
-            value = value.operands[0]
-        if base.kind == "input":
-            return f"{self.base_name(base)}{''.join(reversed(views))}"
-        name = f"matrix_{self.base_name(base)}"
-        self.bound[name] = base
-        return f"{name}{''.join(reversed(views))}"
-
-    def product_line(self, value: Value) -> str:
-        """Return the call of a library's function."""
-        out, *operands = map(self._matrix, (value, *value.operands))
-        if value.detail is not None:
-            return f"add_reduce({operands[0]}, None, None, {out})"
-        if value.kind == "call":
-            return f"np_{value.function.__name__}({operands[0]}, {out})"
-        # See `mlp_xp._compiler.codegen`: `dot` copies operands that are not contiguous.
-        reads_input = any(operand.base.kind == "input" for operand in value.operands)
-        return f"{'matmul' if reads_input else 'dot'}({', '.join([*operands, out])})"
-
-    def copy_line(self, source: Value, target: Value) -> str:
-        """Return the copy of a value that could not be written over the state."""
-        return f"copyto({self._matrix(target)}, {self._matrix(source)})"
-
-
-class _EpochSource(_Source):
-    """Epochs of steps that are compiled as a whole."""
-
-    def __init__(self, plan: KernelPlan) -> None:
-        super().__init__(plan)
-        self.sizes: list[int] = []
-        self.constants: dict[float, str] = {}
-
-    def program(self) -> EpochProgram:
-        """Return the program."""
-        traced = self.plan.traced
-        inputs = {i: value for i, value in enumerate(traced.inputs) if value is not None}
-        lines = self.step_lines()
-        loss, *numbers = traced.results
-        new_numbers = list(map(self.number, numbers))
-        gather = [
-            f"take(samples{i}, order, first + batch * {rows}, {rows}, {columns}, input{i})"
-            for i, value in inputs.items()
-            for rows, columns in [map(self.size, (value.shape[0], value.size // value.shape[0]))]
-        ]
-        numbers_in = [f"number{i}" for i in range(1, traced.n_scalars)]
-        written = written_elsewhere(self.plan)
-        arguments = [
-            *("order", "gathers", "rates", "losses", "first", "n_batches", "share", "sizes", "constants"),
-            *(f"samples{i}" for i in inputs),
-            *(f"input{i}" for i in inputs),
-            *(f"state{i}" for i in range(len(traced.state))),
-            *(self.names[id(value)] for value in written),
-            *numbers_in,
-        ]
-        own = NUMBA.dtypes[traced.state[0].dtype]
-        kinds = [
-            *("i8[]", "bool", "f8[]", "f8[]", "u8", "u8", "f8", "u8[]", "f8[]"),
-            *(f"{own}[] read-only" for _ in inputs),
-            *(f"{own}[]" for _ in inputs),
-            *(f"{NUMBA.dtypes[value.dtype]}[]" for value in (*traced.state, *written)),
-            *("f8" for _ in numbers_in),
-        ]
-        update = [f"{', '.join(numbers_in)} = {', '.join(new_numbers)}"] if numbers_in else []
-        step = [
-            *(["if gathers:", *_indented(gather)] if gather else []),
-            *self.number_lines,
-            *lines,
-            f"mean += {self.flat(loss)}[0]",
-            *update,
-        ]
-        body = [
-            *(f"size{index} = sizes[{index}]" for index in range(len(self.sizes))),
-            *(f"{name} = constants[{index}]" for index, name in enumerate(self.constants.values())),
-            "for epoch in range(rates.size):",
-            "    number0 = rates[epoch]",
-            "    mean = 0.0",
-            "    for batch in range(n_batches):",
-            *_indented(_indented(step)),
-            "    losses[epoch] += share * mean",
-            f"return ({', '.join(numbers_in)},)" if numbers_in else "return ()",
-        ]
-        head = f"@compiled\ndef epochs({', '.join(arguments)}):"
-        functions = "\n".join([PRELUDE, self.functions_source(), head, *_indented(body), ""])
-        return EpochProgram(self.plan, functions, {"epochs": kinds}, self.sizes, list(self.constants))
-
-    def size(self, number: int) -> str:
-        """Return a new name for a size: one for equal sizes would make the source depend on them."""
-        self.sizes.append(number)
-        return f"size{len(self.sizes) - 1}"
-
-    def literal(self, number: float) -> str:
-        """Return the name of a number, all of which are floats here."""
-        if number in PLAIN_NUMBERS:
-            return NUMBA.literal(number, np.dtype(float))
-        return self.constants.setdefault(number, f"constant{len(self.constants)}")
-
-    def call_line(self, call: LoopCall, arguments: list[str]) -> str:
-        """Return the call for all of a segment's elements."""
-        sizes = map(self.size, (call.length, *call.domain))
-        return f"{call.function}({', '.join(['zero', *sizes, *arguments])})"
-
-    def product_line(self, value: Value) -> str:
-        """Return the call of a product."""
-        left, right = value.operands
-        n_terms = left.shape[-1]
-        rows, columns = (1, 1) if value.shape == () else value.shape
-        a, b = self._matrix(left, rows, n_terms), self._matrix(right, n_terms, columns)
-        return f"product({', '.join([*map(self.size, (rows, columns, n_terms)), *a, *b, self.flat(value)])})"
-
-    def _matrix(self, value: Value, rows: int, columns: int) -> tuple[str, str, str]:
-        """Return a matrix's flat array, and the distances between its rows and its columns."""
-        if value.shape == (rows, columns) and self.is_transposed(value):
-            return self.flat(value), "one", self.size(rows)
-        return self.flat(value), self.size(columns), "one"
-
-    def is_transposed(self, value: Value) -> bool:
-        """Whether a matrix is the transpose of what is in memory."""
-        is_transposed = False
-        while value.kind in VIEW_KINDS:
-            if value.kind == "reshape" and is_transposed:
-                raise NotRecordableError("the transpose of another shape")
-            is_transposed ^= value.kind == "transpose"
-            value = value.operands[0]
-        return is_transposed
-
-    def copy_line(self, source: Value, target: Value) -> str:
-        """Return the copy of a value that could not be written over the state."""
-        return f"copy({self.flat(source)}, {self.flat(target)})"
+    return value.function in SLOW_EXPRESSIONS

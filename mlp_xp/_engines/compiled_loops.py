@@ -15,7 +15,8 @@ from mlp_xp._cache import cached_by_arguments
 from mlp_xp._compiler import NotRecordableError
 from mlp_xp._compiler.accumulate import fuse_updates_into_products
 from mlp_xp._compiler.graph import Value, reachable
-from mlp_xp._compiler.loops import EpochProgram, LoopProgram, compile_epochs, compile_step, is_slow_in_loops
+from mlp_xp._compiler.loop_programs import EpochProgram, LoopProgram, compile_epochs, compile_step
+from mlp_xp._compiler.loops import is_slow_in_loops
 from mlp_xp._compiler.rows import ArraySpec
 from mlp_xp._compiler.trace import TracedFunction, trace_function
 from mlp_xp._engines.base import EpochSettings, State
