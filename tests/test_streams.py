@@ -8,11 +8,10 @@ import weakref
 import numpy as np
 import pytest
 
+import mlp_xp
 from mlp_xp import (
     Activation,
     DivergenceError,
-    MLPClassifier,
-    MLPRegressor,
     Network,
     TrainingInterruptedWarning,
     adam,
@@ -21,6 +20,9 @@ from mlp_xp import (
 )
 from mlp_xp._engines import compiled
 from mlp_xp._parameters import flatten
+
+pytest.importorskip("sklearn")
+MLPClassifier, MLPRegressor = mlp_xp.MLPClassifier, mlp_xp.MLPRegressor
 
 N_CALLS = 6
 

@@ -71,6 +71,7 @@ class CompiledEngine:
     ) -> None:
         self.losses: list[Array] | HostArray = []
         self.structure = state_structure(state)
+        self.leaves = leaves(self.structure)
         # The rate is an argument of the programs: it must not be part of the cache's key.
         optimizer = replace(optimizer, learning_rate=0.0)
         n_samples = len(samples)
@@ -121,7 +122,7 @@ class CompiledEngine:
             self.structure,
             [
                 next(arrays) if is_array(leaf) else next(numbers) if is_number(leaf) else leaf
-                for leaf in leaves(self.structure)
+                for leaf in self.leaves
             ],
         )
         return state
@@ -132,7 +133,7 @@ class CompiledEngine:
 
     def copied_state(self) -> State:
         """Return a copy of the state."""
-        return self._state_of(self.memory.views_of([group.copy() for group in self.memory.groups]))
+        return self._state_of([view.copy() for view in self.memory.views])
 
     def run(self, epochs: Sequence[EpochSettings]) -> None:
         """Run these epochs; Ctrl-C takes effect between steps, or between calls that take little time."""
@@ -174,7 +175,7 @@ class _Memory:
     Attributes
     ----------
     groups : list of array of shape (n,)
-        The state, in the groups of `layout`.
+        The state, as `array_groups` groups it.
     views : list of array
         The arrays of the state.
     steps : mapping of int to callable
@@ -184,9 +185,8 @@ class _Memory:
     """
 
     def __init__(self, layout: list[list[Any]], programs: Mapping[int, Program]) -> None:
-        self.layout = layout
         self.groups = [np.empty(sum(leaf.size for leaf in group), group[0].dtype) for group in layout]
-        self.views = self.views_of(self.groups)
+        self.views = [view for flat, group in zip(self.groups, layout) for view in _views(flat, group)]
         self.pool: list[HostArray] = []
         self.pool_nbytes = sum(sum(program.pool_nbytes) for program in programs.values())  # some are shared
         self.steps: Mapping[int, Any] = {length: self._bind(program) for length, program in programs.items()}
@@ -197,10 +197,6 @@ class _Memory:
         """The size of the arrays."""
         arrays = (*self.groups, *(self.buffer or ()))
         return self.pool_nbytes + sum(int(array.nbytes) for array in arrays if array is not None)
-
-    def views_of(self, groups: Sequence[HostArray]) -> list[HostArray]:
-        """List the arrays of the state as views of the groups' flat arrays."""
-        return [view for flat, group in zip(groups, self.layout) for view in _views(flat, group)]
 
     def _bind(self, program: Program) -> Any:
         """Bind a program to the state and to a pool that all programs share: only one runs at a time."""
