@@ -1101,7 +1101,7 @@ def test_large_gradients_take_no_memory():
     network, params, X, y = wide_problem()
     engine = engine_of(network, gradient_descent(0.1), params, X, y, 64)
     # Activations and their delta take 154 kB each, the gradient takes 1,440 kB.
-    assert sum(map(len, engine.pool)) < 500_000
+    assert sum(map(len, engine.memory.pool)) < 500_000
     engine.run([(0.1, None)])
     assert peak_of(lambda: engine.run([(0.1, None)] * 3)) < 100_000
 
@@ -1111,7 +1111,7 @@ def test_memory_of_activations_is_reused():
     X = np.random.RandomState(0).standard_normal((1000, 20))
     engine = engine_of(network, gradient_descent(0.1), network.init(0, like=X), X, X[:, :1].copy(), 1000)
     # Two layers of 1,600 kB, kept for the backward pass, room for a delta, and a gradient of 320 kB.
-    assert sum(map(len, engine.pool)) < 3 * 1_600_000 + 320_000 + 100_000
+    assert sum(map(len, engine.memory.pool)) < 3 * 1_600_000 + 320_000 + 100_000
 
 
 def test_memory_is_freed_without_a_garbage_collection():
@@ -1120,7 +1120,7 @@ def test_memory_is_freed_without_a_garbage_collection():
     try:
         engine = engine_of(network, adam(), params, X, y, 64)
         engine.run([(0.1, None)])
-        arrays = [weakref.ref(array) for array in (*engine.groups, *engine.pool)]
+        arrays = [weakref.ref(array) for array in (*engine.memory.groups, *engine.memory.pool)]
         del engine
         assert not any(array() is not None for array in arrays)
     finally:

@@ -175,7 +175,7 @@ def test_what_fails_before_the_first_step_leaves_a_model_alone(solver, error, mo
 
     model, fresh = fitted(models, solver=solver), models.MLPClassifier(solver=solver)
     before = contents(model)
-    monkeypatch.setattr(compiled.CompiledEngine, "_bind", fail)
+    monkeypatch.setattr(compiled, "state_structure", fail)
     monkeypatch.setattr(lbfgs, "_make_objective", fail)
     expected = OutOfMemoryError if isinstance(error, MemoryError) else type(error)
     if solver == "lbfgs" and expected is KeyboardInterrupt:

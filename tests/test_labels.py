@@ -54,6 +54,22 @@ def test_classes_are_scikit_learns_in_any_dtype(dtype, values):
         model.partial_fit(np.ones((1, 2)), labels[:2])
 
 
+CLASSES = [[3, 1, 1], [2**63, 1], [2**63], [2**64], [-1, 2**63], [True, False], [1, True], [2.0, 1.0], [1.5]]
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast:RuntimeWarning")
+@pytest.mark.parametrize("classes", CLASSES, ids=repr)
+def test_listed_classes_are_those_of_scikit_learn(classes):
+    try:
+        expected = np.asarray(unique_labels(classes))
+    except ValueError:
+        with pytest.raises(ValueError, match="Unknown label type"):
+            labels_module.check_given_classes(classes)
+    else:
+        found = labels_module.check_given_classes(classes)
+        assert (found.dtype, found.tolist()) == (expected.dtype, expected.tolist())
+
+
 @pytest.mark.parametrize("name", LABELS)
 def test_labels_are_encoded_as_by_scikit_learn(name):
     labels = LABELS[name]

@@ -38,7 +38,7 @@ class BlockedArray(NamedTuple):
     dtype: Any
 
 
-@dataclass
+@dataclass(eq=False)  # so that it can be a key
 class Program:
     """A compiled function: its code, and what the names in it stand for.
 

@@ -18,7 +18,7 @@ run call by call, with the same warning.
 
 An engine is made for one training and owns its state: the parameters and the optimizer's state. It runs
 epochs and records their losses; all decisions from these, such as to stop early, are made by
-`mlp_xp._training`.
+`mlp_xp._training`. At the end a compiled engine may give its memory to a later one (`Engine.release`).
 """
 
 from __future__ import annotations

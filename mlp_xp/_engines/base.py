@@ -70,6 +70,13 @@ class Engine(Protocol):
     def copied_state(self) -> State:
         """Return the state in arrays that no later step writes in."""
 
+    @property
+    def release(self) -> Callable[[], None] | None:
+        """Gives the engine's memory, its state too, to a later engine; None if there is nothing to give.
+
+        It is called last, and only when a training has ended as planned.
+        """
+
 
 def make_step(network: Network, optimizer: Optimizer, xp: Namespace) -> Step:
     """Return the function that does one training step: loss and gradients, then the optimizer's update.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,6 +14,7 @@ from mlp_xp._cache import cached_by_arguments
 from mlp_xp._compiler import Program, compile_function
 from mlp_xp._compiler.passes import MIN_ELEMENTS_TO_KEEP_BIAS_SEPARATE
 from mlp_xp._compiler.rows import ArraySpec
+from mlp_xp._devices import MEMORY_RELEASE_HOOKS
 from mlp_xp._engines.base import EpochSettings, State
 from mlp_xp._engines.loops import choose_loops
 from mlp_xp._engines.recordable import array_groups, flat_step, is_number, state_structure
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 MAX_BYTES_SHUFFLED_AT_ONCE = 2**20
 """Samples of up to this size are copied in their shuffled order once an epoch, larger ones batch by batch.
 Chosen so that the copy about fits a core's second-level cache."""
+
+MAX_MEMORIES_KEPT = 8
+MAX_BYTES_KEPT = 2**20
+"""How many trainings' memory, each of up to this size, is kept for later ones. To allocate and bind it takes
+longer than a step of a small network, of which a stream of `partial_fit` makes one a call."""
 
 
 class StepBatch(NamedTuple):
@@ -65,11 +71,7 @@ class CompiledEngine:
     ) -> None:
         self.losses: list[Array] | HostArray = []
         self.structure = state_structure(state)
-        self.layout = array_groups(self.structure)
-        self.groups = [np.empty(sum(leaf.size for leaf in group), group[0].dtype) for group in self.layout]
-        self.views = self._views_of(self.groups)
-        self.state = state
-        self.pool: list[HostArray] = []
+        self.leaves = leaves(self.structure)
         # The rate is an argument of the programs: it must not be part of the cache's key.
         optimizer = replace(optimizer, learning_rate=0.0)
         n_samples = len(samples)
@@ -79,37 +81,40 @@ class CompiledEngine:
         specs = {length: _batch_specs(samples, length) for length in lengths}
         n_steps = epochs * -(-n_samples // batch_size)
         loops = choose_loops(network, optimizer, specs, self.structure, n_steps, _bytes_to_copy(samples))
-        flat = [view.reshape(-1) for view in self.views]
+        ones = loops is None and _has_ones_column(samples, batch_size)
+        programs = {
+            length: _compile_step(network, optimizer, specs[length], self.structure, ones)
+            for length in (lengths if loops is None else ())
+        }
+        key = (*programs.values(), n_samples)
+        free = _FREE_MEMORIES.pop(key, None)
+        self.memory = free or _Memory(array_groups(self.structure), programs)
+        self.state = state
         self.epochs: EpochRunner | None = None
         self.batches: _Batches | None = None
-        if loops is not None and loops.whole_epochs:
-            self.epochs = loops.epochs(samples, batch_size, flat)
-        elif loops is not None:
-            self.batches = _Batches(samples, batch_size, loops.steps(flat), ones=False)
-        else:
-            ones = _has_ones_column(samples, batch_size)
-            steps = {
-                length: self._bind(_compile_step(network, optimizer, specs[length], self.structure, ones))
-                for length in lengths
-            }
-            self.batches = _Batches(samples, batch_size, steps, ones=ones)
+        self.release: Callable[[], None] | None = None
+        if loops is not None:
+            flat = [view.reshape(-1) for view in self.memory.views]
+            if loops.whole_epochs:
+                self.epochs = loops.epochs(samples, batch_size, flat)
+                return
+            self.memory.steps = loops.steps(flat)
+        self.batches = _Batches(samples, batch_size, self.memory, ones=ones)
+        if loops is None and self.memory.nbytes <= MAX_BYTES_KEPT:
+            self.release = partial(_keep, key, self.memory)
 
     @property
     def state(self) -> State:
         """The current state, as views of arrays that later steps overwrite."""
-        return self._state_of(self.views)
+        return self._state_of(self.memory.views)
 
     @state.setter
     def state(self, state: State) -> None:
         values = leaves(state)
         self.numbers = list(filter(is_number, values))
-        for target, source in zip(self.views, filter(is_array, values)):
+        for target, source in zip(self.memory.views, filter(is_array, values)):
             target[...] = source
         self.is_within_step = False
-
-    def _views_of(self, groups: Sequence[HostArray]) -> list[HostArray]:
-        """List the arrays of the state as views of the groups' flat arrays."""
-        return [view for flat, group in zip(groups, self.layout) for view in _views(flat, group)]
 
     def _state_of(self, views: Sequence[HostArray]) -> State:
         arrays, numbers = iter(views), iter(self.numbers)
@@ -117,29 +122,18 @@ class CompiledEngine:
             self.structure,
             [
                 next(arrays) if is_array(leaf) else next(numbers) if is_number(leaf) else leaf
-                for leaf in leaves(self.structure)
+                for leaf in self.leaves
             ],
         )
         return state
 
     def is_finite(self) -> bool:
         """Whether the state is finite, and not left in the middle of a step."""
-        return not self.is_within_step and all_finite(np, self.groups)
+        return not self.is_within_step and all_finite(np, self.memory.groups)
 
     def copied_state(self) -> State:
         """Return a copy of the state."""
-        return self._state_of(self._views_of([group.copy() for group in self.groups]))
-
-    def _bind(self, program: Program) -> Any:
-        """Bind a program to the state and to a pool that all programs share: only one runs at a time."""
-        self.pool += [np.empty(nbytes, np.uint8) for nbytes in program.pool_nbytes[len(self.pool) :]]
-        # Rows of ones are written once: no other program may overwrite them.
-        private = {location.buffer[1] for location in program.ones_rows}
-        pool = [
-            shared if len(shared) >= nbytes and index not in private else np.empty(nbytes, np.uint8)
-            for index, (shared, nbytes) in enumerate(zip(self.pool, program.pool_nbytes))
-        ]
-        return program.bind(self.groups, pool)
+        return self._state_of([view.copy() for view in self.memory.views])
 
     def run(self, epochs: Sequence[EpochSettings]) -> None:
         """Run these epochs; Ctrl-C takes effect between steps, or between calls that take little time."""
@@ -173,6 +167,61 @@ class CompiledEngine:
                     n_done = some.stop
         finally:
             self.losses = np.concatenate([self.losses, losses[:n_done]])
+
+
+class _Memory:
+    """The arrays that a training's steps work in, and the steps bound to them; it refers to no samples.
+
+    Attributes
+    ----------
+    groups : list of array of shape (n,)
+        The state, as `array_groups` groups it.
+    views : list of array
+        The arrays of the state.
+    steps : mapping of int to callable
+        The step, by the length of a batch.
+    buffer : Batch or None
+        Where `_Batches` copies samples to; it allocates that.
+    """
+
+    def __init__(self, layout: list[list[Any]], programs: Mapping[int, Program]) -> None:
+        self.groups = [np.empty(sum(leaf.size for leaf in group), group[0].dtype) for group in layout]
+        self.views = [view for flat, group in zip(self.groups, layout) for view in _views(flat, group)]
+        self.pool: list[HostArray] = []
+        self.pool_nbytes = sum(sum(program.pool_nbytes) for program in programs.values())  # some are shared
+        self.steps: Mapping[int, Any] = {length: self._bind(program) for length, program in programs.items()}
+        self.buffer: Batch | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the arrays."""
+        arrays = (*self.groups, *(self.buffer or ()))
+        return self.pool_nbytes + sum(int(array.nbytes) for array in arrays if array is not None)
+
+    def _bind(self, program: Program) -> Any:
+        """Bind a program to the state and to a pool that all programs share: only one runs at a time."""
+        self.pool += [np.empty(nbytes, np.uint8) for nbytes in program.pool_nbytes[len(self.pool) :]]
+        # Rows of ones are written once: no other program may overwrite them.
+        private = {location.buffer[1] for location in program.ones_rows}
+        pool = [
+            shared if len(shared) >= nbytes and index not in private else np.empty(nbytes, np.uint8)
+            for index, (shared, nbytes) in enumerate(zip(self.pool, program.pool_nbytes))
+        ]
+        return program.bind(self.groups, pool)
+
+
+_FREE_MEMORIES: dict[tuple[Any, ...], _Memory] = {}
+"""Memory of trainings that have ended, by their programs and number of samples, the last one released at the
+end. A training takes it out, so that no two share one. Each call on this is atomic: it needs no lock."""
+
+MEMORY_RELEASE_HOOKS.append(_FREE_MEMORIES.clear)
+
+
+def _keep(key: tuple[Any, ...], memory: _Memory) -> None:
+    """Keep memory for the next training with this key."""
+    _FREE_MEMORIES[key] = memory
+    for oldest in list(_FREE_MEMORIES)[:-MAX_MEMORIES_KEPT]:
+        _FREE_MEMORIES.pop(oldest, None)
 
 
 def _batch_specs(samples: Samples, length: int) -> tuple[ArraySpec | None, ...]:
@@ -232,10 +281,10 @@ class _Batches:
     samples each batch is copied to the same arrays, unless it can be a view.
     """
 
-    def __init__(self, samples: Samples, size: int, steps: dict[int, Any], *, ones: bool) -> None:
+    def __init__(self, samples: Samples, size: int, memory: _Memory, *, ones: bool) -> None:
         self.samples = samples
         self.takers = [None if array is None else RowTaker(array) for array in samples.arrays]
-        self.steps = steps
+        self.steps = memory.steps
         n_samples = len(samples)
         self.slices = partial(row_slices, n_samples, size)
         self.buffer_is_in_order = False
@@ -243,14 +292,14 @@ class _Batches:
         self.shuffles_at_once = _fits_shuffle_buffer(samples)
         if self.shuffles_at_once:
             self.n_ones = int(ones)
-            self.buffer = self._allocate(n_samples, self.n_ones)
+            self.buffer = memory.buffer = memory.buffer or self._allocate(n_samples, self.n_ones)
             self.reused_batches = [
                 self._step_batch(rows, _row_views(self.buffer, rows)) for rows in self.slices()
             ]
         elif size >= n_samples:
             self.reused_batches = [self._step_batch(slice(0, n_samples), samples.whole())]
         else:
-            self.buffer = self._allocate(size)
+            self.buffer = memory.buffer = memory.buffer or self._allocate(size)
 
     def of_epoch(self, order: Rows | None) -> Iterable[StepBatch]:
         """Return the steps of an epoch that takes the samples in this order (None: as they are)."""

@@ -105,6 +105,8 @@ class CudaGraphEngine:
     - Parameters and optimizer state are read from and written to the arrays of the state.
     """
 
+    release = None
+
     def __init__(
         self,
         library: GraphLibrary,

@@ -17,6 +17,7 @@ class EagerEngine:
     """Runs the array calls of each step one by one; see `mlp_xp._engines.Engine`."""
 
     name = "eager"
+    release = None
 
     def __init__(
         self, network: Network, optimizer: Optimizer, samples: Samples, batch_size: int, state: State

@@ -68,6 +68,7 @@ class JaxEngine:
     """
 
     name = "xla"
+    release = None
 
     def __init__(
         self, network: Network, optimizer: Optimizer, samples: Samples, batch_size: int, state: State

@@ -24,7 +24,8 @@ def is_number(leaf: Any) -> bool:
 
 def state_structure(state: State) -> State:
     """Return the state with specs for its arrays and zeros for its numbers."""
-    if any(type(leaf) is bool for leaf in leaves(state)):
+    values = leaves(state)
+    if bool in map(type, values):
         raise NotRecordableError("a bool in the optimizer's state")
     structure: State = with_leaves(
         state,
@@ -36,7 +37,7 @@ def state_structure(state: State) -> State:
             else type(leaf)()
             if is_number(leaf)
             else leaf
-            for leaf in leaves(state)
+            for leaf in values
         ],
     )
     return structure

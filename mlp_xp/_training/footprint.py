@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,7 +41,7 @@ class Footprint:
         self.optimizer = optimizer
         self.samples = samples
         # Shapes only: an error's traceback may keep this object, which must not keep arrays alive.
-        self.state = map_tree(lambda array: _Shape(tuple(array.shape)), state)
+        self.state = map_tree(_Shape, state)
         self.epochs = epochs
 
     def shortage_of(self, batch_size: int, *, after_failure: bool = False) -> MemoryShortage | None:
@@ -114,11 +113,11 @@ class Footprint:
         return n_elements * np.dtype(self.samples.place.dtype_name).itemsize
 
 
-@dataclass(frozen=True)
 class _Shape:
     """The shape of an array, without the array."""
 
-    shape: tuple[int, ...]
+    def __init__(self, array: Any) -> None:
+        self.shape = tuple(array.shape)
 
 
 class _MemoryCountingGraph(Graph):

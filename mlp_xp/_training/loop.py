@@ -176,6 +176,8 @@ def run_training(network: Network, progress: Progress, samples: Samples, setting
         loop = _Loop(network, progress, samples, settings, engine, footprint, plan)
         del engine  # so that the loop alone holds it, and can free its memory
         run_with_recovery(loop)
+        if loop.is_complete:
+            loop.release_engine()
         return loop.history
 
 
@@ -239,6 +241,8 @@ class _Loop:
         Those that the engine runs now.
     n_before : int
         The number of epochs in the history when the engine's run began.
+    is_complete : bool
+        Whether all epochs ran, or as many as a callback or early stopping wanted.
     """
 
     unit = "epoch"
@@ -266,6 +270,7 @@ class _Loop:
         self.saved_is_alias = False
         self.epochs: list[EpochSettings] = []
         self.n_before = 0
+        self.is_complete = False
 
     def run(self) -> None:
         """Run the planned epochs, or fewer if a callback or early stopping says so."""
@@ -273,6 +278,14 @@ class _Loop:
             self._run_one_by_one()
         else:
             self._run_several_at_once()
+        self.is_complete = True
+
+    def release_engine(self) -> None:
+        """Give the engine's memory to the next training, after a copy of the state."""
+        release = self.engine.release
+        if release is not None:
+            self._save_copy()  # an error or interrupt in it leaves the engine its memory
+            release()
 
     def _run_one_by_one(self) -> None:
         while epochs := self._next_epochs(self.plan, 1):

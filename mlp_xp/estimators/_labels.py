@@ -152,7 +152,10 @@ def check_given_classes(classes: Any) -> HostArray:
     with errors_naming("classes"), quiet_floating_point():
         if issparse(classes) or np.ndim(classes) != 1 or not len(classes):
             raise ValueError(f"it must be a list of labels, got {shown(classes)}")
-        return np.asarray(unique_labels(classes))
+        if isinstance(classes, list) and set(map(type, classes)) == {int}:
+            integers = np.asarray(classes)
+            classes = integers if integers.dtype.kind == "i" else classes  # scikit-learn refuses larger ones
+        return _unique(classes)
 
 
 def check_class_weight(class_weight: Any) -> None:
