@@ -38,13 +38,15 @@ class DeferredInterrupts:
 
 
 @contextmanager
-def deferred_interrupts(limit: int | None = None) -> Iterator[DeferredInterrupts]:
+def deferred_interrupts(limit: int | None = None, *, deliver: bool = True) -> Iterator[DeferredInterrupts]:
     """Context in which Ctrl-C is deferred: `KeyboardInterrupt` is raised at its end.
 
     Parameters
     ----------
     limit : int, optional
         How many are deferred; the next one is raised at once, so that work that hangs can be ended.
+    deliver : bool, default=True
+        Raise at the end; if not, that is left to the caller.
     """
     handler = signal.getsignal(signal.SIGINT)
     deferred = DeferredInterrupts(handler, limit)
@@ -57,4 +59,5 @@ def deferred_interrupts(limit: int | None = None) -> Iterator[DeferredInterrupts
         yield deferred
     finally:
         signal.signal(signal.SIGINT, handler)
-    deferred.deliver()
+    if deliver:
+        deferred.deliver()

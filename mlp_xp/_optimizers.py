@@ -71,6 +71,14 @@ def check_optimizer(optimizer: object) -> None:
     check_callable("optimizer.update", optimizer.update)
 
 
+def is_built_in(optimizer: Optimizer) -> bool:
+    """Whether all functions of an optimizer are of this module."""
+    functions = [optimizer.init, optimizer.update]
+    for function in functions:
+        functions += filter(callable, getattr(function, "keywords", {}).values())
+    return all(getattr(getattr(x, "func", x), "__module__", "") == __name__ for x in functions)
+
+
 def gradient_descent(learning_rate: float | Schedule) -> Optimizer:
     """Plain gradient descent: ``p <- p - learning_rate * g``.
 

@@ -6,6 +6,7 @@ Most tests run the generated source by Python, which needs no Numba and no time 
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,19 @@ import pytest
 from conftest import need
 from test_compiler import OPTIMIZERS, assert_equal_engines, both_engines, samples_of
 
-from mlp_xp import Activation, EarlyStopping, Network, adam, datasets, gradient_descent, momentum, train
+from mlp_xp import (
+    Activation,
+    EarlyStopping,
+    Network,
+    Optimizer,
+    TrainingInterruptedWarning,
+    adam,
+    datasets,
+    decoupled_weight_decay,
+    gradient_descent,
+    momentum,
+    train,
+)
 from mlp_xp._activations import ACTIVATIONS
 from mlp_xp._arrays import placement, quiet_floating_point
 from mlp_xp._compiler import loop_programs
@@ -34,7 +47,7 @@ KINDS = ("step", "epochs")
 
 def by_python(source):
     """Return a program's functions as they are, not compiled."""
-    names = {"compiled": lambda function: function}
+    names = dict.fromkeys(("compiled", "inlined"), lambda function: function)
     exec(numba_functions.HEADER + source.text, names)
     return {name: names[name] for name, _ in source.signatures}
 
@@ -48,6 +61,7 @@ def interpreted(monkeypatch):
     monkeypatch.setattr(compiled_loops, "_plan", compiled_loops._plan.__wrapped__)
     for name in ("MIN_ELEMENTS_OF_A_CALL", "MIN_ELEMENTS_TO_SUM_BY_A_CALL", "MIN_ELEMENTS_TO_DIVIDE"):
         monkeypatch.setattr(loop_programs, name, 12)
+    monkeypatch.setattr(loop_programs, "MAX_CALLS_IN_EPOCHS", 100)
     monkeypatch.setattr(numba_functions, "MIN_ELEMENTS_OF_A_PART", 5)
     with ThreadPoolExecutor(2) as executor:
         monkeypatch.setattr(numba_functions, "_team", numba_functions._Team(os.getpid(), 3, executor))
@@ -96,6 +110,11 @@ OWN = {
             delta * xp.where(z > 0.0, (1.0 - z * z) / (1.0 + z * z) ** 2, xp.exp(xp.minimum(z, 0.0)))
         ),
     ),
+    "logical": Activation(
+        lambda xp, z: (z * xp.logical_and(z + 2.0, z - 3.0), z),
+        lambda xp, delta, z: delta * xp.logical_or(z > 1.0, xp.logical_not(z + 0.5)),
+    ),
+    "sign": Activation(lambda xp, z: (xp.sign(z * 0.0) + z, z), lambda xp, delta, z: delta * xp.sign(z)),
     # A reduction over the units of a layer, which all of its elements wait for.
     "centred": Activation(
         lambda xp, z: (z - xp.max(z, axis=1, keepdims=True), None), lambda xp, delta, _: delta
@@ -240,6 +259,42 @@ def test_which_trainings_are_compiled(chosen):
     assert chosen((1024, 2048, 2048, 1), 4096, 4096, gradient_descent(0.1), 100) is None
 
 
+def with_numbers(update, start):
+    """Return an optimizer whose state is a number, which each step replaces."""
+
+    def step(xp, params, gradients, state, learning_rate):
+        factor, state = update(state, learning_rate)
+        new = tuple(
+            tuple(parameter - factor * gradient for parameter, gradient in zip(*pair))
+            for pair in zip(params, gradients)
+        )
+        return new, state
+
+    return Optimizer(lambda xp, params: start, step, 0.1)
+
+
+def test_epochs_are_compiled_only_with_numbers_that_are_as_pythons(chosen):
+    def kind_of(optimizer):
+        return chosen((2, 2, 1), 4, 4, optimizer, 150_000, "logistic")
+
+    assert kind_of(decoupled_weight_decay(adam(), 0.1)) == "epochs"
+    assert kind_of(with_numbers(lambda state, rate: (0.5 * rate + 0.01, state), ())) == "epochs"
+    # An integer that becomes a float, one beyond 2**53, a division by zero: by Python.
+    for update in (
+        lambda state, rate: (rate, state + 0.3),
+        lambda state, rate: (rate, 3 * state + 1),
+        lambda state, rate: (rate / state, state),
+    ):
+        assert kind_of(with_numbers(update, 0)) != "epochs"
+    assert kind_of(with_numbers(lambda state, rate: (1.0 / rate, state), ())) != "epochs"
+
+
+def test_deep_networks_are_not_compiled_as_whole_epochs(chosen):
+    """The compiler takes too long."""
+    assert chosen((4, 4, 4, 1), 12, 12, adam(), 1_000_000) == "epochs"
+    assert chosen((4, *[4] * 8, 1), 12, 12, adam(), 1_000_000) != "epochs"
+
+
 def test_the_choice_asks_no_clock_and_no_cache(chosen):
     kinds = {chosen((8, 16, 1), 1000, 32, adam(), epochs) for epochs in (5_000, 50_000, 5_000_000)}
     assert kinds == {"epochs"}
@@ -376,3 +431,73 @@ def test_what_numba_cannot_compile_runs_by_numpy_and_says_so(numba, monkeypatch)
             network, network.init(0, like=X), X, X[:, :1], optimizer=gradient_descent(0.1), epochs=2
         )
     assert np.all(np.isfinite(params[0].weight))
+
+
+def test_what_failed_is_warned_of_once(numba, monkeypatch):
+    monkeypatch.setattr(numba_functions, "_load", lambda source: 1 / 0)
+    monkeypatch.setattr(compiled_loops, "_FAILED", set())
+    X = np.ones((4, 2))
+    network = Network((2, 2, 1), activation="relu", loss="squared_error")
+
+    def train_thrice():
+        for _ in range(3):
+            train(network, network.init(0, like=X), X, X[:, :1], optimizer=gradient_descent(0.1), epochs=2)
+
+    with pytest.warns(RuntimeWarning) as caught:
+        train_thrice()
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+
+
+def test_functions_are_not_kept_without_bound(monkeypatch):
+    monkeypatch.setattr(numba_functions, "_in_memory", {})
+    monkeypatch.setattr(numba_functions, "_load", lambda source: {source.text: None})
+    monkeypatch.setattr(numba_functions, "MAX_PROGRAMS", 3)
+    sources = [numba_functions.NumbaSource(str(number), ()) for number in range(5)]
+    for source in (*sources, sources[2]):
+        assert numba_functions.compile_functions(source) == {source.text: None}
+    assert list(numba_functions._in_memory) == [sources[3], sources[4], sources[2]]
+
+
+IN_A_THREAD = """
+import threading, time, numpy as np
+from mlp_xp._engines import numba_functions
+numba_functions.MIN_ELEMENTS_OF_A_PART = 2
+class numba:
+    class config: NUMBA_NUM_THREADS = 3
+import sys; sys.modules["numba"] = numba
+def halve(first, last, rows, columns, array): array[first:last] /= 2.0
+def run(before):
+    array = np.ones(90)
+    if before: numba_functions.in_parallel(halve, 90, 90, 1, array)
+    threading.main_thread().join()
+    time.sleep(0.2)
+    numba_functions.in_parallel(halve, 90, 90, 1, array)
+    print(np.unique(array).tolist(), flush=True)
+threading.Thread(target=run, args=({before},)).start()
+"""
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_loops_run_in_a_thread_that_outlives_the_main_thread(before):
+    code = IN_A_THREAD.replace("{before}", str(before))
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (ran.stdout, ran.returncode) == (f"[{0.25 if before else 0.5}]\n", 0), ran.stderr
+
+
+def test_ctrl_c_while_an_engine_is_made_ends_the_training_before_its_first_epoch(interpreted, monkeypatch):
+    interpreted("step")
+
+    def interrupted(source):
+        os.kill(os.getpid(), signal.SIGINT)
+        return by_python(source)
+
+    monkeypatch.setattr(compiled_loops, "compile_functions", interrupted)
+    X = np.random.RandomState(0).standard_normal((12, 2))
+    network = Network((2, 3, 1), loss="squared_error")
+    start = network.init(0, like=X)
+    with pytest.warns(TrainingInterruptedWarning, match="after 0 epochs"):
+        params, history = train(network, start, X, X[:, :1], optimizer=adam(), epochs=5)
+    assert history == []
+    for ours, given in zip(leaves(params), leaves(start)):
+        np.testing.assert_array_equal(ours, given)

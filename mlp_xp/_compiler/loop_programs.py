@@ -38,6 +38,12 @@ MIN_ELEMENTS_TO_DIVIDE = 2**18
 MIN_ELEMENTS_TO_SUM_BY_A_CALL = 2**12
 """Sums of more elements are NumPy's: it adds in pairs, several at a time."""
 
+MAX_CALLS_IN_EPOCHS = 30
+MAX_CALLS_INLINED = 20
+"""How many loops and products a step may have that is compiled with all others of an epoch, and how many are
+inlined, which saves a tenth of a microsecond. More take the compiler too long: those of one hidden layer are
+13, of each further one 7."""
+
 MIN_ELEMENTS_OF_A_CALL = 2**9
 """From this size on, functions that NumPy computes several elements at a time are calls of NumPy's."""
 
@@ -89,9 +95,9 @@ class LoopProgram:
     ----------
     plan : KernelPlan
     functions : str
-        The source of the compiled functions, each decorated with ``@compiled``.
+        The source of the compiled functions, each decorated with ``@compiled`` or ``@inlined``.
     signatures : dict of str to list of str
-        By the function's name, the kinds of its arguments, as `argument_types` lists them.
+        By the function's name, the kinds of its arguments (`mlp_xp._engines.numba_functions.NumbaSource`).
     source : str
         Of ``make(**names)``, which returns the step.
     bound : dict of str to Value
@@ -406,6 +412,9 @@ class _EpochSource(_Source):
     def program(self) -> EpochProgram:
         """Return the program."""
         traced = self.plan.traced
+        n_calls = sum(len(stage.segments) + len(stage.products) for stage in self.plan.stages)
+        if n_calls > MAX_CALLS_IN_EPOCHS:
+            raise NotRecordableError("more loops than are compiled as one function")
         inputs = {i: value for i, value in enumerate(traced.inputs) if value is not None}
         lines = self.step_lines()
         loss, *numbers = traced.results
@@ -453,7 +462,10 @@ class _EpochSource(_Source):
             f"return ({', '.join(numbers_in)},)" if numbers_in else "return ()",
         ]
         head = f"@compiled\ndef epochs({', '.join(arguments)}):"
-        functions = "\n".join([PRELUDE, self.functions_source(), head, *indented(body), ""])
+        parts = "\n".join([PRELUDE, self.functions_source()])
+        if n_calls <= MAX_CALLS_INLINED:
+            parts = parts.replace("@compiled", "@inlined")
+        functions = "\n".join([parts, head, *indented(body), ""])
         return EpochProgram(self.plan, functions, {"epochs": kinds}, self.sizes, list(self.constants))
 
     def size(self, number: int) -> str:

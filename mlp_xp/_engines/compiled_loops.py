@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -23,9 +22,10 @@ from mlp_xp._engines.base import EpochSettings, State
 from mlp_xp._engines.numba_functions import Functions, NumbaSource, compile_functions, in_parallel
 from mlp_xp._engines.recordable import array_groups, flat_step, is_number
 from mlp_xp._network import Network
-from mlp_xp._optimizers import Optimizer
+from mlp_xp._optimizers import Optimizer, is_built_in
 from mlp_xp._parameters import leaves
 from mlp_xp._samples import Samples
+from mlp_xp._warnings import warn
 
 MIN_SAVED = 0.1
 """What part of a step loops must save."""
@@ -96,21 +96,27 @@ def make_loops(
         kind = _kind(network, optimizer, batches[length], structure)
         if kind is None or (kind == "epochs" and bytes_to_copy > MAX_BYTES_COPIED):
             return None
-        programs: dict[int, Any] = {}
-        for each, specs in batches.items():
-            program = _plan(network, optimizer, specs, structure, kind)
-            programs[each] = program, compile_functions(_source_of(program))
+        plans = {each: _plan(network, optimizer, specs, structure, kind) for each, specs in batches.items()}
     except NotRecordableError:
         return None
+    sources = {each: _source_of(program) for each, program in plans.items()}
+    if not _FAILED.isdisjoint(sources.values()):
+        return None
+    try:
+        functions = {each: compile_functions(source) for each, source in sources.items()}
     except Exception as error:  # whatever Numba or LLVM cannot do here
-        warnings.warn(
+        _FAILED.update(sources.values())
+        warn(
             "training runs by NumPy's calls, because Numba could not compile it: "
             f"{type(error).__name__}: {error}",
             RuntimeWarning,
-            stacklevel=2,
         )
         return None
-    return Loops(kind == "epochs", programs)
+    return Loops(kind == "epochs", {each: (plans[each], functions[each]) for each in batches})
+
+
+_FAILED: set[NumbaSource] = set()
+"""Programs that could not be compiled: neither tried again nor warned of."""
 
 
 def _source_of(program: LoopProgram | EpochProgram) -> NumbaSource:
@@ -134,8 +140,9 @@ def _plan(
 @cached_by_arguments
 def _kind(network: Network, optimizer: Optimizer, batch: Specs, structure: State) -> str | None:
     """Return what is faster compiled than by NumPy's calls: "epochs", "step", or nothing."""
-    traced = _trace(network, optimizer, batch, structure)
-    whole_epochs = _seconds_in_epochs(traced)
+    key = network, optimizer, batch, structure
+    traced = _trace(*key)
+    whole_epochs = _seconds_in_epochs(traced) if _has_whole_epochs(*key) else math.inf
     fuse_updates_into_products(traced)
     products = sum(_NUMPY_CALL + _NUMPY_PRODUCT * size for size, _ in _products(traced))
     elements = sum(
@@ -145,8 +152,27 @@ def _kind(network: Network, optimizer: Optimizer, batch: Specs, structure: State
     )
     if whole_epochs < MAX_SHARE * (products + elements):
         return "epochs"
-    loops = _seconds_in_loops(_plan(network, optimizer, batch, structure, "step"))
+    loops = _seconds_in_loops(_plan(*key, "step"))
     return "step" if elements - loops > MIN_SAVED * (products + elements) else None
+
+
+def _has_whole_epochs(network: Network, optimizer: Optimizer, batch: Specs, structure: State) -> bool:
+    """Whether epochs can be compiled as a whole, with numbers in the state that are as Python's.
+
+    Those of a user's own optimizer may be integers that become floats, or raise Python's errors: in steps
+    they are computed by Python. Other numbers are sums and products of the rate, which raise none.
+    """
+    traced = _trace(network, optimizer, batch, structure)
+    numbers = [x for x in reachable(traced.roots) if x.kind == "map" and x.dtype is None]
+    if not is_built_in(optimizer) and (
+        traced.n_scalars > 1 or any(x.function not in (np.add, np.subtract, np.multiply) for x in numbers)
+    ):
+        return False
+    try:
+        _plan(network, optimizer, batch, structure, "epochs")
+    except NotRecordableError:
+        return False
+    return True
 
 
 def _elementwise(traced: TracedFunction) -> list[Value]:
@@ -253,7 +279,7 @@ class EpochRunner:
         new: Any = numbers
         for function, arguments in self.calls:
             new = function(indices, not self.has_one_batch, rates, losses, *arguments, *new)
-        # Integers are floats inside.
+        # The count of Adam's steps is a float inside.
         return [type(old)(number) for old, number in zip(numbers, new)]
 
 

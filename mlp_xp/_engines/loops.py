@@ -8,6 +8,7 @@ an earlier process compiled half a second; `MIN_SECONDS` is about the former.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
@@ -25,11 +26,16 @@ MIN_SECONDS = 2.0
 """Estimated time of all steps from which on they are compiled."""
 
 
-@cache
 def can_compile() -> bool:
     """Whether what compiling takes is installed, and not switched off; nothing is imported."""
-    is_off = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
-    return not is_off and all(map(find_spec, ("numba", "platformdirs")))
+    if "numba" in sys.modules:
+        return _is_installed() and not getattr(sys.modules["numba"].config, "DISABLE_JIT", 0)
+    return _is_installed() and os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
+
+
+@cache
+def _is_installed() -> bool:
+    return all(map(find_spec, ("numba", "platformdirs")))
 
 
 def seconds_by_numpy(network: Network, n_samples: int) -> float:

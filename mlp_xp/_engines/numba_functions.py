@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from itertools import pairwise
@@ -38,7 +38,7 @@ class NumbaSource(NamedTuple):
     Attributes
     ----------
     text : str
-        Each function is decorated with ``@compiled``.
+        Each function is decorated with ``@compiled``, or with ``@inlined`` into those that call it.
     signatures : tuple of (str, tuple of str)
         For each function that is called its name and the kinds of its arguments: "f8", or "f8[]" for a flat
         array, maybe followed by " read-only".
@@ -51,8 +51,21 @@ class NumbaSource(NamedTuple):
 Functions: TypeAlias = Mapping[str, Any]
 """Compiled functions, by name."""
 
+MAX_PROGRAMS = 64
+"""How many programs are kept in memory; the least recently used is dropped first."""
+
 _in_memory: dict[NumbaSource, Functions] = {}
 _lock = threading.RLock()
+
+
+def _renew_lock() -> None:
+    """Make a new lock in a forked process: a thread that held the old one is not there."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def compile_functions(source: NumbaSource) -> Functions:
@@ -60,10 +73,15 @@ def compile_functions(source: NumbaSource) -> Functions:
 
     They release the interpreter's lock.
     """
-    with _lock:
-        if source not in _in_memory:
-            _in_memory[source] = _load(source)
-        return _in_memory[source]
+    functions = _in_memory.pop(source, None)
+    if functions is None:
+        with _lock:
+            functions = _in_memory.pop(source, None) or _load(source)
+    _in_memory[source] = functions
+    for oldest in list(_in_memory)[:-MAX_PROGRAMS]:
+        _in_memory.pop(oldest, None)
+        sys.modules.pop(_module_name(oldest), None)
+    return functions
 
 
 def _load(source: NumbaSource) -> Functions:
@@ -90,10 +108,10 @@ def _compile(source: NumbaSource, filename: str, *, kept: bool) -> Functions:
 
     compiled = partial(numba.njit, nogil=True, error_model="numpy")
     # Numba finds what it loads by the module's name.
-    module = ModuleType(f"mlp_xp_loops_{_digest_of(source)}")
+    module = ModuleType(_module_name(source))
     sys.modules[module.__name__] = module
     names: dict[str, Any] = vars(module)
-    names["compiled"] = compiled(forceinline=True)  # for those that only other functions call
+    names |= {"compiled": compiled(), "inlined": compiled(forceinline=True)}
     exec(compile(HEADER + source.text, filename, "exec"), names)
     return {
         name: compiled(_types(kinds), cache=kept)(names[name].py_func) for name, kinds in source.signatures
@@ -127,9 +145,10 @@ def _folder(source: NumbaSource) -> Path | None:
 
     base = os.environ.get("NUMBA_CACHE_DIR") or platformdirs.user_cache_path("mlp_xp", appauthor=False)
     try:
-        folder = Path(base) / "mlp_xp_loops" / _digest_of(source)
+        base = Path(base).absolute()
+        folder = base / "mlp_xp_loops" / _digest_of(source)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for each in (folder.parent, folder):
+        for each in (folder.parent, folder, *base.glob(f"{folder.name}_*")):
             status = each.stat()
             # What others could have written is not loaded: it is machine code.
             if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
@@ -141,6 +160,10 @@ def _folder(source: NumbaSource) -> Path | None:
 
 def _digest_of(source: NumbaSource) -> str:
     return hashlib.sha256(repr((HEADER, source, sys.version)).encode()).hexdigest()[:32]
+
+
+def _module_name(source: NumbaSource) -> str:
+    return f"mlp_xp_loops_{_digest_of(source)}"
 
 
 def _write_source(file: Path, source: NumbaSource) -> None:
@@ -182,7 +205,7 @@ def _delete_compiled(folder: Path) -> None:
     # Numba writes beside the source, or in a folder with this name and a digest of the path.
     for pattern in ("__pycache__/loops.*.nb?", f"../../{folder.name}_*/loops.*.nb?"):
         for file in folder.glob(pattern):
-            file.unlink(missing_ok=True)
+            shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
 
 
 def _write_manifest(folder: Path, functions: Functions) -> None:
@@ -204,31 +227,44 @@ class _Team(NamedTuple):
 
     process: int
     n_threads: int
-    executor: ThreadPoolExecutor | None
+    executor: Any
 
 
 _team = _Team(0, 1, None)
+
+
+def _make_team() -> _Team:
+    """Make the threads of this process: at first, and after a fork."""
+    import numba
+
+    n_threads = int(numba.config.NUMBA_NUM_THREADS)
+    try:
+        from concurrent.futures import ThreadPoolExecutor
+
+        executor = ThreadPoolExecutor(n_threads - 1, "mlp_xp") if n_threads > 1 else None
+    except RuntimeError:  # the main thread has ended: there are no new threads
+        executor = None
+    return _Team(os.getpid(), n_threads, executor)
 
 
 def in_parallel(function: Callable[..., Any], length: int, rows: int, columns: int, *arguments: Any) -> None:
     """Call ``function(first, last, rows, columns, *arguments)`` for parts of a range, on all cores."""
     global _team
     team = _team
-    if team.process != os.getpid():  # at first, and in a process forked since
-        import numba
-
-        n_threads = int(numba.config.NUMBA_NUM_THREADS)
-        executor = ThreadPoolExecutor(n_threads - 1, "mlp_xp") if n_threads > 1 else None
-        team = _team = _Team(os.getpid(), n_threads, executor)
+    if team.process != os.getpid():
+        team = _team = _make_team()
     n_parts = min(team.n_threads, rows * columns // MIN_ELEMENTS_OF_A_PART)
     if team.executor is None or n_parts < 2:
         function(0, length, rows, columns, *arguments)
         return
     ends = [length * part // n_parts for part in range(n_parts + 1)]
-    parts = [
-        team.executor.submit(function, first, last, rows, columns, *arguments)
-        for first, last in pairwise(ends[1:])
-    ]
+    parts = []
+    for first, last in pairwise(ends[1:]):
+        try:
+            parts.append(team.executor.submit(function, first, last, rows, columns, *arguments))
+        except RuntimeError:  # the main thread has ended, and the executor takes no more
+            break
     function(0, ends[1], rows, columns, *arguments)
+    function(ends[1 + len(parts)], length, rows, columns, *arguments)
     for part in parts:
         part.result()

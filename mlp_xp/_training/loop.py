@@ -14,6 +14,7 @@ import numpy as np
 from mlp_xp._arrays import Namespace, Placement, placement, without_autodiff
 from mlp_xp._devices import MemoryShortage, computing, is_out_of_memory, release_memory, to_floats
 from mlp_xp._engines import Engine, EpochSettings, State, make_engine
+from mlp_xp._interrupts import DeferredInterrupts, deferred_interrupts
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer, OptimizerState
 from mlp_xp._parameters import Layer, Parameters, copy_tree, leaves, map_tree, named, plain, with_leaves
@@ -163,9 +164,11 @@ def run_training(network: Network, progress: Progress, samples: Samples, setting
             samples = samples.with_contiguous_rows() if batch_size < n_samples else samples
             plan = _plan(progress, settings, n_samples)
             samples = samples.with_small_arrays_cast()
-            engine = make_engine(
-                network, settings.optimizer, samples, batch_size, progress.state, settings.epochs
-            )
+            # To compile an engine's steps may take seconds: Ctrl-C then ends the training before its first.
+            with deferred_interrupts(limit=1, deliver=False) as interrupts:
+                engine = make_engine(
+                    network, settings.optimizer, samples, batch_size, progress.state, settings.epochs
+                )
         except BaseException as error:
             if not is_out_of_memory(error):
                 attach(error, "epoch", 1, named(progress.params), progress.history)
@@ -173,7 +176,7 @@ def run_training(network: Network, progress: Progress, samples: Samples, setting
             release_frames(error, samples.place)
             shortage = footprint.shortage_of(batch_size, after_failure=True)
             raise out_of_memory(error, 1, named(progress.params), progress.history, shortage) from error
-        loop = _Loop(network, progress, samples, settings, engine, footprint, plan)
+        loop = _Loop(network, progress, samples, settings, engine, footprint, plan, interrupts)
         del engine  # so that the loop alone holds it, and can free its memory
         run_with_recovery(loop)
         if loop.is_complete:
@@ -256,6 +259,7 @@ class _Loop:
         engine: Engine,
         footprint: Footprint,
         plan: Iterator[EpochSettings],
+        interrupts: DeferredInterrupts,
     ) -> None:
         self.network = network
         self.progress = progress
@@ -264,6 +268,7 @@ class _Loop:
         self.engine = engine
         self.footprint = footprint
         self.plan = plan
+        self.interrupts = interrupts
         self.needs_host_each_epoch = settings.needs_host_each_epoch
         self.history = progress.history
         self.saved: State = progress.state
@@ -274,6 +279,7 @@ class _Loop:
 
     def run(self) -> None:
         """Run the planned epochs, or fewer if a callback or early stopping says so."""
+        self.interrupts.deliver()
         if self.needs_host_each_epoch:
             self._run_one_by_one()
         else:
