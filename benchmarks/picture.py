@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 from benchmarks.comparison import Comparison, Row
 from benchmarks.participants import LIMIT, OURS, PARTICIPANTS
 from benchmarks.report import duration
+
+MAX_TITLE_WIDTH = 72
+"""Number of characters in a line of a panel's title."""
 
 # Okabe and Ito's colours, which colour-blind people can tell apart.
 OWN, OTHERS, REFERENCE = "#0072B2", "#E69F00", "#D55E00"
@@ -94,4 +98,5 @@ def _time(row: Row, comparison: Comparison) -> str:
 
 
 def _wrapped(comparison: Comparison) -> str:
-    return f"{comparison.workload.name}: {comparison.workload.title}".replace("; ", "\n")
+    parts = f"{comparison.workload.name}: {comparison.workload.title}".split("; ")
+    return "\n".join(textwrap.fill(part, MAX_TITLE_WIDTH) for part in parts)
