@@ -6,19 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from mlp_xp._compiler.elements import Language
+from mlp_xp._compiler.elements import OPERATORS, Language
 
 DTYPES = {np.dtype("float32"): "float", np.dtype("float64"): "double", np.dtype("bool"): "bool"}
 """C++'s names of the dtypes that kernels compute with."""
 
-EXPRESSIONS: dict[Any, str] = {
-    np.add: "{} + {}",
-    np.subtract: "{} - {}",
-    np.multiply: "{} * {}",
-    np.divide: "{} / {}",
-    np.negative: "-{}",
-    np.positive: "{}",
-    np.square: "{0} * {0}",
+EXPRESSIONS: dict[Any, str] = OPERATORS | {
     np.reciprocal: "1 / {}",
     np.absolute: "fabs({})",
     np.sign: "sign_of({})",
@@ -42,12 +35,6 @@ EXPRESSIONS: dict[Any, str] = {
     np.logaddexp: "log_of_sum({}, {})",
     np.maximum: "larger({}, {})",
     np.minimum: "smaller({}, {})",
-    np.greater: "{} > {}",
-    np.greater_equal: "{} >= {}",
-    np.less: "{} < {}",
-    np.less_equal: "{} <= {}",
-    np.equal: "{} == {}",
-    np.not_equal: "{} != {}",
     np.isfinite: "isfinite({})",
     np.isnan: "isnan({})",
     np.logical_and: "{} && {}",

@@ -28,6 +28,23 @@ from mlp_xp._compiler.kernels import (
     reduction_kind,
 )
 
+OPERATORS: dict[Any, str] = {
+    np.add: "{} + {}",
+    np.subtract: "{} - {}",
+    np.multiply: "{} * {}",
+    np.divide: "{} / {}",
+    np.negative: "-{}",
+    np.positive: "{}",
+    np.square: "{0} * {0}",
+    np.greater: "{} > {}",
+    np.greater_equal: "{} >= {}",
+    np.less: "{} < {}",
+    np.less_equal: "{} <= {}",
+    np.equal: "{} == {}",
+    np.not_equal: "{} != {}",
+}
+"""Expressions of ufuncs that are spelt alike in all languages."""
+
 OF_TRUTH_VALUES = (np.logical_and, np.logical_or, np.logical_not, np.equal, np.not_equal)
 """The ufuncs of truth values alone."""
 

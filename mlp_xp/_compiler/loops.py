@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlp_xp._compiler.elements import Argument, Body, Language, SegmentWriter
+from mlp_xp._compiler.elements import OPERATORS, Argument, Body, Language, SegmentWriter
 from mlp_xp._compiler.graph import Value
 from mlp_xp._compiler.kernels import (
     COLUMN,
@@ -24,14 +24,7 @@ from mlp_xp._compiler.kernels import (
 PLAIN_NUMBERS = (0, 1, -1, 2, 0.5, math.inf, -math.inf)
 """Numbers that are in the source. Others depend on sizes or are hyperparameters: they are arguments."""
 
-FAST_EXPRESSIONS = {
-    np.add: "{} + {}",
-    np.subtract: "{} - {}",
-    np.multiply: "{} * {}",
-    np.divide: "{} / {}",
-    np.negative: "-{}",
-    np.positive: "{}",
-    np.square: "{0} * {0}",
+FAST_EXPRESSIONS: dict[Any, str] = OPERATORS | {
     np.reciprocal: "np.reciprocal({})",
     np.absolute: "abs({})",
     np.sign: "(np.sign({0}) if {0} != 0 else abs({0}))",
@@ -40,12 +33,6 @@ FAST_EXPRESSIONS = {
     np.ceil: "np.ceil({})",
     np.maximum: "({0} if {0} != {0} or {0} > {1} else {1})",
     np.minimum: "({0} if {0} != {0} or {0} < {1} else {1})",
-    np.greater: "{} > {}",
-    np.greater_equal: "{} >= {}",
-    np.less: "{} < {}",
-    np.less_equal: "{} <= {}",
-    np.equal: "{} == {}",
-    np.not_equal: "{} != {}",
     np.isfinite: "np.isfinite({})",
     np.isnan: "np.isnan({})",
     np.logical_and: "(bool({}) and bool({}))",
@@ -53,23 +40,18 @@ FAST_EXPRESSIONS = {
     np.logical_not: "not {}",
     np.where: "({1} if {0} else {2})",
 }
-SLOW_EXPRESSIONS = {
-    np.exp: "np.exp({})",
-    np.expm1: "np.expm1({})",
-    np.log: "np.log({})",
-    np.log1p: "np.log1p({})",
-    np.log2: "np.log2({})",
-    np.log10: "np.log10({})",
-    np.sin: "np.sin({})",
-    np.cos: "np.cos({})",
-    np.tan: "np.tan({})",
-    np.arctan: "np.arctan({})",
-    np.sinh: "np.sinh({})",
-    np.cosh: "np.cosh({})",
-    np.tanh: "np.tanh({})",
+SLOW_EXPRESSIONS: dict[Any, str] = {
+    **{
+        function: f"np.{function.__name__}({{}})"
+        for function in (
+            *(np.exp, np.expm1, np.log, np.log1p, np.log2, np.log10, np.sin, np.cos, np.tan, np.arctan),
+            *(np.sinh, np.cosh, np.tanh),
+        )
+    },
     np.power: "{} ** {}",
     np.logaddexp: "np.logaddexp({}, {})",
 }
+"""Of functions that a loop computes one by one, by calls."""
 
 NUMBA = Language(
     dtypes={np.dtype("float32"): "f4", np.dtype("float64"): "f8", np.dtype("bool"): "bool"},
