@@ -7,6 +7,7 @@ They are the same in every language that segments are written in; a `Language` s
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -117,7 +118,7 @@ class Argument(NamedTuple):
     value: Value | None
 
 
-class SegmentWriter:
+class SegmentWriter(ABC):
     """Writes the statements of one segment; subclasses write its function around them.
 
     Names: ``v3`` is a value, ``a2`` an argument, ``i`` and ``j`` row and column of an element, ``e`` its
@@ -172,7 +173,7 @@ class SegmentWriter:
     def index(self, operand: Value) -> str:
         """Return the index of the element of an operand that belongs to an element of the domain."""
         own, domain = matrix_shape(operand.shape), self.domain
-        transposed = self.is_transposed(operand)
+        transposed = is_transposed(operand)
         if own == (1, 1):
             return "0"
         if own == domain:
@@ -182,18 +183,6 @@ class SegmentWriter:
         if own == (domain[0], 1):
             return "i"
         raise NotRecordableError(f"an operand of shape {own} in a domain {domain}")
-
-    def is_transposed(self, operand: Value) -> bool:
-        """Whether an operand is the transpose of what is in memory."""
-        transposed = reshaped = False
-        while operand.kind in VIEW_KINDS:
-            if operand.kind == "transpose":
-                if reshaped:
-                    raise NotRecordableError("a reshaped transpose")
-                transposed = not transposed
-            reshaped = reshaped or operand.kind != "transpose"
-            operand = operand.operands[0]
-        return transposed
 
     def level(self, value: Value) -> str:
         """Return which index a value varies with: "uniform", "row", "column" or "element"."""
@@ -293,17 +282,17 @@ class SegmentWriter:
 
     # Rows, which all elements wait for.
 
+    @abstractmethod
     def row_loop(self, lines: list[str]) -> list[str]:
         """Return a loop over the columns of a row around statements for an element."""
-        raise NotImplementedError
 
+    @abstractmethod
     def start(self, value: Value) -> str:
         """Return the statement that begins a reduction."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end_row(self, value: Value) -> list[str]:
         """List the statements that make a reduction's accumulator complete after the loop over a row."""
-        raise NotImplementedError
 
     def row_body(self, totals: list[Value]) -> list[str]:
         """List the statements for a row of a domain with row reductions.
@@ -330,9 +319,9 @@ class SegmentWriter:
         ]
         return [*lines, *(self.once_a_row(once) if once else [])]
 
+    @abstractmethod
     def once_a_row(self, lines: list[str]) -> list[str]:
         """Return statements that are for the row as a whole."""
-        raise NotImplementedError
 
     def _row_reductions(self, known: dict[int, str]) -> list[str]:
         """Return what computes the values for a whole row, which are added to the known names."""
@@ -493,9 +482,22 @@ class Body:
         """Return the expression of an element of a matrix in memory."""
         rows, columns = matrix_shape(operand.shape)
         array = self.writer.array(operand)
-        if self.writer.is_transposed(operand):
+        if is_transposed(operand):
             return f"{array}[{column} * {rows}u + {row}]"
         return f"{array}[{row} * {columns}u + {column}]"
+
+
+def is_transposed(operand: Value) -> bool:
+    """Whether an operand is the transpose of what is in memory."""
+    transposed = reshaped = False
+    while operand.kind in VIEW_KINDS:
+        if operand.kind == "transpose":
+            if reshaped:
+                raise NotRecordableError("a reshaped transpose")
+            transposed = not transposed
+        reshaped = reshaped or operand.kind != "transpose"
+        operand = operand.operands[0]
+    return transposed
 
 
 def _is_array(operand: Any) -> bool:

@@ -9,6 +9,7 @@ many epochs, are one compiled function.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from mlp_xp._arrays import HostArray
-from mlp_xp._compiler.elements import Argument
-from mlp_xp._compiler.graph import SCALAR_EXPRESSIONS, VIEW_KINDS, NotRecordableError, Value, reachable
+from mlp_xp._compiler.elements import Argument, is_transposed
+from mlp_xp._compiler.graph import SCALAR_EXPRESSIONS, NotRecordableError, Value, reachable
 from mlp_xp._compiler.kernels import KernelPlan, plan_kernels
 from mlp_xp._compiler.loops import (
     NUMBA,
@@ -230,7 +231,7 @@ def _leave_to_numpy(traced: TracedFunction) -> None:
             value.kind = "call"
 
 
-class _Source:
+class _Source(ABC):
     """The lines of a step, from its plan; subclasses spell products and where the arrays are."""
 
     def __init__(self, plan: KernelPlan) -> None:
@@ -258,14 +259,17 @@ class _Source:
                 lines.append(self.copy_line(value, self.plan.traced.state[target]))
         return lines
 
+    @abstractmethod
     def call_line(self, call: LoopCall, arguments: list[str]) -> str:
-        raise NotImplementedError
+        """Return the call of a segment's function for all of its elements."""
 
+    @abstractmethod
     def product_line(self, value: Value) -> str:
-        raise NotImplementedError
+        """Return the call that computes a product, or another value of a library."""
 
+    @abstractmethod
     def copy_line(self, source: Value, target: Value) -> str:
-        raise NotImplementedError
+        """Return the copy of a value that could not be written over the state."""
 
     def _signature(self, call: LoopCall) -> list[str]:
         kinds = []
@@ -307,9 +311,9 @@ class _Source:
             self.number_lines.append(f"{self.number_names[id(operand)]} = {text}")
         return self.number_names[id(operand)]
 
+    @abstractmethod
     def literal(self, number: float) -> str:
         """Return the expression of a Python number."""
-        raise NotImplementedError
 
     def functions_source(self) -> str:
         """Return the source of the segments' functions."""
@@ -494,19 +498,9 @@ class _EpochSource(_Source):
 
     def _matrix(self, value: Value, rows: int, columns: int) -> tuple[str, str, str]:
         """Return a matrix's flat array, and the distances between its rows and its columns."""
-        if value.shape == (rows, columns) and self.is_transposed(value):
+        if is_transposed(value):
             return self.flat(value), "one", self.size(rows)
         return self.flat(value), self.size(columns), "one"
-
-    def is_transposed(self, value: Value) -> bool:
-        """Whether a matrix is the transpose of what is in memory."""
-        is_transposed = False
-        while value.kind in VIEW_KINDS:
-            if value.kind == "reshape" and is_transposed:
-                raise NotRecordableError("the transpose of another shape")
-            is_transposed ^= value.kind == "transpose"
-            value = value.operands[0]
-        return is_transposed
 
     def copy_line(self, source: Value, target: Value) -> str:
         """Return the copy of a value that could not be written over the state."""

@@ -142,7 +142,7 @@ def _kind(network: Network, optimizer: Optimizer, batch: Specs, structure: State
     """Return what is faster compiled than by NumPy's calls: "epochs", "step", or nothing."""
     key = network, optimizer, batch, structure
     traced = _trace(*key)
-    whole_epochs = _seconds_in_epochs(traced) if _has_whole_epochs(*key) else math.inf
+    whole_epochs = _seconds_in_epochs(traced) if _has_whole_epochs(traced, *key) else math.inf
     fuse_updates_into_products(traced)
     products = sum(_NUMPY_CALL + _NUMPY_PRODUCT * size for size, _ in _products(traced))
     elements = sum(
@@ -156,13 +156,14 @@ def _kind(network: Network, optimizer: Optimizer, batch: Specs, structure: State
     return "step" if elements - loops > MIN_SAVED * (products + elements) else None
 
 
-def _has_whole_epochs(network: Network, optimizer: Optimizer, batch: Specs, structure: State) -> bool:
+def _has_whole_epochs(
+    traced: TracedFunction, network: Network, optimizer: Optimizer, batch: Specs, structure: State
+) -> bool:
     """Whether epochs can be compiled as a whole, with numbers in the state that are as Python's.
 
     Those of a user's own optimizer may be integers that become floats, or raise Python's errors: in steps
     they are computed by Python. Other numbers are sums and products of the rate, which raise none.
     """
-    traced = _trace(network, optimizer, batch, structure)
     numbers = [x for x in reachable(traced.roots) if x.kind == "map" and x.dtype is None]
     if not is_built_in(optimizer) and (
         traced.n_scalars > 1 or any(x.function not in (np.add, np.subtract, np.multiply) for x in numbers)

@@ -265,6 +265,7 @@ def in_parallel(function: Callable[..., Any], length: int, rows: int, columns: i
         except RuntimeError:  # the main thread has ended, and the executor takes no more
             break
     function(0, ends[1], rows, columns, *arguments)
-    function(ends[1 + len(parts)], length, rows, columns, *arguments)
+    if len(parts) < n_parts - 1:
+        function(ends[1 + len(parts)], length, rows, columns, *arguments)
     for part in parts:
         part.result()
