@@ -24,7 +24,6 @@ from mlp_xp import (
 )
 from mlp_xp._activations import ACTIVATIONS
 from mlp_xp._arrays import placement, quiet_floating_point
-from mlp_xp._cache import cached_by_arguments
 from mlp_xp._compiler import (
     NotRecordableError,
     accumulate,
@@ -33,6 +32,7 @@ from mlp_xp._compiler import (
     passes,
     regions,
     rows,
+    write_calls,
 )
 from mlp_xp._compiler import program as program_module
 from mlp_xp._engines import compiled, make_engine, recordable
@@ -89,7 +89,7 @@ def set_limits(monkeypatch, limits):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, limit)
     # The cache has programs that were compiled under other limits.
-    monkeypatch.setattr(compiled, "_compile_step", compiled._compile_step.__wrapped__)
+    monkeypatch.setattr(compiled, "compile_step", recordable.compile_step.__wrapped__)
 
 
 @pytest.fixture(params=LIMITS)
@@ -911,12 +911,11 @@ def test_functions_of_users_are_compiled(activation, loss, optimizer, limits):
 def steps_counted(monkeypatch):
     counted = []
 
-    def count(*arguments):
+    def count(traced):
         counted.append(1)
-        return compile_function(*arguments)
+        return write_calls(traced)
 
-    monkeypatch.setattr(compiled, "compile_function", count)
-    monkeypatch.setattr(compiled, "_compile_step", cached_by_arguments(compiled._compile_step.__wrapped__))
+    monkeypatch.setattr(compiled, "write_calls", count)
     return counted
 
 
@@ -1130,16 +1129,15 @@ def test_memory_is_freed_without_a_garbage_collection():
 def test_one_call_updates_all_parameters_of_a_small_network():
     network, params, X, y = problem("tanh")
     params = plain(params)
-    state = recordable.state_structure((params, adam().init(np, params)))
     batch = compiled._batch_specs(Samples(placement(X=X), X, y), 23)
-    make_program = compiled._compile_step.__wrapped__
-    program = make_program(network, adam(), batch, state, False)
+    step = recordable.StepSpec.of(network, adam(), (params, adam().init(np, params)), batch)
+    program = write_calls(step.trace())
     assert program.source.count("sqrt(") == 1
     assert program.source.count("copyto(") == 0
     # In large groups each array is updated by itself.
     with pytest.MonkeyPatch.context() as patch:
         set_limits(patch, "large")
-        program = make_program(network, adam(), batch, state, False)
+        program = write_calls(step.trace())
     assert program.source.count("sqrt(") == 4
 
 

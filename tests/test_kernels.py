@@ -21,13 +21,12 @@ from mlp_xp._arrays import placement
 from mlp_xp._compiler import NotRecordableError
 from mlp_xp._compiler.cuda import generate_cuda
 from mlp_xp._compiler.kernels import plan_kernels
-from mlp_xp._compiler.rows import ArraySpec
-from mlp_xp._compiler.trace import trace_function
+from mlp_xp._compiler.trace import ArraySpec, trace_function
 from mlp_xp._engines.cuda_graph import CudaGraphEngine
 from mlp_xp._engines.eager import EagerEngine
-from mlp_xp._engines.recordable import flat_step, is_number, state_structure
+from mlp_xp._engines.recordable import StepSpec
 from mlp_xp._losses import LOSSES
-from mlp_xp._parameters import is_array, leaves, plain
+from mlp_xp._parameters import leaves, plain
 from mlp_xp._samples import Samples
 
 
@@ -40,12 +39,10 @@ def device():
 def plan_of(network, optimizer, n_rows, dtype="float32", weighted=False):
     dtype, sizes = np.dtype(dtype), network.layer_sizes
     params = [[np.zeros((m, n), dtype), np.zeros(n, dtype)] for m, n in pairwise(sizes)]
-    structure = state_structure((params, optimizer.init(np, params)))
-    arrays = [[leaf] for leaf in leaves(structure) if is_array(leaf)]
-    batch = [ArraySpec((n_rows, sizes[0]), dtype), ArraySpec((n_rows, sizes[-1]), dtype)]
-    batch.append(ArraySpec((n_rows,), dtype) if weighted else None)
-    n_numbers = 1 + sum(map(is_number, leaves(structure)))
-    return plan_kernels(trace_function(flat_step(network, optimizer, structure), arrays, batch, n_numbers))
+    X, y = ArraySpec((n_rows, sizes[0]), dtype), ArraySpec((n_rows, sizes[-1]), dtype)
+    batch = X, y, ArraySpec((n_rows,), dtype) if weighted else None
+    state = params, optimizer.init(np, params)
+    return plan_kernels(StepSpec.of(network, optimizer, state, batch).trace())
 
 
 def sized(sizes, activation, loss):

@@ -33,11 +33,10 @@ from mlp_xp import (
 from mlp_xp._activations import ACTIVATIONS
 from mlp_xp._arrays import placement, quiet_floating_point
 from mlp_xp._compiler import loop_programs
-from mlp_xp._compiler.rows import ArraySpec
-from mlp_xp._compiler.trace import trace_function
+from mlp_xp._compiler.trace import ArraySpec
 from mlp_xp._engines import compiled_loops, make_engine, numba_functions
 from mlp_xp._engines import loops as choice
-from mlp_xp._engines.recordable import array_groups, flat_step, is_number, state_structure
+from mlp_xp._engines.recordable import StepSpec, compile_step
 from mlp_xp._losses import LOSSES
 from mlp_xp._parameters import leaves, plain
 from mlp_xp._samples import Samples
@@ -58,7 +57,7 @@ def interpreted(monkeypatch):
     monkeypatch.setattr(choice, "MIN_SECONDS", 0.0)
     monkeypatch.setattr(choice, "can_compile", lambda: True)
     monkeypatch.setattr(compiled_loops, "compile_functions", by_python)
-    monkeypatch.setattr(compiled_loops, "_plan", compiled_loops._plan.__wrapped__)
+    monkeypatch.setattr(compiled_loops, "compile_step", compile_step.__wrapped__)
     for name in ("MIN_ELEMENTS_OF_A_CALL", "MIN_ELEMENTS_TO_SUM_BY_A_CALL", "MIN_ELEMENTS_TO_DIVIDE"):
         monkeypatch.setattr(loop_programs, name, 12)
     monkeypatch.setattr(loop_programs, "MAX_CALLS_IN_EPOCHS", 100)
@@ -208,32 +207,30 @@ def test_results_do_not_depend_on_the_number_of_threads(interpreted, monkeypatch
 # The source.
 
 
-def program_of(compile_traced, sizes, n_rows, optimizer, dtype="float64", alpha=1e-4, **network):
+def program_of(write, sizes, n_rows, optimizer, dtype="float64", alpha=1e-4, **network):
     network = Network(sizes, loss="categorical_cross_entropy", alpha=alpha, **network)
     dtype = np.dtype(dtype)
     params = [(np.zeros((m, n), dtype), np.zeros(n, dtype)) for m, n in pairwise(sizes)]
-    structure = state_structure((params, optimizer.init(np, params)))
-    batch = [ArraySpec((n_rows, sizes[0]), dtype), ArraySpec((n_rows, sizes[-1]), dtype), None]
-    n_numbers = 1 + sum(map(is_number, leaves(structure)))
-    step = flat_step(network, optimizer, structure)
-    return compile_traced(trace_function(step, array_groups(structure), batch, n_numbers))
+    batch = ArraySpec((n_rows, sizes[0]), dtype), ArraySpec((n_rows, sizes[-1]), dtype), None
+    state = params, optimizer.init(np, params)
+    return write(StepSpec.of(network, optimizer, state, batch).trace())
 
 
-@pytest.mark.parametrize("compile_traced", [loop_programs.compile_step, loop_programs.compile_epochs])
-def test_the_source_depends_on_no_size_and_no_hyperparameter(compile_traced):
-    one = program_of(compile_traced, (64, 100, 10), 200, adam(0.1))
+@pytest.mark.parametrize("write", [loop_programs.write_loops, loop_programs.write_epochs])
+def test_the_source_depends_on_no_size_and_no_hyperparameter(write):
+    one = program_of(write, (64, 100, 10), 200, adam(0.1))
     for other in (
-        program_of(compile_traced, (784, 90, 7), 128, adam(0.1)),
-        program_of(compile_traced, (100, 100, 10), 100, adam(0.1), alpha=0.3),
-        program_of(compile_traced, (64, 100, 10), 200, adam(0.2, beta_1=0.8, beta_2=0.99, epsilon=1e-6)),
+        program_of(write, (784, 90, 7), 128, adam(0.1)),
+        program_of(write, (100, 100, 10), 100, adam(0.1), alpha=0.3),
+        program_of(write, (64, 100, 10), 200, adam(0.2, beta_1=0.8, beta_2=0.99, epsilon=1e-6)),
     ):
         assert (other.functions, other.signatures) == (one.functions, one.signatures)
-    assert program_of(compile_traced, (64, 9, 10), 200, momentum(0.1)).functions != one.functions
+    assert program_of(write, (64, 9, 10), 200, momentum(0.1)).functions != one.functions
 
 
 def test_a_step_of_the_default_network_is_few_loops():
     """Each layer's activation, its derivative and the update of each array: one loop over each."""
-    program = program_of(loop_programs.compile_step, (784, 100, 10), 200, adam())
+    program = program_of(loop_programs.write_loops, (784, 100, 10), 200, adam())
     assert program.source.count("segment") - program.source.count("make(") <= 20
     assert program.source.count("dot(") + program.source.count("matmul(") == 7  # two are sums of squares
 
@@ -247,8 +244,8 @@ def chosen(monkeypatch):
     monkeypatch.setattr(choice, "MIN_SECONDS", 2.0)
     monkeypatch.setattr(choice, "can_compile", lambda: True)
 
-    def make_nothing(network, optimizer, batches, structure, bytes_to_copy):
-        kinds.append(compiled_loops._kind(network, optimizer, next(iter(batches.values())), structure))
+    def make_nothing(steps, bytes_to_copy):
+        kinds.append(compiled_loops._kind(next(iter(steps.values()))))
 
     monkeypatch.setattr(compiled_loops, "make_loops", make_nothing)
     kinds = []

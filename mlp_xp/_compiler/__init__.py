@@ -88,7 +88,7 @@ the whole group, and ``v14`` the same memory. Beside it the program needs three 
 """
 
 from mlp_xp._compiler.graph import NotRecordableError
-from mlp_xp._compiler.pipeline import compile_function
+from mlp_xp._compiler.pipeline import compile_function, write_calls
 from mlp_xp._compiler.program import Program
 
-__all__ = ["NotRecordableError", "Program", "compile_function"]
+__all__ = ["NotRecordableError", "Program", "compile_function", "write_calls"]

@@ -198,8 +198,8 @@ def _view(value: Value, arrays: Mapping[int, HostArray]) -> HostArray:
     return arrays[id(value)]
 
 
-def compile_step(traced: TracedFunction) -> LoopProgram:
-    """Return a traced step as compiled loops, with NumPy's products and functions between them.
+def write_loops(traced: TracedFunction) -> LoopProgram:
+    """Return the program of a traced step as loops, with NumPy's products and functions between them.
 
     Raises
     ------
@@ -211,8 +211,8 @@ def compile_step(traced: TracedFunction) -> LoopProgram:
     return _StepSource(plan).program()
 
 
-def compile_epochs(traced: TracedFunction) -> EpochProgram:
-    """Return the epochs of a traced step as one compiled function; see `compile_step`."""
+def write_epochs(traced: TracedFunction) -> EpochProgram:
+    """Return the program of all epochs of a traced step as one function; see `write_loops`."""
     plan = plan_kernels(traced, lambda _: None, max_elements_to_update_last=0)
     check_results(traced, SCALAR_EXPRESSIONS)
     return _EpochSource(plan).program()

@@ -1,4 +1,4 @@
-"""The compiler's pipeline, from a Python function to a program."""
+"""The pipeline of the writer of NumPy calls, from a Python function to a program."""
 
 from __future__ import annotations
 
@@ -11,7 +11,24 @@ from mlp_xp._compiler.memory import plan_memory
 from mlp_xp._compiler.passes import optimise
 from mlp_xp._compiler.program import Program
 from mlp_xp._compiler.schedule import make_schedule
-from mlp_xp._compiler.trace import trace_function
+from mlp_xp._compiler.trace import TracedFunction, trace_function
+
+
+def write_calls(traced: TracedFunction) -> Program:
+    """Return the program of a traced function, as NumPy calls.
+
+    Raises
+    ------
+    NotRecordableError
+        If there is something that cannot be compiled.
+    """
+    # Before the other passes, which rewrite the products and updates that it looks for.
+    fuse_updates_into_products(traced)
+    optimise(traced)
+    schedule = make_schedule(traced)
+    # This also computes the live ranges (`liveness`), and fuses elementwise values into loops (`regions`).
+    plan = plan_memory(traced, schedule)
+    return generate_program(traced, schedule, plan)
 
 
 def compile_function(
@@ -21,7 +38,7 @@ def compile_function(
     n_scalars: int = 0,
     has_ones_column: bool = False,
 ) -> Program:
-    """Trace a function and compile it.
+    """Trace a function and compile it to NumPy calls.
 
     Parameters
     ----------
@@ -48,11 +65,4 @@ def compile_function(
     NotRecordableError
         If the function does something that the compiler does not support.
     """
-    traced = trace_function(function, state, inputs, n_scalars, has_ones_column)
-    # Before the other passes, which rewrite the products and updates that it looks for.
-    fuse_updates_into_products(traced)
-    optimise(traced)
-    schedule = make_schedule(traced)
-    # This also computes the live ranges (`liveness`), and fuses elementwise values into loops (`regions`).
-    plan = plan_memory(traced, schedule)
-    return generate_program(traced, schedule, plan)
+    return write_calls(trace_function(function, state, inputs, n_scalars, has_ones_column))

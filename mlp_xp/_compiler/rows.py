@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,25 +12,13 @@ from mlp_xp._cache import cached_by_arguments
 from mlp_xp._compiler.graph import NotRecordableError
 from mlp_xp._compiler.pipeline import compile_function
 from mlp_xp._compiler.program import Program
+from mlp_xp._compiler.trace import ArraySpec
 
 MIN_ELEMENTS_TO_COMPILE = 2**19
 """Minimum number of intermediate elements for which compiling pays off."""
 
 MAX_BLOCK_ELEMENTS = 2**19
 """Maximum number of intermediate elements of a block of rows: 4 MiB of float64, about the size of caches."""
-
-
-@dataclass(frozen=True)
-class ArraySpec:
-    """Shape and dtype of an array; part of the key of the program cache."""
-
-    shape: tuple[int, ...]
-    dtype: Any
-
-    @property
-    def size(self) -> int:
-        """The number of elements."""
-        return math.prod(self.shape)
 
 
 def map_rows(

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mlp_xp._compiler.graph import Graph, NotRecordableError, Tracer, Value
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """Shape and dtype of an array: what a function is traced with, and part of the keys of programs."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
 
 
 def group_target(group: int) -> int:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from mlp_xp._arrays import Array, HostArray, row_slices
-from mlp_xp._cache import cached_by_arguments
-from mlp_xp._compiler import Program, compile_function
+from mlp_xp._compiler import Program, write_calls
 from mlp_xp._compiler.passes import MIN_ELEMENTS_TO_KEEP_BIAS_SEPARATE
-from mlp_xp._compiler.rows import ArraySpec
+from mlp_xp._compiler.trace import ArraySpec
 from mlp_xp._devices import MEMORY_RELEASE_HOOKS
 from mlp_xp._engines.base import EpochSettings, State
 from mlp_xp._engines.loops import choose_loops
-from mlp_xp._engines.recordable import array_groups, flat_step, is_number, state_structure
+from mlp_xp._engines.recordable import BatchSpecs, StepSpec, array_groups, compile_step, filled, is_number
 from mlp_xp._interrupts import deferred_interrupts
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
-from mlp_xp._parameters import all_finite, is_array, leaves, with_leaves
+from mlp_xp._parameters import all_finite, is_array, leaves
 from mlp_xp._samples import Batch, Rows, RowTaker, Samples
 
 if TYPE_CHECKING:
@@ -70,22 +68,20 @@ class CompiledEngine:
         epochs: int = 1,
     ) -> None:
         self.losses: list[Array] | HostArray = []
-        self.structure = state_structure(state)
-        self.leaves = leaves(self.structure)
-        # The rate is an argument of the programs: it must not be part of the cache's key.
-        optimizer = replace(optimizer, learning_rate=0.0)
         n_samples = len(samples)
         batch_size = min(batch_size, n_samples)
+        step = StepSpec.of(network, optimizer, state, _batch_specs(samples, batch_size))
+        self.structure = step.structure
         # The longer batches first: the buffers of their program are large enough for the other one.
         lengths = dict.fromkeys((batch_size, n_samples % batch_size or batch_size))
-        specs = {length: _batch_specs(samples, length) for length in lengths}
+        steps = {length: step._replace(batch=_batch_specs(samples, length)) for length in lengths}
         n_steps = epochs * -(-n_samples // batch_size)
-        loops = choose_loops(network, optimizer, specs, self.structure, n_steps, _bytes_to_copy(samples))
+        loops = choose_loops(steps, n_steps, _bytes_to_copy(samples))
         ones = loops is None and _has_ones_column(samples, batch_size)
-        programs = {
-            length: _compile_step(network, optimizer, specs[length], self.structure, ones)
-            for length in (lengths if loops is None else ())
-        }
+        programs: dict[int, Program] = {}
+        if loops is None:
+            for length, step in steps.items():
+                programs[length] = compile_step(write_calls, step._replace(has_ones_column=ones))
         key = (*programs.values(), n_samples)
         free = _FREE_MEMORIES.pop(key, None)
         self.memory = free or _Memory(array_groups(self.structure), programs)
@@ -106,7 +102,7 @@ class CompiledEngine:
     @property
     def state(self) -> State:
         """The current state, as views of arrays that later steps overwrite."""
-        return self._state_of(self.memory.views)
+        return filled(self.structure, self.memory.views, self.numbers)
 
     @state.setter
     def state(self, state: State) -> None:
@@ -116,24 +112,13 @@ class CompiledEngine:
             target[...] = source
         self.is_within_step = False
 
-    def _state_of(self, views: Sequence[HostArray]) -> State:
-        arrays, numbers = iter(views), iter(self.numbers)
-        state: State = with_leaves(
-            self.structure,
-            [
-                next(arrays) if is_array(leaf) else next(numbers) if is_number(leaf) else leaf
-                for leaf in self.leaves
-            ],
-        )
-        return state
-
     def is_finite(self) -> bool:
         """Whether the state is finite, and not left in the middle of a step."""
         return not self.is_within_step and all_finite(np, self.memory.groups)
 
     def copied_state(self) -> State:
         """Return a copy of the state."""
-        return self._state_of([view.copy() for view in self.memory.views])
+        return filled(self.structure, [view.copy() for view in self.memory.views], self.numbers)
 
     def run(self, epochs: Sequence[EpochSettings]) -> None:
         """Run these epochs; Ctrl-C takes effect between steps, or between calls that take little time."""
@@ -224,7 +209,7 @@ def _keep(key: tuple[Any, ...], memory: _Memory) -> None:
         _FREE_MEMORIES.pop(oldest, None)
 
 
-def _batch_specs(samples: Samples, length: int) -> tuple[ArraySpec | None, ...]:
+def _batch_specs(samples: Samples, length: int) -> BatchSpecs:
     """Return shapes and dtypes of the arrays of a batch."""
     dtype = np.dtype(samples.place.dtype)
     return tuple(
@@ -238,19 +223,6 @@ def _views(flat: HostArray, group: list[Any]) -> Iterator[HostArray]:
     for leaf in group:
         yield flat[start : start + leaf.size].reshape(leaf.shape)
         start += leaf.size
-
-
-@cached_by_arguments
-def _compile_step(
-    network: Network,
-    optimizer: Optimizer,
-    batch: tuple[ArraySpec | None, ...],
-    structure: State,
-    has_ones_column: bool,
-) -> Program:
-    function = flat_step(network, optimizer, structure)
-    n_scalars = 1 + sum(map(is_number, leaves(structure)))
-    return compile_function(function, array_groups(structure), batch, n_scalars, has_ones_column)
 
 
 def _bytes_to_copy(samples: Samples) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -14,16 +14,13 @@ from mlp_xp._cache import cached_by_arguments
 from mlp_xp._compiler import NotRecordableError
 from mlp_xp._compiler.accumulate import fuse_updates_into_products
 from mlp_xp._compiler.graph import Value, reachable
-from mlp_xp._compiler.loop_programs import EpochProgram, LoopProgram, compile_epochs, compile_step
+from mlp_xp._compiler.loop_programs import EpochProgram, LoopProgram, write_epochs, write_loops
 from mlp_xp._compiler.loops import is_slow_in_loops
-from mlp_xp._compiler.rows import ArraySpec
-from mlp_xp._compiler.trace import TracedFunction, trace_function
-from mlp_xp._engines.base import EpochSettings, State
+from mlp_xp._compiler.trace import TracedFunction
+from mlp_xp._engines.base import EpochSettings
 from mlp_xp._engines.numba_functions import Functions, NumbaSource, compile_functions, in_parallel
-from mlp_xp._engines.recordable import array_groups, flat_step, is_number
-from mlp_xp._network import Network
-from mlp_xp._optimizers import Optimizer, is_built_in
-from mlp_xp._parameters import leaves
+from mlp_xp._engines.recordable import StepSpec, compile_step
+from mlp_xp._optimizers import is_built_in
 from mlp_xp._samples import Samples
 from mlp_xp._warnings import warn
 
@@ -32,8 +29,6 @@ MIN_SAVED = 0.1
 
 MAX_BYTES_COPIED = 2**26
 """Size up to which samples that are not contiguous are copied, for epochs that are compiled as a whole."""
-
-Specs: TypeAlias = tuple["ArraySpec | None", ...]
 
 # Estimated seconds, from measurements on 2 cores: of a multiplication and an addition of a matrix product, of
 # a call of NumPy or of a compiled function, and of an element that each of these computes.
@@ -46,6 +41,10 @@ _NARROW = 8
 MAX_SHARE = 0.75
 """Part of the time by NumPy's calls that epochs compiled as a whole may take; steps, which gain less, may
 take all but `MIN_SAVED`."""
+
+
+WRITERS = {"step": write_loops, "epochs": write_epochs}
+"""Of programs of a step and of whole epochs."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +74,7 @@ class Loops:
         return EpochRunner(self.programs, samples, batch_size, state)
 
 
-def make_loops(
-    network: Network,
-    optimizer: Optimizer,
-    batches: Mapping[int, Specs],
-    structure: State,
-    bytes_to_copy: int,
-) -> Loops | None:
+def make_loops(steps: Mapping[int, StepSpec], bytes_to_copy: int) -> Loops | None:
     """Return compiled loops for a training, if there are any that are faster than NumPy's calls.
 
     See `mlp_xp._engines.loops.choose_loops`.
@@ -91,19 +84,18 @@ def make_loops(
     RuntimeWarning
         If the loops cannot be compiled.
     """
-    length = next(iter(batches))
     try:
-        kind = _kind(network, optimizer, batches[length], structure)
+        kind = _kind(next(iter(steps.values())))
         if kind is None or (kind == "epochs" and bytes_to_copy > MAX_BYTES_COPIED):
             return None
-        plans = {each: _plan(network, optimizer, specs, structure, kind) for each, specs in batches.items()}
+        programs = {length: compile_step(WRITERS[kind], step) for length, step in steps.items()}
     except NotRecordableError:
         return None
-    sources = {each: _source_of(program) for each, program in plans.items()}
+    sources = {length: _source_of(program) for length, program in programs.items()}
     if not _FAILED.isdisjoint(sources.values()):
         return None
     try:
-        functions = {each: compile_functions(source) for each, source in sources.items()}
+        functions = {length: compile_functions(source) for length, source in sources.items()}
     except Exception as error:  # whatever Numba or LLVM cannot do here
         _FAILED.update(sources.values())
         warn(
@@ -112,7 +104,7 @@ def make_loops(
             RuntimeWarning,
         )
         return None
-    return Loops(kind == "epochs", {each: (plans[each], functions[each]) for each in batches})
+    return Loops(kind == "epochs", {length: (programs[length], functions[length]) for length in steps})
 
 
 _FAILED: set[NumbaSource] = set()
@@ -124,25 +116,11 @@ def _source_of(program: LoopProgram | EpochProgram) -> NumbaSource:
     return NumbaSource(program.functions, signatures)
 
 
-def _trace(network: Network, optimizer: Optimizer, batch: Specs, structure: State) -> TracedFunction:
-    n_scalars = 1 + sum(map(is_number, leaves(structure)))
-    return trace_function(flat_step(network, optimizer, structure), array_groups(structure), batch, n_scalars)
-
-
 @cached_by_arguments
-def _plan(
-    network: Network, optimizer: Optimizer, batch: Specs, structure: State, kind: str
-) -> LoopProgram | EpochProgram:
-    compile_traced = compile_step if kind == "step" else compile_epochs
-    return compile_traced(_trace(network, optimizer, batch, structure))
-
-
-@cached_by_arguments
-def _kind(network: Network, optimizer: Optimizer, batch: Specs, structure: State) -> str | None:
+def _kind(step: StepSpec) -> str | None:
     """Return what is faster compiled than by NumPy's calls: "epochs", "step", or nothing."""
-    key = network, optimizer, batch, structure
-    traced = _trace(*key)
-    whole_epochs = _seconds_in_epochs(traced) if _has_whole_epochs(traced, *key) else math.inf
+    traced = step.trace()
+    whole_epochs = _seconds_in_epochs(traced) if _has_whole_epochs(traced, step) else math.inf
     fuse_updates_into_products(traced)
     products = sum(_NUMPY_CALL + _NUMPY_PRODUCT * size for size, _ in _products(traced))
     elements = sum(
@@ -152,25 +130,23 @@ def _kind(network: Network, optimizer: Optimizer, batch: Specs, structure: State
     )
     if whole_epochs < MAX_SHARE * (products + elements):
         return "epochs"
-    loops = _seconds_in_loops(_plan(*key, "step"))
+    loops = _seconds_in_loops(compile_step(write_loops, step))
     return "step" if elements - loops > MIN_SAVED * (products + elements) else None
 
 
-def _has_whole_epochs(
-    traced: TracedFunction, network: Network, optimizer: Optimizer, batch: Specs, structure: State
-) -> bool:
+def _has_whole_epochs(traced: TracedFunction, step: StepSpec) -> bool:
     """Whether epochs can be compiled as a whole, with numbers in the state that are as Python's.
 
     Those of a user's own optimizer may be integers that become floats, or raise Python's errors: in steps
     they are computed by Python. Other numbers are sums and products of the rate, which raise none.
     """
     numbers = [x for x in reachable(traced.roots) if x.kind == "map" and x.dtype is None]
-    if not is_built_in(optimizer) and (
+    if not is_built_in(step.optimizer) and (
         traced.n_scalars > 1 or any(x.function not in (np.add, np.subtract, np.multiply) for x in numbers)
     ):
         return False
     try:
-        _plan(network, optimizer, batch, structure, "epochs")
+        compile_step(write_epochs, step)
     except NotRecordableError:
         return False
     return True
@@ -205,7 +181,7 @@ def _seconds_in_epochs(traced: TracedFunction) -> float:
     )
 
 
-def _seconds_in_loops(program: LoopProgram | EpochProgram) -> float:
+def _seconds_in_loops(program: LoopProgram) -> float:
     """Estimate the time of a step's loops and of NumPy's functions between them."""
     seconds = 0.0
     for stage in program.plan.stages:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -12,19 +11,17 @@ import cupy
 import numpy as np
 
 from mlp_xp._arrays import Array, Namespace
-from mlp_xp._cache import cached_by_arguments
 from mlp_xp._compiler import NotRecordableError
 from mlp_xp._compiler.cuda import CudaSource, Kernel, generate_cuda
 from mlp_xp._compiler.elements import Argument
 from mlp_xp._compiler.graph import Value
 from mlp_xp._compiler.kernels import KernelPlan, plan_kernels
-from mlp_xp._compiler.rows import ArraySpec
 from mlp_xp._compiler.segments import LANES, THREADS, Call
 from mlp_xp._compiler.storage import allocate, check_results
-from mlp_xp._compiler.trace import trace_function
+from mlp_xp._compiler.trace import ArraySpec, TracedFunction
 from mlp_xp._engines.base import State, make_step
 from mlp_xp._engines.capture import step_into
-from mlp_xp._engines.recordable import flat_step, state_structure
+from mlp_xp._engines.recordable import StepSpec, compile_step
 from mlp_xp._engines.recordable import is_number as is_state_number
 from mlp_xp._engines.step_numbers import StepNumber
 from mlp_xp._network import Network
@@ -54,8 +51,7 @@ class FusedStep:
 
     def __init__(self, network: Network, optimizer: Optimizer, xp: Namespace) -> None:
         self.network = network
-        # The rate is an argument of the programs: it must not be part of the cache's key.
-        self.optimizer = replace(optimizer, learning_rate=0.0)
+        self.optimizer = optimizer
         self.xp = xp
         self.call_by_call = step_into(make_step(network, optimizer, xp))
         self.programs: dict[Any, _BoundProgram | None] = {}
@@ -71,9 +67,8 @@ class FusedStep:
         specs = tuple(None if array is None else _spec(array) for array in batch)
         if specs not in self.programs:
             try:
-                structure = state_structure(_with_plain_numbers(state))
-                program = _compile_step(self.network, self.optimizer, specs, structure)
-                self.programs[specs] = _BoundProgram(program, self.xp)
+                step = StepSpec.of(self.network, self.optimizer, _with_plain_numbers(state), specs)
+                self.programs[specs] = _BoundProgram(compile_step(_compile_kernels, step), self.xp)
             except (NotRecordableError, RecursionError, cupy.cuda.compiler.CompileException):
                 # RecursionError: chains of hundreds of numbers that depend on each other.
                 self.programs[specs] = None
@@ -101,13 +96,7 @@ class StepProgram(NamedTuple):
     threads: int
 
 
-@cached_by_arguments
-def _compile_step(
-    network: Network, optimizer: Optimizer, batch: tuple[ArraySpec | None, ...], structure: State
-) -> StepProgram:
-    arrays = [[leaf] for leaf in leaves(structure) if is_array(leaf)]
-    n_scalars = 1 + sum(map(is_state_number, leaves(structure)))
-    traced = trace_function(flat_step(network, optimizer, structure), arrays, batch, n_scalars)
+def _compile_kernels(traced: TracedFunction) -> StepProgram:
     check_results(traced, OPERATORS)
     plan = plan_kernels(traced)
     threads = min(THREADS, cupy.cuda.Device().attributes["MaxThreadsPerBlock"])

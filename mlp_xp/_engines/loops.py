@@ -15,12 +15,11 @@ from importlib.util import find_spec
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from mlp_xp._engines.base import State
+from mlp_xp._engines.recordable import StepSpec
 from mlp_xp._network import Network
-from mlp_xp._optimizers import Optimizer
 
 if TYPE_CHECKING:
-    from mlp_xp._engines.compiled_loops import Loops, Specs
+    from mlp_xp._engines.compiled_loops import Loops
 
 MIN_SECONDS = 2.0
 """Estimated time of all steps from which on they are compiled."""
@@ -45,29 +44,20 @@ def seconds_by_numpy(network: Network, n_samples: int) -> float:
     return 2e-5 + 1.2e-10 * n_samples * n_params + 4e-9 * (n_params + n_samples * sum(sizes[1:]))
 
 
-def choose_loops(
-    network: Network,
-    optimizer: Optimizer,
-    batches: Mapping[int, Specs],
-    structure: State,
-    n_steps: int,
-    bytes_to_copy: int,
-) -> Loops | None:
+def choose_loops(steps: Mapping[int, StepSpec], n_steps: int, bytes_to_copy: int) -> Loops | None:
     """Return compiled loops for a training; None where NumPy's calls are better, or Numba is missing.
 
     Parameters
     ----------
-    network : Network
-    optimizer : Optimizer
-    batches : mapping of int to specs
-        The arrays of a batch, by its length; the first is that of most batches.
-    structure : State
+    steps : mapping of int to StepSpec
+        By the length of the batch; the first is that of most batches.
     n_steps : int
     bytes_to_copy : int
         The size of the samples' arrays that a program of whole epochs cannot take as they are.
     """
-    if n_steps * seconds_by_numpy(network, next(iter(batches))) < MIN_SECONDS or not can_compile():
+    length, step = next(iter(steps.items()))
+    if n_steps * seconds_by_numpy(step.network, length) < MIN_SECONDS or not can_compile():
         return None
     from mlp_xp._engines.compiled_loops import make_loops  # only now: few trainings need all of it
 
-    return make_loops(network, optimizer, batches, structure, bytes_to_copy)
+    return make_loops(steps, bytes_to_copy)

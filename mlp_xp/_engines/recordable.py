@@ -1,20 +1,69 @@
-"""Training steps as functions that the compiler can trace: of flat lists of arrays and numbers."""
+"""Training steps as functions that the compiler can trace, and their programs.
+
+All engines that compile steps go the same way: a `StepSpec` says what a step is, `compile_step` traces it and
+lets a writer of `mlp_xp._compiler` make a program of the trace, and keeps the program for the next training.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from mlp_xp._cache import cached_by_arguments
 from mlp_xp._compiler import NotRecordableError
-from mlp_xp._compiler.rows import ArraySpec
+from mlp_xp._compiler.trace import ArraySpec, TracedFunction, trace_function
 from mlp_xp._engines.base import State, make_step
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
 from mlp_xp._parameters import is_array, leaves, with_leaves
 
-FlatStep = Callable[[list[Any], list[Any], list[Any]], tuple[list[Any], list[Any]]]
+FlatStep: TypeAlias = Callable[[list[Any], list[Any], list[Any]], tuple[list[Any], list[Any]]]
+
+BatchSpecs: TypeAlias = "tuple[ArraySpec | None, ...]"
+"""Shapes and dtypes of a batch's ``X, y, sample_weight``."""
+
+
+class StepSpec(NamedTuple):
+    """A training step, but for the elements of its arrays and its numbers: equal steps have one program.
+
+    Attributes
+    ----------
+    network : Network
+    optimizer : Optimizer
+        Without its learning rate, which is an argument of the programs.
+    structure : State
+        See `state_structure`.
+    batch : BatchSpecs
+    has_ones_column : bool
+        See `mlp_xp._compiler.compile_function`.
+    """
+
+    network: Network
+    optimizer: Optimizer
+    structure: State
+    batch: BatchSpecs
+    has_ones_column: bool = False
+
+    @classmethod
+    def of(cls, network: Network, optimizer: Optimizer, state: State, batch: BatchSpecs) -> StepSpec:
+        """Return the spec of the steps that begin with a state."""
+        return cls(network, replace(optimizer, learning_rate=0.0), state_structure(state), batch)
+
+    def trace(self) -> TracedFunction:
+        """Record the step; its arguments are a batch, the learning rate and the numbers of the state."""
+        function = flat_step(self.network, self.optimizer, self.structure)
+        n_scalars = 1 + sum(map(is_number, leaves(self.structure)))
+        groups = array_groups(self.structure)
+        return trace_function(function, groups, self.batch, n_scalars, self.has_ones_column)
+
+
+@cached_by_arguments
+def compile_step(write: Callable[[TracedFunction], Any], step: StepSpec) -> Any:
+    """Return the program of a step that a writer makes, or made before of an equal step."""
+    return write(step.trace())
 
 
 def is_number(leaf: Any) -> bool:
@@ -43,6 +92,19 @@ def state_structure(state: State) -> State:
     return structure
 
 
+def filled(structure: State, arrays: Iterable[Any], numbers: Iterable[Any]) -> State:
+    """Return a state of this structure with these arrays and numbers."""
+    arrays, numbers = iter(arrays), iter(numbers)
+    state: State = with_leaves(
+        structure,
+        [
+            next(arrays) if is_array(leaf) else next(numbers) if is_number(leaf) else leaf
+            for leaf in leaves(structure)
+        ],
+    )
+    return state
+
+
 def flat_step(network: Network, optimizer: Optimizer, structure: State) -> FlatStep:
     """Return a step as a function ``(arrays of the state, batch, rate and numbers) -> (arrays, results)``.
 
@@ -52,11 +114,8 @@ def flat_step(network: Network, optimizer: Optimizer, structure: State) -> FlatS
     old = leaves(structure)
 
     def function(state: list[Any], inputs: list[Any], scalars: list[Any]) -> tuple[list[Any], list[Any]]:
-        rate, arrays, numbers = scalars[0], iter(state), iter(scalars[1:])
-        tracers = [
-            next(arrays) if is_array(leaf) else next(numbers) if is_number(leaf) else leaf for leaf in old
-        ]
-        params, optimizer_state = with_leaves(structure, tracers)
+        rate, *numbers = scalars
+        params, optimizer_state = filled(structure, state, numbers)
         X, y, sample_weight = inputs
         params, optimizer_state, loss = step(params, optimizer_state, X, y, sample_weight, rate)
         new = leaves((params, optimizer_state))
