@@ -187,6 +187,22 @@ def test_trainings_end_where_they_do_by_numpy(kind, interpreted, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_long_chain_of_numbers_runs_by_numpy(kind, interpreted):
+    def update(xp, params, gradients, state, rate):
+        for _ in range(1500):
+            rate = rate * 0.999 + 1e-5
+        return tuple((w - rate * g, b - rate * d) for (w, b), (g, d) in zip(params, gradients)), state
+
+    interpreted(kind)
+    X = np.random.RandomState(0).standard_normal((24, 3))
+    network = Network((3, 5, 1), activation="tanh", loss="squared_error")
+    optimizer = Optimizer(lambda xp, params: (), update, 0.1)
+    engine, other = both_engines(network, optimizer, Samples(placement(X=X), X, X[:, :1]), 8)
+    run_both((engine, other), np.random.RandomState(1), 24)
+    assert_equal_engines(engine, other)
+
+
 def test_results_do_not_depend_on_the_number_of_threads(interpreted, monkeypatch):
     interpreted("step")
     states = []

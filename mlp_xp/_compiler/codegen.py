@@ -13,7 +13,13 @@ from mlp_xp._compiler.memory import Location, MemoryPlan
 from mlp_xp._compiler.program import BlockedArray, Program
 from mlp_xp._compiler.regions import Region
 from mlp_xp._compiler.schedule import Schedule
-from mlp_xp._compiler.source import SourceBuilder, is_extremum, scalar_dtype
+from mlp_xp._compiler.source import (
+    SourceBuilder,
+    is_extremum,
+    make_source,
+    product_function,
+    scalar_dtype,
+)
 from mlp_xp._compiler.trace import TracedFunction
 
 MIN_ELEMENTS_FOR_FILLED_ARRAYS = 2**10
@@ -27,13 +33,8 @@ def generate_program(traced: TracedFunction, schedule: Schedule, plan: MemoryPla
     writer = _StepWriter(traced, schedule, plan)
     writer.write()
     builder = writer.builder
-    inputs = [f"input{i}" for i in range(len(traced.inputs))]
-    arguments = [*inputs, *(f"number{i}" for i in range(traced.n_scalars))]
-    step = [f"def step({', '.join(arguments)}):", *_indented(builder.prologue), *_indented(builder.body)]
-    # The arrays are variables of a closure: as globals, they and the function would be a reference cycle.
     names = [*builder.arrays, *builder.scalars, *builder.filled, *writer.blocks, *builder.functions]
-    make = [f"def make({', '.join(names)}):", *_indented([*writer.loops, *step]), "    return step", ""]
-    source = "\n".join(make)
+    source = make_source(traced, names, [*builder.prologue, *builder.body], writer.loops)
     return Program(
         compile(source, "<step>", "exec"),
         source,
@@ -45,10 +46,6 @@ def generate_program(traced: TracedFunction, schedule: Schedule, plan: MemoryPla
         builder.filled,
         writer.blocks,
     )
-
-
-def _indented(lines: list[str]) -> list[str]:
-    return [f"    {line}" for line in lines]
 
 
 class _StepWriter:
@@ -193,10 +190,8 @@ class _StepWriter:
         )
 
     def _product(self, value: Value, a: tuple[str, str], b: tuple[str, str]) -> str:
-        # `dot` passes to the BLAS also what `matmul` computes itself: vectors, a column times a row. But it
-        # copies operands that are not contiguous, as arrays of the user's may be.
-        reads_input = any(operand.base.kind == "input" for operand in value.arrays) and value.kind == "matmul"
-        function = "matmul" if reads_input else "dot"
+        # Inputs with a column of ones are the engine's own array.
+        function = product_function(value.arrays if value.kind == "matmul" else ())
         location = self.plan.locations[id(value)]
         if location.transposed:
             # The transpose of a product is the product of the transposes, and contiguous here.

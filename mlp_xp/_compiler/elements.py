@@ -148,21 +148,13 @@ class SegmentWriter(ABC):
 
     def array(self, value: Value) -> str:
         """Return the argument for the array that owns a value's memory; one that is written too is one."""
-        base = value.base
-        written = self._storage(base) in {self._storage(output) for output in self.segment.outputs}
-        return self.argument("output" if written else "array", self._storage_value(base))
+        stored = self.plan.storage(value.base)
+        is_written = stored in map(self.plan.storage, self.segment.outputs)
+        return self.argument("output" if is_written else "array", stored)
 
     def output(self, value: Value) -> str:
         """Return the argument for the array that a value is written to."""
-        return self.argument("output", self._storage_value(value))
-
-    def _storage_value(self, value: Value) -> Value:
-        """Return the value whose array holds a value: for updates in place that is the state."""
-        target = self.plan.in_place.get(id(value))
-        return value if target is None else self.plan.traced.state[target]
-
-    def _storage(self, value: Value) -> int:
-        return id(self._storage_value(value))
+        return self.argument("output", self.plan.storage(value))
 
     def number_of(self, value: Value) -> str:
         """Return the name of a value."""

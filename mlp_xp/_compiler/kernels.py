@@ -93,13 +93,28 @@ class KernelPlan:
     ----------
     stages : list of Stage
     in_place : dict of int to int
-        By the id of an update that is written over the state array: the array's index. All other updates
-        are copied there in the end, because the array is still read when they are computed.
+        By the id of an update that is written over the state array: the array's index.
     """
 
     traced: TracedFunction
     stages: list[Stage]
     in_place: dict[int, int]
+
+    @property
+    def copies(self) -> list[tuple[int, Value]]:
+        """Updates that are copied over their state array in the end, as it is read when they are computed."""
+        updates = self.traced.updates.items()
+        return [(target, value) for target, value in updates if self.in_place.get(id(value)) != target]
+
+    @property
+    def written(self) -> list[Value]:
+        """The values that are written to memory of their own, not over the state."""
+        return [value for stage in self.stages for value in stage.written if id(value) not in self.in_place]
+
+    def storage(self, base: Value) -> Value:
+        """Return the value whose array holds a value that is no view: that of the state if it is in place."""
+        target = self.in_place.get(id(base))
+        return base if target is None else self.traced.state[target]
 
 
 def plan_kernels(

@@ -8,7 +8,6 @@ many epochs, are one compiled function.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,10 +25,10 @@ from mlp_xp._compiler.loops import (
     SLOW_EXPRESSIONS,
     LoopCall,
     LoopWriter,
-    indented,
     is_slow_in_loops,
 )
 from mlp_xp._compiler.passes import expand_logaddexp
+from mlp_xp._compiler.source import indented, literal, make_source, make_step, product_function
 from mlp_xp._compiler.storage import allocate, check_results
 from mlp_xp._compiler.trace import TracedFunction
 
@@ -100,16 +99,13 @@ class LoopProgram:
     signatures : dict of str to list of str
         By the function's name, the kinds of its arguments (`mlp_xp._engines.numba_functions.NumbaSource`).
     source : str
-        Of ``make(**names)``, which returns the step.
-    bound : dict of str to Value
-        The arrays that are names in the source.
+        Of the step (see `mlp_xp._compiler.source.make_source`).
     """
 
     plan: KernelPlan
     functions: str
     signatures: dict[str, list[str]]
     source: str
-    bound: dict[str, Value]
 
     def bind(
         self, state: Sequence[HostArray], compiled: Mapping[str, Any], in_parallel: Callable[..., None]
@@ -125,11 +121,11 @@ class LoopProgram:
         in_parallel : callable ``(function, length, r, c, *arguments)``
             Calls a function for the parts of a range.
         """
-        arrays = memory_of(self.plan, state)
-        names = {name: _view(value, arrays) for name, value in self.bound.items()}
-        namespace: dict[str, Any] = {}
-        exec(self.source, namespace)
-        return namespace["make"](**names, **_LIBRARY, **compiled, in_parallel=in_parallel)
+        shaped = [flat.reshape(value.shape) for value, flat in zip(self.plan.traced.state, state)]
+        names = {**_LIBRARY, **compiled, "in_parallel": in_parallel}
+        for name, array in zip(array_names(self.plan).values(), [*shaped, *allocate_written(self.plan)]):
+            names |= {name: array.reshape(-1), f"matrix_{name}": array}
+        return make_step(self.source, names)
 
 
 @dataclass
@@ -148,10 +144,9 @@ class EpochProgram:
     sizes: list[int]
     constants: list[float]
 
-    def memory(self, state: Sequence[HostArray]) -> list[HostArray]:
-        """List the arrays that steps write, flat."""
-        arrays = memory_of(self.plan, state)
-        return [arrays[id(value)].reshape(-1) for value in written_elsewhere(self.plan)]
+    def memory(self) -> list[HostArray]:
+        """Allocate the arrays that steps write, flat."""
+        return [array.reshape(-1) for array in allocate_written(self.plan)]
 
 
 def _flat(array: HostArray) -> HostArray:
@@ -170,32 +165,17 @@ _LIBRARY = {
 _LIBRARY |= {f"np_{function.__name__}": function for function in SLOW_EXPRESSIONS}
 
 
-def memory_of(plan: KernelPlan, state: Sequence[HostArray]) -> dict[int, HostArray]:
-    """Return the arrays of a plan's values by their ids, which are allocated unless they are state."""
-    arrays = allocate(plan, np.empty)
+def array_names(plan: KernelPlan) -> dict[int, str]:
+    """Return the names of the arrays of a step that are no inputs, by their values' ids."""
+    names = {id(value): f"state{index}" for index, value in enumerate(plan.traced.state)}
+    return names | {id(value): f"t{index}" for index, value in enumerate(plan.written)}
+
+
+def allocate_written(plan: KernelPlan) -> list[HostArray]:
+    """Allocate the arrays of the plan's `written`."""
     loss = plan.traced.results[0]
-    arrays.setdefault(id(loss), np.empty((), loss.dtype))
-    for value, flat in zip(plan.traced.state, state):
-        arrays[id(value)] = flat.reshape(value.shape)
-    for stage in plan.stages:
-        for value in stage.written:
-            if id(value) in plan.in_place:
-                arrays[id(value)] = arrays[id(plan.traced.state[plan.in_place[id(value)]])]
-    return arrays
-
-
-def written_elsewhere(plan: KernelPlan) -> list[Value]:
-    """List the values that are written, but not over the state."""
-    return [value for stage in plan.stages for value in stage.written if id(value) not in plan.in_place]
-
-
-def _view(value: Value, arrays: Mapping[int, HostArray]) -> HostArray:
-    """Return the array of a value that is in memory."""
-    if value.kind == "transpose":
-        return _view(value.operands[0], arrays).T
-    if value.kind == "reshape":
-        return _view(value.operands[0], arrays).reshape(value.shape)
-    return arrays[id(value)]
+    arrays = {id(loss): np.empty((), loss.dtype)} | allocate(plan, np.empty)
+    return [arrays[id(value)] for value in plan.written]
 
 
 def write_loops(traced: TracedFunction) -> LoopProgram:
@@ -242,7 +222,7 @@ class _Source(ABC):
             [LoopWriter(plan, segment).write(self.functions) for segment in stage.segments]
             for stage in plan.stages
         ]
-        self.names = {id(value): f"t{index}" for index, value in enumerate(written_elsewhere(plan))}
+        self.names = array_names(plan)
         self.number_lines: list[str] = []
         self.number_names: dict[int, str] = {}
 
@@ -254,9 +234,7 @@ class _Source(ABC):
                 self.signatures.setdefault(call.function, self._signature(call))
                 lines.append(self.call_line(call, [self._argument(x) for x in call.arguments]))
             lines += map(self.product_line, stage.products)
-        for target, value in self.plan.traced.updates.items():
-            if self.plan.in_place.get(id(value)) != target:
-                lines.append(self.copy_line(value, self.plan.traced.state[target]))
+        lines += [self.copy_line(value, self.plan.traced.state[target]) for target, value in self.plan.copies]
         return lines
 
     @abstractmethod
@@ -288,10 +266,7 @@ class _Source(ABC):
 
     def base_name(self, base: Value) -> str:
         """Return the name of the array that owns memory."""
-        if base.kind in ("state", "input"):
-            return f"{base.kind}{base.detail}"
-        target = self.plan.in_place.get(id(base))
-        return self.names[id(base)] if target is None else f"state{target}"
+        return f"input{base.detail}" if base.kind == "input" else self.names[id(self.plan.storage(base))]
 
     def flat(self, value: Value) -> str:
         """Return the name of a value's flat array."""
@@ -325,7 +300,6 @@ class _StepSource(_Source):
 
     def __init__(self, plan: KernelPlan) -> None:
         super().__init__(plan)
-        self.bound: dict[str, Value] = {}
         self.prologue: dict[str, str] = {}
 
     def program(self) -> LoopProgram:
@@ -334,22 +308,10 @@ class _StepSource(_Source):
         lines = self.step_lines()
         loss, *numbers = traced.results
         results = [f"{self.flat(loss)}[0]", *map(self.number, numbers)]
-        arguments = [
-            *(f"input{i}" for i in range(len(traced.inputs))),
-            *(f"number{i}" for i in range(traced.n_scalars)),
-        ]
         body = [*self.number_lines, *self.prologue.values(), *lines, f"return ({', '.join(results)},)"]
-        names = [*self.bound, *_LIBRARY, *self.signatures, "in_parallel"]
-        source = "\n".join(
-            [
-                f"def make({', '.join(names)}):",
-                f"    def step({', '.join(arguments)}):",
-                *indented(indented(body)),
-                "    return step",
-                "",
-            ]
-        )
-        return LoopProgram(self.plan, self.functions_source(), self.signatures, source, self.bound)
+        arrays = [*self.names.values(), *(f"matrix_{name}" for name in self.names.values())]
+        source = make_source(traced, [*arrays, *_LIBRARY, *self.signatures, "in_parallel"], body)
+        return LoopProgram(self.plan, self.functions_source(), self.signatures, source)
 
     def call_line(self, call: LoopCall, arguments: list[str]) -> str:
         """Return a call for all of a segment's elements, at once or in parts."""
@@ -365,12 +327,11 @@ class _StepSource(_Source):
         if value.base.kind == "input":
             self.prologue[name] = f"flat_{name} = flat({name})"
             return f"flat_{name}"
-        self.bound[name] = Value("reshape", (value.base.size,), value.dtype, operands=(value.base,))
         return name
 
     def literal(self, number: float) -> str:
         """Return the expression of a Python number."""
-        return repr(number) if math.isfinite(number) else f"float('{number}')"
+        return literal(number)
 
     def _argument(self, argument: Argument) -> str:
         text = super()._argument(argument)
@@ -383,11 +344,8 @@ class _StepSource(_Source):
         while value is not base:
             views.append(".T" if value.kind == "transpose" else f".reshape({value.shape})")
             value = value.operands[0]
-        if base.kind == "input":
-            return f"{self.base_name(base)}{''.join(reversed(views))}"
-        name = f"matrix_{self.base_name(base)}"
-        self.bound[name] = base
-        return f"{name}{''.join(reversed(views))}"
+        prefix = "" if base.kind == "input" else "matrix_"
+        return f"{prefix}{self.base_name(base)}{''.join(reversed(views))}"
 
     def product_line(self, value: Value) -> str:
         """Return the call of a library's function."""
@@ -396,9 +354,7 @@ class _StepSource(_Source):
             return f"add_reduce({operands[0]}, None, None, {out})"
         if value.kind == "call":
             return f"np_{value.function.__name__}({operands[0]}, {out})"
-        # See `mlp_xp._compiler.codegen`: `dot` copies operands that are not contiguous.
-        reads_input = any(operand.base.kind == "input" for operand in value.operands)
-        return f"{'matmul' if reads_input else 'dot'}({', '.join([*operands, out])})"
+        return f"{product_function(value.operands)}({', '.join([*operands, out])})"
 
     def copy_line(self, source: Value, target: Value) -> str:
         """Return the copy of a value that could not be written over the state."""
@@ -429,13 +385,11 @@ class _EpochSource(_Source):
             for rows, columns in [map(self.size, (value.shape[0], value.size // value.shape[0]))]
         ]
         numbers_in = [f"number{i}" for i in range(1, traced.n_scalars)]
-        written = written_elsewhere(self.plan)
         arguments = [
             *("order", "gathers", "rates", "losses", "first", "n_batches", "share", "sizes", "constants"),
             *(f"samples{i}" for i in inputs),
             *(f"input{i}" for i in inputs),
-            *(f"state{i}" for i in range(len(traced.state))),
-            *(self.names[id(value)] for value in written),
+            *self.names.values(),
             *numbers_in,
         ]
         own = NUMBA.dtypes[traced.state[0].dtype]
@@ -443,7 +397,7 @@ class _EpochSource(_Source):
             *("i8[]", "bool", "f8[]", "f8[]", "u8", "u8", "f8", "u8[]", "f8[]"),
             *(f"{own}[] read-only" for _ in inputs),
             *(f"{own}[]" for _ in inputs),
-            *(f"{NUMBA.dtypes[value.dtype]}[]" for value in (*traced.state, *written)),
+            *(f"{NUMBA.dtypes[value.dtype]}[]" for value in (*traced.state, *self.plan.written)),
             *("f8" for _ in numbers_in),
         ]
         update = [f"{', '.join(numbers_in)} = {', '.join(new_numbers)}"] if numbers_in else []

@@ -7,7 +7,6 @@ networks that differ in their sizes alone. `mlp_xp._compiler.loop_programs` make
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -15,11 +14,8 @@ import numpy as np
 
 from mlp_xp._compiler.elements import OPERATORS, Argument, Body, Language, SegmentWriter
 from mlp_xp._compiler.graph import Value
-from mlp_xp._compiler.kernels import (
-    COLUMN,
-    ROW,
-    TOTAL,
-)
+from mlp_xp._compiler.kernels import COLUMN, ROW, TOTAL
+from mlp_xp._compiler.source import indented
 
 PLAIN_NUMBERS = (0, 1, -1, 2, 0.5, math.inf, -math.inf)
 """Numbers that are in the source. Others depend on sizes or are hyperparameters: they are arguments."""
@@ -196,11 +192,6 @@ class LoopWriter(SegmentWriter):
 def literal_value(number: float) -> Value:
     """Return a number of the source of a step as a value, which can be an argument."""
     return Value("literal", (), None, detail=number)
-
-
-def indented(lines: Iterable[str]) -> list[str]:
-    """Return lines one level deeper."""
-    return [f"    {line}" for line in lines]
 
 
 def is_slow_in_loops(value: Value) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 
 from mlp_xp._arrays import HostArray, row_slices
 from mlp_xp._compiler.memory import Location
+from mlp_xp._compiler.source import make_step
 
 MAX_BLOCK_BYTES = 2**17
 """Size of a block of the widest array of a region: a few of them fit the cache of a core."""
@@ -96,9 +97,7 @@ class Program:
             _array_at(location, memory)[...] = 1
         for name, (shape, arrays) in self.blocks.items():
             names[name] = _blocks(shape, arrays, memory)
-        namespace: dict[str, Any] = {}
-        exec(self.code, namespace)
-        return namespace["make"](**names, **self.functions)
+        return make_step(self.code, names | self.functions)
 
 
 def _array_at(location: Location, memory: Memory) -> HostArray:

@@ -10,14 +10,17 @@ There are three forms, for three kinds of work:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from mlp_xp._compiler.cxx import CXX, DTYPES, OPERATIONS
 from mlp_xp._compiler.elements import Argument, Body, SegmentWriter
 from mlp_xp._compiler.graph import NotRecordableError, Value
 from mlp_xp._compiler.kernels import COLUMN, ROW, TOTAL, KernelPlan, Segment
+from mlp_xp._compiler.source import indented
+
+_indented = partial(indented, by="  ")
 
 THREADS = 256
 LANES = 32
@@ -92,7 +95,7 @@ class CudaSegmentWriter(SegmentWriter):
         arguments = list(self.arguments.values())
         names = [f"{self.ctype(argument)} a{index}" for index, argument in enumerate(arguments)]
         head = ["Index block", "void* shared", *self._size_names(len(sizes)), *names]
-        body = "\n".join(f"  {line}" for line in [*self.uniform_lines, *lines])
+        body = "\n".join(_indented([*self.uniform_lines, *lines]))
         text = f"({', '.join(head)}) {{\n{body}\n}}"
         name = self.functions.setdefault(text, f"segment{len(self.functions)}")
         types = [self.ctype(argument) for argument in arguments]
@@ -145,15 +148,16 @@ class CudaSegmentWriter(SegmentWriter):
             "  const Index end = (chunk + 1) * height < r ? (chunk + 1) * height : r;",
             "  for (Index first = chunk * height + threadIdx.x / width; first < end;"
             " first += step * UNROLLED) {",
-            *(
-                f"    {line}"
-                for line in _unrolled(
-                    body,
-                    "first + u * step",
-                    "i",
-                    "i < end",
-                    [*self.stores(body, self.stored()), *accumulate],
-                    "i * c + j",
+            *_indented(
+                _indented(
+                    _unrolled(
+                        body,
+                        "first + u * step",
+                        "i",
+                        "i < end",
+                        [*self.stores(body, self.stored()), *accumulate],
+                        "i * c + j",
+                    )
                 )
             ),
             "  }",
@@ -265,10 +269,6 @@ class _Ending(NamedTuple):
     out: str
     condition: str
     counter: str
-
-
-def _indented(lines: Iterable[str]) -> list[str]:
-    return [f"  {line}" for line in lines]
 
 
 def _unrolled(

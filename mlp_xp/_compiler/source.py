@@ -1,9 +1,11 @@
-"""Source text under construction: its lines, and the arrays, scalars and functions that they name."""
+"""Python source of steps: what they all have in common, and the lines and names of one of NumPy calls."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,45 @@ import numpy as np
 from mlp_xp._compiler.graph import NotRecordableError, Value, dtype_or_python_type
 from mlp_xp._compiler.memory import Location, MemoryPlan
 from mlp_xp._compiler.trace import TracedFunction
+
+
+def make_source(
+    traced: TracedFunction, names: Iterable[str], body: Iterable[str], functions: Iterable[str] = ()
+) -> str:
+    """Return the source of ``make(*names)``, which returns the step; `functions` are defined before it."""
+    arguments = [
+        *(f"input{i}" for i in range(len(traced.inputs))),
+        *(f"number{i}" for i in range(traced.n_scalars)),
+    ]
+    step = [*functions, f"def step({', '.join(arguments)}):", *indented(body), "return step"]
+    # What a step uses are variables of a closure: as globals, they and the step would be a reference cycle.
+    return "\n".join([f"def make({', '.join(names)}):", *indented(step), ""])
+
+
+def make_step(source: str | CodeType, names: dict[str, Any]) -> Any:
+    """Return the step of a source (see `make_source`) with these objects for its names."""
+    namespace: dict[str, Any] = {}
+    exec(source, namespace)
+    return namespace["make"](**names)
+
+
+def indented(lines: Iterable[str], by: str = "    ") -> list[str]:
+    """Return lines one level deeper."""
+    return [f"{by}{line}" for line in lines]
+
+
+def literal(number: float) -> str:
+    """Return the expression of a Python number."""
+    return repr(number) if math.isfinite(number) else f"float('{number}')"
+
+
+def product_function(operands: Iterable[Value]) -> str:
+    """Return the function of a matrix product: `dot`, which passes to the BLAS what `matmul` computes itself.
+
+    These are vectors, and a column times a row. But `dot` copies operands that are not contiguous, as arrays
+    of the user's may be.
+    """
+    return "matmul" if any(operand.base.kind == "input" for operand in operands) else "dot"
 
 
 @dataclass
@@ -86,9 +127,7 @@ class SourceBuilder:
     def number(self, operand: Any) -> str:
         """Return an expression for a scalar as a Python number."""
         if not isinstance(operand, Value):
-            if isinstance(operand, float) and not math.isfinite(operand):
-                return f"float('{operand}')"
-            return repr(operand)
+            return literal(operand)
         if operand.kind == "scalar_input":
             return f"number{operand.detail}"
         return f"s{self.index_of[id(operand)]}"

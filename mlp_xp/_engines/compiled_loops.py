@@ -228,7 +228,7 @@ class EpochRunner:
             arguments = (
                 *(first, count, length / n_samples, np.array(program.sizes, np.uint64)),
                 *(np.array(program.constants, float), *_flat(stored), *_flat(batch), *state),
-                *program.memory(state),
+                *program.memory(),
             )
             self.calls.append((functions["epochs"], arguments))
         self.has_one_batch = n_full == 1 and not rest

@@ -69,8 +69,7 @@ class FusedStep:
             try:
                 step = StepSpec.of(self.network, self.optimizer, _with_plain_numbers(state), specs)
                 self.programs[specs] = _BoundProgram(compile_step(_compile_kernels, step), self.xp)
-            except (NotRecordableError, RecursionError, cupy.cuda.compiler.CompileException):
-                # RecursionError: chains of hundreds of numbers that depend on each other.
+            except (NotRecordableError, cupy.cuda.compiler.CompileException):
                 self.programs[specs] = None
         return self.programs[specs]
 
@@ -157,10 +156,9 @@ class _BoundProgram:
                 left, right = map(run.array, product.operands)
                 self.xp.matmul(left, right, out=self.arrays[id(product)])
         arrays = list(run.state)
-        for target, value in traced.updates.items():
-            if self.plan.in_place.get(id(value)) != target:
-                # A copy, because the next step writes in the program's arrays.
-                arrays[target] = run.array(value).copy()
+        for target, value in self.plan.copies:
+            # A copy, because the next step writes in the program's arrays.
+            arrays[target] = run.array(value).copy()
         new_arrays, new_numbers = iter(arrays), map(run.number, traced.results[1:])
         new_state: State = with_leaves(
             state,

@@ -62,8 +62,17 @@ class StepSpec(NamedTuple):
 
 @cached_by_arguments
 def compile_step(write: Callable[[TracedFunction], Any], step: StepSpec) -> Any:
-    """Return the program of a step that a writer makes, or made before of an equal step."""
-    return write(step.trace())
+    """Return the program of a step that a writer makes, or made before of an equal step.
+
+    Raises
+    ------
+    NotRecordableError
+        If the step does something that the compiler or the writer does not support.
+    """
+    try:
+        return write(step.trace())
+    except RecursionError as error:
+        raise NotRecordableError("a chain of hundreds of numbers that depend on each other") from error
 
 
 def is_number(leaf: Any) -> bool:
