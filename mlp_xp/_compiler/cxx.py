@@ -6,46 +6,31 @@ from typing import Any
 
 import numpy as np
 
-from mlp_xp._compiler.elements import OPERATORS, Language
+from mlp_xp._compiler.elements import FUNCTIONS, Language, calls
+from mlp_xp._compiler.graph import OPERATORS
+from mlp_xp._compiler.kernels import KERNEL_DTYPES
 
-DTYPES = {np.dtype("float32"): "float", np.dtype("float64"): "double", np.dtype("bool"): "bool"}
-"""C++'s names of the dtypes that kernels compute with."""
+DTYPES = dict(zip(KERNEL_DTYPES, ("float", "double", "bool")))
 
-EXPRESSIONS: dict[Any, str] = OPERATORS | {
+OPERATIONS: dict[Any, str] = {np.add: "Sum", np.maximum: "Larger", np.minimum: "Smaller"}
+"""The C++ types of the operations of ufuncs that reduce."""
+
+EXPRESSIONS: dict[Any, str] = {
+    **OPERATORS,
+    **calls(FUNCTIONS),
+    np.arctan: "atan({})",
     np.reciprocal: "1 / {}",
     np.absolute: "fabs({})",
     np.sign: "sign_of({})",
-    np.sqrt: "sqrt({})",
-    np.exp: "exp({})",
-    np.expm1: "expm1({})",
-    np.log: "log({})",
-    np.log1p: "log1p({})",
-    np.log2: "log2({})",
-    np.log10: "log10({})",
-    np.sin: "sin({})",
-    np.cos: "cos({})",
-    np.tan: "tan({})",
-    np.arctan: "atan({})",
-    np.sinh: "sinh({})",
-    np.cosh: "cosh({})",
-    np.tanh: "tanh({})",
-    np.floor: "floor({})",
-    np.ceil: "ceil({})",
     np.power: "pow({}, {})",
     np.logaddexp: "log_of_sum({}, {})",
     np.maximum: "larger({}, {})",
     np.minimum: "smaller({}, {})",
-    np.isfinite: "isfinite({})",
-    np.isnan: "isnan({})",
     np.logical_and: "{} && {}",
     np.logical_or: "{} || {}",
     np.logical_not: "!{}",
     np.where: "{} ? {} : {}",
 }
-"""C++'s expressions of ufuncs, also of NaN; others are not recorded."""
-
-OPERATIONS: dict[Any, str] = {np.add: "Sum", np.maximum: "Larger", np.minimum: "Smaller"}
-"""The C++ types of the operations of ufuncs that reduce."""
 
 CXX = Language(
     dtypes=DTYPES,

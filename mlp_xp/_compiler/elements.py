@@ -29,22 +29,19 @@ from mlp_xp._compiler.kernels import (
     reduction_kind,
 )
 
-OPERATORS: dict[Any, str] = {
-    np.add: "{} + {}",
-    np.subtract: "{} - {}",
-    np.multiply: "{} * {}",
-    np.divide: "{} / {}",
-    np.negative: "-{}",
-    np.positive: "{}",
-    np.square: "{0} * {0}",
-    np.greater: "{} > {}",
-    np.greater_equal: "{} >= {}",
-    np.less: "{} < {}",
-    np.less_equal: "{} <= {}",
-    np.equal: "{} == {}",
-    np.not_equal: "{} != {}",
-}
-"""Expressions of ufuncs that are spelt alike in all languages."""
+
+def calls(functions: Iterable[np.ufunc], prefix: str = "") -> dict[Any, str]:
+    """Return the expressions of functions that have NumPy's names in a language too."""
+    return {function: f"{prefix}{function.__name__}({{}})" for function in functions}
+
+
+SLOW_FUNCTIONS = (
+    *(np.exp, np.expm1, np.log, np.log1p, np.log2, np.log10, np.sin, np.cos, np.tan, np.arctan),
+    *(np.sinh, np.cosh, np.tanh),
+)
+"""Functions that take many operations."""
+
+FUNCTIONS = (*SLOW_FUNCTIONS, np.sqrt, np.floor, np.ceil, np.isfinite, np.isnan)
 
 OF_TRUTH_VALUES = (np.logical_and, np.logical_or, np.logical_not, np.equal, np.not_equal)
 """The ufuncs of truth values alone."""
@@ -127,15 +124,36 @@ class SegmentWriter(ABC):
 
     language: ClassVar[Language]
 
-    def __init__(self, plan: KernelPlan, segment: Segment) -> None:
+    def __init__(self, plan: KernelPlan, segment: Segment, functions: dict[str, str]) -> None:
         self.plan = plan
         self.segment = segment
+        self.functions = functions
+        """Names of functions, by their parameters and body; that of the segment is added."""
         self.domain = segment.domain
         self.inside = set(map(id, segment.values))
         self.arguments: dict[Any, Argument] = {}
         self.numbers: dict[int, int] = {}
         self.uniform: dict[int, str] = {}
         self.uniform_lines: list[str] = []
+
+    @property
+    def form(self) -> str:
+        """The form of the function: "rows", "columns" or "flat".
+
+        With "rows", elements are combined over each row before what depends on that; with "columns", over
+        columns or altogether, or rows and columns of elements are needed. With "flat", indices are enough.
+        """
+        if self.segment.reductions(ROW):
+            return "rows"
+        return "columns" if self.combined_last() or self._needs_positions() else "flat"
+
+    def combined_last(self) -> list[Value]:
+        """List the reductions that are complete when the segment is."""
+        return [*self.segment.reductions(COLUMN), *self.segment.reductions(TOTAL)]
+
+    def add_function(self, text: str) -> str:
+        """Return the name of a function with these parameters and this body."""
+        return self.functions.setdefault(text, f"segment{len(self.functions)}")
 
     # Names
 
@@ -185,10 +203,8 @@ class SegmentWriter(ABC):
             return "element"
         return "row" if own == (self.domain[0], 1) else "column"
 
-    def needs_positions(self) -> bool:
-        """Whether rows and columns of elements are needed, or elements are combined."""
-        if self.segment.reductions(COLUMN) or self.segment.reductions(TOTAL):
-            return True
+    def _needs_positions(self) -> bool:
+        """Whether rows and columns of elements are needed."""
         return any(
             value.kind in ("dot", "outer")
             or any(
@@ -251,6 +267,15 @@ class SegmentWriter(ABC):
         """List the outputs that are no reductions."""
         return [value for value in self.segment.outputs if value.kind != "reduce"]
 
+    def body(self) -> Body:
+        """Return what computes the segment for an element, where no element waits for others."""
+        return Body(self, [*self.stored(), *(value.operands[0] for value in self.combined_last())], {})
+
+    def ends(self, body: Body) -> list[str]:
+        """List the statements that write an element of the outputs, and combine it with others."""
+        combine = [self.combine(value, body.name(value.operands[0])) for value in self.combined_last()]
+        return [*self.stores(body, self.stored()), *combine]
+
     def stores(self, body: Body, values: Iterable[Value]) -> list[str]:
         """List the statements that write an element of each value."""
         return [self.language.assign(f"{self.output(value)}[e]", body.name(value)) for value in values]
@@ -263,14 +288,10 @@ class SegmentWriter(ABC):
         """Return what a reduction starts with."""
         return self.language.cast(value.dtype, self.language.reductions[value.function][1])
 
-    def combined(self, value: Value, one: str, other: str) -> str:
-        """Return the expression of two numbers that a reduction combines."""
-        return self.language.reductions[value.function][0].format(one, other)
-
     def combine(self, value: Value, name: str) -> str:
         """Return the statement that adds a number to a reduction."""
-        accumulator = self.accumulator(value)
-        return self.language.assign(accumulator, self.combined(value, accumulator, name))
+        accumulator, expression = self.accumulator(value), self.language.reductions[value.function][0]
+        return self.language.assign(accumulator, expression.format(accumulator, name))
 
     # Rows, which all elements wait for.
 

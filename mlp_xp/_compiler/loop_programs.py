@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 
 from mlp_xp._arrays import HostArray
-from mlp_xp._compiler.elements import Argument, is_transposed
+from mlp_xp._compiler.elements import SLOW_FUNCTIONS, Argument, is_transposed
 from mlp_xp._compiler.graph import SCALAR_EXPRESSIONS, NotRecordableError, Value, reachable
 from mlp_xp._compiler.kernels import KernelPlan, plan_kernels
 from mlp_xp._compiler.loops import (
     NUMBA,
     PLAIN_NUMBERS,
-    SLOW_EXPRESSIONS,
     LoopCall,
     LoopWriter,
     is_slow_in_loops,
@@ -162,7 +161,7 @@ _LIBRARY = {
     "copyto": np.copyto,
     "add_reduce": np.add.reduce,
 }
-_LIBRARY |= {f"np_{function.__name__}": function for function in SLOW_EXPRESSIONS}
+_LIBRARY |= {f"np_{function.__name__}": function for function in SLOW_FUNCTIONS}
 
 
 def array_names(plan: KernelPlan) -> dict[int, str]:
@@ -219,7 +218,7 @@ class _Source(ABC):
         self.functions: dict[str, str] = {}
         self.signatures: dict[str, list[str]] = {}
         self.calls = [
-            [LoopWriter(plan, segment).write(self.functions) for segment in stage.segments]
+            [LoopWriter(plan, segment, self.functions).write() for segment in stage.segments]
             for stage in plan.stages
         ]
         self.names = array_names(plan)

@@ -12,50 +12,42 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlp_xp._compiler.elements import OPERATORS, Argument, Body, Language, SegmentWriter
-from mlp_xp._compiler.graph import Value
-from mlp_xp._compiler.kernels import COLUMN, ROW, TOTAL
+from mlp_xp._compiler.elements import (
+    FUNCTIONS,
+    SLOW_FUNCTIONS,
+    Argument,
+    Language,
+    SegmentWriter,
+    calls,
+)
+from mlp_xp._compiler.graph import OPERATORS, Value
+from mlp_xp._compiler.kernels import COLUMN, KERNEL_DTYPES, TOTAL, reduction_kind
 from mlp_xp._compiler.source import indented
 
 PLAIN_NUMBERS = (0, 1, -1, 2, 0.5, math.inf, -math.inf)
 """Numbers that are in the source. Others depend on sizes or are hyperparameters: they are arguments."""
 
-FAST_EXPRESSIONS: dict[Any, str] = OPERATORS | {
-    np.reciprocal: "np.reciprocal({})",
+EXPRESSIONS: dict[Any, str] = {
+    **OPERATORS,
+    **calls((*FUNCTIONS, np.reciprocal), "np."),
     np.absolute: "abs({})",
     np.sign: "(np.sign({0}) if {0} != 0 else abs({0}))",
-    np.sqrt: "np.sqrt({})",
-    np.floor: "np.floor({})",
-    np.ceil: "np.ceil({})",
+    np.power: "{} ** {}",
+    np.logaddexp: "np.logaddexp({}, {})",
     np.maximum: "({0} if {0} != {0} or {0} > {1} else {1})",
     np.minimum: "({0} if {0} != {0} or {0} < {1} else {1})",
-    np.isfinite: "np.isfinite({})",
-    np.isnan: "np.isnan({})",
     np.logical_and: "(bool({}) and bool({}))",
     np.logical_or: "(bool({}) or bool({}))",
     np.logical_not: "not {}",
     np.where: "({1} if {0} else {2})",
 }
-SLOW_EXPRESSIONS: dict[Any, str] = {
-    **{
-        function: f"np.{function.__name__}({{}})"
-        for function in (
-            *(np.exp, np.expm1, np.log, np.log1p, np.log2, np.log10, np.sin, np.cos, np.tan, np.arctan),
-            *(np.sinh, np.cosh, np.tanh),
-        )
-    },
-    np.power: "{} ** {}",
-    np.logaddexp: "np.logaddexp({}, {})",
-}
-"""Of functions that a loop computes one by one, by calls."""
 
 NUMBA = Language(
-    dtypes={np.dtype("float32"): "f4", np.dtype("float64"): "f8", np.dtype("bool"): "bool"},
-    expressions=FAST_EXPRESSIONS | SLOW_EXPRESSIONS,
+    dtypes=dict(zip(KERNEL_DTYPES, ("f4", "f8", "bool"))),
+    expressions=EXPRESSIONS,
     reductions={
-        np.add: ("{} + {}", "0"),
-        np.maximum: (FAST_EXPRESSIONS[np.maximum], "-np.inf"),
-        np.minimum: (FAST_EXPRESSIONS[np.minimum], "np.inf"),
+        function: (EXPRESSIONS[function], start)
+        for function, start in ((np.add, "0"), (np.maximum, "-np.inf"), (np.minimum, "np.inf"))
     },
     truth_values=("False", "True"),
     nan="np.nan",
@@ -98,26 +90,15 @@ class LoopWriter(SegmentWriter):
 
     language = NUMBA
 
-    def write(self, functions: dict[str, str]) -> LoopCall:
+    def write(self) -> LoopCall:
         """Return the call of the segment's function."""
-        by_rows = True
-        if self.segment.reductions(ROW):
-            lines = self._rows()
-        elif self.needs_positions():
-            lines = self._columns()
-        else:
-            by_rows, lines = False, self._flat()
+        form = self.form
+        lines = {"rows": self._rows, "columns": self._columns, "flat": self._flat}[form]()
         names = [f"a{index}" for index in range(len(self.arguments))]
-        text = "\n".join(
-            [
-                f"({', '.join(['first', 'last', 'r', 'c', *names])}):",
-                *indented([*self.uniform_lines, *lines]),
-                "",
-            ]
-        )
-        name = functions.setdefault(text, f"segment{len(functions)}")
-        combines = self.segment.reductions(COLUMN) or self.segment.reductions(TOTAL)
-        return LoopCall(name, self.domain, by_rows, not combines, list(self.arguments.values()))
+        head = f"({', '.join(['first', 'last', 'r', 'c', *names])}):"
+        name = self.add_function("\n".join([head, *indented([*self.uniform_lines, *lines]), ""]))
+        arguments = list(self.arguments.values())
+        return LoopCall(name, self.domain, form != "flat", not self.combined_last(), arguments)
 
     def uniform_name(self, operand: Any, dtype: Any) -> str:
         """Return the name of what is the same for all elements; most literals are arguments."""
@@ -130,30 +111,21 @@ class LoopWriter(SegmentWriter):
         return name
 
     def _flat(self) -> list[str]:
-        body = Body(self, self.segment.outputs, {})
-        return [
-            "for e in range(first, last):",
-            *indented([*body.lines(), *self.stores(body, self.stored())]),
-        ]
+        body = self.body()
+        return ["for e in range(first, last):", *indented([*body.lines(), *self.ends(body)])]
 
     def _columns(self) -> list[str]:
         sums, totals = self.segment.reductions(COLUMN), self.segment.reductions(TOTAL)
-        body = Body(self, [*self.stored(), *(value.operands[0] for value in (*sums, *totals))], {})
-        added = [
-            f"{self.output(x)}[j] = {self.combined(x, f'{self.output(x)}[j]', body.name(x.operands[0]))}"
-            for x in sums
-        ]
+        body = self.body()
+        starts = [*(["for j in range(c):"] if sums else []), *indented(map(self.start, sums))]
         of_element = [
             *body.define([*body.columns.values(), *body.loads.values()]),
             *body.statements,
-            *self.stores(body, self.stored()),
-            *added,
-            *(self.combine(value, body.name(value.operands[0])) for value in totals),
+            *self.ends(body),
         ]
         return [
             *map(self.start, totals),
-            *(["for j in range(c):"] if sums else []),
-            *indented(f"{self.output(value)}[j] = {self.neutral(value)}" for value in sums),
+            *starts,
             "for i in range(first, last):",
             *indented([*body.define(body.rows.values()), *self.row_loop(of_element)]),
             *self._end_totals(totals),
@@ -170,6 +142,10 @@ class LoopWriter(SegmentWriter):
 
     def _end_totals(self, totals: list[Value]) -> list[str]:
         return [f"{self.output(value)}[0] = {self.accumulator(value)}" for value in totals]
+
+    def accumulator(self, value: Value) -> str:
+        """Return the name of what a reduction has combined so far: sums of columns are in memory."""
+        return f"{self.output(value)}[j]" if reduction_kind(value) == COLUMN else super().accumulator(value)
 
     def start(self, value: Value) -> str:
         """Return the statement that begins a reduction."""
@@ -196,4 +172,4 @@ def literal_value(number: float) -> Value:
 
 def is_slow_in_loops(value: Value) -> bool:
     """Whether a value is computed several elements at a time by NumPy, but one by one in a loop."""
-    return value.function in SLOW_EXPRESSIONS
+    return value.function in (*SLOW_FUNCTIONS, np.power, np.logaddexp)

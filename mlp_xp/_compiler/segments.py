@@ -17,7 +17,7 @@ from typing import NamedTuple
 from mlp_xp._compiler.cxx import CXX, DTYPES, OPERATIONS
 from mlp_xp._compiler.elements import Argument, Body, SegmentWriter
 from mlp_xp._compiler.graph import NotRecordableError, Value
-from mlp_xp._compiler.kernels import COLUMN, ROW, TOTAL, KernelPlan, Segment
+from mlp_xp._compiler.kernels import COLUMN, TOTAL
 from mlp_xp._compiler.source import indented
 
 _indented = partial(indented, by="  ")
@@ -68,24 +68,15 @@ class CudaSegmentWriter(SegmentWriter):
 
     language = CXX
 
-    def __init__(self, plan: KernelPlan, segment: Segment, functions: dict[str, str]) -> None:
-        super().__init__(plan, segment)
-        self.functions = functions
-
     def write(self, threads: int) -> Call:
         """Return the call of the segment's function, in blocks of so many threads."""
         rows, columns = self.domain
         if max(rows * columns * UNROLLED, rows * LANES) >= 2**31:
             raise NotRecordableError("an array of more elements than kernels can index")
-        if self.segment.reductions(ROW):
-            lines, sizes, n_blocks = self._write_rows(threads)
-        elif self.needs_positions():
-            lines, sizes, n_blocks = self._write_columns(threads)
-        else:
-            lines, sizes, n_blocks = self._write_flat(threads)
-        reduced = [*self.segment.reductions(COLUMN), *self.segment.reductions(TOTAL)]
+        write = {"rows": self._write_rows, "columns": self._write_columns, "flat": self._write_flat}
+        lines, sizes, n_blocks = write[self.form](threads)
         n_counters, n_parts = 0, {}
-        if reduced:
+        if self.combined_last():
             width = sizes[2] if len(sizes) > 2 else 1
             n_counters = 1 + -(-columns // width)
             for value in self.segment.reductions(COLUMN):
@@ -97,9 +88,8 @@ class CudaSegmentWriter(SegmentWriter):
         head = ["Index block", "void* shared", *self._size_names(len(sizes)), *names]
         body = "\n".join(_indented([*self.uniform_lines, *lines]))
         text = f"({', '.join(head)}) {{\n{body}\n}}"
-        name = self.functions.setdefault(text, f"segment{len(self.functions)}")
         types = [self.ctype(argument) for argument in arguments]
-        return Call(name, sizes, n_blocks, arguments, types, n_parts, n_counters)
+        return Call(self.add_function(text), sizes, n_blocks, arguments, types, n_parts, n_counters)
 
     def ctype(self, argument: Argument) -> str:
         """Return the C++ type of an argument."""
@@ -113,19 +103,16 @@ class CudaSegmentWriter(SegmentWriter):
         return [f"const Index {name}" for name in ("r", "c", "width", "chunks", "height")[:count]]
 
     def _write_flat(self, threads: int) -> tuple[list[str], list[int], int]:
-        body = Body(self, self.segment.outputs, {})
         rows, columns = self.domain
-        stores = self.stores(body, self.stored())
         lines = [
             "const Index first = block * (THREADS * UNROLLED) + threadIdx.x, n = r * c;",
-            *_unrolled(body, "first + u * THREADS", "e", "e < n", stores),
+            *self._unrolled(self.body(), "first + u * THREADS", "e", "e < n"),
         ]
         return lines, [rows, columns], max(1, -(-rows * columns // (threads * UNROLLED)))
 
     def _write_columns(self, threads: int) -> tuple[list[str], list[int], int]:
         sums, totals = self.segment.reductions(COLUMN), self.segment.reductions(TOTAL)
-        reduced = [value.operands[0] for value in (*sums, *totals)]
-        body = Body(self, [*self.stored(), *reduced], {})
+        body = self.body()
         rows, columns = self.domain
         width = min(LANES, threads, 1 << (columns - 1).bit_length())
         height = threads // width
@@ -138,7 +125,7 @@ class CudaSegmentWriter(SegmentWriter):
         # Whole passes of the block over its rows.
         per_chunk = -(-rows // (chunks * height)) * height
         chunks = -(-rows // per_chunk)
-        accumulate = [self.combine(value, body.name(value.operands[0])) for value in (*sums, *totals)]
+        elements = self._unrolled(body, "first + u * step", "i", "i < end", "i * c + j")
         lines = [
             "const Index strips = (c + width - 1) / width, strip = block % strips, chunk = block / strips;",
             "const Index j = strip * width + threadIdx.x % width, step = THREADS / width;",
@@ -148,18 +135,7 @@ class CudaSegmentWriter(SegmentWriter):
             "  const Index end = (chunk + 1) * height < r ? (chunk + 1) * height : r;",
             "  for (Index first = chunk * height + threadIdx.x / width; first < end;"
             " first += step * UNROLLED) {",
-            *_indented(
-                _indented(
-                    _unrolled(
-                        body,
-                        "first + u * step",
-                        "i",
-                        "i < end",
-                        [*self.stores(body, self.stored()), *accumulate],
-                        "i * c + j",
-                    )
-                )
-            ),
+            *_indented(_indented(elements)),
             "  }",
             "}",
             *self._column_ends(sums),
@@ -227,6 +203,22 @@ class CudaSegmentWriter(SegmentWriter):
         ]
         return lines, [rows, columns], -(-rows * min(LANES, threads) // threads)
 
+    def _unrolled(self, body: Body, first: str, index: str, condition: str, element: str = "") -> list[str]:
+        """List the statements for `UNROLLED` elements: all are read before the first is computed."""
+        setup = [f"const Index {index} = {first};"] + ([f"const Index e = {element};"] if element else [])
+        loads = [*body.rows.values(), *body.loads.values()]
+        read = [f"x_{load.name}[u] = {load.text};" for load in loads]
+        compute = [
+            *body.define(load._replace(text=f"x_{load.name}[u]") for load in loads),
+            *body.statements,
+            *self.ends(body),
+        ]
+        lines = [f"{DTYPES[load.dtype]} x_{load.name}[UNROLLED];" for load in loads]
+        for each in (read, compute):
+            guarded = [*setup, f"if ({condition}) {{", *_indented(each), "}"]
+            lines += ["#pragma unroll", "for (Index u = 0; u < UNROLLED; ++u) {", *_indented(guarded), "}"]
+        return lines
+
     def row_loop(self, lines: list[str]) -> list[str]:
         """Return a loop of a row's lanes around statements for an element."""
         head = "for (Index j = lane; j < c; j += LANES) {"
@@ -269,29 +261,3 @@ class _Ending(NamedTuple):
     out: str
     condition: str
     counter: str
-
-
-def _unrolled(
-    body: Body, position: str, index: str, condition: str, ends: list[str], element: str = ""
-) -> list[str]:
-    """List the statements for `UNROLLED` elements: all are read before the first is computed."""
-    setup = [f"const Index {index} = {position};"] + ([f"const Index e = {element};"] if element else [])
-    loads = [*body.rows.values(), *body.loads.values()]
-    return [
-        *(f"{DTYPES[load.dtype]} x_{load.name}[UNROLLED];" for load in loads),
-        "#pragma unroll",
-        "for (Index u = 0; u < UNROLLED; ++u) {",
-        *(f"  {line}" for line in setup),
-        f"  if ({condition}) {{",
-        *(f"    x_{load.name}[u] = {load.text};" for load in loads),
-        "  }",
-        "}",
-        "#pragma unroll",
-        "for (Index u = 0; u < UNROLLED; ++u) {",
-        *(f"  {line}" for line in setup),
-        f"  if ({condition}) {{",
-        *(f"    {line}" for line in body.define(load._replace(text=f"x_{load.name}[u]") for load in loads)),
-        *(f"    {line}" for line in (*body.statements, *ends)),
-        "  }",
-        "}",
-    ]
