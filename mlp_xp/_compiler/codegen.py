@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from mlp_xp._compiler.accumulate import scipy_blas_functions
-from mlp_xp._compiler.fused_loops import LoopWriter
-from mlp_xp._compiler.graph import SCALAR_EXPRESSIONS, SOURCE_KINDS, VIEW_KINDS, Value
+from mlp_xp._compiler.fused_loops import RegionWriter
+from mlp_xp._compiler.graph import SOURCE_KINDS, VIEW_KINDS, Value
+from mlp_xp._compiler.languages import SCALAR_EXPRESSIONS
 from mlp_xp._compiler.memory import Location, MemoryPlan
 from mlp_xp._compiler.program import BlockedArray, Program
 from mlp_xp._compiler.regions import Region
@@ -207,7 +208,7 @@ class _StepWriter:
                 self._write_scalar(value)
 
     def _write_region(self, index: int) -> None:
-        loop = LoopWriter(self.builder, self.plan.regions[index])
+        loop = RegionWriter(self.builder, self.plan.regions[index])
         self.loops += loop.write(f"region{index}")
         self.blocks[f"blocks{index}"] = (loop.shape, list(loop.arrays.values()))
         self._add(f"region{index}(blocks{index})")

@@ -6,16 +6,14 @@ They are the same in every language that segments are written in; a `Language` s
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from mlp_xp._compiler.graph import VIEW_KINDS, NotRecordableError, Value
+from mlp_xp._compiler.graph import NotRecordableError, Value
 from mlp_xp._compiler.kernels import (
     COLUMN,
     ROW,
@@ -25,78 +23,11 @@ from mlp_xp._compiler.kernels import (
     is_computed,
     is_number,
     is_scalar,
+    is_transposed,
     matrix_shape,
     reduction_kind,
 )
-
-
-def calls(functions: Iterable[np.ufunc], prefix: str = "") -> dict[Any, str]:
-    """Return the expressions of functions that have NumPy's names in a language too."""
-    return {function: f"{prefix}{function.__name__}({{}})" for function in functions}
-
-
-SLOW_FUNCTIONS = (
-    *(np.exp, np.expm1, np.log, np.log1p, np.log2, np.log10, np.sin, np.cos, np.tan, np.arctan),
-    *(np.sinh, np.cosh, np.tanh),
-)
-"""Functions that take many operations."""
-
-FUNCTIONS = (*SLOW_FUNCTIONS, np.sqrt, np.floor, np.ceil, np.isfinite, np.isnan)
-
-OF_TRUTH_VALUES = (np.logical_and, np.logical_or, np.logical_not, np.equal, np.not_equal)
-"""The ufuncs of truth values alone."""
-
-
-@dataclass(frozen=True)
-class Language:
-    """How statements are spelt.
-
-    Attributes
-    ----------
-    dtypes : dict of dtype to str
-        Names of types, which also convert.
-    expressions : dict of ufunc to str
-        Also of NaN; what has none is not recorded.
-    reductions : dict of ufunc to (str, str)
-        The expression that combines two numbers, and what to start with.
-    truth_values, nan, infinity : str
-        "false true", and two numbers.
-    definition, assignment : str
-        Statements, with ``{type}``, ``{name}`` and ``{text}``.
-    number : str
-        How the argument with a number of the host is read.
-    """
-
-    dtypes: Mapping[Any, str]
-    expressions: Mapping[Any, str]
-    reductions: Mapping[Any, tuple[str, str]]
-    truth_values: tuple[str, str]
-    nan: str
-    infinity: str
-    definition: str
-    assignment: str
-    number: str
-
-    def define(self, dtype: Any, name: str, text: str) -> str:
-        """Return the statement that gives a name to a number."""
-        return self.definition.format(type=self.dtypes[dtype], name=name, text=text)
-
-    def assign(self, name: str, text: str) -> str:
-        """Return the statement that changes a variable or an element."""
-        return self.assignment.format(name=name, text=text)
-
-    def cast(self, dtype: Any, text: str) -> str:
-        """Return the expression of a number converted to a dtype."""
-        return f"{self.dtypes[dtype]}({text})"
-
-    def literal(self, number: Any, dtype: Any) -> str:
-        """Return the expression of a Python number."""
-        if isinstance(number, bool):
-            return self.truth_values[number]
-        if math.isfinite(number):
-            return self.cast(dtype, repr(float(number)))
-        sign = "-" if number < 0 else ""
-        return self.cast(dtype, self.nan if number != number else f"{sign}{self.infinity}")
+from mlp_xp._compiler.languages import OF_TRUTH_VALUES, Language
 
 
 class Argument(NamedTuple):
@@ -498,19 +429,6 @@ class Body:
         if is_transposed(operand):
             return f"{array}[{column} * {rows}u + {row}]"
         return f"{array}[{row} * {columns}u + {column}]"
-
-
-def is_transposed(operand: Value) -> bool:
-    """Whether an operand is the transpose of what is in memory."""
-    transposed = reshaped = False
-    while operand.kind in VIEW_KINDS:
-        if operand.kind == "transpose":
-            if reshaped:
-                raise NotRecordableError("a reshaped transpose")
-            transposed = not transposed
-        reshaped = reshaped or operand.kind != "transpose"
-        operand = operand.operands[0]
-    return transposed
 
 
 def _is_array(operand: Any) -> bool:

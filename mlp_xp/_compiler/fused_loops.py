@@ -10,7 +10,7 @@ from mlp_xp._compiler.regions import Region
 from mlp_xp._compiler.source import SourceBuilder, is_extremum, scalar_dtype
 
 
-class LoopWriter:
+class RegionWriter:
     """Writes the loop of one region.
 
     Attributes

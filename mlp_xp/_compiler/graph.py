@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
+from mlp_xp._compiler.languages import SCALAR_EXPRESSIONS
+
 Literal: TypeAlias = "int | float"
 Operand: TypeAlias = "Value | Literal"
 
@@ -18,38 +20,6 @@ VIEW_KINDS = ("transpose", "reshape", "slice")
 
 SOURCE_KINDS = ("state", "state_group", "input", "scalar_input")
 """Kinds of values that exist when a call begins."""
-
-OPERATORS: dict[Any, str] = {
-    np.add: "{} + {}",
-    np.subtract: "{} - {}",
-    np.multiply: "{} * {}",
-    np.divide: "{} / {}",
-    np.negative: "-{}",
-    np.positive: "{}",
-    np.square: "{0} * {0}",
-    np.greater: "{} > {}",
-    np.greater_equal: "{} >= {}",
-    np.less: "{} < {}",
-    np.less_equal: "{} <= {}",
-    np.equal: "{} == {}",
-    np.not_equal: "{} != {}",
-}
-"""Expressions of ufuncs that are spelt alike in all languages."""
-
-SCALAR_EXPRESSIONS: dict[Any, str] = {
-    function: f"({OPERATORS[function]})"
-    for function in (
-        *(np.add, np.subtract, np.multiply, np.divide, np.negative),
-        *(np.greater, np.greater_equal, np.less, np.less_equal),
-    )
-} | {
-    np.power: "({} ** {})",
-    np.floor_divide: "({} // {})",
-    np.remainder: "({} % {})",
-    np.absolute: "abs({})",
-    np.where: "({1} if {0} else {2})",
-}
-"""Python expressions for ufuncs of Python numbers: a ufunc call takes thirty times as long (NumPy 2.4)."""
 
 
 class NotRecordableError(Exception):

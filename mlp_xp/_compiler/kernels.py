@@ -19,11 +19,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from mlp_xp._compiler.graph import SOURCE_KINDS, VIEW_KINDS, NotRecordableError, Value, find_users, reachable
+from mlp_xp._compiler.languages import KERNEL_DTYPES
 from mlp_xp._compiler.trace import TracedFunction
 
 Domain: TypeAlias = "tuple[int, int]"
-
-KERNEL_DTYPES = (np.dtype("float32"), np.dtype("float64"), np.dtype("bool"))
 
 ELEMENTWISE_KINDS = ("map", "zeros", "dot", "outer")
 """Kinds of values with an element for each thread. Of "dot" and "outer" it reads others of their operands."""
@@ -146,6 +145,19 @@ def matrix_shape(shape: tuple[int, ...]) -> Domain:
         raise NotRecordableError("an array of more than two dimensions")
     rows, columns = (1, 1, *shape)[-2:]
     return rows, columns
+
+
+def is_transposed(operand: Value) -> bool:
+    """Whether an operand is the transpose of what is in memory."""
+    transposed = reshaped = False
+    while operand.kind in VIEW_KINDS:
+        if operand.kind == "transpose":
+            if reshaped:
+                raise NotRecordableError("a reshaped transpose")
+            transposed = not transposed
+        reshaped = reshaped or operand.kind != "transpose"
+        operand = operand.operands[0]
+    return transposed
 
 
 def is_number(operand: Any) -> bool:

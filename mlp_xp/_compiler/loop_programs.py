@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from mlp_xp._arrays import HostArray
-from mlp_xp._compiler.elements import SLOW_FUNCTIONS, Argument, is_transposed
-from mlp_xp._compiler.graph import SCALAR_EXPRESSIONS, NotRecordableError, Value, reachable
-from mlp_xp._compiler.kernels import KernelPlan, plan_kernels
+from mlp_xp._compiler.elements import Argument
+from mlp_xp._compiler.graph import NotRecordableError, Value, reachable
+from mlp_xp._compiler.kernels import KernelPlan, is_transposed, plan_kernels
+from mlp_xp._compiler.languages import NUMBA, SCALAR_EXPRESSIONS, TRANSCENDENTAL
 from mlp_xp._compiler.loops import (
-    NUMBA,
     PLAIN_NUMBERS,
     LoopCall,
     LoopWriter,
@@ -161,7 +161,7 @@ _LIBRARY = {
     "copyto": np.copyto,
     "add_reduce": np.add.reduce,
 }
-_LIBRARY |= {f"np_{function.__name__}": function for function in SLOW_FUNCTIONS}
+_LIBRARY |= {f"np_{function.__name__}": function for function in TRANSCENDENTAL}
 
 
 def array_names(plan: KernelPlan) -> dict[int, str]:

@@ -12,50 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlp_xp._compiler.elements import (
-    FUNCTIONS,
-    SLOW_FUNCTIONS,
-    Argument,
-    Language,
-    SegmentWriter,
-    calls,
-)
-from mlp_xp._compiler.graph import OPERATORS, Value
-from mlp_xp._compiler.kernels import COLUMN, KERNEL_DTYPES, TOTAL, reduction_kind
+from mlp_xp._compiler.elements import Argument, SegmentWriter
+from mlp_xp._compiler.graph import Value
+from mlp_xp._compiler.kernels import COLUMN, TOTAL, reduction_kind
+from mlp_xp._compiler.languages import NUMBA, TRANSCENDENTAL
 from mlp_xp._compiler.source import indented
 
 PLAIN_NUMBERS = (0, 1, -1, 2, 0.5, math.inf, -math.inf)
 """Numbers that are in the source. Others depend on sizes or are hyperparameters: they are arguments."""
-
-EXPRESSIONS: dict[Any, str] = {
-    **OPERATORS,
-    **calls((*FUNCTIONS, np.reciprocal), "np."),
-    np.absolute: "abs({})",
-    np.sign: "(np.sign({0}) if {0} != 0 else abs({0}))",
-    np.power: "{} ** {}",
-    np.logaddexp: "np.logaddexp({}, {})",
-    np.maximum: "({0} if {0} != {0} or {0} > {1} else {1})",
-    np.minimum: "({0} if {0} != {0} or {0} < {1} else {1})",
-    np.logical_and: "(bool({}) and bool({}))",
-    np.logical_or: "(bool({}) or bool({}))",
-    np.logical_not: "not {}",
-    np.where: "({1} if {0} else {2})",
-}
-
-NUMBA = Language(
-    dtypes=dict(zip(KERNEL_DTYPES, ("f4", "f8", "bool"))),
-    expressions=EXPRESSIONS,
-    reductions={
-        function: (EXPRESSIONS[function], start)
-        for function, start in ((np.add, "0"), (np.maximum, "-np.inf"), (np.minimum, "np.inf"))
-    },
-    truth_values=("False", "True"),
-    nan="np.nan",
-    infinity="np.inf",
-    definition="{name} = {text}",
-    assignment="{name} = {text}",
-    number="{type}({name})",
-)
 
 
 class LoopCall(NamedTuple):
@@ -172,4 +136,4 @@ def literal_value(number: float) -> Value:
 
 def is_slow_in_loops(value: Value) -> bool:
     """Whether a value is computed several elements at a time by NumPy, but one by one in a loop."""
-    return value.function in (*SLOW_FUNCTIONS, np.power, np.logaddexp)
+    return value.function in (*TRANSCENDENTAL, np.power, np.logaddexp)

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-from mlp_xp._compiler.cxx import CXX, DTYPES, OPERATIONS
 from mlp_xp._compiler.elements import Argument, Body, SegmentWriter
 from mlp_xp._compiler.graph import NotRecordableError, Value
 from mlp_xp._compiler.kernels import COLUMN, TOTAL
+from mlp_xp._compiler.languages import CXX, OPERATIONS
 from mlp_xp._compiler.source import indented
 
 _indented = partial(indented, by="  ")
@@ -96,7 +96,7 @@ class CudaSegmentWriter(SegmentWriter):
         if argument.value is None:
             return "unsigned int*"
         dtype = argument.value.dtype
-        ctype = DTYPES[self.plan.traced.state[0].dtype if dtype is None else dtype]
+        ctype = CXX.dtypes[self.plan.traced.state[0].dtype if dtype is None else dtype]
         return {"output": f"{ctype}*", "parts": f"volatile {ctype}*"}.get(argument.kind, f"const {ctype}*")
 
     def _size_names(self, count: int) -> list[str]:
@@ -145,7 +145,7 @@ class CudaSegmentWriter(SegmentWriter):
 
     def start(self, value: Value) -> str:
         """Return the statement that begins a reduction."""
-        return f"{DTYPES[value.dtype]} {self.accumulator(value)} = {self.neutral(value)};"
+        return f"{CXX.dtypes[value.dtype]} {self.accumulator(value)} = {self.neutral(value)};"
 
     def _column_ends(self, sums: list[Value]) -> list[str]:
         write = "if (threadIdx.x < width && j < c)"
@@ -167,7 +167,8 @@ class CudaSegmentWriter(SegmentWriter):
             return []
         lines, ends = [], []
         for value in reductions:
-            name, ctype, operation = self.accumulator(value), DTYPES[value.dtype], OPERATIONS[value.function]
+            name, ctype = self.accumulator(value), CXX.dtypes[value.dtype]
+            operation = OPERATIONS[value.function]
             parts, out = self.argument("parts", value), self.output(value)
             combine = f"{name} = of_block<{operation}>(shared, {name}, {ending.width});"
             lines += [
@@ -213,7 +214,7 @@ class CudaSegmentWriter(SegmentWriter):
             *body.statements,
             *self.ends(body),
         ]
-        lines = [f"{DTYPES[load.dtype]} x_{load.name}[UNROLLED];" for load in loads]
+        lines = [f"{CXX.dtypes[load.dtype]} x_{load.name}[UNROLLED];" for load in loads]
         for each in (read, compute):
             guarded = [*setup, f"if ({condition}) {{", *_indented(each), "}"]
             lines += ["#pragma unroll", "for (Index u = 0; u < UNROLLED; ++u) {", *_indented(guarded), "}"]
