@@ -25,7 +25,7 @@ BlasFunctions = dict[str, Callable[..., Any]]
 def fuse_updates_into_products(traced: TracedFunction) -> None:
     """Rewrite updates ``beta p + alpha a @ b``, with numbers alpha and beta, as "accumulate" values."""
     users = find_users(reachable(traced.roots))
-    results = {id(value) for value in traced.results if isinstance(value, Value)}
+    results = set(map(id, traced.computed_results))
     for target, value in traced.updates.items():
         if value.kind != "map" or value.dtype not in (np.float32, np.float64):
             continue

@@ -8,9 +8,9 @@ import numpy as np
 
 from mlp_xp._compiler.accumulate import scipy_blas_functions
 from mlp_xp._compiler.fused_loops import RegionWriter
-from mlp_xp._compiler.graph import SOURCE_KINDS, VIEW_KINDS, Value
+from mlp_xp._compiler.graph import KINDS_WITHOUT_CALL, Value
 from mlp_xp._compiler.languages import SCALAR_EXPRESSIONS
-from mlp_xp._compiler.memory import Location, MemoryPlan
+from mlp_xp._compiler.memory import Location, MemoryPlan, state_location
 from mlp_xp._compiler.program import BlockedArray, Program
 from mlp_xp._compiler.regions import Region
 from mlp_xp._compiler.schedule import Schedule
@@ -74,9 +74,9 @@ class _StepWriter:
                 self._hoist_scalars(self.plan.regions[region], index)
                 self._write_region(region)
         for target, value in self.schedule.copies:
-            group, start = self.traced.layout.offsets[target]
-            location = Location(("state", group), start, value.shape, value.dtype)
-            name = self.builder.name_array(f"state{target}" if target >= 0 else f"group{group}", location)
+            location = state_location(self.traced, target, value)
+            name = f"state{target}" if target >= 0 else f"group{location.buffer[1]}"
+            self.builder.name_array(name, location)
             self._add(f"copyto({name}, {self.builder.array(value)})")
         results = "".join(f"{self._result(result)}, " for result in self.traced.results)
         self._add(f"return ({results})")
@@ -90,7 +90,7 @@ class _StepWriter:
         return self.builder.number(result)
 
     def _write(self, value: Value) -> None:
-        if value.kind in (*SOURCE_KINDS, *VIEW_KINDS):
+        if value.kind in KINDS_WITHOUT_CALL:
             return
         if value.kind == "concatenation":
             for operand, location in self.plan.copied_operands.get(id(value), []):
@@ -204,7 +204,7 @@ class _StepWriter:
         """Write the scalars scheduled inside a region before its loop: they do not depend on its values."""
         last = self.builder.index_of[id(region.values[-1])]
         for value in self.schedule.values[start:last]:
-            if value.shape == () and value.kind not in (*VIEW_KINDS, "scalar_input"):
+            if value.shape == () and value.kind not in KINDS_WITHOUT_CALL:
                 self._write_scalar(value)
 
     def _write_region(self, index: int) -> None:

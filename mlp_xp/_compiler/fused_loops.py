@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mlp_xp._compiler.graph import Value
+from mlp_xp._compiler.liveness import can_be_overwritten
 from mlp_xp._compiler.program import BlockedArray
 from mlp_xp._compiler.regions import Region
 from mlp_xp._compiler.source import SourceBuilder, is_extremum, scalar_dtype
@@ -129,11 +130,9 @@ class RegionWriter:
         last_read, index = self.builder.plan.last_read, index_of[id(value)]
         for operand in value.arrays:
             if (
-                operand.kind in ("map", "matmul", "affine")
-                and (operand.shape, operand.dtype) == (value.shape, value.dtype)
-                and id(operand) in locations
+                id(operand) in locations
                 and locations[id(operand)].buffer[0] == "pool"
-                and last_read[id(operand)] == index
+                and can_be_overwritten(operand, value, index, last_read)
                 and not any(
                     index < index_of[id(other)] < last_read[id(value)]
                     for other in self.region.values

@@ -21,6 +21,8 @@ VIEW_KINDS = ("transpose", "reshape", "slice")
 SOURCE_KINDS = ("state", "state_group", "input", "scalar_input")
 """Kinds of values that exist when a call begins."""
 
+KINDS_WITHOUT_CALL = (*SOURCE_KINDS, *VIEW_KINDS)
+
 
 class NotRecordableError(Exception):
     """The function does something that the compiler does not support; run it uncompiled.

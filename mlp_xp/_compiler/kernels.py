@@ -306,7 +306,7 @@ class _Partition:
         """Move the updates of small arrays, and what only they use, to the last stage."""
         last = max(self.stage.values(), default=0)
         roots = {id(value): target for target, value in self.traced.updates.items()}
-        results = {id(value) for value in self.traced.results if isinstance(value, Value)}
+        results = set(map(id, self.traced.computed_results))
         moved: set[int] = set()
         for value in reversed(self.values):
             users = self.users.get(id(value), [])

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -86,6 +86,10 @@ def take(source, order, first, rows, columns, target):
 """Functions of matrices in flat arrays; `rows_a` and `columns_a` are the steps between rows and columns."""
 
 
+Signatures: TypeAlias = tuple[tuple[str, tuple[str, ...]], ...]
+"""Names of functions and the kinds of their arguments."""
+
+
 @dataclass
 class LoopProgram:
     """A step as compiled loops and calls of NumPy.
@@ -95,15 +99,15 @@ class LoopProgram:
     plan : KernelPlan
     functions : str
         The source of the compiled functions, each decorated with ``@compiled`` or ``@inlined``.
-    signatures : dict of str to list of str
-        By the function's name, the kinds of its arguments (`mlp_xp._engines.numba_functions.NumbaSource`).
+    signatures : Signatures
+        See `mlp_xp._engines.numba_functions.NumbaSource`.
     source : str
         Of the step (see `mlp_xp._compiler.source.make_source`).
     """
 
     plan: KernelPlan
     functions: str
-    signatures: dict[str, list[str]]
+    signatures: Signatures
     source: str
 
     def bind(
@@ -139,7 +143,7 @@ class EpochProgram:
 
     plan: KernelPlan
     functions: str
-    signatures: dict[str, list[str]]
+    signatures: Signatures
     sizes: list[int]
     constants: list[float]
 
@@ -216,7 +220,7 @@ class _Source(ABC):
     def __init__(self, plan: KernelPlan) -> None:
         self.plan = plan
         self.functions: dict[str, str] = {}
-        self.signatures: dict[str, list[str]] = {}
+        self.signatures: dict[str, tuple[str, ...]] = {}
         self.calls = [
             [LoopWriter(plan, segment, self.functions).write() for segment in stage.segments]
             for stage in plan.stages
@@ -248,8 +252,8 @@ class _Source(ABC):
     def copy_line(self, source: Value, target: Value) -> str:
         """Return the copy of a value that could not be written over the state."""
 
-    def _signature(self, call: LoopCall) -> list[str]:
-        kinds = []
+    def _signature(self, call: LoopCall) -> tuple[str, ...]:
+        kinds = ["u8"] * 4
         for argument in call.arguments:
             assert argument.value is not None
             if argument.kind == "number":
@@ -257,7 +261,7 @@ class _Source(ABC):
             else:
                 read_only = " read-only" if argument.value.kind == "input" else ""
                 kinds.append(f"{NUMBA.dtypes[argument.value.dtype]}[]{read_only}")
-        return ["u8"] * 4 + kinds
+        return tuple(kinds)
 
     def _argument(self, argument: Argument) -> str:
         assert argument.value is not None
@@ -310,7 +314,7 @@ class _StepSource(_Source):
         body = [*self.number_lines, *self.prologue.values(), *lines, f"return ({', '.join(results)},)"]
         arrays = [*self.names.values(), *(f"matrix_{name}" for name in self.names.values())]
         source = make_source(traced, [*arrays, *_LIBRARY, *self.signatures, "in_parallel"], body)
-        return LoopProgram(self.plan, self.functions_source(), self.signatures, source)
+        return LoopProgram(self.plan, self.functions_source(), tuple(self.signatures.items()), source)
 
     def call_line(self, call: LoopCall, arguments: list[str]) -> str:
         """Return a call for all of a segment's elements, at once or in parts."""
@@ -392,13 +396,13 @@ class _EpochSource(_Source):
             *numbers_in,
         ]
         own = NUMBA.dtypes[traced.state[0].dtype]
-        kinds = [
+        kinds = (
             *("i8[]", "bool", "f8[]", "f8[]", "u8", "u8", "f8", "u8[]", "f8[]"),
             *(f"{own}[] read-only" for _ in inputs),
             *(f"{own}[]" for _ in inputs),
             *(f"{NUMBA.dtypes[value.dtype]}[]" for value in (*traced.state, *self.plan.written)),
             *("f8" for _ in numbers_in),
-        ]
+        )
         update = [f"{', '.join(numbers_in)} = {', '.join(new_numbers)}"] if numbers_in else []
         step = [
             *(["if gathers:", *indented(gather)] if gather else []),
@@ -423,7 +427,7 @@ class _EpochSource(_Source):
         if n_calls <= MAX_CALLS_INLINED:
             parts = parts.replace("@compiled", "@inlined")
         functions = "\n".join([parts, head, *indented(body), ""])
-        return EpochProgram(self.plan, functions, {"epochs": kinds}, self.sizes, list(self.constants))
+        return EpochProgram(self.plan, functions, (("epochs", kinds),), self.sizes, list(self.constants))
 
     def size(self, number: int) -> str:
         """Return a new name for a size: one for equal sizes would make the source depend on them."""

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from mlp_xp._compiler.graph import SOURCE_KINDS, VIEW_KINDS, NotRecordableError, Value, find_users
-from mlp_xp._compiler.liveness import last_reads
+from mlp_xp._compiler.graph import KINDS_WITHOUT_CALL, VIEW_KINDS, NotRecordableError, Value, find_users
+from mlp_xp._compiler.liveness import can_be_overwritten, last_reads
 from mlp_xp._compiler.regions import Region, find_regions
 from mlp_xp._compiler.schedule import Schedule
 from mlp_xp._compiler.trace import TracedFunction, group_target
@@ -90,6 +90,12 @@ def plan_memory(traced: TracedFunction, schedule: Schedule) -> MemoryPlan:
     return MemoryPlan(
         locations, regions, region_of, pool.nbytes, fixed.ones_rows, fixed.copied_operands, last_read
     )
+
+
+def state_location(traced: TracedFunction, target: int, value: Value) -> Location:
+    """Return the location of a target of an update, with the shape and dtype of a value."""
+    group, start = traced.layout.offsets[target]
+    return Location(("state", group), start, value.shape, value.dtype)
 
 
 def _values_stored_transposed(
@@ -182,8 +188,7 @@ class _FixedLocations:
             elif value.kind == "state_group":
                 target = group_target(value.detail)
             if target is not None:
-                group, start = traced.layout.offsets[target]
-                self.locations[id(value)] = Location(("state", group), start, value.shape, value.dtype)
+                self.locations[id(value)] = state_location(traced, target, value)
 
     def place_concatenations(self) -> None:
         """Give each concatenation a buffer; operands that cannot be computed in it will be copied."""
@@ -237,11 +242,9 @@ class _FixedLocations:
             return None
         for operand in value.arrays:
             if (
-                operand.kind in ("map", "matmul", "affine")
-                and (operand.shape, operand.dtype) == (value.shape, value.dtype)
-                and id(operand) in self.transposed
+                id(operand) in self.transposed
                 and id(operand) not in self.locations
-                and self.last_read[id(operand)] == self.schedule.index_of[id(value)]
+                and can_be_overwritten(operand, value, self.schedule.index_of[id(value)], self.last_read)
             ):
                 return operand
         return None
@@ -282,7 +285,7 @@ class _BufferAllocator:
             operands_in_region |= {id(value): in_region for value in region.values}
         released_at: dict[int, list[int]] = {}
         for index, value in enumerate(values):
-            is_computed = value.kind not in (*SOURCE_KINDS, *VIEW_KINDS) and value.shape != ()
+            is_computed = value.kind not in KINDS_WITHOUT_CALL and value.shape != ()
             if is_computed and id(value) not in self.locations and id(value) not in local:
                 operands = operands_in_region.get(id(value), value.arrays)
                 overwritten = self._overwritable_operand(value, index, operands)

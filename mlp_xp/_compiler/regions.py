@@ -6,7 +6,7 @@ import math
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 
-from mlp_xp._compiler.graph import SOURCE_KINDS, VIEW_KINDS, Value
+from mlp_xp._compiler.graph import KINDS_WITHOUT_CALL, Value
 
 MIN_ELEMENTS_TO_BLOCK = 2**15
 """Size of an array from which on elementwise operations on it are fused into a loop over blocks, so that what
@@ -42,7 +42,7 @@ def find_regions(
     regions: list[Region] = []
     current: list[Value] = []
     for value in values:
-        if value.kind in (*SOURCE_KINDS, *VIEW_KINDS) or value.shape == ():
+        if value.kind in KINDS_WITHOUT_CALL or value.shape == ():
             # Scalars computed from scalars move before the loop; one computed from an array may depend on it.
             if value.shape == () and value.kind in ("reduce", "matmul"):
                 current = []

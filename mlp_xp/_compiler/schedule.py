@@ -104,7 +104,7 @@ def _update_clusters(
     A cluster is a connected set of such values. It is scheduled without interruption, so that it can become
     one fused region, which needs no whole arrays for what is between.
     """
-    results = {id(value) for value in traced.results if isinstance(value, Value)}
+    results = set(map(id, traced.computed_results))
     cluster_of: dict[int, int] = {}
     for cluster, value in enumerate(reversed(values)):
         its_users = users.get(id(value), [])

@@ -90,9 +90,14 @@ class TracedFunction:
     has_ones_column: bool
 
     @property
+    def computed_results(self) -> list[Value]:
+        """The results that are no literals."""
+        return [result for result in self.results if isinstance(result, Value)]
+
+    @property
     def roots(self) -> list[Value]:
         """The values that have to be computed: updates and results."""
-        return [*self.updates.values(), *(value for value in self.results if isinstance(value, Value))]
+        return [*self.updates.values(), *self.computed_results]
 
 
 def trace_function(

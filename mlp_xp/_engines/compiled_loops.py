@@ -91,7 +91,9 @@ def make_loops(steps: Mapping[int, StepSpec], bytes_to_copy: int) -> Loops | Non
         programs = {length: compile_step(WRITERS[kind], step) for length, step in steps.items()}
     except NotRecordableError:
         return None
-    sources = {length: _source_of(program) for length, program in programs.items()}
+    sources = {
+        length: NumbaSource(program.functions, program.signatures) for length, program in programs.items()
+    }
     if not _FAILED.isdisjoint(sources.values()):
         return None
     try:
@@ -109,11 +111,6 @@ def make_loops(steps: Mapping[int, StepSpec], bytes_to_copy: int) -> Loops | Non
 
 _FAILED: set[NumbaSource] = set()
 """Programs that could not be compiled: neither tried again nor warned of."""
-
-
-def _source_of(program: LoopProgram | EpochProgram) -> NumbaSource:
-    signatures = tuple((name, tuple(kinds)) for name, kinds in program.signatures.items())
-    return NumbaSource(program.functions, signatures)
 
 
 @cached_by_arguments
