@@ -37,12 +37,11 @@ def generate_program(traced: TracedFunction, schedule: Schedule, plan: MemoryPla
     names = [*builder.arrays, *builder.scalars, *builder.filled, *writer.blocks, *builder.functions]
     source = make_source(traced, names, [*builder.prologue, *builder.body], writer.loops)
     return Program(
-        compile(source, "<step>", "exec"),
         source,
         builder.functions,
         plan.pool_nbytes,
-        plan.ones_rows,
         builder.arrays,
+        plan.ones_rows,
         builder.scalars,
         builder.filled,
         writer.blocks,

@@ -9,9 +9,8 @@ many epochs, are one compiled function.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -20,14 +19,11 @@ from mlp_xp._compiler.elements import Argument
 from mlp_xp._compiler.graph import NotRecordableError, Value, reachable
 from mlp_xp._compiler.kernels import KernelPlan, is_transposed, plan_kernels
 from mlp_xp._compiler.languages import NUMBA, SCALAR_EXPRESSIONS, TRANSCENDENTAL
-from mlp_xp._compiler.loops import (
-    PLAIN_NUMBERS,
-    LoopCall,
-    LoopWriter,
-    is_slow_in_loops,
-)
+from mlp_xp._compiler.loops import PLAIN_NUMBERS, LoopCall, LoopWriter, NumbaSource, is_slow_in_loops
+from mlp_xp._compiler.memory import Location, state_location
 from mlp_xp._compiler.passes import expand_logaddexp
-from mlp_xp._compiler.source import indented, literal, make_source, make_step, product_function
+from mlp_xp._compiler.program import Program
+from mlp_xp._compiler.source import indented, literal, make_source, product_function
 from mlp_xp._compiler.storage import allocate, check_results
 from mlp_xp._compiler.trace import TracedFunction
 
@@ -86,54 +82,25 @@ def take(source, order, first, rows, columns, target):
 """Functions of matrices in flat arrays; `rows_a` and `columns_a` are the steps between rows and columns."""
 
 
-Signatures: TypeAlias = tuple[tuple[str, tuple[str, ...]], ...]
-"""Names of functions and the kinds of their arguments."""
-
-
-@dataclass
-class LoopProgram:
-    """A step as compiled loops and calls of NumPy.
+@dataclass(eq=False, kw_only=True)
+class LoopProgram(Program):
+    """A step of NumPy calls and of calls of loops: bound like others when `functions` has these too.
 
     Attributes
     ----------
     plan : KernelPlan
-    functions : str
-        The source of the compiled functions, each decorated with ``@compiled`` or ``@inlined``.
-    signatures : Signatures
-        See `mlp_xp._engines.numba_functions.NumbaSource`.
-    source : str
-        Of the step (see `mlp_xp._compiler.source.make_source`).
+    loops : NumbaSource
+        The source of the loops. ``in_parallel(function, length, r, c, *arguments)`` is to call one of them
+        for the parts of a range.
     """
 
     plan: KernelPlan
-    functions: str
-    signatures: Signatures
-    source: str
-
-    def bind(
-        self, state: Sequence[HostArray], compiled: Mapping[str, Any], in_parallel: Callable[..., None]
-    ) -> Any:
-        """Return the step ``(X, y, sample_weight, *numbers) -> (loss, *numbers)``, which updates `state`.
-
-        Parameters
-        ----------
-        state : sequence of array of shape (n,)
-            Each state array, flat.
-        compiled : mapping of str to callable
-            The functions.
-        in_parallel : callable ``(function, length, r, c, *arguments)``
-            Calls a function for the parts of a range.
-        """
-        shaped = [flat.reshape(value.shape) for value, flat in zip(self.plan.traced.state, state)]
-        names = {**_LIBRARY, **compiled, "in_parallel": in_parallel}
-        for name, array in zip(array_names(self.plan).values(), [*shaped, *allocate_written(self.plan)]):
-            names |= {name: array.reshape(-1), f"matrix_{name}": array}
-        return make_step(self.source, names)
+    loops: NumbaSource
 
 
 @dataclass
 class EpochProgram:
-    """All steps of many epochs as one compiled function, ``epochs``.
+    """All steps of many epochs as one function, ``epochs``.
 
     Its arguments are the order of the rows and whether they are taken in it, the epochs' rates, where their
     losses are added, the first row and the number of batches, the weight of a batch's loss, `sizes`,
@@ -141,15 +108,17 @@ class EpochProgram:
     numbers of the state. It returns these.
     """
 
-    plan: KernelPlan
-    functions: str
-    signatures: Signatures
+    loops: NumbaSource
     sizes: list[int]
     constants: list[float]
+    plan: KernelPlan
+    functions: dict[str, Any] = field(default_factory=dict)
 
     def memory(self) -> list[HostArray]:
         """Allocate the arrays that steps write, flat."""
-        return [array.reshape(-1) for array in allocate_written(self.plan)]
+        loss = self.plan.traced.results[0]
+        arrays = {id(loss): np.empty((), loss.dtype)} | allocate(self.plan, np.empty)
+        return [arrays[id(value)].reshape(-1) for value in self.plan.written]
 
 
 def _flat(array: HostArray) -> HostArray:
@@ -174,11 +143,20 @@ def array_names(plan: KernelPlan) -> dict[int, str]:
     return names | {id(value): f"t{index}" for index, value in enumerate(plan.written)}
 
 
-def allocate_written(plan: KernelPlan) -> list[HostArray]:
-    """Allocate the arrays of the plan's `written`."""
-    loss = plan.traced.results[0]
-    arrays = {id(loss): np.empty((), loss.dtype)} | allocate(plan, np.empty)
-    return [arrays[id(value)] for value in plan.written]
+@dataclass
+class _Buffer:
+    """A buffer of the pool, in place of an array while memory is planned."""
+
+    index: int
+    size: int
+    dtype: Any
+
+    def __getitem__(self, _: Any) -> _Buffer:
+        return self
+
+    def reshape(self, shape: tuple[int, ...]) -> Location:
+        """Return the location of an array of this shape."""
+        return Location(("pool", self.index), 0, shape, self.dtype)
 
 
 def write_loops(traced: TracedFunction) -> LoopProgram:
@@ -220,6 +198,7 @@ class _Source(ABC):
     def __init__(self, plan: KernelPlan) -> None:
         self.plan = plan
         self.functions: dict[str, str] = {}
+        """Names of the segments' functions, by their parameters and body."""
         self.signatures: dict[str, tuple[str, ...]] = {}
         self.calls = [
             [LoopWriter(plan, segment, self.functions).write() for segment in stage.segments]
@@ -312,9 +291,29 @@ class _StepSource(_Source):
         loss, *numbers = traced.results
         results = [f"{self.flat(loss)}[0]", *map(self.number, numbers)]
         body = [*self.number_lines, *self.prologue.values(), *lines, f"return ({', '.join(results)},)"]
-        arrays = [*self.names.values(), *(f"matrix_{name}" for name in self.names.values())]
+        arrays, pool_nbytes = self._arrays()
         source = make_source(traced, [*arrays, *_LIBRARY, *self.signatures, "in_parallel"], body)
-        return LoopProgram(self.plan, self.functions_source(), tuple(self.signatures.items()), source)
+        loops = NumbaSource(self.functions_source(), tuple(self.signatures.items()))
+        return LoopProgram(source, _LIBRARY, pool_nbytes, arrays, plan=self.plan, loops=loops)
+
+    def _arrays(self) -> tuple[dict[str, Location], list[int]]:
+        """Return where arrays that are no inputs lie, flat and with their shapes; and the pool's sizes."""
+        pool_nbytes: list[int] = []
+
+        def new_buffer(size: int, dtype: Any) -> _Buffer:
+            pool_nbytes.append(size * dtype.itemsize)
+            return _Buffer(len(pool_nbytes) - 1, size, dtype)
+
+        traced = self.plan.traced
+        loss = traced.results[0]
+        locations = {id(value): state_location(traced, i, value) for i, value in enumerate(traced.state)}
+        locations[id(loss)] = new_buffer(1, loss.dtype).reshape(())
+        locations |= allocate(self.plan, new_buffer)
+        arrays: dict[str, Location] = {}
+        for value in (*traced.state, *self.plan.written):
+            name, location = self.names[id(value)], locations[id(value)]
+            arrays |= {name: location._replace(shape=(value.size,)), f"matrix_{name}": location}
+        return arrays, pool_nbytes
 
     def call_line(self, call: LoopCall, arguments: list[str]) -> str:
         """Return a call for all of a segment's elements, at once or in parts."""
@@ -427,7 +426,8 @@ class _EpochSource(_Source):
         if n_calls <= MAX_CALLS_INLINED:
             parts = parts.replace("@compiled", "@inlined")
         functions = "\n".join([parts, head, *indented(body), ""])
-        return EpochProgram(self.plan, functions, (("epochs", kinds),), self.sizes, list(self.constants))
+        loops = NumbaSource(functions, (("epochs", kinds),))
+        return EpochProgram(loops, self.sizes, list(self.constants), self.plan)
 
     def size(self, number: int) -> str:
         """Return a new name for a size: one for equal sizes would make the source depend on them."""

@@ -22,6 +22,22 @@ PLAIN_NUMBERS = (0, 1, -1, 2, 0.5, math.inf, -math.inf)
 """Numbers that are in the source. Others depend on sizes or are hyperparameters: they are arguments."""
 
 
+class NumbaSource(NamedTuple):
+    """The source of functions, and the types of those that are called from Python.
+
+    Attributes
+    ----------
+    text : str
+        Each function is decorated with ``@compiled``, or with ``@inlined`` into those that call it.
+    signatures : tuple of (str, tuple of str)
+        For each function that is called its name and the kinds of its arguments: "f8", or "f8[]" for a flat
+        array, maybe followed by " read-only".
+    """
+
+    text: str
+    signatures: tuple[tuple[str, tuple[str, ...]], ...]
+
+
 class LoopCall(NamedTuple):
     """A call of a segment's function ``(first, last, r, c, *arguments)``.
 

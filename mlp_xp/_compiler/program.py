@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -12,7 +12,6 @@ import numpy as np
 
 from mlp_xp._arrays import HostArray, row_slices
 from mlp_xp._compiler.memory import Location
-from mlp_xp._compiler.source import make_step
 
 MAX_BLOCK_BYTES = 2**17
 """Size of a block of the widest array of a region: a few of them fit the cache of a core."""
@@ -45,16 +44,14 @@ class Program:
 
     Attributes
     ----------
-    code : code object
-        It defines ``make(*names)``, which returns the function.
     source : str
-        Of the code.
+        See `mlp_xp._compiler.source.make_source`.
     functions : dict of str to callable
     pool_nbytes : list of int
         Sizes of the buffers that `bind` needs.
+    arrays : dict of str to Location
     ones_rows : list of Location
         Rows that `bind` fills with ones.
-    arrays : dict of str to Location
     scalars : dict of str to (number, dtype)
         Arrays of shape ().
     filled : dict of str to (number, Location)
@@ -63,15 +60,18 @@ class Program:
         For each loop the shape that it iterates over, as it lies in memory, and its arrays.
     """
 
-    code: CodeType
     source: str
     functions: dict[str, Any]
     pool_nbytes: list[int]
-    ones_rows: list[Location]
     arrays: dict[str, Location]
-    scalars: dict[str, tuple[Any, Any]]
-    filled: dict[str, tuple[Any, Location]]
-    blocks: dict[str, tuple[tuple[int, int], list[BlockedArray]]]
+    ones_rows: list[Location] = field(default_factory=list)
+    scalars: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    filled: dict[str, tuple[Any, Location]] = field(default_factory=dict)
+    blocks: dict[str, tuple[tuple[int, int], list[BlockedArray]]] = field(default_factory=dict)
+    code: CodeType = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.code = compile(self.source, "<step>", "exec")
 
     def bind(self, groups: Sequence[HostArray], pool: Sequence[HostArray]) -> Any:
         """Return the function ``(*inputs, *scalars) -> results``, which works in this memory.
@@ -97,7 +97,9 @@ class Program:
             _array_at(location, memory)[...] = 1
         for name, (shape, arrays) in self.blocks.items():
             names[name] = _blocks(shape, arrays, memory)
-        return make_step(self.code, names | self.functions)
+        namespace: dict[str, Any] = {}
+        exec(self.code, namespace)
+        return namespace["make"](**names, **self.functions)
 
 
 def _array_at(location: Location, memory: Memory) -> HostArray:

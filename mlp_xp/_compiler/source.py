@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -26,13 +25,6 @@ def make_source(
     step = [*functions, f"def step({', '.join(arguments)}):", *indented(body), "return step"]
     # What a step uses are variables of a closure: as globals, they and the step would be a reference cycle.
     return "\n".join([f"def make({', '.join(names)}):", *indented(step), ""])
-
-
-def make_step(source: str | CodeType, names: dict[str, Any]) -> Any:
-    """Return the step of a source (see `make_source`) with these objects for its names."""
-    namespace: dict[str, Any] = {}
-    exec(source, namespace)
-    return namespace["make"](**names)
 
 
 def indented(lines: Iterable[str], by: str = "    ") -> list[str]:

@@ -78,10 +78,14 @@ class CompiledEngine:
         n_steps = epochs * -(-n_samples // batch_size)
         loops = choose_loops(steps, n_steps, _bytes_to_copy(samples))
         ones = loops is None and _has_ones_column(samples, batch_size)
-        programs: dict[int, Program] = {}
+        programs: Mapping[int, Program] = {}
         if loops is None:
-            for length, step in steps.items():
-                programs[length] = compile_step(write_calls, step._replace(has_ones_column=ones))
+            programs = {
+                length: compile_step(write_calls, step._replace(has_ones_column=ones))
+                for length, step in steps.items()
+            }
+        elif not loops.whole_epochs:
+            programs = loops.programs
         key = (*programs.values(), n_samples)
         free = _FREE_MEMORIES.pop(key, None)
         self.memory = free or _Memory(array_groups(self.structure), programs)
@@ -89,12 +93,9 @@ class CompiledEngine:
         self.epochs: EpochRunner | None = None
         self.batches: _Batches | None = None
         self.release: Callable[[], None] | None = None
-        if loops is not None:
-            flat = [view.reshape(-1) for view in self.memory.views]
-            if loops.whole_epochs:
-                self.epochs = loops.epochs(samples, batch_size, flat)
-                return
-            self.memory.steps = loops.steps(flat)
+        if loops is not None and loops.whole_epochs:
+            self.epochs = loops.epochs(samples, batch_size, [view.reshape(-1) for view in self.memory.views])
+            return
         self.batches = _Batches(samples, batch_size, self.memory, ones=ones)
         if loops is None and self.memory.nbytes <= MAX_BYTES_KEPT:
             self.release = partial(_keep, key, self.memory)

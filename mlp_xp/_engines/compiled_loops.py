@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,10 @@ from mlp_xp._compiler import NotRecordableError
 from mlp_xp._compiler.accumulate import fuse_updates_into_products
 from mlp_xp._compiler.graph import Value, reachable
 from mlp_xp._compiler.loop_programs import EpochProgram, LoopProgram, write_epochs, write_loops
-from mlp_xp._compiler.loops import is_slow_in_loops
+from mlp_xp._compiler.loops import NumbaSource, is_slow_in_loops
 from mlp_xp._compiler.trace import TracedFunction
 from mlp_xp._engines.base import EpochSettings
-from mlp_xp._engines.numba_functions import Functions, NumbaSource, compile_functions, in_parallel
+from mlp_xp._engines.numba_functions import compile_functions, in_parallel
 from mlp_xp._engines.recordable import StepSpec, compile_step
 from mlp_xp._optimizers import is_built_in
 from mlp_xp._samples import Samples
@@ -55,19 +55,12 @@ class Loops:
     ----------
     whole_epochs : bool
         Epochs are compiled as a whole, or else steps, whose products are NumPy's.
-    programs : mapping of int to (LoopProgram or EpochProgram, functions)
+    programs : mapping of int to LoopProgram or EpochProgram
         By the length of a batch.
     """
 
     whole_epochs: bool
-    programs: Mapping[int, tuple[Any, Functions]]
-
-    def steps(self, state: Sequence[HostArray]) -> dict[int, Any]:
-        """Return steps by the length of their batch, which update these flat arrays."""
-        return {
-            length: program.bind(state, functions, in_parallel)
-            for length, (program, functions) in self.programs.items()
-        }
+    programs: Mapping[int, Any]
 
     def epochs(self, samples: Samples, batch_size: int, state: Sequence[HostArray]) -> EpochRunner:
         """Return what runs epochs, which update these flat arrays."""
@@ -91,22 +84,22 @@ def make_loops(steps: Mapping[int, StepSpec], bytes_to_copy: int) -> Loops | Non
         programs = {length: compile_step(WRITERS[kind], step) for length, step in steps.items()}
     except NotRecordableError:
         return None
-    sources = {
-        length: NumbaSource(program.functions, program.signatures) for length, program in programs.items()
-    }
-    if not _FAILED.isdisjoint(sources.values()):
+    sources = [program.loops for program in programs.values()]
+    if not _FAILED.isdisjoint(sources):
         return None
     try:
-        functions = {length: compile_functions(source) for length, source in sources.items()}
+        for length, program in programs.items():
+            functions = program.functions | compile_functions(program.loops) | {"in_parallel": in_parallel}
+            programs[length] = replace(program, functions=functions)
     except Exception as error:  # whatever Numba or LLVM cannot do here
-        _FAILED.update(sources.values())
+        _FAILED.update(sources)
         warn(
             "training runs by NumPy's calls, because Numba could not compile it: "
             f"{type(error).__name__}: {error}",
             RuntimeWarning,
         )
         return None
-    return Loops(kind == "epochs", {length: (programs[length], functions[length]) for length in steps})
+    return Loops(kind == "epochs", programs)
 
 
 _FAILED: set[NumbaSource] = set()
@@ -195,7 +188,7 @@ class EpochRunner:
 
     Parameters
     ----------
-    programs : mapping of int to (EpochProgram, functions)
+    programs : mapping of int to EpochProgram
         By the length of a batch.
     samples : Samples
     batch_size : int
@@ -205,7 +198,7 @@ class EpochRunner:
 
     def __init__(
         self,
-        programs: Mapping[int, tuple[EpochProgram, Functions]],
+        programs: Mapping[int, EpochProgram],
         samples: Samples,
         batch_size: int,
         state: Sequence[HostArray],
@@ -220,14 +213,14 @@ class EpochRunner:
         for first, length, count in ((0, batch_size, n_full), (n_full * batch_size, rest, 1)):
             if not length * count:
                 continue
-            program, functions = programs[length]
+            program = programs[length]
             batch = [np.empty((length, *array.shape[1:]), dtype) for array in stored]
             arguments = (
                 *(first, count, length / n_samples, np.array(program.sizes, np.uint64)),
                 *(np.array(program.constants, float), *_flat(stored), *_flat(batch), *state),
                 *program.memory(),
             )
-            self.calls.append((functions["epochs"], arguments))
+            self.calls.append((program.functions["epochs"], arguments))
         self.has_one_batch = n_full == 1 and not rest
         if self.has_one_batch:
             for array, target in zip(stored, batch):

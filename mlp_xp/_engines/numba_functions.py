@@ -22,6 +22,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, TypeAlias
 
+from mlp_xp._compiler.loops import NumbaSource
+
 MIN_ELEMENTS_OF_A_PART = 2**17
 """What a thread computes at least: to wake one takes some ten microseconds."""
 
@@ -30,22 +32,6 @@ f4, f8, u8 = np.float32, np.float64, np.uint64
 zero, one, four = u8(0), u8(1), u8(4)
 
 """
-
-
-class NumbaSource(NamedTuple):
-    """The source of functions, and the types of those that are called from Python.
-
-    Attributes
-    ----------
-    text : str
-        Each function is decorated with ``@compiled``, or with ``@inlined`` into those that call it.
-    signatures : tuple of (str, tuple of str)
-        For each function that is called its name and the kinds of its arguments: "f8", or "f8[]" for a flat
-        array, maybe followed by " read-only".
-    """
-
-    text: str
-    signatures: tuple[tuple[str, tuple[str, ...]], ...]
 
 
 Functions: TypeAlias = Mapping[str, Any]
