@@ -9,7 +9,6 @@ import numpy as np
 from mlp_xp._compiler.accumulate import scipy_blas_functions
 from mlp_xp._compiler.fused_loops import RegionWriter
 from mlp_xp._compiler.graph import KINDS_WITHOUT_CALL, Value
-from mlp_xp._compiler.languages import SCALAR_EXPRESSIONS
 from mlp_xp._compiler.memory import Location, MemoryPlan, state_location
 from mlp_xp._compiler.program import BlockedArray, Program
 from mlp_xp._compiler.regions import Region
@@ -17,7 +16,6 @@ from mlp_xp._compiler.schedule import Schedule
 from mlp_xp._compiler.source import (
     SourceBuilder,
     is_extremum,
-    make_source,
     product_function,
     scalar_dtype,
 )
@@ -34,10 +32,8 @@ def generate_program(traced: TracedFunction, schedule: Schedule, plan: MemoryPla
     writer = _StepWriter(traced, schedule, plan)
     writer.write()
     builder = writer.builder
-    names = [*builder.arrays, *builder.scalars, *builder.filled, *writer.blocks, *builder.functions]
-    source = make_source(traced, names, [*builder.prologue, *builder.body], writer.loops)
     return Program(
-        source,
+        builder.source(writer.blocks, writer.loops),
         builder.functions,
         plan.pool_nbytes,
         builder.arrays,
@@ -114,18 +110,7 @@ class _StepWriter:
     def _write_scalar(self, value: Value) -> None:
         if id(value) not in self.written_scalars:
             self.written_scalars.add(id(value))
-            self._add(f"{self.builder.number(value)} = {self._scalar_expression(value)}")
-
-    def _scalar_expression(self, value: Value) -> str:
-        if value.kind == "reduce":
-            reduction = self.builder.reduction(value.function)
-            return f"{reduction}({self.builder.array(value.operands[0])}, None)"
-        if value.kind == "matmul":
-            return f"dot({', '.join(map(self.builder.array, value.operands))})"
-        operands = [self.builder.number(operand) for operand in value.operands]
-        if value.function in SCALAR_EXPRESSIONS:
-            return SCALAR_EXPRESSIONS[value.function].format(*operands)
-        return f"{self.builder.function(value.function)}({', '.join(operands)})"
+            self._add(f"{self.builder.number(value)} = {self.builder.scalar_expression(value)}")
 
     def _map_operand(self, value: Value, operand: Any) -> str:
         if isinstance(operand, Value) and operand.shape != ():

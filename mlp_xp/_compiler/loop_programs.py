@@ -17,13 +17,13 @@ import numpy as np
 from mlp_xp._arrays import HostArray
 from mlp_xp._compiler.elements import Argument
 from mlp_xp._compiler.graph import NotRecordableError, Value, reachable
-from mlp_xp._compiler.kernels import KernelPlan, is_transposed, plan_kernels
-from mlp_xp._compiler.languages import NUMBA, SCALAR_EXPRESSIONS, TRANSCENDENTAL
+from mlp_xp._compiler.kernels import KernelPlan, is_number, is_transposed, plan_kernels
+from mlp_xp._compiler.languages import NUMBA, SCALAR_EXPRESSIONS
 from mlp_xp._compiler.loops import PLAIN_NUMBERS, LoopCall, LoopWriter, NumbaSource, is_slow_in_loops
-from mlp_xp._compiler.memory import Location, state_location
+from mlp_xp._compiler.memory import Location, MemoryPlan, place_reshaped, state_location
 from mlp_xp._compiler.passes import expand_logaddexp
 from mlp_xp._compiler.program import Program
-from mlp_xp._compiler.source import indented, literal, make_source, product_function
+from mlp_xp._compiler.source import SourceBuilder, indented, product_function
 from mlp_xp._compiler.storage import allocate, check_results
 from mlp_xp._compiler.trace import TracedFunction
 
@@ -127,38 +127,6 @@ def _flat(array: HostArray) -> HostArray:
     return flat if flat.flags.aligned else flat.copy()
 
 
-_LIBRARY = {
-    "flat": _flat,
-    "dot": np.dot,
-    "matmul": np.matmul,
-    "copyto": np.copyto,
-    "add_reduce": np.add.reduce,
-}
-_LIBRARY |= {f"np_{function.__name__}": function for function in TRANSCENDENTAL}
-
-
-def array_names(plan: KernelPlan) -> dict[int, str]:
-    """Return the names of the arrays of a step that are no inputs, by their values' ids."""
-    names = {id(value): f"state{index}" for index, value in enumerate(plan.traced.state)}
-    return names | {id(value): f"t{index}" for index, value in enumerate(plan.written)}
-
-
-@dataclass
-class _Buffer:
-    """A buffer of the pool, in place of an array while memory is planned."""
-
-    index: int
-    size: int
-    dtype: Any
-
-    def __getitem__(self, _: Any) -> _Buffer:
-        return self
-
-    def reshape(self, shape: tuple[int, ...]) -> Location:
-        """Return the location of an array of this shape."""
-        return Location(("pool", self.index), 0, shape, self.dtype)
-
-
 def write_loops(traced: TracedFunction) -> LoopProgram:
     """Return the program of a traced step as loops, with NumPy's products and functions between them.
 
@@ -204,9 +172,6 @@ class _Source(ABC):
             [LoopWriter(plan, segment, self.functions).write() for segment in stage.segments]
             for stage in plan.stages
         ]
-        self.names = array_names(plan)
-        self.number_lines: list[str] = []
-        self.number_names: dict[int, str] = {}
 
     def step_lines(self) -> list[str]:
         """List the lines that do a step."""
@@ -246,31 +211,13 @@ class _Source(ABC):
         assert argument.value is not None
         return self.number(argument.value) if argument.kind == "number" else self.flat(argument.value)
 
-    def base_name(self, base: Value) -> str:
-        """Return the name of the array that owns memory."""
-        return f"input{base.detail}" if base.kind == "input" else self.names[id(self.plan.storage(base))]
-
+    @abstractmethod
     def flat(self, value: Value) -> str:
         """Return the name of a value's flat array."""
-        return self.base_name(value.base)
-
-    def number(self, operand: Any) -> str:
-        """Return the expression of a number of the host."""
-        if not isinstance(operand, Value):
-            return self.literal(operand)
-        if operand.kind == "literal":
-            return self.literal(operand.detail)
-        if operand.kind == "scalar_input":
-            return f"number{operand.detail}"
-        if id(operand) not in self.number_names:
-            text = SCALAR_EXPRESSIONS[operand.function].format(*map(self.number, operand.operands))
-            self.number_names[id(operand)] = f"n{len(self.number_names)}"
-            self.number_lines.append(f"{self.number_names[id(operand)]} = {text}")
-        return self.number_names[id(operand)]
 
     @abstractmethod
-    def literal(self, number: float) -> str:
-        """Return the expression of a Python number."""
+    def number(self, operand: Any) -> str:
+        """Return the expression of a number of the host."""
 
     def functions_source(self) -> str:
         """Return the source of the segments' functions."""
@@ -282,38 +229,35 @@ class _StepSource(_Source):
 
     def __init__(self, plan: KernelPlan) -> None:
         super().__init__(plan)
-        self.prologue: dict[str, str] = {}
+        traced = plan.traced
+        self.values = list(dict.fromkeys((*traced.state, *reachable(traced.roots))))
+        index_of = {id(value): index for index, value in enumerate(self.values)}
+        self.memory = _plan_memory(plan, self.values)
+        self.builder = SourceBuilder(traced, self.memory, index_of)
 
     def program(self) -> LoopProgram:
         """Return the program."""
-        traced = self.plan.traced
+        builder = self.builder
         lines = self.step_lines()
-        loss, *numbers = traced.results
+        loss, *numbers = self.plan.traced.results
         results = [f"{self.flat(loss)}[0]", *map(self.number, numbers)]
-        body = [*self.number_lines, *self.prologue.values(), *lines, f"return ({', '.join(results)},)"]
-        arrays, pool_nbytes = self._arrays()
-        source = make_source(traced, [*arrays, *_LIBRARY, *self.signatures, "in_parallel"], body)
-        loops = NumbaSource(self.functions_source(), tuple(self.signatures.items()))
-        return LoopProgram(source, _LIBRARY, pool_nbytes, arrays, plan=self.plan, loops=loops)
-
-    def _arrays(self) -> tuple[dict[str, Location], list[int]]:
-        """Return where arrays that are no inputs lie, flat and with their shapes; and the pool's sizes."""
-        pool_nbytes: list[int] = []
-
-        def new_buffer(size: int, dtype: Any) -> _Buffer:
-            pool_nbytes.append(size * dtype.itemsize)
-            return _Buffer(len(pool_nbytes) - 1, size, dtype)
-
-        traced = self.plan.traced
-        loss = traced.results[0]
-        locations = {id(value): state_location(traced, i, value) for i, value in enumerate(traced.state)}
-        locations[id(loss)] = new_buffer(1, loss.dtype).reshape(())
-        locations |= allocate(self.plan, new_buffer)
-        arrays: dict[str, Location] = {}
-        for value in (*traced.state, *self.plan.written):
-            name, location = self.names[id(value)], locations[id(value)]
-            arrays |= {name: location._replace(shape=(value.size,)), f"matrix_{name}": location}
-        return arrays, pool_nbytes
+        builder.body += [
+            *(
+                f"{builder.number(value)} = {builder.scalar_expression(value)}"
+                for value in self.values
+                if is_number(value) and value.kind == "map"
+            ),
+            *lines,
+            f"return ({', '.join(results)},)",
+        ]
+        return LoopProgram(
+            builder.source([*self.signatures, "in_parallel"]),
+            builder.functions,
+            self.memory.pool_nbytes,
+            builder.arrays,
+            plan=self.plan,
+            loops=NumbaSource(self.functions_source(), tuple(self.signatures.items())),
+        )
 
     def call_line(self, call: LoopCall, arguments: list[str]) -> str:
         """Return a call for all of a segment's elements, at once or in parts."""
@@ -325,42 +269,68 @@ class _StepSource(_Source):
 
     def flat(self, value: Value) -> str:
         """Return the name of a value's flat array."""
-        name = super().flat(value)
-        if value.base.kind == "input":
-            self.prologue[name] = f"flat_{name} = flat({name})"
-            return f"flat_{name}"
-        return name
+        base = value.base
+        if base.kind == "input":
+            self.builder.functions["flat"] = _flat
+            self.builder.add_to_prologue(f"flat{base.detail} = flat(input{base.detail})")
+            return f"flat{base.detail}"
+        location = self.memory.locations[id(base)]._replace(shape=(base.size,))
+        return self.builder.name_array(f"v{self.builder.index_of[id(base)]}_flat", location)
 
-    def literal(self, number: float) -> str:
-        """Return the expression of a Python number."""
-        return literal(number)
+    def number(self, operand: Any) -> str:
+        """Return the expression of a number of the host."""
+        is_literal = isinstance(operand, Value) and operand.kind == "literal"
+        return self.builder.number(operand.detail if is_literal else operand)
 
     def _argument(self, argument: Argument) -> str:
         text = super()._argument(argument)
         is_literal = argument.value is not None and argument.value.kind == "literal"
         return f"float({text})" if argument.kind == "number" and not is_literal else text
 
-    def _matrix(self, value: Value) -> str:
-        """Return the expression of an array with its own shape."""
-        base, views = value.base, []
-        while value is not base:
-            views.append(".T" if value.kind == "transpose" else f".reshape({value.shape})")
-            value = value.operands[0]
-        prefix = "" if base.kind == "input" else "matrix_"
-        return f"{prefix}{self.base_name(base)}{''.join(reversed(views))}"
-
     def product_line(self, value: Value) -> str:
         """Return the call of a library's function."""
-        out, *operands = map(self._matrix, (value, *value.operands))
+        out, *operands = map(self.builder.array, (value, *value.operands))
+        if value.kind == "matmul":
+            return f"{product_function(value.operands)}({', '.join([*operands, out])})"
         if value.detail is not None:
-            return f"add_reduce({operands[0]}, None, None, {out})"
-        if value.kind == "call":
-            return f"np_{value.function.__name__}({operands[0]}, {out})"
-        return f"{product_function(value.operands)}({', '.join([*operands, out])})"
+            return f"{self.builder.reduction(value.function)}({operands[0]}, None, None, {out})"
+        return f"{self.builder.function(value.function)}({operands[0]}, {out})"
 
     def copy_line(self, source: Value, target: Value) -> str:
         """Return the copy of a value that could not be written over the state."""
-        return f"copyto({self._matrix(target)}, {self._matrix(source)})"
+        return f"copyto({self.builder.array(target)}, {self.builder.array(source)})"
+
+
+def _plan_memory(plan: KernelPlan, values: list[Value]) -> MemoryPlan:
+    """Find locations for the arrays of a step that are no inputs."""
+    pool_nbytes: list[int] = []
+
+    def new_buffer(size: int, dtype: Any) -> _Buffer:
+        pool_nbytes.append(size * dtype.itemsize)
+        return _Buffer(len(pool_nbytes) - 1, size, dtype)
+
+    traced, loss = plan.traced, plan.traced.results[0]
+    locations = {id(loss): new_buffer(1, loss.dtype).reshape(())} | allocate(plan, new_buffer)
+    locations |= {id(value): state_location(traced, i, value) for i, value in enumerate(traced.state)}
+    locations |= {key: locations[id(traced.state[target])] for key, target in plan.in_place.items()}
+    place_reshaped(values, locations)
+    return MemoryPlan(locations, pool_nbytes)
+
+
+@dataclass
+class _Buffer:
+    """A buffer of the pool, in place of an array while memory is planned."""
+
+    index: int
+    size: int
+    dtype: Any
+
+    def __getitem__(self, _: Any) -> _Buffer:
+        return self
+
+    def reshape(self, shape: tuple[int, ...]) -> Location:
+        """Return the location of an array of this shape."""
+        return Location(("pool", self.index), 0, shape, self.dtype)
 
 
 class _EpochSource(_Source):
@@ -368,6 +338,10 @@ class _EpochSource(_Source):
 
     def __init__(self, plan: KernelPlan) -> None:
         super().__init__(plan)
+        names = {id(value): f"state{index}" for index, value in enumerate(plan.traced.state)}
+        self.names = names | {id(value): f"t{index}" for index, value in enumerate(plan.written)}
+        self.number_lines: list[str] = []
+        self.number_names: dict[int, str] = {}
         self.sizes: list[int] = []
         self.constants: dict[float, str] = {}
 
@@ -428,6 +402,25 @@ class _EpochSource(_Source):
         functions = "\n".join([parts, head, *indented(body), ""])
         loops = NumbaSource(functions, (("epochs", kinds),))
         return EpochProgram(loops, self.sizes, list(self.constants), self.plan)
+
+    def flat(self, value: Value) -> str:
+        """Return the name of a value's flat array."""
+        base = self.plan.storage(value.base)
+        return f"input{base.detail}" if base.kind == "input" else self.names[id(base)]
+
+    def number(self, operand: Any) -> str:
+        """Return the expression of a number of the host."""
+        if not isinstance(operand, Value):
+            return self.literal(operand)
+        if operand.kind == "literal":
+            return self.literal(operand.detail)
+        if operand.kind == "scalar_input":
+            return f"number{operand.detail}"
+        if id(operand) not in self.number_names:
+            text = SCALAR_EXPRESSIONS[operand.function].format(*map(self.number, operand.operands))
+            self.number_names[id(operand)] = f"n{len(self.number_names)}"
+            self.number_lines.append(f"{self.number_names[id(operand)]} = {text}")
+        return self.number_names[id(operand)]
 
     def size(self, number: int) -> str:
         """Return a new name for a size: one for equal sizes would make the source depend on them."""

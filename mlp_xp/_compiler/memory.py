@@ -44,11 +44,11 @@ class MemoryPlan:
     ----------
     locations : dict of int to Location
         By the value's id; scalars, inputs and values local to a region have none.
+    pool_nbytes : list of int
+        Sizes of the pool's buffers in bytes.
     regions : list of Region
     region_of : dict of int to int
         By the value's id, the index of its region.
-    pool_nbytes : list of int
-        Sizes of the pool's buffers in bytes.
     ones_rows : list of Location
         Rows of ones, written once, when the program is bound to its memory.
     copied_operands : dict of int to list of (Value, Location)
@@ -58,12 +58,12 @@ class MemoryPlan:
     """
 
     locations: dict[int, Location]
-    regions: list[Region]
-    region_of: dict[int, int]
     pool_nbytes: list[int]
-    ones_rows: list[Location]
-    copied_operands: dict[int, list[tuple[Value, Location]]]
-    last_read: dict[int, int]
+    regions: list[Region] = field(default_factory=list)
+    region_of: dict[int, int] = field(default_factory=dict)
+    ones_rows: list[Location] = field(default_factory=list)
+    copied_operands: dict[int, list[tuple[Value, Location]]] = field(default_factory=dict)
+    last_read: dict[int, int] = field(default_factory=dict)
 
 
 def plan_memory(traced: TracedFunction, schedule: Schedule) -> MemoryPlan:
@@ -85,10 +85,10 @@ def plan_memory(traced: TracedFunction, schedule: Schedule) -> MemoryPlan:
     for value in values:
         if value.kind == "slice":
             locations[id(value)] = _slice_location(value, locations)
-    _place_reshaped(values, locations)
+    place_reshaped(values, locations)
     region_of = {id(value): index for index, region in enumerate(regions) for value in region.values}
     return MemoryPlan(
-        locations, regions, region_of, pool.nbytes, fixed.ones_rows, fixed.copied_operands, last_read
+        locations, pool.nbytes, regions, region_of, fixed.ones_rows, fixed.copied_operands, last_read
     )
 
 
@@ -131,7 +131,8 @@ def _slice_location(value: Value, locations: dict[int, Location]) -> Location:
     return whole._replace(offset=whole.offset + row * whole.shape[1], shape=value.shape)
 
 
-def _place_reshaped(values: Iterable[Value], locations: dict[int, Location]) -> None:
+def place_reshaped(values: Iterable[Value], locations: dict[int, Location]) -> None:
+    """Add the locations of arrays that are placed ones in another shape."""
     for value in values:
         if value.kind == "reshape" and id(value.operands[0]) in locations:
             whole = locations[id(value.operands[0])]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import CodeType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -45,7 +46,7 @@ class Program:
     Attributes
     ----------
     source : str
-        See `mlp_xp._compiler.source.make_source`.
+        Of ``make(*names)``, which returns the function.
     functions : dict of str to callable
     pool_nbytes : list of int
         Sizes of the buffers that `bind` needs.
@@ -68,10 +69,11 @@ class Program:
     scalars: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     filled: dict[str, tuple[Any, Location]] = field(default_factory=dict)
     blocks: dict[str, tuple[tuple[int, int], list[BlockedArray]]] = field(default_factory=dict)
-    code: CodeType = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.code = compile(self.source, "<step>", "exec")
+    @cached_property
+    def code(self) -> CodeType:
+        """The compiled source."""
+        return compile(self.source, "<step>", "exec")
 
     def bind(self, groups: Sequence[HostArray], pool: Sequence[HostArray]) -> Any:
         """Return the function ``(*inputs, *scalars) -> results``, which works in this memory.

@@ -1,4 +1,4 @@
-"""Python source of steps: what they all have in common, and the lines and names of one of NumPy calls."""
+"""Source text of a step of NumPy calls: its lines, and the arrays, scalars and functions that they name."""
 
 from __future__ import annotations
 
@@ -10,31 +10,14 @@ from typing import Any
 import numpy as np
 
 from mlp_xp._compiler.graph import NotRecordableError, Value, dtype_or_python_type
+from mlp_xp._compiler.languages import SCALAR_EXPRESSIONS
 from mlp_xp._compiler.memory import Location, MemoryPlan
 from mlp_xp._compiler.trace import TracedFunction
-
-
-def make_source(
-    traced: TracedFunction, names: Iterable[str], body: Iterable[str], functions: Iterable[str] = ()
-) -> str:
-    """Return the source of ``make(*names)``, which returns the step; `functions` are defined before it."""
-    arguments = [
-        *(f"input{i}" for i in range(len(traced.inputs))),
-        *(f"number{i}" for i in range(traced.n_scalars)),
-    ]
-    step = [*functions, f"def step({', '.join(arguments)}):", *indented(body), "return step"]
-    # What a step uses are variables of a closure: as globals, they and the step would be a reference cycle.
-    return "\n".join([f"def make({', '.join(names)}):", *indented(step), ""])
 
 
 def indented(lines: Iterable[str], by: str = "    ") -> list[str]:
     """Return lines one level deeper."""
     return [f"{by}{line}" for line in lines]
-
-
-def literal(number: float) -> str:
-    """Return the expression of a Python number."""
-    return repr(number) if math.isfinite(number) else f"float('{number}')"
 
 
 def product_function(operands: Iterable[Value]) -> str:
@@ -69,6 +52,21 @@ class SourceBuilder:
         default_factory=lambda: {"copyto": np.copyto, "where": np.where, "dot": np.dot, "matmul": np.matmul}
     )
     zero_dim_names: dict[Any, str] = field(default_factory=dict)
+
+    def source(self, names: Iterable[str], functions: Iterable[str] = ()) -> str:
+        """Return the source of ``make(...)``, which returns the step.
+
+        Its parameters are what the lines name, and `names`; the `functions` are defined before the step.
+        """
+        arguments = [
+            *(f"input{i}" for i in range(len(self.traced.inputs))),
+            *(f"number{i}" for i in range(self.traced.n_scalars)),
+        ]
+        head = f"def step({', '.join(arguments)}):"
+        step = [*functions, head, *indented([*self.prologue, *self.body]), "return step"]
+        # What they name are variables of a closure: as globals, they and the step would be a reference cycle.
+        names = [*self.arrays, *self.scalars, *self.filled, *names, *self.functions]
+        return "\n".join([f"def make({', '.join(names)}):", *indented(step), ""])
 
     def array(self, value: Value) -> str:
         """Return the name of a value's array."""
@@ -119,10 +117,21 @@ class SourceBuilder:
     def number(self, operand: Any) -> str:
         """Return an expression for a scalar as a Python number."""
         if not isinstance(operand, Value):
-            return literal(operand)
+            return repr(operand) if math.isfinite(operand) else f"float('{operand}')"
         if operand.kind == "scalar_input":
             return f"number{operand.detail}"
         return f"s{self.index_of[id(operand)]}"
+
+    def scalar_expression(self, value: Value) -> str:
+        """Return the expression of a value that is a number."""
+        if value.kind == "reduce":
+            return f"{self.reduction(value.function)}({self.array(value.operands[0])}, None)"
+        if value.kind == "matmul":
+            return f"dot({', '.join(map(self.array, value.operands))})"
+        operands = map(self.number, value.operands)
+        if value.function in SCALAR_EXPRESSIONS:
+            return SCALAR_EXPRESSIONS[value.function].format(*operands)
+        return f"{self.function(value.function)}({', '.join(operands)})"
 
     def zero_dim(self, operand: Any, dtype: Any) -> str:
         """Return the name of an array of shape () with a scalar: ufuncs convert Python numbers slowly."""
