@@ -160,6 +160,12 @@ def _torch_precision_setting(torch: Any) -> _ProcessSetting:
 # Memory
 
 
+MIN_SHARE_LEFT_FREE = 0.25
+"""Share of the free memory that is left unused by samples that are moved to a device, and by a training with
+the advised batch size. Pools split blocks, and the rest of a block may be too small for any other array: a
+fifth was lost so, measured on a best-fit pool."""
+
+
 class MemoryShortage(NamedTuple):
     """Memory that a training needs and that is free, where the training does not fit on the device.
 
@@ -207,6 +213,12 @@ def free_bytes(place: Placement) -> int | None:
         if stats.get("bytes_limit", 0) > 0:
             return int(stats["bytes_limit"] - stats["bytes_in_use"])
     return None
+
+
+def room_beside(place: Placement, n_bytes: int) -> int | None:
+    """Return how much the device can hold beside so many bytes and what is there; None if not reported."""
+    free = free_bytes(place)
+    return None if free is None else max(0, int((1.0 - MIN_SHARE_LEFT_FREE) * free) - n_bytes)
 
 
 _OUT_OF_MEMORY = {
