@@ -452,7 +452,7 @@ def test_data_larger_than_the_memory_of_the_device(monkeypatch):
     settings = {"hidden_layer_sizes": (8,), "max_iter": 2, "random_state": 0, "early_stopping": "loss"}
     with cuda_stand_in.installed() as machine:
         model = MLPRegressor(**settings, backend="cupy").fit(x[:500], x[:500, 0])  # the libraries are there
-        machine.total = [used + x.nbytes // 2 for used in machine.used]
+        machine.total = [used + x.nbytes * 3 // 4 for used in machine.used]
         before = machine.counts["uploads"]
         model.fit(x, x[:, 0])
         assert machine.counts["uploads"] - before > 50
