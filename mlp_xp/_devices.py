@@ -206,8 +206,12 @@ def free_bytes(place: Placement) -> int | None:
             return min(free, limit - int(pool.used_bytes())) if limit else free
     if is_on_cuda(place):
         cuda = sys.modules["torch"].cuda
-        cached = cuda.memory_reserved(place.device) - cuda.memory_allocated(place.device)
-        return int(cuda.mem_get_info(place.device)[0] + cached)
+        used = cuda.memory_allocated(place.device)
+        free, total = cuda.mem_get_info(place.device)
+        free += cuda.memory_reserved(place.device) - used
+        if hasattr(cuda, "get_per_process_memory_fraction"):
+            free = min(free, int(cuda.get_per_process_memory_fraction(place.device) * total) - used)
+        return max(0, int(free))
     if is_jax(place.xp) and place.device is not None:
         stats = getattr(place.device, "memory_stats", lambda: None)() or {}
         if stats.get("bytes_limit", 0) > 0:
