@@ -36,7 +36,7 @@ class TorchGraphs:
         """
         return self._xp
 
-    def make_step(self, network: Network, optimizer: Optimizer) -> StepInto:
+    def make_step(self, network: Network, optimizer: Optimizer, n_steps: int) -> StepInto:
         """Return a step that can be captured, call by call."""
         return step_into(make_step(network, optimizer, self.namespace(network.matmul_precision)))
 
