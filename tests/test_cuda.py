@@ -25,14 +25,17 @@ from mlp_xp import (
     OutOfMemoryError,
     TrainingInterruptedWarning,
     adam,
+    decoupled_weight_decay,
     evaluate,
     gradient_descent,
+    momentum,
     to_host,
     train,
 )
 from mlp_xp._arrays import placement
 from mlp_xp._devices import computing, free_bytes
 from mlp_xp._engines import make_engine
+from mlp_xp._engines.fused_steps import FusedStep
 from mlp_xp._parameters import plain
 from mlp_xp._samples import Samples
 from mlp_xp._training.footprint import Footprint
@@ -79,7 +82,7 @@ ALL = (*CAPTURING, "jax_cuda")
 
 
 @pytest.fixture
-def gpu(request):
+def gpu(request, monkeypatch):
     if request.param == "stand-in":
         with cuda_stand_in.installed() as machine:
             yield Gpu("stand-in", None, machine)
@@ -92,7 +95,14 @@ def gpu(request):
         pytest.skip(str(error))
     if request.param == "cupy" and "cupy" not in conftest.required(request.config):
         pytest.importorskip("nvmath")
+    if request.param == "torch_cuda":
+        # Short trainings too, so that all that is tested here is tested with kernels.
+        monkeypatch.setattr(torch_graphs(), "MIN_STEPS_TO_COMPILE", 0)
     yield Gpu(request.param, library)
+
+
+def torch_graphs():
+    return import_module("mlp_xp._engines.torch_graphs")
 
 
 def two_classes(dtype="float64"):
@@ -232,6 +242,75 @@ def test_two_hundred_epochs_end_where_they_do_on_the_cpu(gpu, dtype, rtol, optim
     trained = classifier(NETWORK, gpu, dtype=dtype, optimizer=optimizer, epochs=epochs)
     assert trained.history.engine == ("xla" if gpu.name == "jax_cuda" else "cuda_graph")
     assert_same(trained, classifier(NETWORK, None, dtype=dtype, optimizer=optimizer, epochs=epochs), rtol)
+
+
+@pytest.fixture
+def programs(monkeypatch):
+    """Return the list of programs that steps get; one is None if the step runs call by call."""
+    made = []
+
+    def make_and_list(self, *arguments):
+        made.append(make_program(self, *arguments))
+        return made[-1]
+
+    make_program = FusedStep._make_program
+    monkeypatch.setattr(FusedStep, "_make_program", make_and_list)
+    return made
+
+
+STEPS = {
+    "adam": (NETWORK, adam(0.001), "float64"),
+    "single": (NETWORK, adam(0.001), "float32"),
+    "deep": (
+        Network((30, 40, 33, 20, 1), activation="gelu", loss="squared_error", alpha=1e-3),
+        momentum(0.01, 0.9, nesterovs_momentum=True),
+        "float64",
+    ),
+    "wide": (
+        Network((30, 300, 1), activation="elu", loss="binary_cross_entropy"),
+        decoupled_weight_decay(adam(0.001), 0.1),
+        "float64",
+    ),
+}
+
+
+@on(*CAPTURING)
+@pytest.mark.parametrize("batch_size", [64, None])
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_are_kernels(gpu, name, batch_size, programs, request):
+    if gpu.name == "torch_cuda" and "torch_cuda" not in conftest.required(request.config):
+        pytest.importorskip("cuda.bindings", reason="kernels on PyTorch's tensors need cuda-bindings")
+    network, optimizer, dtype = STEPS[name]
+    settings = {"dtype": dtype, "optimizer": optimizer, "batch_size": batch_size, "epochs": 20}
+    trained = classifier(network, gpu, **settings)
+    assert trained.history.engine == "cuda_graph"
+    # Of batches of 64 and the last one of 57, or of all samples.
+    assert [program is not None for program in programs] == [True] * (2 if batch_size else 1)
+    assert all(program.has_launched for program in programs)
+    assert_same(trained, classifier(network, None, **settings), 1e-3 if dtype == "float32" else 1e-6)
+
+
+@on("torch_cuda")
+def test_short_trainings_of_pytorch_are_captured_call_by_call(gpu, programs, monkeypatch):
+    monkeypatch.setattr(torch_graphs(), "MIN_STEPS_TO_COMPILE", 10**6)
+    trained = classifier(NETWORK, gpu)
+    assert (trained.history.engine, programs) == ("cuda_graph", [])
+    assert_same(trained, classifier(NETWORK, None), 1e-6)
+
+
+@on("torch_cuda")
+def test_training_uses_the_device_of_the_tensors(gpu, programs):
+    torch = gpu.module
+    if torch.cuda.device_count() < 2:
+        pytest.skip("there is one GPU")
+    X, y = two_classes()
+    tensors = [torch.asarray(array, device="cuda:1") for array in (X, y)]
+    settings = {"optimizer": adam(0.01), "epochs": 10, "batch_size": 64, "seed": 0}
+    trained = train(NETWORK, NETWORK.init(0, like=tensors[0]), *tensors, **settings)
+    assert trained.params[0].weight.device == torch.device("cuda:1")
+    assert None not in programs
+    assert_same(trained, classifier(NETWORK, None, **settings), 1e-6)
+    assert torch.cuda.current_device() == 0
 
 
 @on(*CAPTURING)
