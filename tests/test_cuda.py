@@ -82,7 +82,7 @@ ALL = (*CAPTURING, "jax_cuda")
 
 
 @pytest.fixture
-def gpu(request, monkeypatch):
+def gpu(request):
     if request.param == "stand-in":
         with cuda_stand_in.installed() as machine:
             yield Gpu("stand-in", None, machine)
@@ -95,14 +95,7 @@ def gpu(request, monkeypatch):
         pytest.skip(str(error))
     if request.param == "cupy" and "cupy" not in conftest.required(request.config):
         pytest.importorskip("nvmath")
-    if request.param == "torch_cuda":
-        # Short trainings too, so that all that is tested here is tested with kernels.
-        monkeypatch.setattr(torch_graphs(), "MIN_STEPS_TO_COMPILE", 0)
     yield Gpu(request.param, library)
-
-
-def torch_graphs():
-    return import_module("mlp_xp._engines.torch_graphs")
 
 
 def two_classes(dtype="float64"):
@@ -245,8 +238,12 @@ def test_two_hundred_epochs_end_where_they_do_on_the_cpu(gpu, dtype, rtol, optim
 
 
 @pytest.fixture
-def programs(monkeypatch):
-    """Return the list of programs that steps get; one is None if the step runs call by call."""
+def programs(gpu, monkeypatch, request):
+    """Compile steps however few are planned; return the list of their programs, None for calls one by one."""
+    if gpu.name == "torch_cuda":
+        if "torch_cuda" not in conftest.required(request.config):
+            pytest.importorskip("cuda.bindings")
+        monkeypatch.setattr(import_module("mlp_xp._engines.torch_graphs"), "MIN_STEPS_TO_COMPILE", 0)
     made = []
 
     def make_and_list(self, *arguments):
@@ -259,28 +256,27 @@ def programs(monkeypatch):
 
 
 STEPS = {
-    "adam": (NETWORK, adam(0.001), "float64"),
-    "single": (NETWORK, adam(0.001), "float32"),
+    "adam": (NETWORK, adam(0.001), 64, "float64"),
+    "single": (NETWORK, adam(0.001), None, "float32"),
     "deep": (
         Network((30, 40, 33, 20, 1), activation="gelu", loss="squared_error", alpha=1e-3),
         momentum(0.01, 0.9, nesterovs_momentum=True),
+        64,
         "float64",
     ),
     "wide": (
         Network((30, 300, 1), activation="elu", loss="binary_cross_entropy"),
         decoupled_weight_decay(adam(0.001), 0.1),
+        None,
         "float64",
     ),
 }
 
 
 @on(*CAPTURING)
-@pytest.mark.parametrize("batch_size", [64, None])
 @pytest.mark.parametrize("name", STEPS)
-def test_steps_are_kernels(gpu, name, batch_size, programs, request):
-    if gpu.name == "torch_cuda" and "torch_cuda" not in conftest.required(request.config):
-        pytest.importorskip("cuda.bindings", reason="kernels on PyTorch's tensors need cuda-bindings")
-    network, optimizer, dtype = STEPS[name]
+def test_steps_are_kernels(gpu, name, programs):
+    network, optimizer, batch_size, dtype = STEPS[name]
     settings = {"dtype": dtype, "optimizer": optimizer, "batch_size": batch_size, "epochs": 20}
     trained = classifier(network, gpu, **settings)
     assert trained.history.engine == "cuda_graph"
@@ -288,14 +284,6 @@ def test_steps_are_kernels(gpu, name, batch_size, programs, request):
     assert [program is not None for program in programs] == [True] * (2 if batch_size else 1)
     assert all(program.has_launched for program in programs)
     assert_same(trained, classifier(network, None, **settings), 1e-3 if dtype == "float32" else 1e-6)
-
-
-@on("torch_cuda")
-def test_short_trainings_of_pytorch_are_captured_call_by_call(gpu, programs, monkeypatch):
-    monkeypatch.setattr(torch_graphs(), "MIN_STEPS_TO_COMPILE", 10**6)
-    trained = classifier(NETWORK, gpu)
-    assert (trained.history.engine, programs) == ("cuda_graph", [])
-    assert_same(trained, classifier(NETWORK, None), 1e-6)
 
 
 @on("torch_cuda")
@@ -308,13 +296,13 @@ def test_training_uses_the_device_of_the_tensors(gpu, programs):
     settings = {"optimizer": adam(0.01), "epochs": 10, "batch_size": 64, "seed": 0}
     trained = train(NETWORK, NETWORK.init(0, like=tensors[0]), *tensors, **settings)
     assert trained.params[0].weight.device == torch.device("cuda:1")
-    assert None not in programs
+    assert {program is None for program in programs} == {False}
     assert_same(trained, classifier(NETWORK, None, **settings), 1e-6)
     assert torch.cuda.current_device() == 0
 
 
 @on(*CAPTURING)
-def test_a_thousand_replays_under_pressure_are_a_thousand_steps(gpu):
+def test_a_thousand_replays_under_pressure_are_a_thousand_steps(gpu, programs):
     """Other code allocates, fills with NaN and frees memory of all sizes between steps."""
     source, held = np.random.RandomState(0), []
     xp = placement(X=gpu.array([1.0])).xp
@@ -330,16 +318,18 @@ def test_a_thousand_replays_under_pressure_are_a_thousand_steps(gpu):
     settings = {"data": data, "optimizer": gradient_descent(0.5), "epochs": 1000, "batch_size": None}
     trained = classifier(network, gpu, callback=press, **settings)
     assert trained.history.engine == "cuda_graph"
+    assert {program is None for program in programs} == {False}
     assert_same(trained, classifier(network, None, **settings), 1e-6)
 
 
 @on(*CAPTURING)
-def test_streams_of_the_callers_are_waited_for(gpu):
+def test_streams_of_the_callers_are_waited_for(gpu, programs):
     expected = classifier(NETWORK, None)
     for _ in range(2):
         with a_stream(gpu):
             # The stream is still computing the data, and reads the results.
             assert_same(classifier(NETWORK, gpu), expected, 1e-6)
+    assert {program is None for program in programs} == {False}
 
 
 def a_stream(gpu):
@@ -349,7 +339,7 @@ def a_stream(gpu):
 
 
 @on(*CAPTURING)
-def test_threads_train_at_the_same_time(gpu):
+def test_threads_train_at_the_same_time(gpu, programs):
     networks = [
         Network((30, width, 1), activation="tanh", loss="binary_cross_entropy") for width in (8, 12, 16)
     ]
@@ -369,6 +359,7 @@ def test_threads_train_at_the_same_time(gpu):
     for thread in threads:
         thread.join()
     assert not failures
+    assert {program is None for program in programs} == {False}
     for index, wanted in enumerate(expected):
         assert results[index].history.engine == "cuda_graph"
         assert_same(results[index], wanted, 1e-6)
