@@ -2,8 +2,10 @@
 
 What the library caches with `cached_by_arguments`, each in the module that makes it:
 
-- compiled training steps on NumPy (`_engines.compiled`) and on CuPy (`_engines.cupy_steps`), by the network,
-  the optimizer without its learning rate, shapes and dtypes of a batch and the structure of the state
+- compiled training steps on NumPy (`_engines.compiled`), and the source of those on CUDA
+  (`_engines.fused_steps`), by the network, the optimizer without its learning rate, shapes and dtypes of a
+  batch and the structure of the state; the kernels of a source are kept by the libraries, CuPy itself or
+  `_engines.torch_kernels`
 - compiled loops of training steps (`_engines.compiled_loops`), likewise; the functions that Numba made of
   them are kept by their source (`_engines.numba_functions`)
 - compiled functions of rows (`_compiler.rows`), by the function and the shapes and dtypes of its arrays

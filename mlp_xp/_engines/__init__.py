@@ -5,8 +5,8 @@
 - NumPy: ``compiled``, steps as generated code with fewer NumPy calls; where Numba is installed, those of long
   trainings as compiled loops (`loops` decides which)
 - JAX: ``xla``, many epochs in one call of a function that `jax.jit` compiled
-- CuPy, and PyTorch on CUDA: ``cuda_graph``, many steps in one replay of a captured CUDA graph; on CuPy steps
-  of fused kernels, which `mlp_xp._compiler` generates
+- CuPy, and PyTorch on CUDA: ``cuda_graph``, many steps in one replay of a captured CUDA graph; steps of fused
+  kernels (`fused_steps`), which `mlp_xp._compiler` generates
 - all others, and what these engines cannot run: ``eager``, a Python loop of steps, call by call
 
 The eager engine works in every namespace. But at small sizes the overhead of each array call takes longer

@@ -127,8 +127,6 @@ class CudaGraphEngine:
         self.library = library
         self.samples = samples
         self.losses: list[Array] = []
-        self.make_step = partial(library.make_step, network, optimizer)
-        self.step = self.make_step()
         self.batch_size = min(batch_size, len(samples))
         self.is_full_batch = self.batch_size == len(samples)
         # By the lengths of their batches: a graph depends on nothing else, as it reads all inputs at replay.
@@ -138,6 +136,9 @@ class CudaGraphEngine:
         self.fell_back = False
         self.n_replays = 0
         self.epochs_left = epochs
+        n_planned = self.epochs_left * math.ceil(len(samples) / self.batch_size)
+        self.make_step = partial(library.make_step, network, optimizer, n_planned)
+        self.step = self.make_step()
         self.n_steps = self._steps_per_graph(max_sample_bytes)
         library.retain()
         # No finalizer at interpreter exit: in a forked child it would call CUDA, which is unusable there.
@@ -203,6 +204,7 @@ class CudaGraphEngine:
     def _replace_state(self, state: State) -> None:
         """Go on from a copy of a state of another structure, which needs another step."""
         self._state, self.step = self._contiguous_copy(state), self.make_step()
+        self.warmed_up_lengths.clear()  # the new step compiles kernels
 
     def _contiguous_copy(self, state: State) -> State:
         """Return a copy of a state in arrays that are contiguous by rows, as fused kernels take them."""

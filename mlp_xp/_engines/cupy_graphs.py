@@ -22,7 +22,8 @@ import numpy as np
 from mlp_xp._arrays import Array, HostArray, Namespace
 from mlp_xp._devices import MEMORY_RELEASE_HOOKS
 from mlp_xp._engines.capture import CAPTURE_LOCK, StepInto
-from mlp_xp._engines.cupy_steps import FusedStep
+from mlp_xp._engines.cupy_kernels import CupyKernels
+from mlp_xp._engines.fused_steps import FusedStep
 from mlp_xp._engines.gemm import GemmOperand, gemm_operand
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
@@ -80,9 +81,13 @@ class CupyGraphs:
         """Return a namespace whose functions can be captured."""
         return _CapturableNamespace(self.products, matmul_precision)
 
-    def make_step(self, network: Network, optimizer: Optimizer) -> StepInto:
-        """Return a step that can be captured: fused kernels, if the step can be recorded."""
-        return FusedStep(network, optimizer, self.namespace(network.matmul_precision))
+    def make_step(self, network: Network, optimizer: Optimizer, n_steps: int) -> StepInto:
+        """Return a step that can be captured: fused kernels, if the step can be recorded.
+
+        However few steps are planned: CuPy keeps what it compiles on disk.
+        """
+        xp = self.namespace(network.matmul_precision)
+        return FusedStep(network, optimizer, xp, CupyKernels(self.device))
 
     @contextmanager
     def own_stream(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mlp_xp._arrays import Array
 from mlp_xp._compiler import NotRecordableError
 from mlp_xp._compiler.rows import ArraySpec
 from mlp_xp._engines.base import State, make_step
@@ -22,6 +23,17 @@ def is_number(leaf: Any) -> bool:
     return isinstance(leaf, (int, float)) and not isinstance(leaf, bool)
 
 
+def array_spec(array: Array) -> ArraySpec:
+    """Return the shape and dtype of an array of any library."""
+    if isinstance(array, np.ndarray):
+        return ArraySpec(array.shape, array.dtype)
+    name = str(array.dtype).rpartition(".")[2]  # PyTorch writes "torch.float32"
+    try:
+        return ArraySpec(tuple(array.shape), np.dtype(name))
+    except TypeError:
+        raise NotRecordableError(f"an array of dtype {name}") from None
+
+
 def state_structure(state: State) -> State:
     """Return the state with specs for its arrays and zeros for its numbers."""
     values = leaves(state)
@@ -30,13 +42,7 @@ def state_structure(state: State) -> State:
     structure: State = with_leaves(
         state,
         [
-            ArraySpec(
-                tuple(leaf.shape), leaf.dtype if isinstance(leaf, np.ndarray) else np.dtype(str(leaf.dtype))
-            )
-            if is_array(leaf)
-            else type(leaf)()
-            if is_number(leaf)
-            else leaf
+            array_spec(leaf) if is_array(leaf) else type(leaf)() if is_number(leaf) else leaf
             for leaf in values
         ],
     )
