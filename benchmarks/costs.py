@@ -1,21 +1,27 @@
-"""The library's own overhead, in training, at import, by layouts of X: ``python -m benchmarks costs``."""
+"""Overheads: in training, at import, of layouts of X, of streaming it: ``python -m benchmarks costs``."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from benchmarks import import_time, layouts, loop_cost
+from benchmarks import import_time, layouts, loop_cost, streaming
 from benchmarks.command_line import Parser, add_output_options, folder, need, whole_number, write_json
 from benchmarks.machine import describe
 
-BENCHMARKS = {"loop-cost": loop_cost.measure, "import-time": import_time.measure, "layouts": layouts.measure}
+BENCHMARKS = {
+    "loop-cost": loop_cost.measure,
+    "import-time": import_time.measure,
+    "layouts": layouts.measure,
+    "streaming": streaming.measure,
+}
 
 
 def main(arguments: list[str]) -> None:
     """Measure, print and optionally write the overheads that the options name."""
     parser = Parser(
         prog="python -m benchmarks costs",
-        description="Compare the training loop with bare array calls, the import with NumPy's, layouts of X.",
+        description="Compare the training loop with bare array calls, the import with NumPy's, layouts of X, "
+        "samples streamed from the host with samples on the device.",
     )
     parser.add_argument("--only", choices=list(BENCHMARKS), nargs="+", default=list(BENCHMARKS))
     parser.add_argument("--repeats", type=whole_number(1), default=41, help="interleaved repeats (41)")

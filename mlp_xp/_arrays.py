@@ -62,11 +62,11 @@ class Placement(NamedTuple):
     dtype: Dtype
 
     def from_host(self, values: Any) -> Array:
-        """Return a new array with this placement that holds a copy of values on the host."""
+        """Return a new array with this placement that holds values on the host, contiguous by rows."""
         if is_jax(self.xp):  # unlike JAX's `asarray`, `device_put` compiles nothing
-            return sys.modules["jax"].device_put(np.array(values, dtype=self.dtype), self.device)
+            return sys.modules["jax"].device_put(np.array(values, dtype=self.dtype, order="C"), self.device)
         # The cast is on the host, because some devices have no float64, which `values` may be in.
-        host = np.array(values, dtype=self.host_dtype)
+        host = np.array(values, dtype=self.host_dtype, order="C")
         return host if self.xp is np else self.xp.asarray(host, dtype=self.dtype, device=self.device)
 
     @property

@@ -4,7 +4,8 @@ What the library caches with `cached_by_arguments`, each in the module that make
 
 - programs of training steps (`_engines.recordable.compile_step`), by the writer that made them, the network,
   the optimizer without its learning rate, shapes and dtypes of a batch and the structure of the state; the
-  functions that Numba made of loops are kept by their source (`_engines.numba_functions`)
+  functions that Numba made of loops are kept by their source (`_engines.numba_functions`), and so are kernels
+  by the libraries, CuPy itself or `_engines.torch_kernels`
 - whether loops are faster (`_engines.compiled_loops`), by the same
 - compiled functions of rows (`_compiler.rows`), by the function and the shapes and dtypes of its arrays
 - compiled functions of JAX (`_engines.jax`), by the network, the optimizer without its learning rate, the

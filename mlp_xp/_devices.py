@@ -160,6 +160,12 @@ def _torch_precision_setting(torch: Any) -> _ProcessSetting:
 # Memory
 
 
+MIN_SHARE_LEFT_FREE = 0.25
+"""Share of the free memory that is left unused by samples that are moved to a device, and by a training with
+the advised batch size. Pools split blocks, and the rest of a block may be too small for any other array: a
+fifth was lost so, measured on a best-fit pool."""
+
+
 class MemoryShortage(NamedTuple):
     """Memory that a training needs and that is free, where the training does not fit on the device.
 
@@ -200,13 +206,23 @@ def free_bytes(place: Placement) -> int | None:
             return min(free, limit - int(pool.used_bytes())) if limit else free
     if is_on_cuda(place):
         cuda = sys.modules["torch"].cuda
-        cached = cuda.memory_reserved(place.device) - cuda.memory_allocated(place.device)
-        return int(cuda.mem_get_info(place.device)[0] + cached)
+        used = cuda.memory_allocated(place.device)
+        free, total = cuda.mem_get_info(place.device)
+        free += cuda.memory_reserved(place.device) - used
+        if hasattr(cuda, "get_per_process_memory_fraction"):
+            free = min(free, int(cuda.get_per_process_memory_fraction(place.device) * total) - used)
+        return max(0, int(free))
     if is_jax(place.xp) and place.device is not None:
         stats = getattr(place.device, "memory_stats", lambda: None)() or {}
         if stats.get("bytes_limit", 0) > 0:
             return int(stats["bytes_limit"] - stats["bytes_in_use"])
     return None
+
+
+def room_beside(place: Placement, n_bytes: int) -> int | None:
+    """Return how much the device can hold beside so many bytes and what is there; None if not reported."""
+    free = free_bytes(place)
+    return None if free is None else max(0, int((1.0 - MIN_SHARE_LEFT_FREE) * free) - n_bytes)
 
 
 _OUT_OF_MEMORY = {

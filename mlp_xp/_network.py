@@ -9,7 +9,15 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from mlp_xp._activations import Activation, resolve_activation
-from mlp_xp._arrays import Array, HostArray, Namespace, Placement, check_kind, placement
+from mlp_xp._arrays import (
+    ELEMENTS_PER_BLOCK,
+    Array,
+    HostArray,
+    Namespace,
+    Placement,
+    check_kind,
+    placement,
+)
 from mlp_xp._devices import MATMUL_PRECISIONS, computing
 from mlp_xp._functions import HashablePartial, renamed
 from mlp_xp._initializers import Initializer, resolve_initializer
@@ -353,11 +361,22 @@ class Network:
             return self._blockwise(Samples(place, X), params, finish)
 
     def _blockwise(
-        self, samples: Samples, params: Parameters, finish: Callable[[Namespace, Array], Array]
+        self,
+        samples: Samples,
+        params: Parameters,
+        finish: Callable[[Namespace, Array], Array],
+        *,
+        fetch: bool = False,
     ) -> Array:
-        """Compute ``finish(xp, logits)`` in blocks of rows, so that memory stays bounded."""
+        """Compute ``finish(xp, logits)`` in blocks of rows, so that memory stays bounded (`Samples.map`)."""
         outputs = HashablePartial(_outputs, activations=self._activations, finish=finish)
-        return samples.map(outputs, params, samples.row_width(self.layer_sizes))
+        return samples.map(outputs, params, samples.row_width(self.layer_sizes), fetch=fetch)
+
+    def _bytes_of_block(self, place: Placement) -> int:
+        """Return about how many bytes the parameters and the arrays of a block of rows take."""
+        n_parameters = sum((n_in + 1) * n_out for n_in, n_out in self._shapes())
+        n_elements = len(self.layer_sizes) * ELEMENTS_PER_BLOCK + 4 * n_parameters
+        return n_elements * int(place.xp.finfo(place.dtype).bits) // 8
 
     def _shapes(self) -> Iterable[tuple[int, int]]:
         return zip(self.layer_sizes[:-1], self.layer_sizes[1:])

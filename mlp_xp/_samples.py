@@ -5,21 +5,27 @@ batch, and whole only where that pays off: small arrays, to cast them once (`wit
 X in memory that is stored by columns (`with_contiguous_rows`). Rows of other arrays that are not contiguous,
 such as ``data[:, :-1]``, are gathered by `RowTaker`.
 
+NumPy arrays may be samples for a device too. `moved_if_they_fit` moves them there once, or leaves them on
+the host, from where `Samples.batches` streams: it copies one batch to the device while the one before is
+computed with. Blocks and batches are the same either way, and so are all results, bit for bit.
+
 `Samples.batches` copies what has to be gathered (chosen or shuffled rows) or cast; other batches are views.
 The engines copy batches as follows; if all samples are one batch, that is made once.
 
 - eager: as `Samples.batches` does
 - compiled (`_Batches`): to buffers that its programs reuse, small samples all at once for each epoch; a batch
   of other samples is not copied if it can be a view
-- xla (`_take`): the compiled function gathers and casts each batch
+- xla (`_take`): the compiled function gathers and casts each batch, of all samples or of those streamed
 - cuda_graph (`inputs`): what `Samples.batches` yields, to the arrays that captured graphs read in each replay
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -36,7 +42,10 @@ from mlp_xp._arrays import (
     is_sparse,
     row_slices,
     rows_per_block,
+    to_host,
 )
+from mlp_xp._devices import is_out_of_memory, release_memory
+from mlp_xp._uploads import HostRows, Upload, uploading
 
 MAX_COLUMN_STEP = 4
 """Rows of every n-th number in memory, such as those of ``data[:, ::2]``, are copied with what lies between,
@@ -44,6 +53,14 @@ up to this n; above it, copying number by number is about as fast (50 columns of
 
 MAX_ROWS_STRIDE = 1.25
 """How far apart rows may begin, in lengths of a row, to be copied with what lies between them."""
+
+INPUT_SHARE = 4
+"""Numbers of the input that count as one in the width of a row. The input takes no memory but that of the
+samples themselves or, where these are streamed, that of the few blocks that are on their way."""
+
+MAX_BYTES_OF_MOVED_MAP = 2**28
+"""Maximum size of a memory map that is moved to a device whose free memory is not known, such as a CPU: it
+may be larger than memory."""
 
 Rows: TypeAlias = "np.ndarray[Any, Any]"
 """Indices of rows, on the host."""
@@ -64,9 +81,10 @@ class Samples:
     Parameters
     ----------
     place : Placement
-        Their namespace and device, and the dtype to compute in.
+        Where to compute, and in which dtype.
     X : array of shape (n, n_features)
-        Of any real dtype; on NumPy also a SciPy CSR matrix. Batches are cast to the dtype of `place`.
+        There, or all arrays on the host, as NumPy's. Of any real dtype; for NumPy also a SciPy CSR matrix.
+        Batches are in `place`, and cast to its dtype.
     y : array of shape (n, n_outputs), optional
         Of any real dtype or bool.
     sample_weight : array of shape (n,), optional
@@ -89,6 +107,11 @@ class Samples:
         return computing_namespace(self.place.xp, self.X)
 
     @property
+    def is_on_host(self) -> bool:
+        """Whether the arrays are on the host, and computed with elsewhere."""
+        return self.place.xp is not np and isinstance(self.X, np.ndarray)
+
+    @property
     def arrays(self) -> Batch:
         """The arrays as they were given, with all rows."""
         return Batch(self.X, self.y, self.sample_weight)
@@ -102,8 +125,10 @@ class Samples:
     def with_small_arrays_cast(self) -> Samples:
         """Return the samples with arrays of up to a block's size cast once, so that batches need no cast.
 
-        NumPy arrays of that size are made contiguous too.
+        NumPy arrays of that size are made contiguous too. Arrays that are streamed stay as they are.
         """
+        if self.is_on_host:
+            return self
         X, y, sample_weight = (
             array
             if array is None or array.shape[0] > rows_per_block(math.prod(array.shape[1:]))
@@ -118,7 +143,8 @@ class Samples:
         Taking scattered rows of such an array misses the cache once for each number: ten times as slow and
         more. A memory map, which may be larger than memory, is not copied.
         """
-        is_copied = self.xp is np and _is_by_columns(self.X) and not _is_memory_map(self.X)
+        is_numpy = isinstance(self.X, np.ndarray)
+        is_copied = is_numpy and _is_by_columns(self.X) and not _is_memory_map(self.X)
         return replace(self, X=np.ascontiguousarray(self.X)) if is_copied else self
 
     def whole(self) -> Batch:
@@ -127,35 +153,104 @@ class Samples:
         return batch
 
     def targets(self) -> tuple[Array, Array | None]:
-        """Return all of `y` and of the sample weights."""
+        """Return all of `y` and of the sample weights, in the place to compute."""
         take = self._row_getter(self._row_indices(None))
         everything = slice(0, len(self))
         return take(self.y, everything), take(self.sample_weight, everything)
 
     def batches(self, size: int, order: Rows | None = None) -> Iterator[Batch]:
         """Yield batches of `size` samples, the last one smaller, in the given order or that of the rows."""
+        if self.is_on_host:
+            yield from self._uploaded_batches(size, self._row_indices(order))
+            return
         take = self._row_getter(self._row_indices(order))
         for some in row_slices(len(self), size):
             yield Batch(take(self.X, some), take(self.y, some), take(self.sample_weight, some))
 
-    def map(self, function: Callable[[Namespace, Any, Array], Array], params: Any, row_width: int) -> Array:
+    def _uploaded_batches(self, size: int, indices: Rows | None) -> Iterator[Batch]:
+        """Yield batches of arrays on the host; the next one is on its way while one is computed with."""
+        takers = {id(array): RowTaker(array) for array in self.arrays if array is not None}
+
+        def rows_of(array: HostArray, some: slice) -> HostRows:
+            def gather(part: slice, out: HostArray) -> None:
+                rows = slice(some.start + part.start, some.start + part.stop)
+                takers[id(array)].read(rows, indices, out)
+
+            return HostRows((some.stop - some.start, *array.shape[1:]), self._moved_dtype(array), gather)
+
+        with uploading(self.place) as upload:
+
+            def begin(some: slice) -> Upload:
+                return upload([None if array is None else rows_of(array, some) for array in self.arrays])
+
+            slices = row_slices(len(self), size)
+            coming = deque(map(begin, islice(slices, 1)))
+            try:
+                while coming:
+                    coming.extend(map(begin, islice(slices, 1)))
+                    here = coming.popleft()
+                    here.wait()
+                    yield Batch(*(None if array is None else self._cast(array) for array in here.arrays))
+                    del here
+            finally:
+                for upload_under_way in coming:
+                    upload_under_way.wait()  # before its arrays are freed
+
+    def _moved_dtype(self, array: HostArray) -> np.dtype[Any]:
+        """Return the dtype that an array on the host has when it is moved: see `Placement.transfer`."""
+        return self.place.host_dtype if array.dtype.kind == "f" else array.dtype.newbyteorder("=")
+
+    def moved_bytes(self, apart_from: Container[int] = ()) -> int:
+        """Return what arrays on the host take in the place to compute, apart from those with these ids."""
+        n_bits = self.place.xp.finfo(self.place.dtype).bits
+        return sum(
+            int(array.size) * (n_bits // 8 if array.dtype.kind == "f" else array.itemsize)
+            for array in self.arrays
+            if array is not None and id(array) not in apart_from
+        )
+
+    def map(
+        self,
+        function: Callable[[Namespace, Any, Array], Array],
+        params: Any,
+        row_width: int,
+        *,
+        fetch: bool = False,
+    ) -> Array:
         """Apply ``function(xp, params, X)`` to all rows, in blocks that bound the memory.
 
-        `row_width` is the largest number of elements that a row becomes, see `row_width()`.
+        `row_width` is the largest number of elements that a row becomes, see `row_width()`. With `fetch` the
+        result is a NumPy array, and only a few blocks are on the device at a time.
         """
         from mlp_xp._compiler.rows import map_rows  # not at the top: `import mlp_xp` imports no compiler
 
+        inputs = replace(self, y=None, sample_weight=None)
         take = self._row_getter(self._row_indices(None))
         mapped = map_rows(self.xp, function, params, lambda rows: take(self.X, rows), len(self), row_width)
         if mapped is not None:
             return mapped
-        blocks = [function(self.xp, params, batch.X) for batch in self.blocks(row_width)]
-        return blocks[0] if len(blocks) == 1 else self.xp.concat(blocks, axis=0)
+        blocks = (function(self.xp, params, batch.X) for batch in inputs.blocks(row_width))
+        if fetch:
+            return _fetched(blocks, len(self))
+        computed = list(blocks)
+        return computed[0] if len(computed) == 1 else self.xp.concat(computed, axis=0)
 
     def row_width(self, layer_sizes: Sequence[int]) -> int:
         """Return the largest number of elements that a row becomes on its way through these layers."""
-        copied = self.rows is not None or self.X.dtype != self.place.dtype
-        return max(layer_sizes if copied and not is_sparse(self.X) else layer_sizes[1:])
+        n_inputs, *others = layer_sizes
+        if is_sparse(self.X):
+            return max(others)
+        if self.rows is not None or self._is_cast:
+            return max(layer_sizes)
+        return max(others) if self.place.xp is np else max(n_inputs // INPUT_SHARE, *others)
+
+    @property
+    def _is_cast(self) -> bool:
+        """Whether batches of X are cast where they are computed with."""
+        if not self.is_on_host:
+            return bool(self.X.dtype != self.place.dtype)
+        n_bits = self.place.xp.finfo(self.place.dtype).bits
+        return self.X.dtype.kind != "f" or bool(8 * self.place.host_dtype.itemsize != n_bits)
 
     def blocks(self, row_width: int) -> Iterator[Batch]:
         """Yield batches in the order of the rows, of so many rows that a block has a bounded size."""
@@ -184,7 +279,7 @@ class Samples:
         if self.rows is not None:
             order = self.rows if order is None else self.rows[order]
         # The order is copied to the device once an epoch: a copy for each batch would take longer.
-        if order is None or self.place.xp is np:
+        if order is None or self.place.xp is np or self.is_on_host:
             return order
         return self.place.xp.asarray(order, device=self.place.device)
 
@@ -192,8 +287,10 @@ class Samples:
         """Return the function ``(array, slice) -> array`` that takes this part of the rows of an array."""
         xp, cast = self.xp, self._cast
         takers = {}
-        if xp is np and indices is not None:
+        if isinstance(self.X, np.ndarray) and indices is not None:
             takers = {id(array): RowTaker(array) for array in self.arrays if array is not None}
+        if self.is_on_host:
+            move, cast = self.place.transfer, lambda array: self._cast(move(array))
 
         def take(array: Array, some: slice) -> Array:
             if array is None:
@@ -214,6 +311,74 @@ class Samples:
     def _cast(self, array: Array) -> Array:
         dtype = self.place.dtype
         return array if array.dtype == dtype else self.xp.astype(array, dtype)
+
+
+def _fetched(blocks: Iterator[Array], n_rows: int) -> HostArray:
+    """Return blocks of rows from a device as one NumPy array.
+
+    A block is fetched, which waits for it, only when the next one has been given to the device.
+    """
+    results: HostArray | None = None
+    start, before = 0, None
+    for block in chain(blocks, [None]):
+        if before is not None:
+            host = to_host(before)
+            if results is None:
+                results = np.empty((n_rows, *host.shape[1:]), host.dtype)
+            results[start : start + len(host)] = host
+            start += len(host)
+        before = block
+    assert results is not None
+    return results
+
+
+def moved_if_they_fit(
+    n_bytes: float | None, samples: Samples, validation: Samples | None = None
+) -> tuple[Samples, Samples | None]:
+    """Return samples with their arrays moved from the host to the place to compute, if they fit there.
+
+    Those that do not fit are returned as they are, to be streamed. Arrays that both share are moved once.
+
+    Parameters
+    ----------
+    n_bytes : float or None
+        What the device has for them. None if that is not known: then all are moved but large memory maps.
+    samples : Samples
+    validation : Samples, optional
+    """
+    moved: dict[int, Array] = {}
+    placed = _moved_if_it_fits(n_bytes, samples, moved)
+    if validation is None:
+        return placed, None
+    if n_bytes is not None and placed is not samples:
+        n_bytes -= samples.moved_bytes()
+    return placed, _moved_if_it_fits(n_bytes, validation, moved)
+
+
+def _moved_if_it_fits(n_bytes: float | None, samples: Samples, moved: dict[int, Array]) -> Samples:
+    """Return samples moved if they fit; `moved` has arrays moved before, by the ids of those on the host."""
+    if not samples.is_on_host:
+        return samples
+    arrays = [array for array in samples.arrays if array is not None]
+    if n_bytes is None:
+        fits = not any(_is_memory_map(array) and array.nbytes > MAX_BYTES_OF_MOVED_MAP for array in arrays)
+    else:
+        fits = samples.moved_bytes(apart_from=moved) <= n_bytes
+    if not fits:
+        return samples
+    try:
+        new = {
+            id(array): moved[id(array)] if id(array) in moved else samples.place.transfer(array)
+            for array in arrays
+        }
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        release_memory(samples.place)
+        return samples
+    moved |= new
+    X, y, sample_weight = (None if array is None else new[id(array)] for array in samples.arrays)
+    return replace(samples, X=X, y=y, sample_weight=sample_weight)
 
 
 class RowTaker:
@@ -255,6 +420,13 @@ class RowTaker:
         else:
             return self.array[indices]
         return self._own_columns(taken)
+
+    def read(self, rows: slice, order: Rows | None, target: HostArray) -> None:
+        """Write this part of the rows, in an order or as they are stored, to another array."""
+        if order is None:
+            target[...] = self.array[rows]
+        else:
+            self.take_into(target, order[rows])
 
     def take_into(self, target: HostArray, indices: Rows) -> None:
         """Write rows, in this order, to another array."""

@@ -873,6 +873,10 @@ _compiled = {}
 """The libraries of sources that were compiled, by the source."""
 
 
+class CUDADriverError(RuntimeError):
+    """CuPy's error for a kernel that cannot be launched."""
+
+
 class CompileException(Exception):  # noqa: N818 - CuPy's name
     """CuPy's error for a source that does not compile."""
 
@@ -881,9 +885,7 @@ class RawModule:
     """Kernels compiled by the host's compiler; a launch runs their blocks one after the other."""
 
     def __init__(self, code, options=()):
-        if code not in _compiled:
-            _compiled[code] = _compile_for_host(code, options)
-        self.library = _compiled[code]
+        self.library = compiled_for_host(code, options)
         MACHINE.counts["modules"] += 1
 
     def get_function(self, name):
@@ -913,14 +915,24 @@ class RawModule:
         return launch
 
 
+def compiled_for_host(code, options):
+    """Return a library with a function ``launch_name(grid, *arguments)`` for each kernel of the source."""
+    if code not in _compiled:
+        _compiled[code] = _compile_for_host(code, options)
+    return _compiled[code]
+
+
+def parameters_of_kernels(code):
+    """Return the parameters of the source's kernels by their names."""
+    return dict(re.findall(r"__global__ void __launch_bounds__\(THREADS\) (\w+)\((.*)\)", code))
+
+
 def _compile_for_host(code, options):
     launches = [
         f'extern "C" void launch_{name}(Index grid, {parameters}) {{\n'
         "  for (blockIdx.x = 0; blockIdx.x < grid; ++blockIdx.x)\n"
         f"    {name}({', '.join(each.split()[-1] for each in parameters.split(','))});\n}}"
-        for name, parameters in re.findall(
-            r"__global__ void __launch_bounds__\(THREADS\) (\w+)\((.*)\)", code
-        )
+        for name, parameters in parameters_of_kernels(code).items()
     ]
     if shutil.which("g++") is None:
         pytest.skip("kernels of the stand-in need a C++ compiler, g++")
@@ -952,7 +964,7 @@ def _modules():
         "Device": Device, "Stream": Stream, "Event": Event, "Memory": Memory, "MemoryPointer": MemoryPointer,
         "MemoryPool": MemoryPool, "using_allocator": using_allocator, "runtime": runtime,
         "get_current_stream": get_current_stream, "alloc_pinned_memory": alloc_pinned_memory,
-        "compiler": SimpleNamespace(CompileException=CompileException),
+        "driver": SimpleNamespace(CUDADriverError=CUDADriverError),
     }.items():  # fmt: skip
         setattr(cuda, name, value)
     linalg = ModuleType("cupy._core._routines_linalg")
@@ -988,7 +1000,7 @@ def _properties(number):
     return {"name": b"a stand-in", "totalGlobalMem": MACHINE.total[number]}
 
 
-RELOADED = ("mlp_xp._engines.cupy_graphs", "mlp_xp._engines.cupy_steps")
+RELOADED = ("mlp_xp._engines.cupy_graphs", "mlp_xp._engines.cupy_kernels")
 
 
 @contextmanager

@@ -4,13 +4,14 @@ import gc
 import operator
 import sys
 import warnings
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import suppress
 from importlib import import_module
 from itertools import product
 
 import cuda_stand_in
 import numpy as np
 import pytest
+import torch_stand_in
 from numpy.lib.stride_tricks import as_strided
 
 from mlp_xp import (
@@ -514,68 +515,11 @@ def test_step_numbers_have_entries_until_there_are_too_many():
 # PyTorch on the CPU: a replay calls the captured function again.
 
 
-class TorchCuda:
-    """The part of `torch.cuda` that `TorchGraphs` uses; it records the calls."""
-
-    def __init__(self, torch):
-        self.torch, self.calls = torch, []
-        self.caller = self.Stream("caller")
-        self.caller.cuda = self
-
-    class Stream:
-        def __init__(self, name):
-            self.name = name
-
-        def wait_stream(self, other):
-            self.cuda.calls.append((self.name, "waits for", other.name))
-
-    def new_stream(self, device):
-        stream = self.Stream("own")
-        stream.cuda = self
-        self.calls.append("stream")
-        return stream
-
-    @contextmanager
-    def graph(self, graph, pool, stream, capture_error_mode):
-        assert capture_error_mode == "thread_local"
-        assert not gc.isenabled()
-        self.calls.append("capture")
-        try:
-            yield
-        except ValueError:
-            raise RuntimeError("operation failed due to a previous error during capture") from None
-
-
 @pytest.fixture
-def torch_cuda(monkeypatch):
-    torch = pytest.importorskip("torch")
-    graphs = import_module("mlp_xp._engines.torch_graphs")
-    cuda = TorchCuda(torch)
-
-    class Graph:
-        def replay(self):
-            self.function()
-            cuda.calls.append("replay")
-
-    def capture(self, function):
-        graph = capture_of_the_library(self, function)
-        graph.__self__.function = function
-        return graph
-
-    capture_of_the_library = graphs.TorchGraphs.capture
-    monkeypatch.setattr(graphs.TorchGraphs, "capture", capture)
-    monkeypatch.setattr(graphs._THREAD_LOCAL, "streams", {}, raising=False)
-    for name, value in {
-        "CUDAGraph": Graph,
-        "Stream": cuda.new_stream,
-        "current_stream": lambda device: cuda.caller,
-        "stream": lambda stream: nullcontext(),
-        "graph": cuda.graph,
-        "graph_pool_handle": lambda: (0, len(cuda.calls)),
-    }.items():
-        monkeypatch.setattr(torch.cuda, name, value)
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
-    return cuda
+def torch_cuda():
+    pytest.importorskip("torch")
+    with torch_stand_in.installed() as cuda:
+        yield cuda
 
 
 def torch_engine(network, optimizer, batch_size):

@@ -18,7 +18,7 @@ from mlp_xp import (
     gradient_descent,
     train,
 )
-from mlp_xp._arrays import computing_namespace, placement, to_host
+from mlp_xp._arrays import Placement, computing_namespace, placement, to_host
 from mlp_xp._devices import (
     MemoryShortage,
     _torch_precision,
@@ -282,6 +282,20 @@ def test_free_memory_of_a_cpu_is_unknown(library):
         assert 0 < free_bytes(library.place()) < 2**42
     else:
         assert free_bytes(library.place()) is None
+
+
+@pytest.mark.parametrize(("fraction", "expected"), [(1.0, 70), (0.5, 30), (0.1, 0)])
+def test_free_memory_within_the_share_that_pytorch_may_use(fraction, expected, monkeypatch):
+    torch = pytest.importorskip("torch")
+    for name, value in {
+        "mem_get_info": (60, 100),
+        "memory_allocated": 20,
+        "memory_reserved": 30,
+        "get_per_process_memory_fraction": fraction,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value, raising=False)
+    xp = pytest.importorskip("array_api_compat.torch")
+    assert free_bytes(Placement(xp, torch.device("cuda:0"), torch.float32)) == expected
 
 
 @pytest.fixture

@@ -258,6 +258,25 @@ def test_what_kernels_lack_is_captured_call_by_call(device):
     assert engine.name == "cuda_graph"
 
 
+@pytest.mark.parametrize("failing", ["compiling", "launching"])
+def test_kernels_that_do_not_run_are_replaced_by_calls(failing, device, monkeypatch):
+    def refused(*_):
+        raise sys.modules["cupy"].cuda.driver.CUDADriverError("CUDA_ERROR_INVALID_VALUE")
+
+    def get_function(module, name):
+        if failing == "compiling":
+            raise cuda_stand_in.CompileException
+        return refused
+
+    monkeypatch.setattr(cuda_stand_in.RawModule, "get_function", get_function)
+    network = Network((3, 4, 2), activation="tanh", loss="squared_error")
+    both = engine, other = engines(device, network, adam(), 8)
+    run_both(both, epochs_of(4, 23, shuffled=True))
+    assert_equal(engine, other)
+    assert programs_of(engine) == [None, None]
+    assert engine.name == "cuda_graph"
+
+
 @pytest.mark.parametrize("dtype", ["float16", "int32"])
 def test_other_dtypes_are_not_recorded(dtype):
     def largest(state, inputs, numbers):

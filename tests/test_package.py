@@ -271,7 +271,7 @@ def test_only_four_rooms_know_array_libraries():
 
 ROOMS = [
     *("_version", "_messages", "_warnings", "_interrupts", "_cache", "_functions", "_validation"),
-    *("_arrays", "_devices", "backends", "datasets"),
+    *("_arrays", "_devices", "_uploads", "backends", "datasets"),
     *("_activations", "_losses", "_initializers", "_schedules", "_parameters", "_optimizers"),
     *("_compiler", "_samples", "_network", "_engines", "_training"),
     *("plotting", "estimators", "files", "tables", "_cli"),

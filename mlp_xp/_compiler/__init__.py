@@ -23,7 +23,7 @@ compiles predictions in the same way. Functions that the compiler does not suppo
 For CUDA, and for Numba, a traced step takes another way: `kernels` divides its graph into stages of fused
 elementwise work and the products between them, `storage` says where arrays lie, and `elements` writes what is
 computed for one element. Around that `cuda` writes kernels, one launch for each stage (`segments`, `cxx`),
-which `mlp_xp._engines.cupy_steps` launches; and `loop_programs` writes steps of loops (`loops`), which
+which `mlp_xp._engines.fused_steps` launches; and `loop_programs` writes steps of loops (`loops`), which
 `mlp_xp._engines.numba_functions` compiles.
 
 Examples

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlp_xp._arrays import Array
 from mlp_xp._compiler.graph import NotRecordableError, Value, reachable
@@ -31,8 +31,8 @@ def allocate(plan: KernelPlan, empty: Callable[..., Array]) -> dict[int, Array]:
     over the state.
     """
     arrays: dict[int, Array] = {}
-    free: list[Array] = []
-    blocks: dict[int, Array] = {}
+    free: list[_Block] = []
+    blocks: dict[int, _Block] = {}
     for stage, dead in zip(plan.stages, _last_used(plan)):
         for value in stage.written:
             if id(value) in plan.in_place or value is plan.traced.results[0]:
@@ -44,12 +44,20 @@ def allocate(plan: KernelPlan, empty: Callable[..., Array]) -> dict[int, Array]:
             ]
             block = min(fitting, key=lambda block: block.size, default=None)
             if block is None:
-                block = empty(value.size, dtype=value.dtype)
+                block = _Block(value.size, value.dtype, empty(value.size, dtype=value.dtype))
             free = [other for other in free if other is not block]
             blocks[id(value)] = block
-            arrays[id(value)] = block[: value.size].reshape(value.shape)
+            arrays[id(value)] = block.array[: value.size].reshape(value.shape)
         free += [blocks[value] for value in dead if value in blocks]
     return arrays
+
+
+class _Block(NamedTuple):
+    """Memory for arrays of a dtype, of any library: their own sizes and dtypes are not alike."""
+
+    size: int
+    dtype: Any
+    array: Array
 
 
 def _last_used(plan: KernelPlan) -> list[list[int]]:

@@ -5,8 +5,8 @@
 - NumPy: ``compiled``, steps as generated code with fewer NumPy calls; where Numba is installed, those of long
   trainings as compiled loops (`loops` decides which)
 - JAX: ``xla``, many epochs in one call of a function that `jax.jit` compiled
-- CuPy, and PyTorch on CUDA: ``cuda_graph``, many steps in one replay of a captured CUDA graph; on CuPy steps
-  of fused kernels, which `mlp_xp._compiler` generates
+- CuPy, and PyTorch on CUDA: ``cuda_graph``, many steps in one replay of a captured CUDA graph; steps of fused
+  kernels (`fused_steps`), which `mlp_xp._compiler` generates
 - all others, and what these engines cannot run: ``eager``, a Python loop of steps, call by call
 
 The eager engine works in every namespace. But at small sizes the overhead of each array call takes longer
@@ -23,6 +23,7 @@ epochs and records their losses; all decisions from these, such as to stop early
 
 from __future__ import annotations
 
+import math
 import sys
 
 import numpy as np
@@ -43,6 +44,7 @@ def make_engine(
     batch_size: int,
     state: State,
     epochs: int = sys.maxsize,
+    max_sample_bytes: float = math.inf,
 ) -> Engine:
     """Make the engine for the samples' namespace and device: this function decides which engine runs.
 
@@ -63,6 +65,9 @@ def make_engine(
     epochs : int
         Maximum number of epochs that will run. On CUDA it determines what is captured: capturing takes time
         that only many replays save; on NumPy whether steps are compiled.
+    max_sample_bytes : float
+        Of samples on the host that are streamed to a device: how much of them may be there at a time, unless
+        a few batches take more.
 
     Returns
     -------
@@ -73,11 +78,11 @@ def make_engine(
     if is_jax(samples.xp):
         from mlp_xp._engines.jax import make_jax_engine
 
-        return make_jax_engine(network, optimizer, samples, batch_size, state)
+        return make_jax_engine(network, optimizer, samples, batch_size, state, max_sample_bytes)
     if is_on_cuda(samples.place):
         from mlp_xp._engines.cuda_graph import make_cuda_engine
 
-        return make_cuda_engine(network, optimizer, samples, batch_size, state, epochs)
+        return make_cuda_engine(network, optimizer, samples, batch_size, state, epochs, max_sample_bytes)
     if samples.xp is np:  # not for sparse matrices, whose namespace is a wrapper
         from mlp_xp._compiler import NotRecordableError
         from mlp_xp._engines.compiled import CompiledEngine

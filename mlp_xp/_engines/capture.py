@@ -37,8 +37,8 @@ class GraphLibrary(Protocol):
     def namespace(self, matmul_precision: str) -> Namespace:
         """Return a namespace whose functions can be captured."""
 
-    def make_step(self, network: Network, optimizer: Optimizer) -> StepInto:
-        """Return a step that can be captured."""
+    def make_step(self, network: Network, optimizer: Optimizer, n_steps: int) -> StepInto:
+        """Return a step that can be captured; so many are planned."""
 
     def own_stream(self) -> AbstractContextManager[None]:
         """Context that makes the engine's stream current: the default stream cannot be captured.

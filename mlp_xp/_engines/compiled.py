@@ -326,10 +326,7 @@ def _rows_into(
     taker: RowTaker, order: Rows | None, rows: slice, target: HostArray, *, copy: bool
 ) -> HostArray:
     """Return these rows of an array, copied to `target`; without `copy` a view if that is possible."""
-    if order is not None:
-        taker.take_into(target, order[rows])
-        return target
-    if taker.array.dtype == target.dtype and not copy:
+    if order is None and taker.array.dtype == target.dtype and not copy:
         return taker.array[rows]
-    target[...] = taker.array[rows]
+    taker.read(rows, order, target)
     return target

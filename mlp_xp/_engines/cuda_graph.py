@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -55,7 +55,13 @@ so that they are small beside the memory of a GPU."""
 
 
 def make_cuda_engine(
-    network: Network, optimizer: Optimizer, samples: Samples, batch_size: int, state: State, epochs: int
+    network: Network,
+    optimizer: Optimizer,
+    samples: Samples,
+    batch_size: int,
+    state: State,
+    epochs: int,
+    max_sample_bytes: float = math.inf,
 ) -> Engine:
     """Make the engine for arrays on a CUDA device.
 
@@ -70,7 +76,7 @@ def make_cuda_engine(
     except ImportError as error:
         _warn(f"{error}")
         return EagerEngine(*settings)
-    return CudaGraphEngine(library, *settings, epochs)
+    return CudaGraphEngine(library, *settings, epochs, max_sample_bytes)
 
 
 def _graph_library(samples: Samples) -> GraphLibrary:
@@ -100,7 +106,7 @@ class CudaGraphEngine:
     one graph, fewer if fewer are planned. A replay uses the same memory each time:
 
     - Samples are read from the arrays `inputs`. Before each replay, mini-batches are copied there, in the
-      order of the epoch. A full batch is read where it is.
+      order of the epoch, from samples on the host by way of the device. A full batch is read where it is.
     - Numbers such as the learning rate are read from `table`, which the host fills before each replay.
     - Parameters and optimizer state are read from and written to the arrays of the state.
     """
@@ -116,12 +122,11 @@ class CudaGraphEngine:
         batch_size: int,
         state: State,
         epochs: int = sys.maxsize,
+        max_sample_bytes: float = math.inf,
     ) -> None:
         self.library = library
         self.samples = samples
         self.losses: list[Array] = []
-        self.make_step = partial(library.make_step, network, optimizer)
-        self.step = self.make_step()
         self.batch_size = min(batch_size, len(samples))
         self.is_full_batch = self.batch_size == len(samples)
         # By the lengths of their batches: a graph depends on nothing else, as it reads all inputs at replay.
@@ -131,7 +136,10 @@ class CudaGraphEngine:
         self.fell_back = False
         self.n_replays = 0
         self.epochs_left = epochs
-        self.n_steps = self._steps_per_graph()
+        n_planned = self.epochs_left * math.ceil(len(samples) / self.batch_size)
+        self.make_step = partial(library.make_step, network, optimizer, n_planned)
+        self.step = self.make_step()
+        self.n_steps = self._steps_per_graph(max_sample_bytes)
         library.retain()
         # No finalizer at interpreter exit: in a forked child it would call CUDA, which is unusable there.
         weakref.finalize(self, library.release).atexit = False
@@ -141,22 +149,28 @@ class CudaGraphEngine:
             self.inputs = samples.whole() if self.is_full_batch else self._make_inputs()
             self.table = self._zeros(self.n_steps, MAX_NUMBERS_PER_STEP)
             self.step_losses = self._zeros(self.n_steps)
+            self.epoch_losses = self._zeros(math.ceil(len(samples) / self.batch_size))
 
     @property
     def name(self) -> str:
         """The way in which the epochs so far ran."""
         return "cuda_graph" if self.n_replays else "eager"
 
-    def _steps_per_graph(self) -> int:
-        """Return the number of steps per graph for which capture and replays together take the least time."""
+    def _steps_per_graph(self, max_sample_bytes: float) -> int:
+        """Return the number of steps per graph for which capture and replays together take the least time.
+
+        Their batches take at most a quarter of the free memory. Of streamed samples there are four parts of
+        that size: in the arrays that graphs read, and on the way to it the last one and the next two.
+        """
         steps_per_epoch = math.ceil(len(self.samples) / self.batch_size)
         total = self.epochs_left * steps_per_epoch
         # With n steps per graph, captures cost c n and replays total / n: least at n = sqrt(total / c).
         best = min(MAX_STEPS_PER_GRAPH, math.isqrt(total // CAPTURE_COST_IN_REPLAYS))
         if not self.is_full_batch:
             free = free_bytes(self.samples.place)
-            n_bytes = MAX_INPUT_BUFFER_BYTES if free is None else min(MAX_INPUT_BUFFER_BYTES, free // 4)
-            best = min(best, steps_per_epoch, n_bytes // (self.batch_size * self.samples.row_bytes))
+            available = max_sample_bytes if free is None else min(max_sample_bytes, free)
+            n_bytes = min(MAX_INPUT_BUFFER_BYTES, available / 4)
+            best = min(best, steps_per_epoch, int(n_bytes / (self.batch_size * self.samples.row_bytes)))
         return max(1, best)
 
     def _zeros(self, *shape: int) -> Array:
@@ -190,6 +204,7 @@ class CudaGraphEngine:
     def _replace_state(self, state: State) -> None:
         """Go on from a copy of a state of another structure, which needs another step."""
         self._state, self.step = self._contiguous_copy(state), self.make_step()
+        self.warmed_up_lengths.clear()  # the new step compiles kernels
 
     def _contiguous_copy(self, state: State) -> State:
         """Return a copy of a state in arrays that are contiguous by rows, as fused kernels take them."""
@@ -237,21 +252,36 @@ class CudaGraphEngine:
                 self.epochs_left -= n_epochs
 
     def _run_mini_batches(self, rate: float, order: Any) -> None:
-        mean, n_samples = 0.0, len(self.samples)
-        write = self.samples.row_writer(order, self.library.gather)
-        # The batches of one graph are copied together.
-        for rows in row_slices(n_samples, self.n_steps * self.batch_size):
-            n_rows = rows.stop - rows.start
-            for array, buffer in zip(self.samples.arrays, self.inputs):
-                if array is not None:
-                    write(array, rows, buffer[:n_rows, ...])
+        # One sum for the epoch: so it does not depend on how many steps a graph has.
+        n_samples, n_done = len(self.samples), 0
+        for n_rows in self._fill_inputs(order):
             lengths = tuple(part.stop - part.start for part in row_slices(n_rows, self.batch_size))
             planned_replays = self.epochs_left * max(1, n_samples // n_rows)
             with deferred_interrupts():  # no step must be left half done
                 losses = self._run_steps(lengths, [rate] * len(lengths), planned_replays)
-            mean = mean + self.samples.place.xp.sum(losses)
-        self.losses.append(mean)
+            self.epoch_losses[n_done : n_done + len(lengths)] = losses
+            n_done += len(lengths)
+        self.losses.append(self.samples.place.xp.sum(self.epoch_losses))
         self.epochs_left -= 1
+
+    def _fill_inputs(self, order: Any) -> Iterator[int]:
+        """Copy the batches of one graph after the other to `inputs`; yield their number of rows."""
+        n_at_once = self.n_steps * self.batch_size
+        if self.samples.is_on_host:
+            for part in self.samples.batches(n_at_once, order):
+                n_rows = part.X.shape[0]
+                for array, buffer in zip(part, self.inputs):
+                    if array is not None:
+                        buffer[:n_rows, ...] = array
+                yield n_rows
+            return
+        write = self.samples.row_writer(order, self.library.gather)
+        for rows in row_slices(len(self.samples), n_at_once):
+            n_rows = rows.stop - rows.start
+            for array, buffer in zip(self.samples.arrays, self.inputs):
+                if array is not None:
+                    write(array, rows, buffer[:n_rows, ...])
+            yield n_rows
 
     def _run_steps(self, lengths: tuple[int, ...], rates: Sequence[float], planned_replays: int) -> Array:
         """Run a step on each batch of `inputs`; return their losses, weighted by the share of the samples.

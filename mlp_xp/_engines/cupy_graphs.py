@@ -22,10 +22,12 @@ import numpy as np
 from mlp_xp._arrays import Array, HostArray, Namespace
 from mlp_xp._devices import MEMORY_RELEASE_HOOKS
 from mlp_xp._engines.capture import CAPTURE_LOCK, StepInto
-from mlp_xp._engines.cupy_steps import FusedStep
+from mlp_xp._engines.cupy_kernels import CupyKernels
+from mlp_xp._engines.fused_steps import FusedStep
 from mlp_xp._engines.gemm import GemmOperand, gemm_operand
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
+from mlp_xp._uploads import PinnedBuffer, allocate_by_cupy
 
 WORKSPACE_BYTES = 2**25
 """Size of cuBLAS's workspace, which cannot allocate one during a capture; NVIDIA advises this for Hopper."""
@@ -74,15 +76,21 @@ class CupyGraphs:
             # which graphs work.
             self.pool.set_limit(size=0)
             self.products = _CublasMatmul(self.stream)
-            self.buffers = cycle([_PinnedBuffer() for _ in range(MAX_PENDING_UPLOADS)])
+            self.buffers = cycle(
+                [PinnedBuffer(allocate_by_cupy, cupy.cuda.Event()) for _ in range(MAX_PENDING_UPLOADS)]
+            )
 
     def namespace(self, matmul_precision: str) -> Namespace:
         """Return a namespace whose functions can be captured."""
         return _CapturableNamespace(self.products, matmul_precision)
 
-    def make_step(self, network: Network, optimizer: Optimizer) -> StepInto:
-        """Return a step that can be captured: fused kernels, if the step can be recorded."""
-        return FusedStep(network, optimizer, self.namespace(network.matmul_precision))
+    def make_step(self, network: Network, optimizer: Optimizer, n_steps: int) -> StepInto:
+        """Return a step that can be captured: fused kernels, if the step can be recorded.
+
+        However few steps are planned: CuPy keeps what it compiles on disk.
+        """
+        xp = self.namespace(network.matmul_precision)
+        return FusedStep(network, optimizer, xp, CupyKernels(self.device))
 
     @contextmanager
     def own_stream(self) -> Iterator[None]:
@@ -124,11 +132,10 @@ class CupyGraphs:
         # They are copied to pinned memory first, because a copy from pageable memory may wait for the stream.
         # This only waits for the buffer's last upload, which began `MAX_PENDING_UPLOADS` uploads ago.
         buffer = next(self.buffers)
-        buffer.upload_done.synchronize()
         pinned = buffer.array(values.shape, out.dtype)
         pinned[...] = values
         out.set(pinned, stream=self.stream)
-        buffer.upload_done.record(self.stream)
+        buffer.copied.record(self.stream)
 
     def gather(self, array: Array, indices: Array, out: Array) -> None:
         """Write the rows of an array that have these indices into another one of its dtype."""
@@ -160,21 +167,6 @@ class CupyGraphs:
 def _free_unused_of_this_thread() -> None:
     for graphs in vars(_THREAD_LOCAL).get("by_device", {}).values():
         graphs.free_unused()
-
-
-class _PinnedBuffer:
-    """Pinned memory on the host, and the event after which an upload from it is done."""
-
-    def __init__(self) -> None:
-        self.memory: Any = None
-        self.upload_done = cupy.cuda.Event()
-
-    def array(self, shape: tuple[int, ...], dtype: Any) -> HostArray:
-        """Return an array in the memory, which is allocated again if it is too small."""
-        n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        if self.memory is None or self.memory.size() < n_bytes:
-            self.memory = cupy.cuda.alloc_pinned_memory(n_bytes)
-        return np.frombuffer(self.memory, dtype, int(np.prod(shape))).reshape(shape)
 
 
 def _allocate(size: int) -> Any:

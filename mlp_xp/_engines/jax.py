@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +33,11 @@ loop updates a short one, which the outer loop copies into the long one. An epoc
 2-4-1 with Adam takes 2.1 microseconds on a CPU, and 3.4 in a single loop of 4096.
 """
 
+MAX_BYTES_PER_STREAMED_CALL = 2**26
+"""Maximum size of the mini-batches of samples on the host that one call takes, unless one batch is larger.
+Chosen so that a call takes much longer than to start it, and that the few parts of the samples that are on
+the device at a time are small beside its memory."""
+
 MAX_ROW_INDICES_PER_CALL = 2**16
 """Maximum number of row indices, of all epochs of a call, that are copied to the device, unless one epoch has
 more. Chosen so that they take at most 0.5 MiB."""
@@ -47,11 +54,18 @@ class _StateAndLosses(NamedTuple):
 
 
 def make_jax_engine(
-    network: Network, optimizer: Optimizer, samples: Samples, batch_size: int, state: State
+    network: Network,
+    optimizer: Optimizer,
+    samples: Samples,
+    batch_size: int,
+    state: State,
+    max_sample_bytes: float = math.inf,
 ) -> Engine:
     """Make the engine for JAX arrays; it is the eager one if the step cannot be compiled."""
+    is_streamed = samples.is_on_host and batch_size < len(samples)
+    make = partial(StreamingJaxEngine, max_sample_bytes) if is_streamed else JaxEngine
     try:
-        engine = JaxEngine(network, optimizer, samples, batch_size, state)
+        engine = make(network, optimizer, samples, batch_size, state)
         engine.trace()
     except Exception:
         # A function defined by the user may read values of arrays, which cannot be compiled. If it is wrong
@@ -76,6 +90,14 @@ class JaxEngine:
         n_samples = len(samples)
         self.device, self.dtype = samples.place.device, samples.place.dtype
         self.state = state
+        # The key of the cached functions. It leaves the learning rate out, which is an argument of the
+        # compiled function. It has the number of samples, so that each function is compiled for one shape
+        # only, and the least recently used ones can be freed.
+        self.settings = network, replace(optimizer, learning_rate=0.0), min(batch_size, n_samples), n_samples
+        self._set_samples(samples, batch_size)
+
+    def _set_samples(self, samples: Samples, batch_size: int) -> None:
+        n_samples = len(samples)
         self.samples = samples.arrays
         self.rows = samples.rows
         if self.rows is None:
@@ -86,11 +108,7 @@ class JaxEngine:
             self.samples, self.rows = samples.whole(), None
             self.epochs_per_call = MAX_EPOCHS_PER_CALL
         self.samples = jax.device_put(self.samples, self.device)
-        # The key of the cached functions. It leaves the learning rate out, which is an argument of the
-        # compiled function. It has the number of samples, so that each function is compiled for one shape
-        # only, and the least recently used ones can be freed.
-        settings = (network, replace(optimizer, learning_rate=0.0), min(batch_size, n_samples), n_samples)
-        self.compiled = _compiled(*settings)
+        self.compiled = _compiled(*self.settings)
 
     @property
     def state(self) -> State:
@@ -114,12 +132,12 @@ class JaxEngine:
         """The losses of the epochs since the list was last emptied."""
         losses: list[float] = []
         for buffer, n_epochs in self._latest.losses:
-            losses += np.asarray(buffer)[:n_epochs].tolist()
+            losses += np.asarray(buffer).reshape(-1)[:n_epochs].tolist()
         return losses
 
     @losses.setter
     def losses(self, losses: list[Array]) -> None:
-        self._latest = self._latest._replace(losses=tuple((np.reshape(loss, 1), 1) for loss in losses))
+        self._latest = self._latest._replace(losses=tuple((np.asarray(loss), 1) for loss in losses))
 
     def is_finite(self) -> bool:
         """Whether all arrays of the state are finite."""
@@ -137,15 +155,21 @@ class JaxEngine:
         """Run these epochs."""
         before = self._latest
         try:
-            for start in range(0, len(epochs), self.epochs_per_call):
-                part = epochs[start : start + self.epochs_per_call]
-                state, losses = self.compiled(*self._arguments(part))
-                self._latest = _StateAndLosses(state, (*self._latest.losses, (losses, len(part))))
+            self._run(epochs)
             jax.block_until_ready(self._latest.state)
         except Exception:
             # JAX runs calls asynchronously: each use of a result raises the error of the call that failed.
             self._latest = before
             raise
+
+    def _run(self, epochs: Sequence[EpochSettings]) -> None:
+        for start in range(0, len(epochs), self.epochs_per_call):
+            part = epochs[start : start + self.epochs_per_call]
+            state, losses = self.compiled(*self._arguments(part))
+            self._store(state, losses, len(part))
+
+    def _store(self, state: State, losses: Array, n_epochs: int) -> None:
+        self._latest = _StateAndLosses(state, (*self._latest.losses, (losses, n_epochs)))
 
     def _arguments(self, epochs: Sequence[EpochSettings]) -> tuple[State, Batch, Rows, Rows | None, int]:
         """Return the arguments of the compiled function, padded to `epochs_per_call` epochs."""
@@ -157,6 +181,48 @@ class JaxEngine:
             for row, (_, order) in zip(orders, epochs):
                 row[:] = self.rows if order is None else self.rows[order]
         return self._latest.state, self.samples, rates, orders, len(epochs)
+
+
+class StreamingJaxEngine(JaxEngine):
+    """Runs epochs on samples on the host: each call runs the steps on a part of them.
+
+    Three parts are on the device at a time, of no more than `max_sample_bytes` together: that of the call,
+    the last one, and one on its way.
+    """
+
+    def __init__(self, max_sample_bytes: float, *settings: Any) -> None:
+        self.max_part_bytes = min(MAX_BYTES_PER_STREAMED_CALL, max_sample_bytes / 3)
+        super().__init__(*settings)
+
+    def _set_samples(self, samples: Samples, batch_size: int) -> None:
+        self.streamed = samples
+        n_batches = max(1, int(self.max_part_bytes / (batch_size * samples.row_bytes)))
+        self.rows_per_call = min(n_batches * batch_size, len(samples))
+        self.order = np.arange(self.rows_per_call, dtype=np.int32)
+        self.compiled = _compiled_part(*self.settings)
+
+    def trace(self) -> None:
+        """Trace the function without running it; raise an error if it cannot be compiled."""
+        shapes = [
+            None
+            if array is None
+            else jax.ShapeDtypeStruct((self.rows_per_call, *array.shape[1:]), self.dtype)
+            for array in self.streamed.arrays
+        ]
+        zero = np.zeros((), self.dtype)
+        self.compiled.eval_shape(self._latest.state, zero, Batch(*shapes), self.order, zero)
+
+    def _run(self, epochs: Sequence[EpochSettings]) -> None:
+        for number, order in epochs:
+            rate = np.asarray(number, self.dtype)
+            # On the device, as in later calls: JAX compiles again for arrays that are not.
+            state, loss = self._latest.state, jax.device_put(np.zeros((), self.dtype), self.device)
+            for part in self.streamed.batches(self.rows_per_call, order):
+                before = loss
+                state, loss = self.compiled(state, loss, part, self.order[: part.X.shape[0]], rate)
+                # So that no more parts are on the device than the one that is computed with, and the next.
+                jax.block_until_ready(before)
+            self._store(state, loss, 1)
 
 
 def _number_type(leaf: Any) -> Callable[[Array], float] | None:
@@ -171,25 +237,11 @@ def _compiled(network: Network, optimizer: Optimizer, batch_size: int, n_samples
     Only the first `n_epochs` entries of `rates`, `orders` and `losses` are used. Their lengths are the same
     in all calls, so that JAX compiles once.
     """
-    array_step = make_step(network, optimizer, jnp)
-
-    def step(state: State, batch: Batch, rate: Array) -> tuple[State, Array]:
-        params, optimizer_state, loss = array_step(*state, *batch, rate)
-        return (plain(params), optimizer_state), loss
+    step = _array_step(network, optimizer)
+    mini_batches = _mini_batches(step, batch_size, n_samples)
 
     def mini_batch_epoch(state: State, samples: Batch, order: Array, rate: Array) -> tuple[State, Array]:
-        def mini_batch(start: Any, size: int, carry: tuple[State, Array]) -> tuple[State, Array]:
-            state, mean = carry
-            rows = lax.dynamic_slice_in_dim(order, start, size)
-            state, loss = step(state, _take(samples, rows, rate.dtype), rate)
-            return state, mean + loss * (size / n_samples)
-
-        n_full, n_left = divmod(n_samples, batch_size)
-        carry = (state, jnp.zeros_like(rate))
-        carry = lax.fori_loop(
-            0, n_full, lambda i, carry: mini_batch(i * batch_size, batch_size, carry), carry
-        )
-        return mini_batch(n_full * batch_size, n_left, carry) if n_left else carry
+        return mini_batches(state, jnp.zeros_like(rate), samples, order, rate)
 
     def run(
         state: State, samples: Batch, rates: Array, orders: Array | None, n_epochs: int
@@ -221,6 +273,53 @@ def _compiled(network: Network, optimizer: Optimizer, batch_size: int, n_samples
         return result
 
     return jax.jit(run)
+
+
+@cached_by_arguments
+def _compiled_part(network: Network, optimizer: Optimizer, batch_size: int, n_samples: int) -> Any:
+    """Return the compiled function of `_mini_batches`, for a part of the samples."""
+    return jax.jit(_mini_batches(_array_step(network, optimizer), batch_size, n_samples))
+
+
+_ArrayStep: TypeAlias = Callable[[State, Batch, Array], tuple[State, Array]]
+"""``(state, batch, rate) -> (state, loss)``"""
+
+
+def _array_step(network: Network, optimizer: Optimizer) -> _ArrayStep:
+    array_step = make_step(network, optimizer, jnp)
+
+    def step(state: State, batch: Batch, rate: Array) -> tuple[State, Array]:
+        params, optimizer_state, loss = array_step(*state, *batch, rate)
+        return (plain(params), optimizer_state), loss
+
+    return step
+
+
+def _mini_batches(
+    step: _ArrayStep, batch_size: int, n_samples: int
+) -> Callable[[State, Array, Batch, Array, Array], tuple[State, Array]]:
+    """Return the function ``(state, mean, samples, order, rate) -> (state, mean)``.
+
+    It runs a step on each mini-batch of the samples in this order, and adds the losses to the epoch's mean,
+    each weighted by its share of `n_samples`.
+    """
+
+    def run(state: State, mean: Array, samples: Batch, order: Array, rate: Array) -> tuple[State, Array]:
+        def mini_batch(start: Any, size: int, carry: tuple[State, Array]) -> tuple[State, Array]:
+            state, mean = carry
+            rows = lax.dynamic_slice_in_dim(order, start, size)
+            state, loss = step(state, _take(samples, rows, rate.dtype), rate)
+            return state, mean + loss * (size / n_samples)
+
+        n_full, n_left = divmod(order.shape[0], batch_size)
+        carry = state, mean
+        if n_full:
+            carry = lax.fori_loop(
+                0, n_full, lambda i, carry: mini_batch(i * batch_size, batch_size, carry), carry
+            )
+        return mini_batch(n_full * batch_size, n_left, carry) if n_left else carry
+
+    return run
 
 
 def _take(samples: Batch, rows: Array, dtype: Any) -> Batch:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from mlp_xp._arrays import Array
 from mlp_xp._cache import cached_by_arguments
 from mlp_xp._compiler import NotRecordableError
 from mlp_xp._compiler.trace import ArraySpec, TracedFunction, trace_function
@@ -61,8 +62,8 @@ class StepSpec(NamedTuple):
 
 
 @cached_by_arguments
-def compile_step(write: Callable[[TracedFunction], Any], step: StepSpec) -> Any:
-    """Return the program of a step that a writer makes, or made before of an equal step.
+def compile_step(write: Callable[..., Any], step: StepSpec, *options: Any) -> Any:
+    """Return ``write(traced step, *options)``, which is kept: the program of the step by a writer.
 
     Raises
     ------
@@ -70,7 +71,7 @@ def compile_step(write: Callable[[TracedFunction], Any], step: StepSpec) -> Any:
         If the step does something that the compiler or the writer does not support.
     """
     try:
-        return write(step.trace())
+        return write(step.trace(), *options)
     except RecursionError as error:
         raise NotRecordableError("a chain of hundreds of numbers that depend on each other") from error
 
@@ -78,6 +79,17 @@ def compile_step(write: Callable[[TracedFunction], Any], step: StepSpec) -> Any:
 def is_number(leaf: Any) -> bool:
     """Whether a leaf of a state is a number that may change from step to step."""
     return isinstance(leaf, (int, float)) and not isinstance(leaf, bool)
+
+
+def array_spec(array: Array) -> ArraySpec:
+    """Return the shape and dtype of an array of any library."""
+    if isinstance(array, np.ndarray):
+        return ArraySpec(array.shape, array.dtype)
+    name = str(array.dtype).rpartition(".")[2]  # PyTorch writes "torch.float32"
+    try:
+        return ArraySpec(tuple(array.shape), np.dtype(name))
+    except TypeError:
+        raise NotRecordableError(f"an array of dtype {name}") from None
 
 
 def state_structure(state: State) -> State:
@@ -88,13 +100,7 @@ def state_structure(state: State) -> State:
     structure: State = with_leaves(
         state,
         [
-            ArraySpec(
-                tuple(leaf.shape), leaf.dtype if isinstance(leaf, np.ndarray) else np.dtype(str(leaf.dtype))
-            )
-            if is_array(leaf)
-            else type(leaf)()
-            if is_number(leaf)
-            else leaf
+            array_spec(leaf) if is_array(leaf) else type(leaf)() if is_number(leaf) else leaf
             for leaf in values
         ],
     )

@@ -12,8 +12,16 @@ import torch
 from mlp_xp._arrays import Array, HostArray, Namespace, Placement
 from mlp_xp._engines.base import make_step
 from mlp_xp._engines.capture import StepInto, step_into
+from mlp_xp._engines.fused_steps import FusedStep, KernelLibrary
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
+
+MIN_STEPS_TO_COMPILE = 4000
+"""Minimum number of planned steps for which kernels are compiled.
+
+NVRTC took 0.3 seconds for the kernels of 784-256-10 with Adam, and as long again for those of a shorter last
+batch. On an H200 a captured step took 0.13 ms longer call by call than with fused kernels on CuPy's arrays.
+"""
 
 _THREAD_LOCAL = threading.local()
 """The streams of each thread, by device. They are reused, because PyTorch never frees the cuBLAS workspace
@@ -36,9 +44,16 @@ class TorchGraphs:
         """
         return self._xp
 
-    def make_step(self, network: Network, optimizer: Optimizer) -> StepInto:
-        """Return a step that can be captured, call by call."""
-        return step_into(make_step(network, optimizer, self.namespace(network.matmul_precision)))
+    def make_step(self, network: Network, optimizer: Optimizer, n_steps: int) -> StepInto:
+        """Return a step that can be captured: fused kernels, if so many steps pay for compiling them.
+
+        Otherwise, or if cuda-bindings is missing, it is captured call by call.
+        """
+        xp = self.namespace(network.matmul_precision)
+        kernels = _kernels(self.device) if n_steps >= MIN_STEPS_TO_COMPILE else None
+        if kernels is None:
+            return step_into(make_step(network, optimizer, xp))
+        return FusedStep(network, optimizer, xp, kernels)
 
     @contextmanager
     def own_stream(self) -> Iterator[None]:
@@ -100,6 +115,15 @@ class TorchGraphs:
 
     def release(self) -> None:
         """Do nothing: PyTorch frees a graph's memory with the graph."""
+
+
+def _kernels(device: Any) -> KernelLibrary | None:
+    """Return kernels on a device; None if cuda-bindings is missing."""
+    try:
+        from mlp_xp._engines.torch_kernels import TorchKernels
+    except ImportError:
+        return None
+    return TorchKernels(device)
 
 
 def _stream(device: Any) -> Any:

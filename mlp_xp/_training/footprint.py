@@ -8,16 +8,12 @@ import numpy as np
 
 from mlp_xp._arrays import is_jax
 from mlp_xp._compiler.graph import Graph, Tracer, Value
-from mlp_xp._devices import MemoryShortage, free_bytes
+from mlp_xp._devices import MIN_SHARE_LEFT_FREE, MemoryShortage, free_bytes, room_beside
 from mlp_xp._engines import State, make_step
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
 from mlp_xp._parameters import is_array, leaves, map_tree
 from mlp_xp._samples import Samples
-
-MIN_SHARE_LEFT_FREE = 0.25
-"""Share of the free memory that a training with the advised batch size leaves unused. Pools split blocks, and
-the rest of a block may be too small for any other array: a fifth was lost so, measured on a best-fit pool."""
 
 
 class Footprint:
@@ -68,6 +64,10 @@ class Footprint:
             None if free is None else self._largest(below, int((1.0 - MIN_SHARE_LEFT_FREE) * free)),
         )
 
+    def room_for_samples(self, batch_size: int) -> int | None:
+        """Return how many bytes of samples the device can hold beside the training; None if not known."""
+        return room_beside(self.samples.place, self.bytes_needed(batch_size) or 0)
+
     def bytes_needed(self, batch_size: int) -> int | None:
         """Return the peak number of bytes that a training allocates; None if its step cannot be traced."""
         samples, state_bytes = self.samples, self._bytes(self.state)
@@ -77,11 +77,12 @@ class Footprint:
             return None
         # The engine's state and, if there are several epochs, a copy of the last finite one.
         copies = state_bytes * (2 if self.epochs > 1 else 1)
-        # A batch is gathered from the samples and, for CUDA graphs, copied to a fixed buffer.
+        # A batch is gathered from the samples and, for CUDA graphs, copied to a fixed buffer. If samples are
+        # streamed, there are three batches: that of the step, the last one, and one on its way.
         gathered = 0
         if batch_size < len(samples):
-            gathered = 2 * batch_size * samples.row_bytes
-        elif samples.rows is not None:
+            gathered = (4 if samples.is_on_host else 2) * batch_size * samples.row_bytes
+        elif samples.rows is not None or samples.is_on_host:
             gathered = len(samples) * samples.row_bytes
         return copies + gathered + step
 

@@ -19,10 +19,10 @@ from mlp_xp._arrays import (
     to_host,
     without_autodiff,
 )
-from mlp_xp._devices import MemoryShortage, computing
+from mlp_xp._devices import MemoryShortage, computing, room_beside
 from mlp_xp._network import Network
 from mlp_xp._parameters import Layer, Pair, Parameters, named, plain
-from mlp_xp._samples import Samples
+from mlp_xp._samples import Samples, moved_if_they_fit
 from mlp_xp._training.history import Callback, DivergenceError, History, ProgressListener
 from mlp_xp._training.recovery import release_frames, run_with_recovery
 from mlp_xp._validation import as_truth
@@ -67,11 +67,12 @@ def minimise(
     callback: Callback | None = None,
     on_progress: ProgressListener | None = None,
     found: Minimised | None = None,
+    max_resident_bytes: float | None = None,
 ) -> Minimised:
     """Minimise the objective on all samples; arguments are checked.
 
-    The samples stay where they are and are passed over in blocks; only the flat parameters and
-    gradients travel to the host and back, once for each evaluation.
+    The samples are passed over in blocks; only the flat parameters and gradients travel to the host and back,
+    once for each evaluation, and samples on the host that do not fit on the device.
 
     Parameters
     ----------
@@ -89,6 +90,9 @@ def minimise(
         Called after each iteration.
     found : Minimised, optional
         Where to store what is found; it is updated in any case, also on errors.
+    max_resident_bytes : float, optional
+        Samples on the host that take more on the device are streamed, others are moved there once. By default
+        what is free there beside a block of rows.
 
     Returns
     -------
@@ -101,7 +105,11 @@ def minimise(
     """
     found = Minimised(params) if found is None else found
     options = {"maxfun": max_fun, "maxiter": max_iter, "gtol": tol}
-    with computing(samples.place, network.matmul_precision), without_autodiff(samples.place.xp):
+    place = samples.place
+    with computing(place, network.matmul_precision), without_autodiff(place.xp):
+        if max_resident_bytes is None:
+            max_resident_bytes = room_beside(place, network._bytes_of_block(place))
+        samples, _ = moved_if_they_fit(max_resident_bytes, samples)
         minimisation = _Minimisation(network, params, samples, options, callback, on_progress, found.history)
         try:
             run_with_recovery(minimisation)

@@ -18,7 +18,7 @@ from mlp_xp._interrupts import DeferredInterrupts, deferred_interrupts
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer, OptimizerState
 from mlp_xp._parameters import Layer, Parameters, copy_tree, leaves, map_tree, named, plain, with_leaves
-from mlp_xp._samples import Rows, Samples
+from mlp_xp._samples import Rows, Samples, moved_if_they_fit
 from mlp_xp._schedules import rates
 from mlp_xp._training.early_stopping import EarlyStopping, EarlyStoppingState, start_early_stopping
 from mlp_xp._training.history import Callback, DivergenceError, History, ProgressListener
@@ -37,7 +37,14 @@ long: reading their losses, which waits for the device, then costs little, and p
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a training is to do: the checked arguments of `mlp_xp.train`, which explains them."""
+    """What a training is to do: the checked arguments of `mlp_xp.train`, which explains them, and a limit.
+
+    Attributes
+    ----------
+    max_resident_bytes : float, optional
+        Samples on the host that take more on the device are streamed, others are moved there once. By default
+        what is free there beside the training.
+    """
 
     optimizer: Optimizer
     epochs: int
@@ -49,6 +56,7 @@ class Settings:
     early_stopping: EarlyStopping | None = None
     callback: Callback | None = None
     on_progress: ProgressListener | None = None
+    max_resident_bytes: float | None = None
 
     @property
     def needs_host_each_epoch(self) -> bool:
@@ -153,10 +161,8 @@ def run_training(network: Network, progress: Progress, samples: Samples, setting
     batch_size, n_samples = settings.batch_size, len(samples)
     progress.history = History()
     progress.early_stopping = _continued_early_stopping(progress, settings)
-    from mlp_xp._training.footprint import Footprint  # imports the compiler, which `import mlp_xp` avoids
-
     with computing(samples.place, network.matmul_precision), without_autodiff(samples.place.xp):
-        footprint = Footprint(network, settings.optimizer, samples, progress.state, settings.epochs)
+        samples, settings, footprint = _placed(network, samples, settings, progress)
         shortage = footprint.shortage_of(batch_size)
         if shortage is not None:
             raise out_of_memory(None, 1, named(progress.params), progress.history, shortage)
@@ -166,8 +172,9 @@ def run_training(network: Network, progress: Progress, samples: Samples, setting
             samples = samples.with_small_arrays_cast()
             # To compile an engine's steps may take seconds: Ctrl-C then ends the training before its first.
             with deferred_interrupts(limit=1, deliver=False) as interrupts:
+                limit = math.inf if settings.max_resident_bytes is None else settings.max_resident_bytes
                 engine = make_engine(
-                    network, settings.optimizer, samples, batch_size, progress.state, settings.epochs
+                    network, settings.optimizer, samples, batch_size, progress.state, settings.epochs, limit
                 )
         except BaseException as error:
             if not is_out_of_memory(error):
@@ -182,6 +189,25 @@ def run_training(network: Network, progress: Progress, samples: Samples, setting
         if loop.is_complete:
             loop.release_engine()
         return loop.history
+
+
+def _placed(
+    network: Network, samples: Samples, settings: Settings, progress: Progress
+) -> tuple[Samples, Settings, Footprint]:
+    """Move samples on the host to the device if they fit; return all, and the footprint of the training."""
+    from mlp_xp._training.footprint import Footprint  # imports the compiler, which `import mlp_xp` avoids
+
+    def footprint_of(samples: Samples) -> Footprint:
+        return Footprint(network, settings.optimizer, samples, progress.state, settings.epochs)
+
+    footprint = footprint_of(samples)
+    if samples.is_on_host:
+        limit = settings.max_resident_bytes
+        limit = footprint.room_for_samples(settings.batch_size) if limit is None else limit
+        samples, validation = moved_if_they_fit(limit, samples, settings.validation)
+        settings = replace(settings, validation=validation, max_resident_bytes=limit)
+        footprint = footprint_of(samples)
+    return samples, settings, footprint
 
 
 def _continued_early_stopping(progress: Progress, settings: Settings) -> EarlyStoppingState | None:

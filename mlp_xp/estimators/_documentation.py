@@ -61,8 +61,9 @@ PARAMETERS = """
         Decoupled decay of the weights before each step of "sgd" or "adam" (AdamW), beside `alpha`.
     backend : {None, "auto", "numpy", "cupy", "torch", "jax"}, default=None
         Where to compute. None: where X lives. "auto": on a CUDA GPU with CuPy if there is one, for an X
-        on the host. X is copied there; weights and predictions come back to where X lives. "jax" with
-        float64 data switches `jax_enable_x64` on for the whole process.
+        on the host. X is copied there; weights and predictions come back to where X lives. NumPy arrays
+        and memory maps that do not fit there are streamed, batch by batch, with the same results. "jax"
+        with float64 data switches `jax_enable_x64` on for the whole process.
     matmul_precision : {"highest", "tf32"}, default="highest"
         How float32 matrix products are computed on a CUDA GPU: "tf32" rounds their factors to 11
         significant bits, which is several times as fast; see `mlp_xp.Network`.

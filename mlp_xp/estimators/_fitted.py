@@ -12,11 +12,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from mlp_xp._arrays import Array, HostArray, Placement, placement, to_host, without_autodiff
 from mlp_xp._cache import cached_by_arguments
-from mlp_xp._devices import MEMORY_RELEASE_HOOKS, computing
+from mlp_xp._devices import MEMORY_RELEASE_HOOKS, computing, room_beside
 from mlp_xp._losses import LOSS_BY_OUT_ACTIVATION
 from mlp_xp._network import Network
 from mlp_xp._parameters import Layer, Parameters, all_finite
-from mlp_xp._samples import Samples
+from mlp_xp._samples import Samples, moved_if_they_fit
 from mlp_xp._validation import lookup
 from mlp_xp._warnings import warn
 from mlp_xp.estimators._input import check_same_place, check_samples, computing_place, samples_at
@@ -65,10 +65,20 @@ def outputs(estimator: Estimator, X: Any, method: str) -> tuple[Array, Placement
     samples = Samples(there, samples_at(there, X))
     params = params_at(estimator, there)
     with computing(there, estimator.matmul_precision), without_autodiff(there.xp):
-        found = network._blockwise(samples, params, network._resolved_loss.link)
-        if not all_finite(there.xp, found):
+        if samples.is_on_host:
+            samples = _moved_if_room(network, samples)
+        found = network._blockwise(samples, params, network._resolved_loss.link, fetch=samples.is_on_host)
+        if not all_finite(placement(outputs=found).xp, found):
             _warn_of_overflow(there, found, method)
     return fitted.transfer(found), fitted
+
+
+def _moved_if_room(network: Network, samples: Samples) -> Samples:
+    """Return samples on the device if it has room for them beside the outputs, of which it makes a copy."""
+    place, n_outputs = samples.place, len(samples) * network.layer_sizes[-1]
+    n_bytes = 2 * n_outputs * int(place.xp.finfo(place.dtype).bits) // 8
+    samples, _ = moved_if_they_fit(room_beside(place, n_bytes + network._bytes_of_block(place)), samples)
+    return samples
 
 
 def _warn_of_overflow(place: Placement, found: Array, method: str) -> None:

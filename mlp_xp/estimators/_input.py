@@ -138,18 +138,30 @@ def computing_place(name: str | None, home: Placement) -> Placement:
     return home if there.same_as(home) else there
 
 
+def storing_place(X: Any, there: Placement) -> Placement:
+    """Return where the arrays of samples are to be, with the dtype to compute in.
+
+    That is the place to compute, or the host for samples that are there: those are moved, or streamed, when
+    the need of the training is known.
+    """
+    on_host = is_sparse(X) or isinstance(X, np.ndarray)
+    return HOST._replace(dtype=there.host_dtype) if on_host else there
+
+
 def samples_at(place: Placement, X: Any) -> Any:
-    """Return checked samples in the place to compute."""
-    if not is_sparse(X):
-        _check_memory(place, X)
-        return place.transfer(X)
-    if place.xp is not np:
-        raise TypeError(f"a sparse `X` can be computed with on NumPy only, and `backend` is {place}")
-    return X
+    """Return checked samples as `Samples` takes them, to compute in this place."""
+    if is_sparse(X):
+        if place.xp is not np:
+            raise TypeError(f"a sparse `X` can be computed with on NumPy only, and `backend` is {place}")
+        return X
+    if isinstance(X, np.ndarray):
+        return X
+    _check_memory(place, X)
+    return place.transfer(X)
 
 
 def _check_memory(place: Placement, X: Any) -> None:
-    """Raise an OutOfMemoryError if the device has no room for the samples."""
+    """Raise an OutOfMemoryError if the device has no room for samples of another one."""
     here = placement(X=X)
     # As `Placement.transfer` does: floating-point samples get the place's dtype, others keep theirs.
     floating = here.xp.isdtype(X.dtype, "real floating")

@@ -30,6 +30,7 @@ from mlp_xp.estimators._input import (
     check_weight,
     computing_place,
     samples_at,
+    storing_place,
 )
 from mlp_xp.estimators._interface import Estimator
 
@@ -47,9 +48,9 @@ class Task(NamedTuple):
         Whether this is `partial_fit`.
     network : Network
     params : tuple of Layer
-        The parameters to begin with, in the place to compute, as the samples.
+        The parameters to begin with, in the place to compute.
     samples, validation : Samples
-        `validation` is None where there is none.
+        On the host or in that place; `validation` is None where there is none.
     batch_size : int
     random : RandomState
     validation_random_state : tuple or None
@@ -108,15 +109,16 @@ def prepare_task(
     if continues:
         _check_same_network(estimator, network)
     estimator.n_outputs_, estimator.n_layers_ = targets.shape[1], len(network.layer_sizes)
-    weight = check_weight("sample_weight", sample_weight, X.shape[0], there)
-    check_weights(there, weight)
+    stored = storing_place(X, there)
+    weight = check_weight("sample_weight", sample_weight, X.shape[0], stored)
+    check_weights(stored, weight)
     factors = estimator._class_weights(y, weight, incremental)
     if factors is not None:
-        factors = there.from_host(factors)
+        factors = stored.from_host(factors)
         weight = factors if weight is None else weight * factors
         if not incremental:  # a batch may have no class of positive weight
             with errors_naming("class_weight", "sample_weight"):
-                check_weights(there, weight)
+                check_weights(stored, weight)
     samples = _samples(estimator, network, there, X, targets, weight)
     validation = _validation_samples(estimator, network, home, there, *validation_data)
 
@@ -180,15 +182,16 @@ def _samples(
     weight: Array | None,
     suffix: str = "",
 ) -> Samples:
-    """Bring checked samples to the place to compute, and check targets there.
+    """Return checked samples to compute with in a place, after a check of the targets.
 
     `suffix` is what the names of these arguments end in.
     """
+    stored = storing_place(X, there)
     with errors_naming("X" + suffix, "X"):
-        samples = Samples(there, samples_at(there, X), there.transfer(targets), weight)
+        samples = Samples(there, samples_at(there, X), stored.transfer(targets), weight)
     if not estimator._is_classifier:  # encoded labels always fit the loss
         with errors_naming("y" + suffix, "y"):
-            check_targets(network, samples)
+            check_targets(network, replace(samples, place=stored))
     return samples
 
 
@@ -218,9 +221,10 @@ def _validation_samples(
         targets = estimator._encode(y)
     if targets.shape[1] != estimator.n_outputs_:
         raise ValueError(f"`y_val` must have {estimator.n_outputs_} columns as `y`, got {targets.shape[1]}")
-    weight = check_weight("sample_weight_val", sample_weight, X.shape[0], there)
+    stored = storing_place(X, there)
+    weight = check_weight("sample_weight_val", sample_weight, X.shape[0], stored)
     with errors_naming("sample_weight_val", "sample_weight"):
-        check_weights(there, weight)
+        check_weights(stored, weight)
     return _samples(estimator, network, there, X, targets, weight, "_val")
 
 

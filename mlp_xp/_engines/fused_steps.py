@@ -1,16 +1,19 @@
-"""Training steps on CuPy's arrays as a few fused kernels and matrix products."""
+"""Training steps on a CUDA device as a few fused kernels and matrix products.
+
+The kernels are the same for all libraries. A `KernelLibrary` compiles and launches them on a library's
+arrays; all else that a step needs is in the library's namespace.
+"""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
-import cupy
 import numpy as np
 
-from mlp_xp._arrays import Array, Namespace
+from mlp_xp._arrays import Array, Device, Namespace, copy_array
 from mlp_xp._compiler import NotRecordableError
 from mlp_xp._compiler.cuda import CudaSource, Kernel, generate_cuda
 from mlp_xp._compiler.elements import Argument
@@ -18,10 +21,10 @@ from mlp_xp._compiler.graph import Value
 from mlp_xp._compiler.kernels import KernelPlan, plan_kernels
 from mlp_xp._compiler.segments import LANES, THREADS, Call
 from mlp_xp._compiler.storage import allocate, check_results
-from mlp_xp._compiler.trace import ArraySpec, TracedFunction
+from mlp_xp._compiler.trace import TracedFunction
 from mlp_xp._engines.base import State, make_step
 from mlp_xp._engines.capture import step_into
-from mlp_xp._engines.recordable import StepSpec, compile_step
+from mlp_xp._engines.recordable import StepSpec, array_spec, compile_step
 from mlp_xp._engines.recordable import is_number as is_state_number
 from mlp_xp._engines.step_numbers import StepNumber
 from mlp_xp._network import Network
@@ -42,40 +45,83 @@ OPERATORS: dict[Any, Callable[..., Any]] = {
 """Python's operators for the ufuncs of numbers, which the host computes."""
 
 
+Launch: TypeAlias = Callable[[int, int, Sequence[Any]], None]
+"""``(number of blocks, number of threads of a block, arguments)``
+
+It launches a kernel on the current stream. The arguments are contiguous arrays, and NumPy's uint32.
+"""
+
+
+class KernelError(RuntimeError):
+    """Kernels cannot be compiled, loaded or launched."""
+
+
+class KernelLibrary(Protocol):
+    """Kernels on the arrays of a library that are on one device, which is the current one.
+
+    Attributes
+    ----------
+    device : Device
+    max_threads : int
+        Maximum number of threads of a block.
+    """
+
+    device: Device
+    max_threads: int
+
+    def compile(self, source: str, options: tuple[str, ...]) -> Callable[[str], Launch]:
+        """Compile C++ source, and load it; return the function that finds a kernel by its name.
+
+        They raise a `KernelError` if that fails. They are not called during a capture; a kernel that was
+        found can be captured.
+        """
+
+    def counters(self, count: int) -> Array:
+        """Return zeros of 32 bits, in memory that no captured graph writes in unless it is told to."""
+
+    def contiguous(self, array: Array) -> Array:
+        """Return an array if it is contiguous by rows, or else a copy that is."""
+
+
 class FusedStep:
     """A step (see `mlp_xp._engines.capture.StepInto`) that launches fused kernels.
 
-    Steps that the compiler cannot record run call by call. The parameters and arrays of optimizer state are
-    overwritten.
+    Steps that the compiler cannot record, and those whose kernels do not run, run call by call. The
+    parameters and arrays of optimizer state are overwritten.
     """
 
-    def __init__(self, network: Network, optimizer: Optimizer, xp: Namespace) -> None:
+    def __init__(self, network: Network, optimizer: Optimizer, xp: Namespace, kernels: KernelLibrary) -> None:
         self.network = network
         self.optimizer = optimizer
         self.xp = xp
+        self.kernels = kernels
         self.call_by_call = step_into(make_step(network, optimizer, xp))
         self.programs: dict[Any, _BoundProgram | None] = {}
 
     def __call__(self, state: State, batch: Batch, learning_rate: float, loss: Array) -> State:
         """Do one step."""
-        program = self._program(state, batch)
-        run = self.call_by_call if program is None else program.run
-        return run(state, batch, learning_rate, loss)
-
-    def _program(self, state: State, batch: Batch) -> _BoundProgram | None:
-        """Return the program for a state and a batch of these shapes; None if there is none."""
-        specs = tuple(None if array is None else _spec(array) for array in batch)
-        if specs not in self.programs:
+        key = tuple(None if array is None else (tuple(array.shape), array.dtype) for array in batch)
+        if key not in self.programs:
+            self.programs[key] = self._make_program(state, batch)
+        program = self.programs[key]
+        if program is not None:
             try:
-                step = StepSpec.of(self.network, self.optimizer, _with_plain_numbers(state), specs)
-                self.programs[specs] = _BoundProgram(compile_step(_compile_kernels, step), self.xp)
-            except (NotRecordableError, cupy.cuda.compiler.CompileException):
-                self.programs[specs] = None
-        return self.programs[specs]
+                return program.run(state, batch, learning_rate, loss)
+            except KernelError:
+                if program.has_launched:
+                    raise  # kernels may have overwritten a part of the state
+                self.programs[key] = None
+        return self.call_by_call(state, batch, learning_rate, loss)
 
-
-def _spec(array: Array) -> ArraySpec:
-    return ArraySpec(tuple(array.shape), np.dtype(str(array.dtype)))
+    def _make_program(self, state: State, batch: Batch) -> _BoundProgram | None:
+        """Return the program for a state and a batch of these shapes; None if there is none."""
+        try:
+            specs = tuple(None if array is None else array_spec(array) for array in batch)
+            step = StepSpec.of(self.network, self.optimizer, _with_plain_numbers(state), specs)
+            program = compile_step(_generate, step, min(THREADS, self.kernels.max_threads))
+            return _BoundProgram(program, self.xp, self.kernels)
+        except (NotRecordableError, KernelError):
+            return None
 
 
 def _with_plain_numbers(state: State) -> State:
@@ -87,37 +133,44 @@ def _with_plain_numbers(state: State) -> State:
 
 
 class StepProgram(NamedTuple):
-    """A compiled step: the plan of its kernels, their source, the compiled module, and the size of blocks."""
+    """The plan of a step's kernels, their source, and the number of threads of a block."""
 
     plan: KernelPlan
     source: CudaSource
-    module: Any
     threads: int
 
 
-def _compile_kernels(traced: TracedFunction) -> StepProgram:
+def _generate(traced: TracedFunction, threads: int) -> StepProgram:
     check_results(traced, OPERATORS)
     plan = plan_kernels(traced)
-    threads = min(THREADS, cupy.cuda.Device().attributes["MaxThreadsPerBlock"])
-    source = generate_cuda(plan, threads)
-    options = "--std=c++17", f"-DTHREADS={threads}", f"-DLANES={min(LANES, threads)}"
-    return StepProgram(plan, source, cupy.RawModule(code=source.text, options=options), threads)
+    return StepProgram(plan, generate_cuda(plan, threads), threads)
 
 
 class _BoundProgram:
-    """A compiled step with the memory that its kernels share, which one stream uses at a time."""
+    """A step's compiled kernels with the memory that they share, which one stream uses at a time."""
 
-    def __init__(self, program: StepProgram, xp: Namespace) -> None:
-        self.plan, source, self.module, self.threads = program
+    def __init__(self, program: StepProgram, xp: Namespace, kernels: KernelLibrary) -> None:
+        self.plan, source, self.threads = program
         self.xp = xp
-        self.arrays = allocate(self.plan, cupy.empty)
-        calls = [call for kernels in source.kernels for kernel in kernels for call in kernel.calls]
-        # Counters are zero before and after each launch. They are not in the graphs' pool, where a graph
-        # captured before may write in memory that is free for the next.
-        with cupy.cuda.using_allocator(cupy.get_default_memory_pool().malloc):
-            counters = cupy.zeros(sum(call.n_counters for call in calls), dtype=cupy.uint32)
+        self.kernels = kernels
+        self.has_launched = False
+        options = "--std=c++17", f"-DTHREADS={self.threads}", f"-DLANES={min(LANES, self.threads)}"
+        self.find_kernel = kernels.compile(source.text, options)
+        self.arrays = allocate(self.plan, self.empty)
+        calls = [call for stage in source.kernels for kernel in stage for call in kernel.calls]
+        # Counters are zero before and after each launch.
+        counters = kernels.counters(sum(call.n_counters for call in calls))
         self.counters = dict(zip(map(id, calls), _parts(counters, [call.n_counters for call in calls])))
-        self.launches = [[self._launch(kernel) for kernel in kernels] for kernels in source.kernels]
+        self.launches = [[self._launch(kernel) for kernel in stage] for stage in source.kernels]
+
+    def empty(self, size: int, dtype: np.dtype[Any]) -> Array:
+        """Allocate a vector."""
+        return self.xp.empty(size, dtype=getattr(self.xp, dtype.name), device=self.kernels.device)
+
+    def number(self, value: float) -> Array:
+        """Return a number in the parameters' dtype as an array of shape ()."""
+        dtype = getattr(self.xp, self.plan.traced.state[0].dtype.name)
+        return self.xp.full((), value, dtype=dtype, device=self.kernels.device)
 
     def _launch(self, kernel: Kernel) -> _Launch:
         """Return how to launch a kernel: with arguments that are the same for all steps, and others."""
@@ -131,14 +184,14 @@ class _BoundProgram:
                     others.append((len(arguments), argument))
                 arguments.append(fixed)
         n_blocks = sum(call.n_blocks for call in kernel.calls)
-        return _Launch(self.module.get_function(kernel.name), n_blocks, arguments, others)
+        return _Launch(self.find_kernel(kernel.name), n_blocks, arguments, others)
 
     def _fixed_argument(self, call: Call, argument: Argument) -> Array | None:
         value = argument.value
         if value is None:
             return self.counters[id(call)]
         if argument.kind == "parts":
-            return cupy.empty(call.n_parts[id(value)], dtype=value.dtype)
+            return self.empty(call.n_parts[id(value)], value.dtype)
         return self.arrays.get(id(value)) if argument.kind != "number" else None
 
     def run(self, state: State, batch: Batch, learning_rate: float, loss: Array) -> State:
@@ -151,14 +204,15 @@ class _BoundProgram:
                 arguments = list(launch.arguments)
                 for position, argument in launch.others:
                     arguments[position] = run.argument(argument)
-                launch.function((launch.n_blocks,), (self.threads,), tuple(arguments))
+                launch.function(launch.n_blocks, self.threads, arguments)
+                self.has_launched = True
             for product in stage.products:
                 left, right = map(run.array, product.operands)
                 self.xp.matmul(left, right, out=self.arrays[id(product)])
         arrays = list(run.state)
         for target, value in self.plan.copies:
             # A copy, because the next step writes in the program's arrays.
-            arrays[target] = run.array(value).copy()
+            arrays[target] = copy_array(self.xp, run.array(value))
         new_arrays, new_numbers = iter(arrays), map(run.number, traced.results[1:])
         new_state: State = with_leaves(
             state,
@@ -173,7 +227,7 @@ class _BoundProgram:
 class _Launch(NamedTuple):
     """A kernel's function, its grid and arguments; `others` are those that differ from step to step."""
 
-    function: Any
+    function: Launch
     n_blocks: int
     arguments: list[Any]
     others: list[tuple[int, Argument]]
@@ -243,8 +297,8 @@ class _Run:
         if argument.kind != "number":
             array = self.array(argument.value)
             # Arrays of the state and computed ones are contiguous.
-            return cupy.ascontiguousarray(array) if argument.value.kind == "input" else array
+            return self.program.kernels.contiguous(array) if argument.value.kind == "input" else array
         number = self.number(argument.value)
         if isinstance(number, StepNumber):
             return number.row.entry_of(number)
-        return cupy.asarray(number, dtype=self.program.plan.traced.state[0].dtype)
+        return self.program.number(number)
