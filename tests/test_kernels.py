@@ -19,7 +19,7 @@ from mlp_xp import Activation, Loss, Network, Optimizer, adam, gradient_descent
 from mlp_xp._activations import ACTIVATIONS
 from mlp_xp._arrays import placement
 from mlp_xp._compiler import NotRecordableError
-from mlp_xp._compiler.cuda import generate_cuda
+from mlp_xp._compiler.cuda import write_kernels
 from mlp_xp._compiler.kernels import plan_kernels
 from mlp_xp._compiler.trace import ArraySpec, trace_function
 from mlp_xp._engines.cuda_graph import CudaGraphEngine
@@ -36,13 +36,13 @@ def device():
         yield machine
 
 
-def plan_of(network, optimizer, n_rows, dtype="float32", weighted=False):
+def program_of(network, optimizer, n_rows, dtype="float32", weighted=False):
     dtype, sizes = np.dtype(dtype), network.layer_sizes
     params = [[np.zeros((m, n), dtype), np.zeros(n, dtype)] for m, n in pairwise(sizes)]
     X, y = ArraySpec((n_rows, sizes[0]), dtype), ArraySpec((n_rows, sizes[-1]), dtype)
     batch = X, y, ArraySpec((n_rows,), dtype) if weighted else None
     state = params, optimizer.init(np, params)
-    return plan_kernels(StepSpec.of(network, optimizer, state, batch).trace())
+    return write_kernels(StepSpec.of(network, optimizer, state, batch).trace())
 
 
 def sized(sizes, activation, loss):
@@ -63,15 +63,16 @@ def sized(sizes, activation, loss):
     ids=["planar", "mnist", "large"],
 )
 def test_a_step_is_a_few_launches(network, optimizer, n_rows, n_kernels, n_products):
-    plan = plan_of(network, optimizer, n_rows)
-    assert sum(map(len, generate_cuda(plan).kernels)) == n_kernels
+    program = program_of(network, optimizer, n_rows)
+    plan = program.plan
+    assert sum(map(len, program.kernels)) == n_kernels
     assert sum(len(stage.products) for stage in plan.stages) == n_products
     assert len(plan.in_place) == len(plan.traced.updates)
 
 
 def test_derivatives_are_computed_where_they_are_used():
     """Of a hidden layer of tanh its values are in memory, and not 1 - a^2."""
-    plan = plan_of(Network((30, 64, 3), activation="tanh", loss="squared_error"), adam(), 1000)
+    plan = program_of(Network((30, 64, 3), activation="tanh", loss="squared_error"), adam(), 1000).plan
     of_layer = [
         [value.function.__name__ for value in segment.outputs]
         for stage in plan.stages
@@ -82,7 +83,7 @@ def test_derivatives_are_computed_where_they_are_used():
 
 
 def test_large_arrays_are_updated_as_soon_as_possible():
-    plan = plan_of(sized((8, 2048, 2048, 1), "relu", "squared_error"), adam(), 64)
+    plan = program_of(sized((8, 2048, 2048, 1), "relu", "squared_error"), adam(), 64).plan
     last = {
         segment.domain: number
         for number, stage in enumerate(plan.stages)
@@ -93,15 +94,15 @@ def test_large_arrays_are_updated_as_soon_as_possible():
 
 
 def test_of_many_layers_the_source_is_short_and_no_kernel_has_too_many_parameters():
-    source = generate_cuda(plan_of(sized((30, *[32] * 60, 1), "tanh", "squared_error"), adam(), 100))
+    many = program_of(sized((30, *[32] * 60, 1), "tanh", "squared_error"), adam(), 100)
     n_bytes = [
         [sum(4 * (1 + len(call.sizes)) + 8 * len(call.arguments) for call in kernel.calls) for kernel in some]
-        for some in source.kernels
+        for some in many.kernels
     ]
     assert max(map(len, n_bytes)) == 2  # that of all updates has more parameters than devices must accept
     assert max(map(max, filter(None, n_bytes))) <= 4096
-    few = generate_cuda(plan_of(sized((30, *[32] * 6, 1), "tanh", "squared_error"), adam(), 100))
-    assert source.text.count("__global__") < few.text.count("__global__") + 5
+    few = program_of(sized((30, *[32] * 6, 1), "tanh", "squared_error"), adam(), 100)
+    assert many.source.count("__global__") < few.source.count("__global__") + 5
 
 
 # NVIDIA's compiler, which needs no GPU.
@@ -142,8 +143,8 @@ COMBINATIONS = [
 def test_kernels_compile_for_gpus(activation, loss, optimizer, dtype, request):
     library = nvrtc(request)
     network = Network((30, 64, 40, 3), activation=activation, loss=loss, alpha=0.1)
-    plan = plan_of(network, OPTIMIZERS[optimizer], 128, dtype, weighted=optimizer == "adam")
-    assert compile_for_gpu(library, generate_cuda(plan).text) == ""
+    program = program_of(network, OPTIMIZERS[optimizer], 128, dtype, weighted=optimizer == "adam")
+    assert compile_for_gpu(library, program.source) == ""
 
 
 # Their numbers.
@@ -462,6 +463,6 @@ def test_a_state_of_another_structure_has_programs_of_its_own(device):
 
 
 def test_too_many_elements_to_index_are_left_alone():
-    plan = plan_of(sized((1, 1, 4), "tanh", "categorical_cross_entropy"), gradient_descent(0.1), 2**27)
+    network = sized((1, 1, 4), "tanh", "categorical_cross_entropy")
     with pytest.raises(NotRecordableError, match="more elements than kernels can index"):
-        generate_cuda(plan)
+        program_of(network, gradient_descent(0.1), 2**27)

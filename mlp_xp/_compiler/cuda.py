@@ -11,11 +11,16 @@ the order in which blocks run.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
+from typing import Any
 
 from mlp_xp._compiler.graph import NotRecordableError
-from mlp_xp._compiler.kernels import KernelPlan
+from mlp_xp._compiler.kernels import KernelPlan, plan_kernels
+from mlp_xp._compiler.languages import SCALAR_EXPRESSIONS
 from mlp_xp._compiler.segments import THREADS, UNROLLED, Call, CudaSegmentWriter
+from mlp_xp._compiler.storage import check_results
+from mlp_xp._compiler.trace import TracedFunction
 
 MAX_PARAMETER_BYTES = 4096
 """Size of all parameters of a kernel; more are possible on newer devices and drivers only."""
@@ -88,27 +93,45 @@ class Kernel:
 
 
 @dataclass
-class CudaSource:
-    """The source of a plan's kernels; `kernels` lists those of each stage."""
+class KernelProgram:
+    """A step as kernels.
 
-    text: str
+    Attributes
+    ----------
+    plan : KernelPlan
+    source : str
+    kernels : list of list of Kernel
+        Those of each stage of the plan.
+    threads : int
+        Number of threads in a block.
+    """
+
+    plan: KernelPlan
+    source: str
     kernels: list[list[Kernel]]
+    threads: int
 
 
-def generate_cuda(plan: KernelPlan, threads: int = THREADS) -> CudaSource:
-    """Return the source of a plan's kernels.
+def write_kernels(
+    traced: TracedFunction, threads: int = THREADS, host_functions: Container[Any] = SCALAR_EXPRESSIONS
+) -> KernelProgram:
+    """Return the program of a traced step as kernels, with products of a library between them.
 
     Parameters
     ----------
-    plan : KernelPlan
+    traced : TracedFunction
     threads : int, default=256
         Number of threads in a block, a power of two. With 1, the source can be compiled for a CPU.
+    host_functions : container of ufunc
+        Functions of numbers that the host can compute.
 
     Raises
     ------
     NotRecordableError
         If there is something that has no expression in C++.
     """
+    check_results(traced, host_functions)
+    plan = plan_kernels(traced)
     functions: dict[str, str] = {}
     names: dict[str, str] = {}
     kernels = []
@@ -125,7 +148,7 @@ def generate_cuda(plan: KernelPlan, threads: int = THREADS) -> CudaSource:
         f'extern "C" __global__ void __launch_bounds__(THREADS) {name}{text}' for text, name in names.items()
     ]
     segments = [f"__device__ inline void {name}{text}" for text, name in functions.items()]
-    return CudaSource("\n".join([prelude, *segments, *texts]), kernels)
+    return KernelProgram(plan, "\n".join([prelude, *segments, *texts]), kernels, threads)
 
 
 def _split(calls: list[Call]) -> list[list[Call]]:

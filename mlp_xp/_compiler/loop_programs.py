@@ -24,7 +24,7 @@ from mlp_xp._compiler.memory import Location, MemoryPlan, place_reshaped, state_
 from mlp_xp._compiler.passes import expand_logaddexp
 from mlp_xp._compiler.program import Program
 from mlp_xp._compiler.source import SourceBuilder, indented, product_function
-from mlp_xp._compiler.storage import allocate, check_results
+from mlp_xp._compiler.storage import Block, allocate, check_results, plan_blocks
 from mlp_xp._compiler.trace import TracedFunction
 
 MIN_ELEMENTS_TO_DIVIDE = 2**18
@@ -303,34 +303,17 @@ class _StepSource(_Source):
 
 def _plan_memory(plan: KernelPlan, values: list[Value]) -> MemoryPlan:
     """Find locations for the arrays of a step that are no inputs."""
-    pool_nbytes: list[int] = []
-
-    def new_buffer(size: int, dtype: Any) -> _Buffer:
-        pool_nbytes.append(size * dtype.itemsize)
-        return _Buffer(len(pool_nbytes) - 1, size, dtype)
-
-    traced, loss = plan.traced, plan.traced.results[0]
-    locations = {id(loss): new_buffer(1, loss.dtype).reshape(())} | allocate(plan, new_buffer)
+    traced, loss, block_of = plan.traced, plan.traced.results[0], plan_blocks(plan)
+    nbytes = {block.number: block.size * block.dtype.itemsize for block in block_of.values()}
+    block_of[id(loss)] = Block(len(nbytes), 1, loss.dtype)
+    locations = {
+        id(value): Location(("pool", block_of[id(value)].number), 0, value.shape, value.dtype)
+        for value in plan.written
+    }
     locations |= {id(value): state_location(traced, i, value) for i, value in enumerate(traced.state)}
     locations |= {key: locations[id(traced.state[target])] for key, target in plan.in_place.items()}
     place_reshaped(values, locations)
-    return MemoryPlan(locations, pool_nbytes)
-
-
-@dataclass
-class _Buffer:
-    """A buffer of the pool, in place of an array while memory is planned."""
-
-    index: int
-    size: int
-    dtype: Any
-
-    def __getitem__(self, _: Any) -> _Buffer:
-        return self
-
-    def reshape(self, shape: tuple[int, ...]) -> Location:
-        """Return the location of an array of this shape."""
-        return Location(("pool", self.index), 0, shape, self.dtype)
+    return MemoryPlan(locations, [*nbytes.values(), loss.nbytes])
 
 
 class _EpochSource(_Source):

@@ -24,15 +24,23 @@ def check_results(traced: TracedFunction, host_functions: Container[Any]) -> Non
             raise NotRecordableError(f"{value.function.__name__} of numbers")
 
 
-def allocate(plan: KernelPlan, empty: Callable[..., Array]) -> dict[int, Array]:
-    """Allocate the arrays that a plan's kernels and products write, by their values' ids.
+class Block(NamedTuple):
+    """Memory for arrays of one dtype."""
 
-    Arrays that are not needed at the same time share memory. The loss is not among them, nor what is written
-    over the state.
+    number: int
+    size: int
+    dtype: Any
+
+
+def plan_blocks(plan: KernelPlan) -> dict[int, Block]:
+    """Return the blocks of the arrays that a plan's kernels and products write, by their values' ids.
+
+    Arrays that are not needed at the same time share a block. The loss has none, nor has what is written over
+    the state.
     """
-    arrays: dict[int, Array] = {}
-    free: list[_Block] = []
-    blocks: dict[int, _Block] = {}
+    free: list[Block] = []
+    blocks: dict[int, Block] = {}
+    n_blocks = 0
     for stage, dead in zip(plan.stages, _last_used(plan)):
         for value in stage.written:
             if id(value) in plan.in_place or value is plan.traced.results[0]:
@@ -44,20 +52,23 @@ def allocate(plan: KernelPlan, empty: Callable[..., Array]) -> dict[int, Array]:
             ]
             block = min(fitting, key=lambda block: block.size, default=None)
             if block is None:
-                block = _Block(value.size, value.dtype, empty(value.size, dtype=value.dtype))
+                block = Block(n_blocks, value.size, value.dtype)
+                n_blocks += 1
             free = [other for other in free if other is not block]
             blocks[id(value)] = block
-            arrays[id(value)] = block.array[: value.size].reshape(value.shape)
         free += [blocks[value] for value in dead if value in blocks]
-    return arrays
+    return blocks
 
 
-class _Block(NamedTuple):
-    """Memory for arrays of a dtype, of any library: their own sizes and dtypes are not alike."""
-
-    size: int
-    dtype: Any
-    array: Array
+def allocate(plan: KernelPlan, empty: Callable[..., Array]) -> dict[int, Array]:
+    """Allocate the blocks of a plan; return the arrays in them, by their values' ids."""
+    block_of = plan_blocks(plan)
+    memory = {block: empty(block.size, dtype=block.dtype) for block in block_of.values()}
+    return {
+        id(value): memory[block_of[id(value)]][: value.size].reshape(value.shape)
+        for value in plan.written
+        if id(value) in block_of
+    }
 
 
 def _last_used(plan: KernelPlan) -> list[list[int]]:

@@ -6,7 +6,6 @@ arrays; all else that a step needs is in the library's namespace.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -15,35 +14,20 @@ import numpy as np
 
 from mlp_xp._arrays import Array, Device, Namespace, copy_array
 from mlp_xp._compiler import NotRecordableError
-from mlp_xp._compiler.cuda import CudaSource, Kernel, generate_cuda
+from mlp_xp._compiler.cuda import Kernel, KernelProgram, write_kernels
 from mlp_xp._compiler.elements import Argument
 from mlp_xp._compiler.graph import Value
-from mlp_xp._compiler.kernels import KernelPlan, plan_kernels
 from mlp_xp._compiler.segments import LANES, THREADS, Call
-from mlp_xp._compiler.storage import allocate, check_results
-from mlp_xp._compiler.trace import TracedFunction
+from mlp_xp._compiler.storage import allocate
 from mlp_xp._engines.base import State, make_step
 from mlp_xp._engines.capture import step_into
 from mlp_xp._engines.recordable import StepSpec, array_spec, compile_step
 from mlp_xp._engines.recordable import is_number as is_state_number
-from mlp_xp._engines.step_numbers import StepNumber
+from mlp_xp._engines.step_numbers import OPERATORS, StepNumber
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
 from mlp_xp._parameters import is_array, leaves, with_leaves
 from mlp_xp._samples import Batch
-
-OPERATORS: dict[Any, Callable[..., Any]] = {
-    np.add: operator.add,
-    np.subtract: operator.sub,
-    np.multiply: operator.mul,
-    np.divide: operator.truediv,
-    np.power: operator.pow,
-    np.floor_divide: operator.floordiv,
-    np.remainder: operator.mod,
-    np.negative: operator.neg,
-}
-"""Python's operators for the ufuncs of numbers, which the host computes."""
-
 
 Launch: TypeAlias = Callable[[int, int, Sequence[Any]], None]
 """``(number of blocks, number of threads of a block, arguments)``
@@ -118,7 +102,8 @@ class FusedStep:
         try:
             specs = tuple(None if array is None else array_spec(array) for array in batch)
             step = StepSpec.of(self.network, self.optimizer, _with_plain_numbers(state), specs)
-            program = compile_step(_generate, step, min(THREADS, self.kernels.max_threads))
+            threads = min(THREADS, self.kernels.max_threads)
+            program = compile_step(write_kernels, step, threads, tuple(OPERATORS))
             return _BoundProgram(program, self.xp, self.kernels)
         except (NotRecordableError, KernelError):
             return None
@@ -132,36 +117,22 @@ def _with_plain_numbers(state: State) -> State:
     return plain
 
 
-class StepProgram(NamedTuple):
-    """The plan of a step's kernels, their source, and the number of threads of a block."""
-
-    plan: KernelPlan
-    source: CudaSource
-    threads: int
-
-
-def _generate(traced: TracedFunction, threads: int) -> StepProgram:
-    check_results(traced, OPERATORS)
-    plan = plan_kernels(traced)
-    return StepProgram(plan, generate_cuda(plan, threads), threads)
-
-
 class _BoundProgram:
     """A step's compiled kernels with the memory that they share, which one stream uses at a time."""
 
-    def __init__(self, program: StepProgram, xp: Namespace, kernels: KernelLibrary) -> None:
-        self.plan, source, self.threads = program
+    def __init__(self, program: KernelProgram, xp: Namespace, kernels: KernelLibrary) -> None:
+        self.plan, self.threads = program.plan, program.threads
         self.xp = xp
         self.kernels = kernels
         self.has_launched = False
         options = "--std=c++17", f"-DTHREADS={self.threads}", f"-DLANES={min(LANES, self.threads)}"
-        self.find_kernel = kernels.compile(source.text, options)
+        self.find_kernel = kernels.compile(program.source, options)
         self.arrays = allocate(self.plan, self.empty)
-        calls = [call for stage in source.kernels for kernel in stage for call in kernel.calls]
+        calls = [call for stage in program.kernels for kernel in stage for call in kernel.calls]
         # Counters are zero before and after each launch.
         counters = kernels.counters(sum(call.n_counters for call in calls))
         self.counters = dict(zip(map(id, calls), _parts(counters, [call.n_counters for call in calls])))
-        self.launches = [[self._launch(kernel) for kernel in stage] for stage in source.kernels]
+        self.launches = [[self._launch(kernel) for kernel in stage] for stage in program.kernels]
 
     def empty(self, size: int, dtype: np.dtype[Any]) -> Array:
         """Allocate a vector."""

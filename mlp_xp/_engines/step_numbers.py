@@ -87,10 +87,22 @@ def _binary_method(function: Callable[[Any, Any], Any], *, swapped: bool) -> Cal
     return method
 
 
-for _name in ("add", "sub", "mul", "truediv", "pow", "floordiv", "mod"):
-    _function = getattr(operator, _name)
-    setattr(StepNumber, f"__{_name}__", _binary_method(_function, swapped=False))
-    setattr(StepNumber, f"__r{_name}__", _binary_method(_function, swapped=True))
+OPERATORS: dict[Any, Callable[..., Any]] = {
+    np.add: operator.add,
+    np.subtract: operator.sub,
+    np.multiply: operator.mul,
+    np.divide: operator.truediv,
+    np.power: operator.pow,
+    np.floor_divide: operator.floordiv,
+    np.remainder: operator.mod,
+    np.negative: operator.neg,
+}
+"""The operators that a `StepNumber` has, by their ufuncs."""
+
+for _operator in OPERATORS.values():
+    if _operator is not operator.neg:
+        setattr(StepNumber, f"__{_operator.__name__}__", _binary_method(_operator, swapped=False))
+        setattr(StepNumber, f"__r{_operator.__name__}__", _binary_method(_operator, swapped=True))
 
 
 class TableRow:
