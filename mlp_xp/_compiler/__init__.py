@@ -1,30 +1,44 @@
 """A compiler for training steps: to NumPy calls, to compiled loops, and to kernels for CUDA.
 
 NumPy runs each array call as it comes. In small networks the overhead of the calls takes most of the time, in
-large ones the matrix products and the memory traffic of the elementwise operations. So `pipeline` compiles a
-step, in these stages:
+large ones the matrix products and the memory traffic of the elementwise operations. On a GPU it is likewise,
+with launches for calls. So a step is recorded once, and written anew.
 
-1. `trace` runs it once, on tracers that have a shape and a dtype but no elements and that record each
-   operation in a `graph`. Equal operations are recorded once (common subexpression elimination, in
-   `Graph.add`).
-2. Passes rewrite the graph: `accumulate` fuses large updates into products, `passes` fuse biases into
+`trace` runs it on tracers that have a shape and a dtype but no elements and that record each operation in a
+`graph`. Equal operations are recorded once (common subexpression elimination, in `Graph.add`). The result is
+a `TracedFunction`, and a *writer* is a function of it that returns a program:
+
+- `pipeline.write_calls`: a `Program` of NumPy calls, which overwrite memory and allocate nothing
+- `loop_programs.write_loops`: a `LoopProgram`, which is a `Program` that calls compiled loops too;
+  `loop_programs.write_epochs`: an `EpochProgram`, all steps of many epochs as one compiled function
+- `cuda.write_kernels`: a `KernelProgram`, the source of kernels, and what they are launched with
+
+They rewrite the graph, and raise a `NotRecordableError` for what they cannot write: it runs uncompiled.
+`mlp_xp._engines.recordable.compile_step` traces a training step, calls a writer and keeps the program; `rows`
+compiles predictions as NumPy calls.
+
+The writer of NumPy calls is made for few calls, each as long as possible:
+
+1. Passes rewrite the graph: `accumulate` fuses large updates into products, `passes` fuse biases into
    products and the updates of several small arrays into one. `accumulate` is first, because it looks for the
    products and updates that `passes` rewrite. No pass removes dead code: it drops out, because each pass and
    the schedule start from what is `reachable` from the updates and results.
-3. `schedule` orders the values so that updates overwrite parameters in place.
-4. `memory` plans where they lie: each in a buffer for its live range (`liveness`), except those that are used
+2. `schedule` orders the values so that updates overwrite parameters in place.
+3. `memory` plans where they lie: each in a buffer for its live range (`liveness`), except those that are used
    inside a loop over blocks alone (`regions`: fused elementwise operations).
-5. `codegen` generates Python source (`source`) with one NumPy call for each value, `fused_loops` that of the
-   loops.
+4. `codegen` writes one NumPy call for each value (`source`), `fused_loops` the loops over blocks.
 
-The resulting `program` is bound to memory once and called for each step; the calls allocate nothing. `rows`
-compiles predictions in the same way. Functions that the compiler does not support run uncompiled.
+The resulting `program` is bound to memory once and called for each step.
 
-For CUDA, and for Numba, a traced step takes another way: `kernels` divides its graph into stages of fused
-elementwise work and the products between them, `storage` says where arrays lie, and `elements` writes what is
-computed for one element. Around that `cuda` writes kernels, one launch for each stage (`segments`, `cxx`),
-which `mlp_xp._engines.fused_steps` launches; and `loop_programs` writes steps of loops (`loops`), which
-`mlp_xp._engines.numba_functions` compiles.
+The others compute all that they can for an element, while it is in a register. They share these stages:
+
+1. `kernels` divides the graph into stages of segments, and the products between them.
+2. `storage` plans the memory of arrays between stages.
+3. `elements` writes what a segment computes for one element, in one of the `languages`. Around that
+   `segments` writes functions of kernels, and `loops` those that Numba compiles.
+4. `cuda` writes the kernels of stages, which `mlp_xp._engines.fused_steps` launches. `loop_programs` writes
+   the calls of loops and of NumPy (`source`), or those of loops alone; `mlp_xp._engines.numba_functions`
+   compiles the loops.
 
 Examples
 --------

@@ -1,4 +1,4 @@
-"""Partition of a graph into kernels for a GPU: stages of fused elementwise work, with products between them.
+"""Partition of a graph into kernels: stages of fused elementwise work, with products between them.
 
 A GPU runs one kernel after the other, and each takes a few microseconds however little it computes. So all
 values that depend on no result of each other's kernels are computed in one launch, a *stage*; after it come

@@ -1,4 +1,4 @@
-"""Memory of the arrays that kernels write (`mlp_xp._compiler.kernels`), shared where it can be."""
+"""Memory of the arrays that kernels and loops write (`mlp_xp._compiler.kernels`), shared where it can be."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Training steps as functions that the compiler can trace, and their programs.
 
-All engines that compile steps go the same way: a `StepSpec` says what a step is, `compile_step` traces it and
-lets a writer of `mlp_xp._compiler` make a program of the trace, and keeps the program for the next training.
+All engines that compile steps go the same way: a `StepSpec` says what a step is; `compile_step` traces it,
+lets a writer of `mlp_xp._compiler` make a program of the trace, and keeps that for the next training.
 """
 
 from __future__ import annotations
