@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import mlp_xp._engines.compiled as compiled
+import mlp_xp._engines.recordable as recordable
 import mlp_xp._training.lbfgs as lbfgs
 from mlp_xp import DivergenceError, Network, OutOfMemoryError, adam, momentum, train
 from mlp_xp._arrays import placement
@@ -175,7 +176,7 @@ def test_what_fails_before_the_first_step_leaves_a_model_alone(solver, error, mo
 
     model, fresh = fitted(models, solver=solver), models.MLPClassifier(solver=solver)
     before = contents(model)
-    monkeypatch.setattr(compiled, "state_structure", fail)
+    monkeypatch.setattr(recordable, "state_structure", fail)
     monkeypatch.setattr(lbfgs, "_make_objective", fail)
     expected = OutOfMemoryError if isinstance(error, MemoryError) else type(error)
     if solver == "lbfgs" and expected is KeyboardInterrupt:
