@@ -10,7 +10,6 @@ import numpy as np
 
 from mlp_xp._activations import Activation, resolve_activation
 from mlp_xp._arrays import (
-    ELEMENTS_PER_BLOCK,
     Array,
     HostArray,
     Namespace,
@@ -372,10 +371,12 @@ class Network:
         outputs = HashablePartial(_outputs, activations=self._activations, finish=finish)
         return samples.map(outputs, params, samples.row_width(self.layer_sizes), fetch=fetch)
 
-    def _bytes_of_block(self, place: Placement) -> int:
+    def _bytes_of_block(self, samples: Samples) -> int:
         """Return about how many bytes the parameters and the arrays of a block of rows take."""
+        n_rows = min(len(samples), samples.rows_per_block(samples.row_width(self.layer_sizes)))
         n_parameters = sum((n_in + 1) * n_out for n_in, n_out in self._shapes())
-        n_elements = len(self.layer_sizes) * ELEMENTS_PER_BLOCK + 4 * n_parameters
+        place = samples.place
+        n_elements = 2 * n_rows * sum(self.layer_sizes) + 4 * n_parameters
         return n_elements * int(place.xp.finfo(place.dtype).bits) // 8
 
     def _shapes(self) -> Iterable[tuple[int, int]]:

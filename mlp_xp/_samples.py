@@ -39,6 +39,7 @@ from mlp_xp._arrays import (
     Namespace,
     Placement,
     computing_namespace,
+    elements_per_block,
     is_sparse,
     row_slices,
     rows_per_block,
@@ -53,10 +54,6 @@ up to this n; above it, copying number by number is about as fast (50 columns of
 
 MAX_ROWS_STRIDE = 1.25
 """How far apart rows may begin, in lengths of a row, to be copied with what lies between them."""
-
-INPUT_SHARE = 4
-"""Numbers of the input that count as one in the width of a row. The input takes no memory but that of the
-samples themselves or, where these are streamed, that of the few blocks that are on their way."""
 
 MAX_BYTES_OF_MOVED_MAP = 2**28
 """Maximum size of a memory map that is moved to a device whose free memory is not known, such as a CPU: it
@@ -237,24 +234,17 @@ class Samples:
 
     def row_width(self, layer_sizes: Sequence[int]) -> int:
         """Return the largest number of elements that a row becomes on its way through these layers."""
-        n_inputs, *others = layer_sizes
-        if is_sparse(self.X):
-            return max(others)
-        if self.rows is not None or self._is_cast:
-            return max(layer_sizes)
-        return max(others) if self.place.xp is np else max(n_inputs // INPUT_SHARE, *others)
-
-    @property
-    def _is_cast(self) -> bool:
-        """Whether batches of X are cast where they are computed with."""
-        if not self.is_on_host:
-            return bool(self.X.dtype != self.place.dtype)
-        n_bits = self.place.xp.finfo(self.place.dtype).bits
-        return self.X.dtype.kind != "f" or bool(8 * self.place.host_dtype.itemsize != n_bits)
+        is_view = self.xp is np and self.rows is None and self.X.dtype == self.place.dtype
+        # Blocks of other libraries are the same whether they are streamed or not.
+        return max(layer_sizes[1:] if is_view or is_sparse(self.X) else layer_sizes)
 
     def blocks(self, row_width: int) -> Iterator[Batch]:
         """Yield batches in the order of the rows, of so many rows that a block has a bounded size."""
-        return self.batches(rows_per_block(row_width))
+        return self.batches(self.rows_per_block(row_width))
+
+    def rows_per_block(self, row_width: int) -> int:
+        """Return the number of rows of a block."""
+        return rows_per_block(row_width, elements_per_block(self.place))
 
     def row_writer(
         self, order: Rows | None, gather: Callable[[Array, Array, Array], None]

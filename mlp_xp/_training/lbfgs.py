@@ -15,7 +15,6 @@ from mlp_xp._arrays import (
     Placement,
     placement,
     row_slices,
-    rows_per_block,
     to_host,
     without_autodiff,
 )
@@ -108,7 +107,7 @@ def minimise(
     place = samples.place
     with computing(place, network.matmul_precision), without_autodiff(place.xp):
         if max_resident_bytes is None:
-            max_resident_bytes = room_beside(place, network._bytes_of_block(place))
+            max_resident_bytes = room_beside(place, network._bytes_of_block(samples))
         samples, _ = moved_if_they_fit(max_resident_bytes, samples)
         minimisation = _Minimisation(network, params, samples, options, callback, on_progress, found.history)
         try:
@@ -227,7 +226,7 @@ def _make_objective(
 ) -> Callable[[HostArray], tuple[float, HostArray]]:
     """Return the function of the flat parameters: the objective and its gradient, summed over blocks."""
     samples = samples.with_small_arrays_cast()
-    length = rows_per_block(samples.row_width(network.layer_sizes))
+    length = samples.rows_per_block(samples.row_width(network.layer_sizes))
     shares = _shares(samples, length)
     # The penalty is split evenly over the blocks with non-zero weight.
     n_counting = sum(share > 0.0 for share in shares)

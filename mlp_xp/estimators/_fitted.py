@@ -77,7 +77,7 @@ def _moved_if_room(network: Network, samples: Samples) -> Samples:
     """Return samples on the device if it has room for them beside the outputs, of which it makes a copy."""
     place, n_outputs = samples.place, len(samples) * network.layer_sizes[-1]
     n_bytes = 2 * n_outputs * int(place.xp.finfo(place.dtype).bits) // 8
-    samples, _ = moved_if_they_fit(room_beside(place, n_bytes + network._bytes_of_block(place)), samples)
+    samples, _ = moved_if_they_fit(room_beside(place, n_bytes + network._bytes_of_block(samples)), samples)
     return samples
 
 
