@@ -37,6 +37,10 @@ BLOCKS_AT_ONCE_ON_GPU = 4
 """How many times as many elements a block of rows has that a GPU computes with. The host launches a kernel in
 about 12 microseconds, in which a GPU of 4 TB/s reads and writes 6 million float32."""
 
+ROWS_ALIGNED = 64
+"""Blocks of so many rows begin at multiples of 256 bytes, as arrays do: libraries choose among kernels of
+matrix products by the alignment of the factors."""
+
 MAX_BYTES_INSPECTED_ON_HOST = 2**20
 """Maximum size of JAX arrays on a GPU that are copied to the host to check their values.
 
@@ -101,6 +105,8 @@ class Placement(NamedTuple):
         # PyTorch warns of a read-only array and refuses negative strides and other byte orders, so such
         # arrays are copied.
         host = np.require(host, host.dtype.newbyteorder("="), requirements=["C", "W"])
+        if min(host.strides, default=0) < 0:  # of an axis of length 1, which counts as contiguous
+            host = host.copy()
         return self.xp.asarray(host, device=self.device)
 
     def cast(self, array: Array) -> Array:
@@ -461,14 +467,15 @@ def row_slices(n_rows: int, n_each: int) -> Iterator[slice]:
         yield slice(start, min(start + n_each, n_rows))
 
 
-def elements_per_block(place: Placement) -> int:
-    """Return the number of elements in a block of rows that is computed with in a place."""
-    return ELEMENTS_PER_BLOCK * (BLOCKS_AT_ONCE_ON_GPU if is_on_gpu(place) else 1)
+def rows_per_block(row_width: int, place: Placement | None = None) -> int:
+    """Return the number of rows of this width in a block of about `ELEMENTS_PER_BLOCK` elements.
 
-
-def rows_per_block(row_width: int, n_elements: int | None = None) -> int:
-    """Return the number of rows of this width in a block of so many elements (`ELEMENTS_PER_BLOCK`)."""
-    return max(1, (ELEMENTS_PER_BLOCK if n_elements is None else n_elements) // max(1, row_width))
+    On a GPU it is `BLOCKS_AT_ONCE_ON_GPU` times as many, and a multiple of `ROWS_ALIGNED`.
+    """
+    if place is None or not is_on_gpu(place):
+        return max(1, ELEMENTS_PER_BLOCK // max(1, row_width))
+    n_rows = BLOCKS_AT_ONCE_ON_GPU * ELEMENTS_PER_BLOCK // max(1, row_width)
+    return max(ROWS_ALIGNED, n_rows - n_rows % ROWS_ALIGNED)
 
 
 def row_blocks(n_rows: int, row_width: int) -> Iterator[slice]:

@@ -39,14 +39,13 @@ from mlp_xp._arrays import (
     Namespace,
     Placement,
     computing_namespace,
-    elements_per_block,
     is_sparse,
     row_slices,
     rows_per_block,
     to_host,
 )
 from mlp_xp._devices import is_out_of_memory, release_memory
-from mlp_xp._uploads import HostRows, Upload, uploading
+from mlp_xp._uploads import HostRows, Upload, moved, moved_dtype, uploading
 
 MAX_COLUMN_STEP = 4
 """Rows of every n-th number in memory, such as those of ``data[:, ::2]``, are copied with what lies between,
@@ -173,7 +172,9 @@ class Samples:
                 rows = slice(some.start + part.start, some.start + part.stop)
                 takers[id(array)].read(rows, indices, out)
 
-            return HostRows((some.stop - some.start, *array.shape[1:]), self._moved_dtype(array), gather)
+            return HostRows(
+                (some.stop - some.start, *array.shape[1:]), moved_dtype(self.place, array), gather
+            )
 
         with uploading(self.place) as upload:
 
@@ -182,20 +183,12 @@ class Samples:
 
             slices = row_slices(len(self), size)
             coming = deque(map(begin, islice(slices, 1)))
-            try:
-                while coming:
-                    coming.extend(map(begin, islice(slices, 1)))
-                    here = coming.popleft()
-                    here.wait()
-                    yield Batch(*(None if array is None else self._cast(array) for array in here.arrays))
-                    del here
-            finally:
-                for upload_under_way in coming:
-                    upload_under_way.wait()  # before its arrays are freed
-
-    def _moved_dtype(self, array: HostArray) -> np.dtype[Any]:
-        """Return the dtype that an array on the host has when it is moved: see `Placement.transfer`."""
-        return self.place.host_dtype if array.dtype.kind == "f" else array.dtype.newbyteorder("=")
+            while coming:
+                coming.extend(map(begin, islice(slices, 1)))
+                here = coming.popleft()
+                here.wait()
+                yield Batch(*(None if array is None else self._cast(array) for array in here.arrays))
+                del here
 
     def moved_bytes(self, apart_from: Container[int] = ()) -> int:
         """Return what arrays on the host take in the place to compute, apart from those with these ids."""
@@ -244,7 +237,7 @@ class Samples:
 
     def rows_per_block(self, row_width: int) -> int:
         """Return the number of rows of a block."""
-        return rows_per_block(row_width, elements_per_block(self.place))
+        return rows_per_block(row_width, self.place)
 
     def row_writer(
         self, order: Rows | None, gather: Callable[[Array, Array, Array], None]
@@ -336,29 +329,29 @@ def moved_if_they_fit(
     samples : Samples
     validation : Samples, optional
     """
-    moved: dict[int, Array] = {}
-    placed = _moved_if_it_fits(n_bytes, samples, moved)
+    known: dict[int, Array] = {}
+    placed = _moved_if_it_fits(n_bytes, samples, known)
     if validation is None:
         return placed, None
     if n_bytes is not None and placed is not samples:
         n_bytes -= samples.moved_bytes()
-    return placed, _moved_if_it_fits(n_bytes, validation, moved)
+    return placed, _moved_if_it_fits(n_bytes, validation, known)
 
 
-def _moved_if_it_fits(n_bytes: float | None, samples: Samples, moved: dict[int, Array]) -> Samples:
-    """Return samples moved if they fit; `moved` has arrays moved before, by the ids of those on the host."""
+def _moved_if_it_fits(n_bytes: float | None, samples: Samples, known: dict[int, Array]) -> Samples:
+    """Return samples moved if they fit; `known` has arrays moved before, by the ids of those on the host."""
     if not samples.is_on_host:
         return samples
     arrays = [array for array in samples.arrays if array is not None]
     if n_bytes is None:
         fits = not any(_is_memory_map(array) and array.nbytes > MAX_BYTES_OF_MOVED_MAP for array in arrays)
     else:
-        fits = samples.moved_bytes(apart_from=moved) <= n_bytes
+        fits = samples.moved_bytes(apart_from=known) <= n_bytes
     if not fits:
         return samples
     try:
         new = {
-            id(array): moved[id(array)] if id(array) in moved else samples.place.transfer(array)
+            id(array): known[id(array)] if id(array) in known else moved(samples.place, array)
             for array in arrays
         }
     except Exception as error:
@@ -366,7 +359,7 @@ def _moved_if_it_fits(n_bytes: float | None, samples: Samples, moved: dict[int, 
             raise
         release_memory(samples.place)
         return samples
-    moved |= new
+    known |= new
     X, y, sample_weight = (None if array is None else new[id(array)] for array in samples.arrays)
     return replace(samples, X=X, y=y, sample_weight=sample_weight)
 

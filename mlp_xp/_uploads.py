@@ -1,9 +1,10 @@
 """Copies of host memory on a device, made while the device computes: how samples larger than it are streamed.
 
 A copy to a CUDA device overlaps the kernels of other streams only if it has a stream of its own and comes
-from pinned memory, which the driver can read without copying it first. The arrays are allocated on the
-current stream, the one that computes. So the copy first waits for what this stream has been given, which may
-still read the same memory under another array's name; and this stream waits for the copy before it reads it.
+from pinned memory, which the driver can read without copying it first. The stream that computes waits for
+the copy before it reads the array. The array is allocated on the stream for copies, so that only later copies
+use its memory again, whenever it is freed; and each copy first waits for what the other stream has been
+given, which may still read that memory.
 
 Like `mlp_xp._arrays`, this module refers to array libraries by name.
 """
@@ -13,16 +14,22 @@ from __future__ import annotations
 import math
 import os
 import sys
+import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import cycle
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from mlp_xp._arrays import Array, HostArray, Placement, is_cupy, is_jax, is_on_cuda, row_slices
+from mlp_xp._devices import MEMORY_RELEASE_HOOKS
+
+MAX_BYTES_COPIED_ON_HOST = 2**26
+"""Maximum size of arrays that are moved to a device by way of a copy on the host; larger ones are moved part
+by part, because they may be memory maps."""
 
 MAX_THREADS = 4
 """Maximum number of threads that gather rows for a copy. One gathers scattered rows of 3 kB at 6 GB/s, two at
@@ -62,17 +69,17 @@ class Upload(NamedTuple):
     arrays : list of array or None
     wait : callable
         Makes the stream that was current when the upload began wait for the elements; the host does not
-        wait. To be called before the arrays are used or freed.
+        wait. To be called before the arrays are read.
     """
 
-    arrays: list[Array | None]
+    arrays: list[Array]
     wait: Callable[[], None]
 
 
 class _Transfer(Protocol):
     """Copies of host memory by one array library."""
 
-    def buffer(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> HostArray:
+    def buffers(self, each: Sequence[HostRows]) -> list[HostArray]:
         """Return host memory to gather rows in, which nothing reads or writes."""
 
     def send(self, buffers: Sequence[HostArray]) -> tuple[list[Array], Callable[[], None]]:
@@ -85,20 +92,55 @@ def uploading(place: Placement) -> Iterator[Callable[[Sequence[HostRows | None]]
 
     Arrays have the dtype that the rows are gathered in, which may be another than the placement's.
     """
-    transfer = _make_transfer(place)
-    with ThreadPoolExecutor(min(MAX_THREADS, _n_cpus())) as threads:
+    transfer, gatherer = _transfer_to(place), _Gatherer()
 
-        def upload(each: Sequence[HostRows | None]) -> Upload:
-            buffers = []
-            for rows in each:
-                if rows is not None:
-                    buffers.append(transfer.buffer(rows.shape, rows.dtype))
-                    _gather(rows, buffers[-1], threads)
-            arrays, wait = transfer.send(buffers)
-            sent = iter(arrays)
-            return Upload([None if rows is None else next(sent) for rows in each], wait)
+    def upload(each: Sequence[HostRows | None]) -> Upload:
+        to_send = [rows for rows in each if rows is not None]
+        buffers = transfer.buffers(to_send)
+        for rows, buffer in zip(to_send, buffers):
+            gatherer.gather(rows, buffer)
+        arrays, wait = transfer.send(buffers)
+        sent = iter(arrays)
+        return Upload([None if rows is None else next(sent) for rows in each], wait)
 
+    try:
         yield upload
+    finally:
+        gatherer.close()
+
+
+def moved_dtype(place: Placement, array: HostArray) -> np.dtype[Any]:
+    """Return the dtype that an array on the host is moved in, see `Placement.transfer`."""
+    return place.host_dtype if array.dtype.kind == "f" else array.dtype.newbyteorder("=")
+
+
+def moved(place: Placement, array: HostArray) -> Array:
+    """Return an array on the host as one in a place, see `Placement.transfer`; that takes little memory here.
+
+    JAX's may be a view of it on a CPU.
+    """
+    if array.nbytes <= MAX_BYTES_COPIED_ON_HOST:
+        return place.transfer(array)
+    dtype = moved_dtype(place, array)
+    if is_jax(place.xp):  # its arrays cannot be written in part by part
+        return sys.modules["jax"].device_put(np.asarray(array, dtype, order="C"), place.device)
+    whole: Array = None
+    with uploading(place) as upload:
+        row_bytes = array.nbytes // len(array)
+        for rows in row_slices(len(array), max(1, MAX_BYTES_COPIED_ON_HOST // row_bytes)):
+            source = array[rows]
+
+            def gather(part: slice, out: HostArray, source: HostArray = source) -> None:
+                out[...] = source[part]
+
+            sent = upload([HostRows(source.shape, dtype, gather)])
+            sent.wait()
+            (part,) = sent.arrays
+            part = place.cast(part) if dtype.kind == "f" else part
+            if whole is None:
+                whole = place.xp.empty(array.shape, dtype=part.dtype, device=place.device)
+            whole[rows, ...] = part
+    return whole
 
 
 def _n_cpus() -> int:
@@ -108,22 +150,57 @@ def _n_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _gather(rows: HostRows, out: HostArray, threads: ThreadPoolExecutor) -> None:
-    n_parts = min(MAX_THREADS, _n_cpus(), out.nbytes // MIN_BYTES_PER_THREAD)
-    if n_parts < 2:
-        rows.gather(slice(0, len(out)), out)
-        return
-    parts = row_slices(len(out), -(-len(out) // n_parts))
-    for _ in threads.map(lambda part: rows.gather(part, out[part]), parts):
-        pass  # an error of a thread is raised here
+class _Gatherer:
+    """Gathers rows, many by several threads."""
+
+    def __init__(self) -> None:
+        self.threads: Any = None
+
+    def gather(self, rows: HostRows, out: HostArray) -> None:
+        """Write rows into an array."""
+        n_parts = min(MAX_THREADS, _n_cpus(), out.nbytes // MIN_BYTES_PER_THREAD)
+        parts = list(row_slices(len(out), -(-len(out) // max(1, n_parts))))
+        futures = []
+        try:
+            if n_parts > 1:
+                if self.threads is None:
+                    from concurrent.futures import ThreadPoolExecutor  # its import takes milliseconds
+
+                    self.threads = ThreadPoolExecutor(MAX_THREADS)
+                futures = [self.threads.submit(rows.gather, part, out[part]) for part in parts[1:]]
+        except RuntimeError:  # the main thread has ended: there are no new threads
+            parts[1:] = []
+            parts[0] = slice(0, len(out))
+        rows.gather(parts[0], out[parts[0]])
+        for future in futures:
+            future.result()
+
+    def close(self) -> None:
+        """End the threads."""
+        if self.threads is not None:
+            self.threads.shutdown()
 
 
-def _make_transfer(place: Placement) -> _Transfer:
-    if is_cupy(place.xp):
-        return _CupyTransfer()
-    if is_on_cuda(place):
-        return _TorchTransfer(place)
-    return _PlainTransfer(place)
+_THREAD_LOCAL = threading.local()
+"""The transfers of each thread, by library and device. They are reused, as libraries have few streams; and
+their pinned memory may still be read by the last copies when a use of them ends."""
+
+
+def _transfer_to(place: Placement) -> _Transfer:
+    if not is_on_cuda(place):
+        return _PlainTransfer(place)
+    kind = _CupyTransfer if is_cupy(place.xp) else _TorchTransfer
+    transfers: dict[Any, _Transfer] = vars(_THREAD_LOCAL).setdefault("transfers", {})
+    key = kind, str(place.device)
+    if key not in transfers:
+        transfers[key] = kind(place)
+    return transfers[key]
+
+
+@MEMORY_RELEASE_HOOKS.append
+def _forget_transfers() -> None:
+    """Free the pinned memory of this thread."""
+    vars(_THREAD_LOCAL).pop("transfers", None)
 
 
 class _PlainTransfer:
@@ -132,9 +209,9 @@ class _PlainTransfer:
     def __init__(self, place: Placement) -> None:
         self.place = place
 
-    def buffer(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> HostArray:
-        """Return new memory: the array may be a view of it."""
-        return np.empty(shape, dtype)
+    def buffers(self, each: Sequence[HostRows]) -> list[HostArray]:
+        """Return new memory: the arrays may be views of it."""
+        return [np.empty(rows.shape, rows.dtype) for rows in each]
 
     def send(self, buffers: Sequence[HostArray]) -> tuple[list[Array], Callable[[], None]]:
         """Copy the buffers."""
@@ -161,6 +238,8 @@ class PinnedBuffer:
         self.allocate = allocate
         self.copied = event
         self.memory = np.empty(0, np.uint8)
+        # CuPy's pool would hand the memory out again while it is still copied.
+        weakref.finalize(self, _synchronize, event).atexit = False
 
     def array(self, shape: tuple[int, ...], dtype: Any) -> HostArray:
         """Return an array in the memory, which is allocated again if it is too small; waits for its copy."""
@@ -168,9 +247,15 @@ class PinnedBuffer:
         n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
         if self.memory.size < n_bytes:
             self.memory = np.empty(0, np.uint8)  # freed first
-            self.memory = self.allocate(n_bytes)
+            # Powers of two, because pools keep what is freed for requests of the same size alone.
+            self.memory = self.allocate(1 << (n_bytes - 1).bit_length())
         array: HostArray = self.memory[:n_bytes].view(dtype).reshape(shape)
         return array
+
+
+def _synchronize(event: Any) -> None:
+    with suppress(Exception):  # a device that is shut down, or a forked process that has none
+        event.synchronize()
 
 
 def allocate_by_cupy(n_bytes: int) -> HostArray:
@@ -189,22 +274,20 @@ class _PinnedTransfer(ABC):
         self.pinned: list[Iterator[PinnedBuffer]] = []  # for the first array of each batch, the second, ...
         self.filled: list[PinnedBuffer] = []
 
-    def buffer(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> HostArray:
-        """Return pinned memory, once the copy that has read it last is done."""
-        position = len(self.filled)
-        if position == len(self.pinned):
+    def buffers(self, each: Sequence[HostRows]) -> list[HostArray]:
+        """Return pinned memory, once the copies that have read it last are done."""
+        while len(self.pinned) < len(each):
             self.pinned.append(cycle([self.new_buffer() for _ in range(N_PINNED_BUFFERS)]))
-        self.filled.append(next(self.pinned[position]))
-        return self.filled[-1].array(shape, dtype)
+        self.filled = [next(ring) for ring, _ in zip(self.pinned, each)]
+        return [pinned.array(rows.shape, rows.dtype) for pinned, rows in zip(self.filled, each)]
 
     def send(self, buffers: Sequence[HostArray]) -> tuple[list[Array], Callable[[], None]]:
         """Begin to copy the buffers."""
-        filled, self.filled = self.filled, []
         computing = self.current_stream()
-        arrays = list(map(self.empty_like, buffers))
         self.stream.wait_event(self.event_after(computing))
-        for array, buffer, pinned in zip(arrays, buffers, filled):
-            self.copy(array, buffer)
+        arrays = []
+        for buffer, pinned in zip(buffers, self.filled):
+            arrays.append(self.copy(buffer))
             pinned.copied.record(self.stream)
         sent = self.event_after(self.stream)
         return arrays, lambda: computing.wait_event(sent)
@@ -228,16 +311,12 @@ class _PinnedTransfer(ABC):
         """Return the stream that computes."""
 
     @abstractmethod
-    def empty_like(self, buffer: HostArray) -> Array:
-        """Allocate an array on the device, on the current stream."""
-
-    @abstractmethod
-    def copy(self, array: Array, buffer: HostArray) -> None:
-        """Begin to copy a buffer, on the stream for copies."""
+    def copy(self, buffer: HostArray) -> Array:
+        """Allocate an array on the stream for copies, and begin to copy a buffer there."""
 
 
 class _CupyTransfer(_PinnedTransfer):
-    def __init__(self) -> None:
+    def __init__(self, place: Placement) -> None:
         self.cupy = sys.modules["cupy"]
         super().__init__(self.cupy.cuda.Stream(non_blocking=True))
 
@@ -250,18 +329,19 @@ class _CupyTransfer(_PinnedTransfer):
     def current_stream(self) -> Any:
         return self.cupy.cuda.get_current_stream()
 
-    def empty_like(self, buffer: HostArray) -> Array:
-        return self.cupy.empty(buffer.shape, dtype=buffer.dtype)
-
-    def copy(self, array: Array, buffer: HostArray) -> None:
+    def copy(self, buffer: HostArray) -> Array:
+        with self.stream:
+            array = self.cupy.empty(buffer.shape, dtype=buffer.dtype)
         array.set(buffer, stream=self.stream)
+        return array
 
 
 class _TorchTransfer(_PinnedTransfer):
     def __init__(self, place: Placement) -> None:
         self.torch = sys.modules["torch"]
         self.device = place.device
-        super().__init__(self.torch.cuda.Stream(self.device))
+        # Of a high priority: PyTorch takes these from another pool than the streams of engines, in turn.
+        super().__init__(self.torch.cuda.Stream(self.device, priority=-1))
 
     def new_event(self) -> Any:
         return self.torch.cuda.Event()
@@ -276,9 +356,9 @@ class _TorchTransfer(_PinnedTransfer):
     def current_stream(self) -> Any:
         return self.torch.cuda.current_stream(self.device)
 
-    def empty_like(self, buffer: HostArray) -> Array:
-        return self.torch.empty_like(self.torch.from_numpy(buffer), device=self.device)
-
-    def copy(self, array: Array, buffer: HostArray) -> None:
+    def copy(self, buffer: HostArray) -> Array:
+        source = self.torch.from_numpy(buffer)
         with self.torch.cuda.stream(self.stream):
-            array.copy_(self.torch.from_numpy(buffer), non_blocking=True)
+            array = self.torch.empty_like(source, device=self.device)
+            array.copy_(source, non_blocking=True)
+        return array

@@ -314,6 +314,7 @@ class Memory:
         _forget(self.bytes)
         self.size = size
         self.writers = {}
+        self.former = []  # spans that were in use, and the writers and readers of each
 
     def __del__(self):
         if hasattr(self, "bytes"):
@@ -345,12 +346,21 @@ class PooledMemory:
     def __init__(self, pool, arena, chunk):
         self.pool, self.arena, self.chunk = pool, arena, chunk
         self.bytes = chunk.mem.bytes[chunk.offset : chunk.offset + chunk.size]
+        self.span = chunk.offset, chunk.offset + chunk.size
         self.writers = {}
+        # What may still read or write the memory that is used again.
+        for (start, stop), former in chunk.mem.former:
+            if start < self.span[1] and self.span[0] < stop:
+                _join(self.writers, former)
         with MACHINE.lock:
             MACHINE.memories.add(self)
 
     def __del__(self):
         _forget(self.bytes)
+        start, stop = self.span
+        former = self.chunk.mem.former
+        former[:] = [one for one in former if not (start <= one[0][0] and one[0][1] <= stop)]
+        former.append((self.span, self.writers))
         self.pool.take_back(self.arena, self.chunk)
 
 
@@ -635,19 +645,29 @@ def _check_devices(arrays):
             )
 
 
-def _check_reading(stream, writers):
+READ = "read"
+"""What the keys of a memory's readers begin with; those of its writers are streams."""
+
+
+def _check_reading(stream, read):
     number = stream.step()
-    for of_memory in writers:
+    for of_memory in read:
         for other, count in list(of_memory.items()):
-            if other != stream.ptr and stream.known.get(other, 0) < count:
+            is_writer = not isinstance(other, tuple)
+            if is_writer and other != stream.ptr and stream.known.get(other, 0) < count:
                 raise RaceError("a stream reads what another one may still be writing")
+        of_memory[READ, stream.ptr] = number
     return number
 
 
 def _check_writing(stream, written, read=()):
     # Closures reference these views, not the memory, because a graph keeps no array alive.
-    number = _check_reading(stream, [*written, *read])
+    number = _check_reading(stream, read)
     for of_memory in written:
+        for key, count in list(of_memory.items()):
+            other = key[1] if isinstance(key, tuple) else key
+            if other != stream.ptr and stream.known.get(other, 0) < count:
+                raise RaceError("a stream writes what another one may still be reading or writing")
         of_memory[stream.ptr] = number
 
 
@@ -1034,6 +1054,7 @@ def installed(n_devices=2, n_bytes=2**28):
 
 
 def _clear_caches():
+    vars(sys.modules["mlp_xp._uploads"]._THREAD_LOCAL).clear()
     for function in vars(_helpers).values():
         if hasattr(function, "cache_clear"):
             function.cache_clear()

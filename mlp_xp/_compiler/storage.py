@@ -63,7 +63,7 @@ def plan_blocks(plan: KernelPlan) -> dict[int, Block]:
 def allocate(plan: KernelPlan, empty: Callable[..., Array]) -> dict[int, Array]:
     """Allocate the blocks of a plan; return the arrays in them, by their values' ids."""
     block_of = plan_blocks(plan)
-    memory = {block: empty(block.size, dtype=block.dtype) for block in block_of.values()}
+    memory = {block: empty(block.size, dtype=block.dtype) for block in dict.fromkeys(block_of.values())}
     return {
         id(value): memory[block_of[id(value)]][: value.size].reshape(value.shape)
         for value in plan.written

@@ -168,7 +168,9 @@ class CudaGraphEngine:
         best = min(MAX_STEPS_PER_GRAPH, math.isqrt(total // CAPTURE_COST_IN_REPLAYS))
         if not self.is_full_batch:
             free = free_bytes(self.samples.place)
-            available = max_sample_bytes if free is None else min(max_sample_bytes, free)
+            available = math.inf if free is None else free
+            if self.samples.is_on_host:
+                available = min(available, max_sample_bytes)
             n_bytes = min(MAX_INPUT_BUFFER_BYTES, available / 4)
             best = min(best, steps_per_epoch, int(n_bytes / (self.batch_size * self.samples.row_bytes)))
         return max(1, best)

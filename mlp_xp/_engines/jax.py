@@ -43,6 +43,10 @@ MAX_ROW_INDICES_PER_CALL = 2**16
 more. Chosen so that they take at most 0.5 MiB."""
 
 
+ONE = np.int32(1)
+"""An argument of compiled functions: the length of loops that XLA is not to know."""
+
+
 class _StateAndLosses(NamedTuple):
     """The state after the epochs done, and their losses: for each call an array, and how many epochs it has.
 
@@ -171,7 +175,7 @@ class JaxEngine:
     def _store(self, state: State, losses: Array, n_epochs: int) -> None:
         self._latest = _StateAndLosses(state, (*self._latest.losses, (losses, n_epochs)))
 
-    def _arguments(self, epochs: Sequence[EpochSettings]) -> tuple[State, Batch, Rows, Rows | None, int]:
+    def _arguments(self, epochs: Sequence[EpochSettings]) -> tuple[State, Batch, Rows, Rows | None, int, Any]:
         """Return the arguments of the compiled function, padded to `epochs_per_call` epochs."""
         rates = np.zeros(self.epochs_per_call, dtype=self.dtype)
         rates[: len(epochs)] = [rate for rate, _ in epochs]
@@ -180,7 +184,7 @@ class JaxEngine:
             orders = np.zeros((self.epochs_per_call, len(self.rows)), dtype=self.rows.dtype)
             for row, (_, order) in zip(orders, epochs):
                 row[:] = self.rows if order is None else self.rows[order]
-        return self._latest.state, self.samples, rates, orders, len(epochs)
+        return self._latest.state, self.samples, rates, orders, len(epochs), ONE
 
 
 class StreamingJaxEngine(JaxEngine):
@@ -210,7 +214,7 @@ class StreamingJaxEngine(JaxEngine):
             for array in self.streamed.arrays
         ]
         zero = np.zeros((), self.dtype)
-        self.compiled.eval_shape(self._latest.state, zero, Batch(*shapes), self.order, zero)
+        self.compiled.eval_shape(self._latest.state, zero, Batch(*shapes), self.order, zero, ONE)
 
     def _run(self, epochs: Sequence[EpochSettings]) -> None:
         for number, order in epochs:
@@ -219,7 +223,8 @@ class StreamingJaxEngine(JaxEngine):
             state, loss = self._latest.state, jax.device_put(np.zeros((), self.dtype), self.device)
             for part in self.streamed.batches(self.rows_per_call, order):
                 before = loss
-                state, loss = self.compiled(state, loss, part, self.order[: part.X.shape[0]], rate)
+                rows = self.order[: part.X.shape[0]]
+                state, loss = self.compiled(state, loss, part, rows, rate, ONE)
                 # So that no more parts are on the device than the one that is computed with, and the next.
                 jax.block_until_ready(before)
             self._store(state, loss, 1)
@@ -232,19 +237,21 @@ def _number_type(leaf: Any) -> Callable[[Array], float] | None:
 
 @cached_by_arguments
 def _compiled(network: Network, optimizer: Optimizer, batch_size: int, n_samples: int) -> Any:
-    """Return the compiled function ``(state, samples, rates, orders, n_epochs) -> (state, losses)``.
+    """Return the compiled function ``(state, samples, rates, orders, n_epochs, one) -> (state, losses)``.
 
     Only the first `n_epochs` entries of `rates`, `orders` and `losses` are used. Their lengths are the same
-    in all calls, so that JAX compiles once.
+    in all calls, so that JAX compiles once. `one` is 1.
     """
     step = _array_step(network, optimizer)
     mini_batches = _mini_batches(step, batch_size, n_samples)
 
-    def mini_batch_epoch(state: State, samples: Batch, order: Array, rate: Array) -> tuple[State, Array]:
-        return mini_batches(state, jnp.zeros_like(rate), samples, order, rate)
+    def mini_batch_epoch(
+        state: State, samples: Batch, order: Array, rate: Array, one: Array
+    ) -> tuple[State, Array]:
+        return mini_batches(state, jnp.zeros_like(rate), samples, order, rate, one)
 
     def run(
-        state: State, samples: Batch, rates: Array, orders: Array | None, n_epochs: int
+        state: State, samples: Batch, rates: Array, orders: Array | None, n_epochs: int, one: Array
     ) -> tuple[State, Array]:
         n_inner = min(EPOCHS_PER_INNER_LOOP, rates.shape[0])
 
@@ -259,7 +266,7 @@ def _compiled(network: Network, optimizer: Optimizer, batch_size: int, n_samples
                     state, loss = step(state, samples, rate)
                 else:
                     order = lax.dynamic_index_in_dim(orders, start + i, keepdims=False)
-                    state, loss = mini_batch_epoch(state, samples, order, rate)
+                    state, loss = mini_batch_epoch(state, samples, order, rate, one)
                 return state, lax.dynamic_update_index_in_dim(losses, loss, i, 0)
 
             state, losses = carry
@@ -297,14 +304,16 @@ def _array_step(network: Network, optimizer: Optimizer) -> _ArrayStep:
 
 def _mini_batches(
     step: _ArrayStep, batch_size: int, n_samples: int
-) -> Callable[[State, Array, Batch, Array, Array], tuple[State, Array]]:
-    """Return the function ``(state, mean, samples, order, rate) -> (state, mean)``.
+) -> Callable[[State, Array, Batch, Array, Array, Array], tuple[State, Array]]:
+    """Return the function ``(state, mean, samples, order, rate, one) -> (state, mean)``; `one` is 1.
 
     It runs a step on each mini-batch of the samples in this order, and adds the losses to the epoch's mean,
     each weighted by its share of `n_samples`.
     """
 
-    def run(state: State, mean: Array, samples: Batch, order: Array, rate: Array) -> tuple[State, Array]:
+    def run(
+        state: State, mean: Array, samples: Batch, order: Array, rate: Array, one: Array
+    ) -> tuple[State, Array]:
         def mini_batch(start: Any, size: int, carry: tuple[State, Array]) -> tuple[State, Array]:
             state, mean = carry
             rows = lax.dynamic_slice_in_dim(order, start, size)
@@ -313,11 +322,17 @@ def _mini_batches(
 
         n_full, n_left = divmod(order.shape[0], batch_size)
         carry = state, mean
+        # A loop of a known length of 1 would be computed together with what is around it, and so round in
+        # another way than the same batch in a longer loop. Other loops are as fast if their length is known.
+        n_loops = one if n_full == 1 else n_full
         if n_full:
             carry = lax.fori_loop(
-                0, n_full, lambda i, carry: mini_batch(i * batch_size, batch_size, carry), carry
+                0, n_loops, lambda i, carry: mini_batch(i * batch_size, batch_size, carry), carry
             )
-        return mini_batch(n_full * batch_size, n_left, carry) if n_left else carry
+        if n_left:
+            start = n_full * batch_size
+            carry = lax.fori_loop(0, one, lambda _, carry: mini_batch(start, n_left, carry), carry)
+        return carry
 
     return run
 

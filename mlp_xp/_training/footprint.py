@@ -39,6 +39,7 @@ class Footprint:
         # Shapes only: an error's traceback may keep this object, which must not keep arrays alive.
         self.state = map_tree(_Shape, state)
         self.epochs = epochs
+        self.step_bytes: dict[int, int] = {}
 
     def shortage_of(self, batch_size: int, *, after_failure: bool = False) -> MemoryShortage | None:
         """Return needed and free memory if the training does not fit, else None.
@@ -64,9 +65,17 @@ class Footprint:
             None if free is None else self._largest(below, int((1.0 - MIN_SHARE_LEFT_FREE) * free)),
         )
 
-    def room_for_samples(self, batch_size: int) -> int | None:
-        """Return how many bytes of samples the device can hold beside the training; None if not known."""
-        return room_beside(self.samples.place, self.bytes_needed(batch_size) or 0)
+    def room_for_samples(self, batch_size: int, validation: Samples | None) -> int | None:
+        """Return how many bytes of samples the device can hold beside the training; None if not known.
+
+        To validate takes the targets, logits, outputs and losses of all rows at a time.
+        """
+        place = self.samples.place
+        if free_bytes(place) is None:
+            return None
+        outputs = 0 if validation is None else 4 * len(validation) * self.network.layer_sizes[-1]
+        n_bytes = outputs * place.xp.finfo(place.dtype).bits // 8
+        return room_beside(place, (self.bytes_needed(batch_size) or 0) + n_bytes)
 
     def bytes_needed(self, batch_size: int) -> int | None:
         """Return the peak number of bytes that a training allocates; None if its step cannot be traced."""
@@ -99,6 +108,11 @@ class Footprint:
 
     def _step_bytes(self, n_rows: int) -> int:
         """Return the peak number of bytes that a step on this many rows allocates."""
+        if n_rows not in self.step_bytes:
+            self.step_bytes[n_rows] = self._trace_bytes(n_rows)
+        return self.step_bytes[n_rows]
+
+    def _trace_bytes(self, n_rows: int) -> int:
         graph, dtype = _MemoryCountingGraph(), np.dtype(self.samples.place.dtype_name)
         state = map_tree(lambda array: graph.given(array.shape, dtype), self.state)
         X, y, sample_weight = map_tree(

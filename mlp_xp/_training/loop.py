@@ -197,16 +197,14 @@ def _placed(
     """Move samples on the host to the device if they fit; return all, and the footprint of the training."""
     from mlp_xp._training.footprint import Footprint  # imports the compiler, which `import mlp_xp` avoids
 
-    def footprint_of(samples: Samples) -> Footprint:
-        return Footprint(network, settings.optimizer, samples, progress.state, settings.epochs)
-
-    footprint = footprint_of(samples)
+    footprint = Footprint(network, settings.optimizer, samples, progress.state, settings.epochs)
     if samples.is_on_host:
         limit = settings.max_resident_bytes
-        limit = footprint.room_for_samples(settings.batch_size) if limit is None else limit
+        if limit is None:
+            limit = footprint.room_for_samples(settings.batch_size, settings.validation)
         samples, validation = moved_if_they_fit(limit, samples, settings.validation)
         settings = replace(settings, validation=validation, max_resident_bytes=limit)
-        footprint = footprint_of(samples)
+        footprint.samples = samples
     return samples, settings, footprint
 
 

@@ -154,10 +154,9 @@ def samples_at(place: Placement, X: Any) -> Any:
         if place.xp is not np:
             raise TypeError(f"a sparse `X` can be computed with on NumPy only, and `backend` is {place}")
         return X
-    if isinstance(X, np.ndarray):
-        return X
-    _check_memory(place, X)
-    return place.transfer(X)
+    stored = storing_place(X, place)
+    _check_memory(stored, X)
+    return stored.transfer(X)
 
 
 def _check_memory(place: Placement, X: Any) -> None:

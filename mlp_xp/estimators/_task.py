@@ -10,8 +10,16 @@ import numpy as np
 from sklearn.metrics import get_scorer
 from sklearn.model_selection import train_test_split
 
-from mlp_xp._arrays import Array, Namespace, Placement, is_sparse, to_host, without_autodiff
-from mlp_xp._devices import computing
+from mlp_xp._arrays import (
+    Array,
+    Namespace,
+    Placement,
+    is_sparse,
+    quiet_floating_point,
+    to_host,
+    without_autodiff,
+)
+from mlp_xp._devices import computing, is_out_of_memory
 from mlp_xp._initializers import glorot_uniform
 from mlp_xp._losses import LOSS_BY_OUT_ACTIVATION, Loss
 from mlp_xp._network import Network
@@ -188,11 +196,17 @@ def _samples(
     """
     stored = storing_place(X, there)
     with errors_naming("X" + suffix, "X"):
-        samples = Samples(there, samples_at(there, X), stored.transfer(targets), weight)
+        samples = Samples(there, samples_at(there, X), _floats_cast(stored, stored.transfer(targets)), weight)
     if not estimator._is_classifier:  # encoded labels always fit the loss
         with errors_naming("y" + suffix, "y"):
             check_targets(network, replace(samples, place=stored))
     return samples
+
+
+def _floats_cast(place: Placement, array: Array) -> Array:
+    """Return an array with floating elements in the dtype to compute in, which may not hold them."""
+    with quiet_floating_point():
+        return place.cast(array) if place.xp.isdtype(array.dtype, "real floating") else array
 
 
 def _validation_samples(
@@ -302,6 +316,8 @@ def _try_scorer(estimator: Estimator, network: Network, params: Parameters, vali
             with computing(place, estimator.matmul_precision), without_autodiff(place.xp):
                 measure(network, params, validation, [metric])
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise ValueError(
                 f"`early_stopping` must name a score that can be computed on the validation data, got "
                 f"{estimator.early_stopping!r} ({type(error).__name__}: {error})"
