@@ -102,9 +102,9 @@ class Placement(NamedTuple):
         host = to_host(array)
         if host.dtype.kind == "f":
             return self.from_host(host)
-        # PyTorch warns of a read-only array and refuses negative strides and other byte orders, so such
-        # arrays are copied.
-        host = np.require(host, host.dtype.newbyteorder("="), requirements=["C", "W"])
+        # PyTorch warns of a read-only array and refuses negative strides, other byte orders and one of C's
+        # two types of 64 bits, so such arrays are copied.
+        host = np.require(host, native_dtype(host), requirements=["C", "W"])
         if min(host.strides, default=0) < 0:  # of an axis of length 1, which counts as contiguous
             host = host.copy()
         return self.xp.asarray(host, device=self.device)
@@ -318,6 +318,11 @@ def to_host(array: Array) -> np.ndarray[Any, Any]:
     if host.dtype.isbuiltin == 2:  # of another package, such as bfloat16
         host = host.astype(np.int8 if np.can_cast(host.dtype, np.int8) else np.float32)
     return host
+
+
+def native_dtype(array: HostArray) -> np.dtype[Any]:
+    """Return the dtype of an array of numbers in the native order of bytes."""
+    return np.dtype(f"{array.dtype.kind}{array.dtype.itemsize}")
 
 
 def is_jax(xp: Namespace) -> bool:

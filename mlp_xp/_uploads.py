@@ -24,7 +24,16 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from mlp_xp._arrays import Array, HostArray, Placement, is_cupy, is_jax, is_on_cuda, row_slices
+from mlp_xp._arrays import (
+    Array,
+    HostArray,
+    Placement,
+    is_cupy,
+    is_jax,
+    is_on_cuda,
+    native_dtype,
+    row_slices,
+)
 from mlp_xp._devices import MEMORY_RELEASE_HOOKS
 
 MAX_BYTES_COPIED_ON_HOST = 2**26
@@ -111,7 +120,7 @@ def uploading(place: Placement) -> Iterator[Callable[[Sequence[HostRows | None]]
 
 def moved_dtype(place: Placement, array: HostArray) -> np.dtype[Any]:
     """Return the dtype that an array on the host is moved in, see `Placement.transfer`."""
-    return place.host_dtype if array.dtype.kind == "f" else array.dtype.newbyteorder("=")
+    return place.host_dtype if array.dtype.kind == "f" else native_dtype(array)
 
 
 def moved(place: Placement, array: HostArray) -> Array:

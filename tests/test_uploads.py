@@ -77,7 +77,9 @@ def assert_same_bits(one, other):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("kind", ["float64", "float32", "float16", ">f8", "uint8", "int32", ">i4", "bool"])
+@pytest.mark.parametrize(
+    "kind", ["float64", "float32", "float16", ">f8", "uint8", "int32", ">i4", "longlong", "bool"]
+)
 def test_streamed_batches_are_those_of_moved_samples(kind, dtype, there):
     x = (X % 200).astype(kind)
     for rows, ordered, weight in product([None, ROWS], [False, True], [None, WEIGHT]):
