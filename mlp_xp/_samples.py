@@ -145,14 +145,22 @@ class Samples:
 
     def whole(self) -> Batch:
         """Return all samples as one batch."""
-        (batch,) = self.batches(len(self))
-        return batch
+        return Batch(*self._all_rows(self.arrays))
 
     def targets(self) -> tuple[Array, Array | None]:
         """Return all of `y` and of the sample weights, in the place to compute."""
-        take = self._row_getter(self._row_indices(None))
-        everything = slice(0, len(self))
-        return take(self.y, everything), take(self.sample_weight, everything)
+        y, sample_weight = self._all_rows((self.y, self.sample_weight))
+        return y, sample_weight
+
+    def _all_rows(self, arrays: Sequence[Array | None]) -> list[Array | None]:
+        """Return all rows of arrays, in the place to compute and its dtype."""
+        indices, everything = self._row_indices(None), slice(0, len(self))
+        if self.is_on_host:
+            return [
+                None if array is None else self._cast(moved(self.place, array, indices)) for array in arrays
+            ]
+        take = self._row_getter(indices)
+        return [take(array, everything) for array in arrays]
 
     def batches(self, size: int, order: Rows | None = None) -> Iterator[Batch]:
         """Yield batches of `size` samples, the last one smaller, in the given order or that of the rows."""
@@ -270,10 +278,8 @@ class Samples:
         """Return the function ``(array, slice) -> array`` that takes this part of the rows of an array."""
         xp, cast = self.xp, self._cast
         takers = {}
-        if isinstance(self.X, np.ndarray) and indices is not None:
+        if xp is np and indices is not None:
             takers = {id(array): RowTaker(array) for array in self.arrays if array is not None}
-        if self.is_on_host:
-            move, cast = self.place.transfer, lambda array: self._cast(move(array))
 
         def take(array: Array, some: slice) -> Array:
             if array is None:

@@ -36,7 +36,7 @@ from mlp_xp._arrays import (
 )
 from mlp_xp._devices import MEMORY_RELEASE_HOOKS
 
-MAX_BYTES_COPIED_ON_HOST = 2**26
+MAX_BYTES_COPIED_ON_HOST = 2**24
 """Maximum size of arrays that are moved to a device by way of a copy on the host; larger ones are moved part
 by part, because they may be memory maps."""
 
@@ -123,21 +123,23 @@ def moved_dtype(place: Placement, array: HostArray) -> np.dtype[Any]:
     return place.host_dtype if array.dtype.kind == "f" else native_dtype(array)
 
 
-def moved(place: Placement, array: HostArray) -> Array:
-    """Return an array on the host as one in a place, see `Placement.transfer`; that takes little memory here.
+def moved(place: Placement, array: HostArray, order: HostArray | None = None) -> Array:
+    """Return an array on the host, or its rows in an order, in a place; that takes little memory here.
 
-    JAX's may be a view of it on a CPU.
+    See `Placement.transfer`. JAX's may be a view of the array on a CPU.
     """
     if array.nbytes <= MAX_BYTES_COPIED_ON_HOST:
-        return place.transfer(array)
+        return place.transfer(array if order is None else array[order])
     dtype = moved_dtype(place, array)
     if is_jax(place.xp):  # its arrays cannot be written in part by part
-        return sys.modules["jax"].device_put(np.asarray(array, dtype, order="C"), place.device)
+        rows = array if order is None else array[order]
+        return sys.modules["jax"].device_put(np.asarray(rows, dtype, order="C"), place.device)
+    n_rows = len(array) if order is None else len(order)
     whole: Array = None
     with uploading(place) as upload:
         row_bytes = array.nbytes // len(array)
-        for rows in row_slices(len(array), max(1, MAX_BYTES_COPIED_ON_HOST // row_bytes)):
-            source = array[rows]
+        for some in row_slices(n_rows, max(1, MAX_BYTES_COPIED_ON_HOST // row_bytes)):
+            source = array[some if order is None else order[some]]
 
             def gather(part: slice, out: HostArray, source: HostArray = source) -> None:
                 out[...] = source[part]
@@ -147,8 +149,9 @@ def moved(place: Placement, array: HostArray) -> Array:
             (part,) = sent.arrays
             part = place.cast(part) if dtype.kind == "f" else part
             if whole is None:
-                whole = place.xp.empty(array.shape, dtype=part.dtype, device=place.device)
-            whole[rows, ...] = part
+                shape = (n_rows, *array.shape[1:])
+                whole = place.xp.empty(shape, dtype=part.dtype, device=place.device)
+            whole[some, ...] = part
     return whole
 
 
@@ -206,10 +209,20 @@ def _transfer_to(place: Placement) -> _Transfer:
     return transfers[key]
 
 
-@MEMORY_RELEASE_HOOKS.append
-def _forget_transfers() -> None:
-    """Free the pinned memory of this thread."""
+def _free_pinned_memory() -> None:
     vars(_THREAD_LOCAL).pop("transfers", None)
+
+
+MEMORY_RELEASE_HOOKS.append(_free_pinned_memory)
+
+
+@contextmanager
+def streaming() -> Iterator[None]:
+    """Context of a training or of predictions, after which this thread's pinned memory is freed."""
+    try:
+        yield
+    finally:
+        _free_pinned_memory()
 
 
 class _PlainTransfer:
@@ -359,7 +372,9 @@ class _TorchTransfer(_PinnedTransfer):
         return PinnedBuffer(self._allocate, self.new_event())
 
     def _allocate(self, n_bytes: int) -> HostArray:
-        memory: HostArray = self.torch.empty(n_bytes, dtype=self.torch.uint8, pin_memory=True).numpy()
+        memory: HostArray = self.torch.empty(
+            n_bytes, dtype=self.torch.uint8, device="cpu", pin_memory=True
+        ).numpy()
         return memory
 
     def current_stream(self) -> Any:

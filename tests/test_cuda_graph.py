@@ -31,7 +31,7 @@ from mlp_xp._engines import capture, cuda_graph, make_step
 from mlp_xp._engines.cuda_graph import CudaGraphEngine
 from mlp_xp._engines.eager import EagerEngine
 from mlp_xp._engines.gemm import gemm_operand
-from mlp_xp._engines.step_numbers import MAX_NUMBERS_PER_STEP, NotCapturableError, StepNumber, TableRow
+from mlp_xp._engines.step_numbers import MAX_NUMBERS_PER_STEP, NotCapturableError, TableRow
 from mlp_xp._losses import LOSSES
 from mlp_xp._parameters import is_array, leaves, map_tree, plain
 from mlp_xp._samples import Samples
@@ -425,7 +425,7 @@ def test_a_graph_keeps_no_array_alive(device):
 
 
 def number_of(value, places):
-    return StepNumber(TableRow(places), lambda start: value)
+    return TableRow(places, 0).result(lambda: value)
 
 
 OPERATIONS = [
@@ -448,8 +448,8 @@ def test_step_numbers_are_arrays_in_operations_with_arrays(operation, module):
     number = number_of(3, places)
     operation(number, x)
     # The first call has given the number an entry; now the entry gets its value.
-    (operand,) = number.row.numbers
-    places[...] = operand.compute(())
+    (position,) = number.row.numbers
+    places[...] = number.row.values(())[position]
     np.testing.assert_allclose(np.asarray(operation(number, x)), operation(3, np.asarray([1.0, 2.0])))
 
 
@@ -504,12 +504,12 @@ def test_conditions_and_conversions_of_step_numbers_are_refused():
 
 
 def test_step_numbers_have_entries_until_there_are_too_many():
-    row = TableRow(np.zeros(MAX_NUMBERS_PER_STEP))
-    numbers = [StepNumber(row, lambda start: 0.0) for _ in range(MAX_NUMBERS_PER_STEP)]
+    row = TableRow(np.zeros(MAX_NUMBERS_PER_STEP), 0)
+    numbers = [row.result(lambda: 0.0) for _ in range(MAX_NUMBERS_PER_STEP)]
     for number in [*numbers, *numbers]:
         row.entry_of(number)
     with pytest.raises(NotCapturableError, match=str(MAX_NUMBERS_PER_STEP)):
-        row.entry_of(StepNumber(row, lambda start: 0.0))
+        row.entry_of(row.result(lambda: 0.0))
 
 
 # PyTorch on the CPU: a replay calls the captured function again.

@@ -362,6 +362,37 @@ def test_unusual_optimizers(name, dtype, device):
     assert engine.name == "cuda_graph"
 
 
+def _chain(xp, params, gradients, state, rate):
+    """Compute a number by hundreds of others."""
+    (count,) = state
+    number = rate
+    for _ in range(700):
+        number = 0.5 * number + 0.5 * rate + 0.0 * count
+    return descend(params, gradients, number), (count + 1,)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_numbers_by_hundreds_of_others(fused, device):
+    squashed = Activation(_squashed if fused else _unusual, lambda xp, delta, _: 0.3 * delta)
+    network = Network((3, 4, 1), activation=squashed, loss="squared_error")
+    both = engine, other = engines(device, network, Optimizer(lambda xp, p: (0,), _chain, 0.1), 8)
+    run_both(both, epochs_of(4, 23, shuffled=True))
+    assert_equal(engine, other)
+    assert engine.name == "cuda_graph"
+
+
+def test_batches_of_both_lengths_share_the_memory_of_kernels(device):
+    network = Network((3, 50, 2), activation="tanh", loss="categorical_cross_entropy")
+    both = engine, other = engines(device, network, adam(), 8)
+    run_both(both, epochs_of(4, 23, shuffled=True))
+    assert_equal(engine, other)
+    longer, shorter = programs_of(engine)
+    assert {len(longer.arrays), len(shorter.arrays)} != {0}
+    assert len(engine.step.pool) == len(longer.pool) <= len(longer.arrays) + 2 * len(longer.launches)
+    assert not shorter.unused or len(shorter.unused) < len(engine.step.pool)
+    assert all(vector.size >= 7 for vector in engine.step.pool[:1])
+
+
 def _reshaped_transpose(xp, z):
     return z + 0.1 * xp.reshape(z.T, z.shape), z
 

@@ -234,6 +234,13 @@ def test_a_source_is_compiled_once(cuda):
     assert "--gpu-architecture=sm_90" in cuda.bindings.options
 
 
+def test_bindings_too_old_for_a_function_are_a_kernel_error(cuda):
+    from mlp_xp._engines.torch_kernels import _call
+
+    with pytest.raises(KernelError, match="cuLibraryLoadData"):
+        _call(object(), "cuLibraryLoadData")
+
+
 def test_for_a_newer_device_the_driver_compiles(cuda, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (12, 0))
     assert_same_training(engines(NETWORK, adam(), 23))

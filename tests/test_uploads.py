@@ -18,6 +18,7 @@ from mlp_xp._engines import cuda_graph, make_engine
 from mlp_xp._losses import identity_link
 from mlp_xp._parameters import is_array, leaves, map_tree, plain
 from mlp_xp._samples import Samples, moved_if_they_fit
+from mlp_xp._training.footprint import Footprint
 from mlp_xp._training.lbfgs import minimise
 from mlp_xp._training.loop import Settings, run_training, start_training
 from mlp_xp._training.metrics import METRICS
@@ -183,6 +184,51 @@ def test_pinned_memory_is_not_written_while_it_is_copied():
     assert np.shares_memory(first, again)
     assert buffer.array((5, 3), np.float64).dtype == np.float64
     assert allocated == [64, 128]
+
+
+@pytest.mark.parametrize("rows", [None, ROWS])
+@pytest.mark.parametrize("kind", ["float32", "uint8"])
+def test_large_arrays_are_moved_part_by_part(kind, rows, there, monkeypatch):
+    x = (X % 200).astype(kind)
+    streamed, moved = samples_of(there, x, Y, WEIGHT, rows)
+    monkeypatch.setattr("mlp_xp._uploads.MAX_BYTES_COPIED_ON_HOST", 100)
+    again, _ = moved_if_they_fit(None, streamed)
+    assert again.X.dtype == moved.X.dtype
+    assert_same_bits(tuple(again.arrays), tuple(moved.arrays))
+    with computing(streamed.place):
+        assert_same_bits(tuple(streamed.whole()), tuple(moved.whole()))
+        assert_same_bits(streamed.targets(), moved.targets())
+
+
+def test_pinned_memory_is_small_and_given_back(monkeypatch):
+    monkeypatch.setattr("mlp_xp._uploads.MAX_BYTES_COPIED_ON_HOST", 1000)
+    optimizer, sizes = adam(0.01), []
+    allocate = import_module("mlp_xp._uploads").allocate_by_cupy
+    monkeypatch.setattr(
+        "mlp_xp._uploads.allocate_by_cupy", lambda n_bytes: (sizes.append(n_bytes), allocate(n_bytes))[1]
+    )
+    with cuda_stand_in.installed():
+        cupy = import_module("array_api_compat").cupy
+        there = Library("stand-in", cupy, cuda_stand_in.Device())
+        for batch_size in (N, 10):
+            progress = start_training(
+                cupy, state_on(there, optimizer)[0], optimizer, np.random.RandomState(0)
+            )
+            settings = Settings(optimizer=optimizer, epochs=9, batch_size=batch_size, max_resident_bytes=1)
+            run_training(NETWORK, progress, Samples(place_of(there), X, Y, WEIGHT), settings)
+            assert 512 <= max(sizes) <= 1024
+            sizes.clear()
+            assert "transfers" not in vars(import_module("mlp_xp._uploads")._THREAD_LOCAL)
+
+
+def test_a_full_batch_that_fits_counts_once():
+    library = Library("strict", import_module("array_api_strict"), None)
+    samples = Samples(library.place(), X, Y)
+    state = state_on(library, adam())
+    footprint = Footprint(NETWORK, adam(), samples, state, 10)
+    moved = Footprint(NETWORK, adam(), moved_if_they_fit(None, samples)[0], state, 10)
+    assert footprint.bytes_needed(N, are_moved=True) == moved.bytes_needed(N)
+    assert footprint.bytes_needed(N) == moved.bytes_needed(N) + X.nbytes + Y.nbytes
 
 
 # PyTorch's tensors on CUDA: its streams and events, on the CPU.

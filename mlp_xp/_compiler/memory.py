@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from mlp_xp._compiler.graph import KINDS_WITHOUT_CALL, VIEW_KINDS, NotRecordableError, Value, find_users
+from mlp_xp._compiler.graph import KINDS_WITHOUT_CALL, VIEW_KINDS, Value, find_users
 from mlp_xp._compiler.liveness import can_be_overwritten, last_reads
 from mlp_xp._compiler.regions import Region, find_regions
 from mlp_xp._compiler.schedule import Schedule
@@ -132,12 +132,10 @@ def _slice_location(value: Value, locations: dict[int, Location]) -> Location:
 
 
 def place_reshaped(values: Iterable[Value], locations: dict[int, Location]) -> None:
-    """Add the locations of arrays that are placed ones in another shape."""
+    """Add the locations of arrays that are placed ones in another shape; others are copied when read."""
     for value in values:
-        if value.kind == "reshape" and id(value.operands[0]) in locations:
-            whole = locations[id(value.operands[0])]
-            if whole.transposed:
-                raise NotRecordableError("another shape of an array that is stored transposed")
+        whole = locations.get(id(value.operands[0])) if value.kind == "reshape" else None
+        if whole is not None and not whole.transposed:
             locations[id(value)] = whole._replace(shape=value.shape)
 
 

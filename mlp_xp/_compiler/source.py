@@ -74,8 +74,8 @@ class SourceBuilder:
             return self.transposed(value.operands[0])
         if value.kind == "reshape" and id(value) not in self.plan.locations:
             whole = value.operands[0]
-            if whole.kind != "input":
-                raise NotRecordableError("another shape of a computed array")
+            if whole.kind != "input":  # a transpose, of which each call makes a copy
+                return f"{self.array(whole)}.reshape({value.shape})"
             name = f"v{self.index_of[id(value)]}"
             self.add_to_prologue(f"{name} = input{whole.detail}.reshape({value.shape})")
             return name
@@ -94,6 +94,8 @@ class SourceBuilder:
             return self.array(value.operands[0])
         if value.kind in ("input", "reshape"):
             plain = self.array(value)
+            if not plain.isidentifier():
+                return f"{plain}.T"
             self.add_to_prologue(f"{plain}_T = {plain}.T")
             return f"{plain}_T"
         return self.name_array(f"v{self.index_of[id(value)]}_T", self.plan.locations[id(value)].transpose)

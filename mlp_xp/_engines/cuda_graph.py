@@ -17,12 +17,11 @@ from mlp_xp._engines.eager import EagerEngine
 from mlp_xp._engines.step_numbers import (
     MAX_NUMBERS_PER_STEP,
     CapturedSteps,
-    Expression,
     NotCapturableError,
     TableRow,
-    expressions_of,
     learning_rate,
     numbers_of,
+    positions_of,
     same_structure,
     with_numbers,
     with_step_numbers,
@@ -159,8 +158,9 @@ class CudaGraphEngine:
     def _steps_per_graph(self, max_sample_bytes: float) -> int:
         """Return the number of steps per graph for which capture and replays together take the least time.
 
-        Their batches take at most a quarter of the free memory. Of streamed samples there are four parts of
-        that size: in the arrays that graphs read, and on the way to it the last one and the next two.
+        Their batches take at most a quarter of the free memory. Streamed ones take an eighth, as four parts
+        of that size are there: in the arrays that graphs read, and on the way to it the last one and the
+        next two.
         """
         steps_per_epoch = math.ceil(len(self.samples) / self.batch_size)
         total = self.epochs_left * steps_per_epoch
@@ -168,10 +168,9 @@ class CudaGraphEngine:
         best = min(MAX_STEPS_PER_GRAPH, math.isqrt(total // CAPTURE_COST_IN_REPLAYS))
         if not self.is_full_batch:
             free = free_bytes(self.samples.place)
-            available = math.inf if free is None else free
+            n_bytes = MAX_INPUT_BUFFER_BYTES if free is None else min(MAX_INPUT_BUFFER_BYTES, free / 4)
             if self.samples.is_on_host:
-                available = min(available, max_sample_bytes)
-            n_bytes = min(MAX_INPUT_BUFFER_BYTES, available / 4)
+                n_bytes = min(n_bytes / 2, max_sample_bytes / 4)
             best = min(best, steps_per_epoch, int(n_bytes / (self.batch_size * self.samples.row_bytes)))
         return max(1, best)
 
@@ -379,22 +378,21 @@ class CudaGraphEngine:
     def _capture(self, lengths: tuple[int, ...]) -> CapturedSteps:
         """Capture steps on batches of these lengths."""
         rows: list[TableRow] = []
-        numbers_after: list[Expression] = []
+        numbers_after: list[int] = []
 
         def steps() -> None:
             for index, batch in enumerate(self._batches(lengths)):
-                row = TableRow(self.table[index, ...])
+                row = TableRow(self.table[index, ...], 1 + len(numbers_of(self._state)))
                 before = with_step_numbers(self._state, row)
                 state = self.step(before, batch, learning_rate(row), self.step_losses[index, ...])
                 if not same_structure(self._state, state):
                     raise NotCapturableError("the optimizer's state changes its structure")
-                numbers_after[:] = expressions_of(self._copy_into_state_arrays(state))
+                numbers_after[:] = positions_of(self._copy_into_state_arrays(state), row)
                 rows.append(row)
 
         with exclusive_capture():
             replay = self.library.capture(steps)
-        # All steps compute the same expressions, in the same order.
-        return CapturedSteps(replay, [number.compute for number in rows[0].numbers], numbers_after)
+        return CapturedSteps(replay, rows[-1], numbers_after)
 
 
 def _rows_of(batch: Batch, rows: slice) -> Batch:

@@ -8,6 +8,7 @@ from typing import Any
 import cupy
 
 from mlp_xp._arrays import Array
+from mlp_xp._engines.capture import CAPTURE_LOCK
 from mlp_xp._engines.fused_steps import KernelError, Launch
 
 
@@ -24,7 +25,8 @@ class CupyKernels:
 
         def find(name: str) -> Launch:
             try:
-                function = module.get_function(name)  # the first call compiles
+                with CAPTURE_LOCK:  # to load kernels may wait for the device
+                    function = module.get_function(name)  # the first call compiles, and loads them
             except Exception as error:
                 raise KernelError(f"{error}") from error
 

@@ -16,7 +16,8 @@ from mlp_xp._arrays import Array, Device, Namespace, copy_array
 from mlp_xp._compiler import NotRecordableError
 from mlp_xp._compiler.cuda import Kernel, KernelProgram, write_kernels
 from mlp_xp._compiler.elements import Argument
-from mlp_xp._compiler.graph import Value
+from mlp_xp._compiler.graph import Value, reachable
+from mlp_xp._compiler.kernels import is_number
 from mlp_xp._compiler.segments import LANES, THREADS, Call
 from mlp_xp._compiler.storage import allocate
 from mlp_xp._engines.base import State, make_step
@@ -81,6 +82,7 @@ class FusedStep:
         self.kernels = kernels
         self.call_by_call = step_into(make_step(network, optimizer, xp))
         self.programs: dict[Any, _BoundProgram | None] = {}
+        self.pool: list[Array] = []
 
     def __call__(self, state: State, batch: Batch, learning_rate: float, loss: Array) -> State:
         """Do one step."""
@@ -104,7 +106,7 @@ class FusedStep:
             step = StepSpec.of(self.network, self.optimizer, _with_plain_numbers(state), specs)
             threads = min(THREADS, self.kernels.max_threads)
             program = compile_step(write_kernels, step, threads, tuple(OPERATORS))
-            return _BoundProgram(program, self.xp, self.kernels)
+            return _BoundProgram(program, self.xp, self.kernels, self.pool)
         except (NotRecordableError, KernelError):
             return None
 
@@ -118,15 +120,31 @@ def _with_plain_numbers(state: State) -> State:
 
 
 class _BoundProgram:
-    """A step's compiled kernels with the memory that they share, which one stream uses at a time."""
+    """A step's compiled kernels with the memory that they share, which one stream uses at a time.
 
-    def __init__(self, program: KernelProgram, xp: Namespace, kernels: KernelLibrary) -> None:
+    Parameters
+    ----------
+    program : KernelProgram
+    xp : namespace
+    kernels : KernelLibrary
+    pool : list of array
+        Vectors that programs for batches of other lengths use too; it gets more where these do not suffice.
+    """
+
+    def __init__(
+        self, program: KernelProgram, xp: Namespace, kernels: KernelLibrary, pool: list[Array]
+    ) -> None:
         self.plan, self.threads = program.plan, program.threads
         self.xp = xp
         self.kernels = kernels
         self.has_launched = False
+        self.host_numbers = [
+            value for value in reachable(self.plan.traced.roots) if is_number(value) and value.kind == "map"
+        ]
         options = "--std=c++17", f"-DTHREADS={self.threads}", f"-DLANES={min(LANES, self.threads)}"
         self.find_kernel = kernels.compile(program.source, options)
+        self.pool = pool
+        self.unused = list(pool)
         self.arrays = allocate(self.plan, self.empty)
         calls = [call for stage in program.kernels for kernel in stage for call in kernel.calls]
         # Counters are zero before and after each launch.
@@ -135,8 +153,15 @@ class _BoundProgram:
         self.launches = [[self._launch(kernel) for kernel in stage] for stage in program.kernels]
 
     def empty(self, size: int, dtype: np.dtype[Any]) -> Array:
-        """Allocate a vector."""
-        return self.xp.empty(size, dtype=getattr(self.xp, dtype.name), device=self.kernels.device)
+        """Return a vector of the pool that this program has no other use of."""
+        own = getattr(self.xp, dtype.name)
+        fitting = [vector for vector in self.unused if vector.dtype == own and vector.shape[0] >= size]
+        if fitting:
+            vector = min(fitting, key=lambda vector: int(vector.shape[0]))
+            self.unused = [other for other in self.unused if other is not vector]
+            return vector[:size]
+        self.pool.append(self.xp.empty(size, dtype=own, device=self.kernels.device))
+        return self.pool[-1]
 
     def number(self, value: float) -> Array:
         """Return a number in the parameters' dtype as an array of shape ()."""
@@ -234,6 +259,8 @@ class _Run:
         self.scalars = scalars
         self.loss = loss
         self.numbers: dict[int, Any] = {}
+        for value in program.host_numbers:
+            self.numbers[id(value)] = OPERATORS[value.function](*map(self.number, value.operands))
 
     def array(self, value: Value) -> Array:
         """Return the array of a value that is in memory."""
@@ -258,8 +285,6 @@ class _Run:
             return value
         if value.kind == "scalar_input":
             return self.scalars[value.detail]
-        if id(value) not in self.numbers:
-            self.numbers[id(value)] = OPERATORS[value.function](*map(self.number, value.operands))
         return self.numbers[id(value)]
 
     def argument(self, argument: Argument) -> Array:

@@ -1,9 +1,9 @@
 """Numbers that change from step to step, such as the learning rate, in steps that a CUDA graph replays.
 
 A captured kernel reads the same memory in each replay. So a step is captured with a `StepNumber` for each
-such number. What is computed from these numbers alone stays on the host, as an expression of the numbers
-that the step starts with. A number that is an operand of an array operation is read from a table on the
-device, which the host fills before each replay by evaluating the expressions.
+such number. What is computed from these numbers alone stays on the host, as a list of operations on the
+numbers that the step starts with. A number that is an operand of an array operation is read from a table on
+the device, which the host fills before each replay by running the operations.
 """
 
 from __future__ import annotations
@@ -24,11 +24,8 @@ MAX_NUMBERS_PER_STEP = 64
 Chosen so that it exceeds what optimizers need (AdamW has two) and a table of 64 steps takes 32 KiB.
 """
 
-StartNumbers: TypeAlias = "tuple[float, ...]"
-"""The numbers that a step starts with: its learning rate, and the numbers in the optimizer's state."""
-
-Expression: TypeAlias = "Callable[[StartNumbers], float]"
-"""A number as a function of those that its step starts with."""
+Operation: TypeAlias = "tuple[Callable[..., float], tuple[int, ...]]"
+"""A function of numbers, and the positions of its operands: see `TableRow`."""
 
 
 class NotCapturableError(Exception):
@@ -38,15 +35,22 @@ class NotCapturableError(Exception):
 class StepNumber:
     """A symbolic number that changes from step to step.
 
-    It is an expression that the host evaluates. An operation with an array reads its value from the table.
-    Conditions and conversions raise `NotCapturableError`, because a replay cannot take another branch.
+    An operation with another number is recorded, for the host to run. One with an array reads the number
+    from the table. Conditions and conversions raise `NotCapturableError`, because a replay cannot take
+    another branch.
+
+    Parameters
+    ----------
+    row : TableRow
+    position : int
+        Where `row` has it, among the numbers of the step.
     """
 
     __array_ufunc__ = None  # makes arrays of NumPy and CuPy leave binary operators to this class
 
-    def __init__(self, row: TableRow, compute: Expression) -> None:
+    def __init__(self, row: TableRow, position: int) -> None:
         self.row = row
-        self.compute = compute
+        self.position = position
 
     def __cupy_get_ndarray__(self) -> Array:
         return self.row.entry_of(self)
@@ -66,19 +70,15 @@ class StepNumber:
     __hash__ = object.__hash__
 
     def __neg__(self) -> StepNumber:
-        return StepNumber(self.row, lambda start: -self.compute(start))
+        return self.row.result(operator.neg, self)
 
 
 def _binary_method(function: Callable[[Any, Any], Any], *, swapped: bool) -> Callable[[StepNumber, Any], Any]:
     """Return the method of `StepNumber` for a binary operator, or for its reflected (swapped) form."""
 
     def method(self: StepNumber, other: Any) -> Any:
-        if isinstance(other, StepNumber):
-            return StepNumber(
-                self.row, lambda start: function(*order(self.compute(start), other.compute(start)))
-            )
-        if isinstance(other, (int, float)):
-            return StepNumber(self.row, lambda start: function(*order(self.compute(start), other)))
+        if isinstance(other, (StepNumber, int, float)):
+            return self.row.result(function, *order(self, other))
         return function(*order(self.row.entry_of(self), other))
 
     def order(mine: Any, other: Any) -> tuple[Any, Any]:
@@ -106,59 +106,86 @@ for _operator in OPERATORS.values():
 
 
 class TableRow:
-    """A row of the table on the device: the numbers of one step, in the order of their first use.
+    """A row of the table on the device, for the numbers of one step.
 
     Parameters
     ----------
     entries : array of shape (MAX_NUMBERS_PER_STEP,)
         A view of the table.
+    n_start : int
+        How many numbers the step starts with: its learning rate, and those in the optimizer's state.
+
+    Attributes
+    ----------
+    operations : list of Operation
+        What the host computes, in order. The numbers that the step starts with have the first positions, the
+        results of the operations the next.
+    numbers : list of int
+        The positions of the numbers that have entries, in the order of their first use.
     """
 
-    def __init__(self, entries: Array) -> None:
+    def __init__(self, entries: Array, n_start: int) -> None:
         self.entries = entries
-        self.numbers: list[StepNumber] = []
-        self.index: dict[int, int] = {}
+        self.n_start = n_start
+        self.operations: list[Operation] = []
+        self.numbers: list[int] = []
+
+    def result(self, function: Callable[..., float], *operands: Any) -> StepNumber:
+        """Record an operation; return its result."""
+        self.operations.append((function, tuple(map(self.position_of, operands))))
+        return StepNumber(self, self.n_start + len(self.operations) - 1)
+
+    def position_of(self, number: Any) -> int:
+        """Return the position of a `StepNumber`, or of a number that is the same in all steps."""
+        known = number if isinstance(number, StepNumber) else self.result(lambda: number)
+        return known.position
 
     def entry_of(self, number: StepNumber) -> Array:
         """Return the entry of a number, an array of shape (); a number that has none gets the next one."""
-        if id(number) not in self.index:
+        if number.position not in self.numbers:
             if len(self.numbers) == MAX_NUMBERS_PER_STEP:
                 raise NotCapturableError(f"more than {MAX_NUMBERS_PER_STEP} numbers change from step to step")
-            self.index[id(number)] = len(self.numbers)
-            self.numbers.append(number)
-        return self.entries[self.index[id(number)]]
+            self.numbers.append(number.position)
+        return self.entries[self.numbers.index(number.position)]
+
+    def values(self, start: Sequence[float]) -> list[float]:
+        """Return the numbers of the step by their positions, from those that it starts with."""
+        values = list(start)
+        for function, operands in self.operations:
+            values.append(function(*[values[position] for position in operands]))
+        return values
 
 
 class CapturedSteps(NamedTuple):
-    """A captured graph of steps, and the expressions of their numbers.
+    """A captured graph of steps.
 
     Attributes
     ----------
     replay : callable
         It launches the graph.
-    entries : list of Expression
-        The entries of a step's row of the table.
-    numbers_after : list of Expression
-        The numbers in the optimizer's state after a step.
+    row : TableRow
+        That of one of the steps: all record the same operations, in the same order.
+    numbers_after : list of int
+        The positions of the numbers in the optimizer's state after a step.
     """
 
     replay: Callable[[], None]
-    entries: list[Expression]
-    numbers_after: list[Expression]
+    row: TableRow
+    numbers_after: list[int]
 
     def table(self, rates: Sequence[float], numbers: list[float]) -> tuple[HostArray, list[float]]:
         """Return the table of steps at these learning rates, and the numbers in the state after them."""
         table = np.zeros((len(rates), MAX_NUMBERS_PER_STEP))
-        for row, rate in zip(table, rates):
-            start = (rate, *numbers)
-            row[: len(self.entries)] = [compute(start) for compute in self.entries]
-            numbers = [compute(start) for compute in self.numbers_after]
+        for entries, rate in zip(table, rates):
+            values = self.row.values((rate, *numbers))
+            entries[: len(self.row.numbers)] = [values[position] for position in self.row.numbers]
+            numbers = [values[position] for position in self.numbers_after]
         return table, numbers
 
 
 def learning_rate(row: TableRow) -> Any:
     """Return the learning rate of a step as a `StepNumber`."""
-    return StepNumber(row, operator.itemgetter(0))
+    return StepNumber(row, 0)
 
 
 def with_step_numbers(state: State, row: TableRow) -> State:
@@ -168,22 +195,14 @@ def with_step_numbers(state: State, row: TableRow) -> State:
     for index, leaf in enumerate(new):
         if isinstance(leaf, (int, float)):
             count += 1  # 0 is the learning rate
-            new[index] = StepNumber(row, operator.itemgetter(count))
+            new[index] = StepNumber(row, count)
     result: State = with_leaves(state, new)
     return result
 
 
-def expressions_of(state: State) -> list[Expression]:
-    """List the expressions of the numbers in a state that a captured step returned."""
-    return [
-        leaf.compute if isinstance(leaf, StepNumber) else _constant(leaf)
-        for leaf in leaves(state)
-        if isinstance(leaf, (StepNumber, int, float))
-    ]
-
-
-def _constant(number: float) -> Expression:
-    return lambda start: number
+def positions_of(state: State, row: TableRow) -> list[int]:
+    """List the positions of the numbers in a state that a captured step returned."""
+    return [row.position_of(leaf) for leaf in leaves(state) if isinstance(leaf, (StepNumber, int, float))]
 
 
 def numbers_of(state: State) -> list[float]:

@@ -68,17 +68,23 @@ class Footprint:
     def room_for_samples(self, batch_size: int, validation: Samples | None) -> int | None:
         """Return how many bytes of samples the device can hold beside the training; None if not known.
 
-        To validate takes the targets, logits, outputs and losses of all rows at a time.
+        To validate takes the arrays of a block, and the targets, logits, outputs and losses of all rows.
         """
         place = self.samples.place
         if free_bytes(place) is None:
             return None
-        outputs = 0 if validation is None else 4 * len(validation) * self.network.layer_sizes[-1]
-        n_bytes = outputs * place.xp.finfo(place.dtype).bits // 8
-        return room_beside(place, (self.bytes_needed(batch_size) or 0) + n_bytes)
+        n_bytes = self.bytes_needed(batch_size, are_moved=True) or 0
+        if validation is not None:
+            n_outputs = 4 * len(validation) * self.network.layer_sizes[-1]
+            n_bytes += n_outputs * place.xp.finfo(place.dtype).bits // 8
+            n_bytes += self.network._bytes_of_block(validation)
+        return room_beside(place, n_bytes)
 
-    def bytes_needed(self, batch_size: int) -> int | None:
-        """Return the peak number of bytes that a training allocates; None if its step cannot be traced."""
+    def bytes_needed(self, batch_size: int, *, are_moved: bool = False) -> int | None:
+        """Return the peak number of bytes that a training allocates; None if its step cannot be traced.
+
+        `are_moved` is for samples on the host once they are moved.
+        """
         samples, state_bytes = self.samples, self._bytes(self.state)
         try:
             step = self._step_bytes(min(batch_size, len(samples)))
@@ -88,10 +94,11 @@ class Footprint:
         copies = state_bytes * (2 if self.epochs > 1 else 1)
         # A batch is gathered from the samples and, for CUDA graphs, copied to a fixed buffer. If samples are
         # streamed, there are three batches: that of the step, the last one, and one on its way.
+        are_streamed = samples.is_on_host and not are_moved
         gathered = 0
         if batch_size < len(samples):
-            gathered = (4 if samples.is_on_host else 2) * batch_size * samples.row_bytes
-        elif samples.rows is not None or samples.is_on_host:
+            gathered = (4 if are_streamed else 2) * batch_size * samples.row_bytes
+        elif samples.rows is not None or are_streamed:
             gathered = len(samples) * samples.row_bytes
         return copies + gathered + step
 

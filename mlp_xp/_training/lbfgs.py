@@ -24,6 +24,7 @@ from mlp_xp._parameters import Layer, Pair, Parameters, named, plain
 from mlp_xp._samples import Samples, moved_if_they_fit
 from mlp_xp._training.history import Callback, DivergenceError, History, ProgressListener
 from mlp_xp._training.recovery import release_frames, run_with_recovery
+from mlp_xp._uploads import streaming
 from mlp_xp._validation import as_truth
 
 MAX_LOSS = 1e100
@@ -105,7 +106,7 @@ def minimise(
     found = Minimised(params) if found is None else found
     options = {"maxfun": max_fun, "maxiter": max_iter, "gtol": tol}
     place = samples.place
-    with computing(place, network.matmul_precision), without_autodiff(place.xp):
+    with computing(place, network.matmul_precision), without_autodiff(place.xp), streaming():
         if max_resident_bytes is None:
             max_resident_bytes = room_beside(place, network._bytes_of_block(samples))
         samples, _ = moved_if_they_fit(max_resident_bytes, samples)

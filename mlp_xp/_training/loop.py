@@ -25,6 +25,7 @@ from mlp_xp._training.history import Callback, DivergenceError, History, Progres
 from mlp_xp._training.measure import measure
 from mlp_xp._training.metrics import Metric
 from mlp_xp._training.recovery import attach, out_of_memory, release_frames, run_with_recovery
+from mlp_xp._uploads import streaming
 from mlp_xp._validation import RandomSource, as_truth
 
 if TYPE_CHECKING:
@@ -161,7 +162,8 @@ def run_training(network: Network, progress: Progress, samples: Samples, setting
     batch_size, n_samples = settings.batch_size, len(samples)
     progress.history = History()
     progress.early_stopping = _continued_early_stopping(progress, settings)
-    with computing(samples.place, network.matmul_precision), without_autodiff(samples.place.xp):
+    place = samples.place
+    with computing(place, network.matmul_precision), without_autodiff(place.xp), streaming():
         samples, settings, footprint = _placed(network, samples, settings, progress)
         shortage = footprint.shortage_of(batch_size)
         if shortage is not None:

@@ -17,6 +17,7 @@ from mlp_xp._losses import LOSS_BY_OUT_ACTIVATION
 from mlp_xp._network import Network
 from mlp_xp._parameters import Layer, Parameters, all_finite
 from mlp_xp._samples import Samples, moved_if_they_fit
+from mlp_xp._uploads import streaming
 from mlp_xp._validation import lookup
 from mlp_xp._warnings import warn
 from mlp_xp.estimators._input import check_same_place, check_samples, computing_place, samples_at
@@ -64,7 +65,7 @@ def outputs(estimator: Estimator, X: Any, method: str) -> tuple[Array, Placement
     network = network_of(estimator)
     samples = Samples(there, samples_at(there, X))
     params = params_at(estimator, there)
-    with computing(there, estimator.matmul_precision), without_autodiff(there.xp):
+    with computing(there, estimator.matmul_precision), without_autodiff(there.xp), streaming():
         if samples.is_on_host:
             samples = _moved_if_room(network, samples)
         found = network._blockwise(samples, params, network._resolved_loss.link, fetch=samples.is_on_host)
