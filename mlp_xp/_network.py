@@ -9,14 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from mlp_xp._activations import Activation, resolve_activation
-from mlp_xp._arrays import (
-    Array,
-    HostArray,
-    Namespace,
-    Placement,
-    check_kind,
-    placement,
-)
+from mlp_xp._arrays import Array, HostArray, Namespace, Placement, check_kind, placement
 from mlp_xp._devices import MATMUL_PRECISIONS, computing
 from mlp_xp._functions import HashablePartial, renamed
 from mlp_xp._initializers import Initializer, resolve_initializer

@@ -39,13 +39,14 @@ from mlp_xp._arrays import (
     Namespace,
     Placement,
     computing_namespace,
+    is_jax,
     is_sparse,
     row_slices,
     rows_per_block,
     to_host,
 )
 from mlp_xp._devices import is_out_of_memory, release_memory
-from mlp_xp._uploads import HostRows, Upload, moved, moved_dtype, uploading
+from mlp_xp._uploads import HostRows, Upload, moved_dtype, put, uploading
 
 MAX_COLUMN_STEP = 4
 """Rows of every n-th number in memory, such as those of ``data[:, ::2]``, are copied with what lies between,
@@ -53,6 +54,10 @@ up to this n; above it, copying number by number is about as fast (50 columns of
 
 MAX_ROWS_STRIDE = 1.25
 """How far apart rows may begin, in lengths of a row, to be copied with what lies between them."""
+
+MAX_BYTES_COPIED_ON_HOST = 2**24
+"""Maximum size of arrays that are moved to a device by way of a copy on the host; larger ones are moved part
+by part, because they may be memory maps."""
 
 MAX_BYTES_OF_MOVED_MAP = 2**28
 """Maximum size of a memory map that is moved to a device whose free memory is not known, such as a CPU: it
@@ -165,14 +170,15 @@ class Samples:
     def batches(self, size: int, order: Rows | None = None) -> Iterator[Batch]:
         """Yield batches of `size` samples, the last one smaller, in the given order or that of the rows."""
         if self.is_on_host:
-            yield from self._uploaded_batches(size, self._row_indices(order))
+            for arrays in self._uploaded(size, self._row_indices(order)):
+                yield Batch(*(None if array is None else self._cast(array) for array in arrays))
             return
         take = self._row_getter(self._row_indices(order))
         for some in row_slices(len(self), size):
             yield Batch(take(self.X, some), take(self.y, some), take(self.sample_weight, some))
 
-    def _uploaded_batches(self, size: int, indices: Rows | None) -> Iterator[Batch]:
-        """Yield batches of arrays on the host; the next one is on its way while one is computed with."""
+    def _uploaded(self, size: int, indices: Rows | None) -> Iterator[list[Any]]:
+        """Yield batches of arrays on the host, not cast; the next one comes while one is computed with."""
         takers = {id(array): RowTaker(array) for array in self.arrays if array is not None}
 
         def rows_of(array: HostArray, some: slice) -> HostRows:
@@ -195,7 +201,7 @@ class Samples:
                 coming.extend(map(begin, islice(slices, 1)))
                 here = coming.popleft()
                 here.wait()
-                yield Batch(*(None if array is None else self._cast(array) for array in here.arrays))
+                yield here.arrays
                 del here
 
     def moved_bytes(self, apart_from: Container[int] = ()) -> int:
@@ -220,13 +226,14 @@ class Samples:
         `row_width` is the largest number of elements that a row becomes, see `row_width()`. With `fetch` the
         result is a NumPy array, and only a few blocks are on the device at a time.
         """
-        from mlp_xp._compiler.rows import map_rows  # not at the top: `import mlp_xp` imports no compiler
+        if self.xp is np:
+            from mlp_xp._compiler.rows import map_rows  # not at the top: `import mlp_xp` imports no compiler
 
+            take = self._row_getter(self._row_indices(None))
+            mapped = map_rows(function, params, lambda rows: take(self.X, rows), len(self), row_width)
+            if mapped is not None:
+                return mapped
         inputs = replace(self, y=None, sample_weight=None)
-        take = self._row_getter(self._row_indices(None))
-        mapped = map_rows(self.xp, function, params, lambda rows: take(self.X, rows), len(self), row_width)
-        if mapped is not None:
-            return mapped
         blocks = (function(self.xp, params, batch.X) for batch in inputs.blocks(row_width))
         if fetch:
             return _fetched(blocks, len(self))
@@ -368,6 +375,29 @@ def _moved_if_it_fits(n_bytes: float | None, samples: Samples, known: dict[int, 
     known |= new
     X, y, sample_weight = (None if array is None else new[id(array)] for array in samples.arrays)
     return replace(samples, X=X, y=y, sample_weight=sample_weight)
+
+
+def moved(place: Placement, array: HostArray, order: Rows | None = None) -> Array:
+    """Return an array on the host, or its rows in an order, in a place; that takes little memory here.
+
+    See `Placement.transfer`. JAX's may be a view of the array on a CPU.
+    """
+    if array.nbytes <= MAX_BYTES_COPIED_ON_HOST:
+        return place.transfer(array if order is None else array[order])
+    dtype = moved_dtype(place, array)
+    if is_jax(place.xp):  # its arrays cannot be written in part by part
+        rows = array if order is None else array[order]
+        return put(place, np.asarray(rows, dtype, order="C"))
+    samples = Samples(place, array, rows=order)
+    n_each = max(1, MAX_BYTES_COPIED_ON_HOST * len(array) // array.nbytes)
+    whole: Array = None
+    for some, (part, *_) in zip(row_slices(len(samples), n_each), samples._uploaded(n_each, order)):
+        part = place.cast(part) if dtype.kind == "f" else part
+        if whole is None:
+            shape = (len(samples), *array.shape[1:])
+            whole = place.xp.empty(shape, dtype=part.dtype, device=place.device)
+        whole[some, ...] = part
+    return whole
 
 
 class RowTaker:

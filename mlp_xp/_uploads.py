@@ -36,10 +36,6 @@ from mlp_xp._arrays import (
 )
 from mlp_xp._devices import MEMORY_RELEASE_HOOKS
 
-MAX_BYTES_COPIED_ON_HOST = 2**24
-"""Maximum size of arrays that are moved to a device by way of a copy on the host; larger ones are moved part
-by part, because they may be memory maps."""
-
 MAX_THREADS = 4
 """Maximum number of threads that gather rows for a copy. One gathers scattered rows of 3 kB at 6 GB/s, two at
 11 (measured on 2 cores of an AMD EPYC); a PCIe bus copies 25 to 50."""
@@ -123,36 +119,11 @@ def moved_dtype(place: Placement, array: HostArray) -> np.dtype[Any]:
     return place.host_dtype if array.dtype.kind == "f" else native_dtype(array)
 
 
-def moved(place: Placement, array: HostArray, order: HostArray | None = None) -> Array:
-    """Return an array on the host, or its rows in an order, in a place; that takes little memory here.
-
-    See `Placement.transfer`. JAX's may be a view of the array on a CPU.
-    """
-    if array.nbytes <= MAX_BYTES_COPIED_ON_HOST:
-        return place.transfer(array if order is None else array[order])
-    dtype = moved_dtype(place, array)
-    if is_jax(place.xp):  # its arrays cannot be written in part by part
-        rows = array if order is None else array[order]
-        return sys.modules["jax"].device_put(np.asarray(rows, dtype, order="C"), place.device)
-    n_rows = len(array) if order is None else len(order)
-    whole: Array = None
-    with uploading(place) as upload:
-        row_bytes = array.nbytes // len(array)
-        for some in row_slices(n_rows, max(1, MAX_BYTES_COPIED_ON_HOST // row_bytes)):
-            source = array[some if order is None else order[some]]
-
-            def gather(part: slice, out: HostArray, source: HostArray = source) -> None:
-                out[...] = source[part]
-
-            sent = upload([HostRows(source.shape, dtype, gather)])
-            sent.wait()
-            (part,) = sent.arrays
-            part = place.cast(part) if dtype.kind == "f" else part
-            if whole is None:
-                shape = (n_rows, *array.shape[1:])
-                whole = place.xp.empty(shape, dtype=part.dtype, device=place.device)
-            whole[some, ...] = part
-    return whole
+def put(place: Placement, host: HostArray) -> Array:
+    """Return an array on the host in a place by the library's function; it may be a view of that array."""
+    if is_jax(place.xp):  # unlike JAX's `asarray`, `device_put` compiles nothing
+        return sys.modules["jax"].device_put(host, place.device)
+    return place.xp.asarray(host, device=place.device)
 
 
 def _n_cpus() -> int:
@@ -237,10 +208,7 @@ class _PlainTransfer:
 
     def send(self, buffers: Sequence[HostArray]) -> tuple[list[Array], Callable[[], None]]:
         """Copy the buffers."""
-        xp, device = self.place.xp, self.place.device
-        if is_jax(xp):  # unlike JAX's `asarray`, `device_put` compiles nothing
-            return [sys.modules["jax"].device_put(buffer, device) for buffer in buffers], _do_nothing
-        return [xp.asarray(buffer, device=device) for buffer in buffers], _do_nothing
+        return [put(self.place, buffer) for buffer in buffers], _do_nothing
 
 
 def _do_nothing() -> None:

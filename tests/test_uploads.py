@@ -191,7 +191,7 @@ def test_pinned_memory_is_not_written_while_it_is_copied():
 def test_large_arrays_are_moved_part_by_part(kind, rows, there, monkeypatch):
     x = (X % 200).astype(kind)
     streamed, moved = samples_of(there, x, Y, WEIGHT, rows)
-    monkeypatch.setattr("mlp_xp._uploads.MAX_BYTES_COPIED_ON_HOST", 100)
+    monkeypatch.setattr("mlp_xp._samples.MAX_BYTES_COPIED_ON_HOST", 100)
     again, _ = moved_if_they_fit(None, streamed)
     assert again.X.dtype == moved.X.dtype
     assert_same_bits(tuple(again.arrays), tuple(moved.arrays))
@@ -201,7 +201,7 @@ def test_large_arrays_are_moved_part_by_part(kind, rows, there, monkeypatch):
 
 
 def test_pinned_memory_is_small_and_given_back(monkeypatch):
-    monkeypatch.setattr("mlp_xp._uploads.MAX_BYTES_COPIED_ON_HOST", 1000)
+    monkeypatch.setattr("mlp_xp._samples.MAX_BYTES_COPIED_ON_HOST", 1000)
     optimizer, sizes = adam(0.01), []
     allocate = import_module("mlp_xp._uploads").allocate_by_cupy
     monkeypatch.setattr(

@@ -22,18 +22,16 @@ MAX_BLOCK_ELEMENTS = 2**19
 
 
 def map_rows(
-    xp: Namespace,
     function: Callable[[Namespace, Any, Array], Array],
     params: Any,
     take_rows: Callable[[slice], Array],
     n_rows: int,
     width: int,
 ) -> Array | None:
-    """Compute a function of rows by a compiled program, on NumPy and where compiling pays off.
+    """Compute a function of rows on NumPy's arrays by a compiled program, where compiling pays off.
 
     Parameters
     ----------
-    xp : namespace
     function : callable ``(xp, params, X) -> array of shape (n, k)``
         Each row of the result depends on the same row of `X` only.
     params : tuple of pairs of array
@@ -45,10 +43,10 @@ def map_rows(
     Returns
     -------
     array of shape (n_rows, k)
-        None on other namespaces, for few elements and for functions that cannot be compiled.
+        None for few elements and for functions that cannot be compiled.
     """
     length = min(n_rows, max(1, MAX_BLOCK_ELEMENTS // width))
-    if xp is not np or n_rows * width < MIN_ELEMENTS_TO_COMPILE:
+    if n_rows * width < MIN_ELEMENTS_TO_COMPILE:
         return None
     first = take_rows(slice(0, length))
     arrays = [array for layer in params for array in layer]

@@ -135,8 +135,8 @@ class CudaGraphEngine:
         self.fell_back = False
         self.n_replays = 0
         self.epochs_left = epochs
-        n_planned = self.epochs_left * math.ceil(len(samples) / self.batch_size)
-        self.make_step = partial(library.make_step, network, optimizer, n_planned)
+        self.steps_per_epoch = math.ceil(len(samples) / self.batch_size)
+        self.make_step = partial(library.make_step, network, optimizer, epochs * self.steps_per_epoch)
         self.step = self.make_step()
         self.n_steps = self._steps_per_graph(max_sample_bytes)
         library.retain()
@@ -148,7 +148,7 @@ class CudaGraphEngine:
             self.inputs = samples.whole() if self.is_full_batch else self._make_inputs()
             self.table = self._zeros(self.n_steps, MAX_NUMBERS_PER_STEP)
             self.step_losses = self._zeros(self.n_steps)
-            self.epoch_losses = self._zeros(math.ceil(len(samples) / self.batch_size))
+            self.epoch_losses = self._zeros(self.steps_per_epoch)
 
     @property
     def name(self) -> str:
@@ -162,8 +162,7 @@ class CudaGraphEngine:
         of that size are there: in the arrays that graphs read, and on the way to it the last one and the
         next two.
         """
-        steps_per_epoch = math.ceil(len(self.samples) / self.batch_size)
-        total = self.epochs_left * steps_per_epoch
+        total = self.epochs_left * self.steps_per_epoch
         # With n steps per graph, captures cost c n and replays total / n: least at n = sqrt(total / c).
         best = min(MAX_STEPS_PER_GRAPH, math.isqrt(total // CAPTURE_COST_IN_REPLAYS))
         if not self.is_full_batch:
@@ -171,7 +170,7 @@ class CudaGraphEngine:
             n_bytes = MAX_INPUT_BUFFER_BYTES if free is None else min(MAX_INPUT_BUFFER_BYTES, free / 4)
             if self.samples.is_on_host:
                 n_bytes = min(n_bytes / 2, max_sample_bytes / 4)
-            best = min(best, steps_per_epoch, int(n_bytes / (self.batch_size * self.samples.row_bytes)))
+            best = min(best, self.steps_per_epoch, int(n_bytes / (self.batch_size * self.samples.row_bytes)))
         return max(1, best)
 
     def _zeros(self, *shape: int) -> Array:

@@ -22,7 +22,7 @@ from mlp_xp._compiler.segments import LANES, THREADS, Call
 from mlp_xp._compiler.storage import allocate
 from mlp_xp._engines.base import State, make_step
 from mlp_xp._engines.capture import step_into
-from mlp_xp._engines.recordable import StepSpec, array_spec, compile_step
+from mlp_xp._engines.recordable import StepSpec, array_spec, compile_step, filled
 from mlp_xp._engines.recordable import is_number as is_state_number
 from mlp_xp._engines.step_numbers import OPERATORS, StepNumber
 from mlp_xp._network import Network
@@ -209,15 +209,7 @@ class _BoundProgram:
         for target, value in self.plan.copies:
             # A copy, because the next step writes in the program's arrays.
             arrays[target] = copy_array(self.xp, run.array(value))
-        new_arrays, new_numbers = iter(arrays), map(run.number, traced.results[1:])
-        new_state: State = with_leaves(
-            state,
-            [
-                next(new_numbers) if _is_number_leaf(leaf) else next(new_arrays) if is_array(leaf) else leaf
-                for leaf in old
-            ],
-        )
-        return new_state
+        return filled(_with_plain_numbers(state), arrays, map(run.number, traced.results[1:]))
 
 
 class _Launch(NamedTuple):

@@ -71,14 +71,15 @@ class Footprint:
         To validate takes the arrays of a block, and the targets, logits, outputs and losses of all rows.
         """
         place = self.samples.place
-        if free_bytes(place) is None:
+        room = room_beside(place, 0)
+        if room is None:  # without a trace of the step
             return None
         n_bytes = self.bytes_needed(batch_size, are_moved=True) or 0
         if validation is not None:
             n_outputs = 4 * len(validation) * self.network.layer_sizes[-1]
             n_bytes += n_outputs * place.xp.finfo(place.dtype).bits // 8
             n_bytes += self.network._bytes_of_block(validation)
-        return room_beside(place, n_bytes)
+        return max(0, room - n_bytes)
 
     def bytes_needed(self, batch_size: int, *, are_moved: bool = False) -> int | None:
         """Return the peak number of bytes that a training allocates; None if its step cannot be traced.

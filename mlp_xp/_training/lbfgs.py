@@ -107,9 +107,10 @@ def minimise(
     options = {"maxfun": max_fun, "maxiter": max_iter, "gtol": tol}
     place = samples.place
     with computing(place, network.matmul_precision), without_autodiff(place.xp), streaming():
-        if max_resident_bytes is None:
-            max_resident_bytes = room_beside(place, network._bytes_of_block(samples))
-        samples, _ = moved_if_they_fit(max_resident_bytes, samples)
+        if samples.is_on_host:
+            if max_resident_bytes is None:
+                max_resident_bytes = room_beside(place, network._bytes_of_block(samples))
+            samples, _ = moved_if_they_fit(max_resident_bytes, samples)
         minimisation = _Minimisation(network, params, samples, options, callback, on_progress, found.history)
         try:
             run_with_recovery(minimisation)
