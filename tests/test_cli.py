@@ -386,7 +386,127 @@ def test_the_command_can_be_repeated(ask, run):
     former, latter = (load_model(f"{folder}/network.safetensors") for folder in ("run", "again"))
     for mine, theirs in zip(former.coefs_, latter.coefs_, strict=True):
         np.testing.assert_array_equal(mine, theirs)
-    assert "--target=species --task=classification --random-state=0 --backend=auto" in first["command"]
+    assert first["command"] == "mlp-xp train table.csv --target species --hidden 5 --max-iter 10 --out run"
+
+
+def test_a_task_is_said_to_be_asked_for_only_if_it_was(run):
+    table("iris").write_csv("table.csv")
+    for number, task in enumerate([[], ["--task", "classification"]]):
+        code, output, _ = run("train", "table.csv", "--epochs", 2, *task, "--out", f"run{number}")
+        repeat = words(Path(f"run{number}/command.txt").read_text())[1:]
+        again = run(*repeat, "--out", "again", "--overwrite")[1]
+        assert ("as asked" in output) == ("as asked" in again) == bool(task)
+
+
+# Each as a user may write it; some twice, and the last one counts.
+GIVEN = [
+    ["--target", "the label"],
+    ["--target=-y"],
+    ["--target="],
+    ["--task", "classification"],
+    ["--categorical", "a", "b c"],
+    ["--categorical=-5"],
+    ["--drop", "it's", "$x"],
+    ["--drop=--json", "--drop=-", "--drop", "z"],
+    ["--sample-weight=-w w"],
+    ["--test-fraction", "1e-1"],
+    ["--val", "my val.csv"],
+    ["--val=-val.csv"],
+    ["--activation", "relu", "tanh"],
+    ["--alpha=1e-05"],
+    ["--epochs", "7"],
+    ["--max-iter=8"],
+    ["--learning-rate-init", "0.1"],
+    ["--nesterovs-momentum"],
+    ["--no-nesterovs-momentum"],
+    ["--no-shuffle"],
+    ["--early-stopping"],
+    ["--early-stopping", "loss"],
+    ["--n-iter-no-change", "inf"],
+    ["--n-iter-no-change", "3"],
+    ["--seed", "4"],
+    ["--backend", "numpy"],
+    ["--backend=auto"],
+    ["--dtype", "float64"],
+    ["--out", "my run"],
+    ["--out=-run"],
+    ["--overwrite"],
+    ["--json"],
+]
+HIDDEN = {
+    "train": [["--hidden"], ["--hidden", "3"], ["--hidden=4"], ["--hidden", "64", "32"]],
+    "sweep": [["--hidden", "3"], ["--hidden=4"], ["--hidden", "64x32", "5"]],
+}
+
+
+@pytest.mark.parametrize("command", ["train", "sweep"])
+@pytest.mark.parametrize("data", ["xor", "my table.csv", "-t 1.csv", "folder/$a'b.csv"])
+def test_the_words_of_a_command_are_parsed_to_the_same_options(command, data):
+    options = pytest.importorskip("mlp_xp._cli.options")
+    random = np.random.RandomState(0)
+    for _ in range(100):
+        chosen = [GIVEN[index] for index in random.permutation(len(GIVEN))[: random.randint(12)]]
+        for _ in range(random.randint(command == "sweep", 3)):
+            chosen.insert(random.randint(len(chosen) + 1), HIDDEN[command][random.randint(3)])
+        given = [word for option in chosen for word in option]
+        argv = [command, data, *given]
+        if data.startswith("-"):
+            argv = [command, *given, "--dtype", "float64", "--", data]
+        elif random.rand() < 0.5:
+            argv = [command, *given, "--solver", "sgd", data]
+        expected = vars(options.parse(argv))
+        repeat = words(shlex.join(options.command_words(options.parse(argv))))
+        assert repeat[:3] == ["mlp-xp", command, f"./{data}" if data.startswith("-") else data]
+        assert not {"--overwrite", "--json", "--quiet", "--backend=auto"} & set(repeat)
+        found = vars(options.parse(repeat[1:]))
+        assert found == {**expected, "data": repeat[2], "overwrite": False, "json": False}
+        again = options.command_words(options.parse(repeat[1:]))
+        assert again == repeat
+
+
+@pytest.mark.parametrize(
+    ("data", "given"),
+    [
+        ("iris 1.csv", "sweep --hidden 3 4x2 --epochs 2 DATA --target 'the kind'"),
+        ("iris 1.csv", "sweep --drop id 'sepal width (cm)' --hidden=4 --epochs 2 DATA --out 'my sizes'"),
+        ("iris.csv", "sweep DATA --overwrite --hidden 9 --target=-kind --hidden 5 4 --epochs=2 --out=-s"),
+        ("iris.csv", "sweep DATA --hidden 4x2 --early-stopping --epochs 2 --task classification"),
+        ("-iris.csv", "sweep --no-shuffle --drop=-kind --hidden 4 --seed 3 --epochs 2 -- DATA"),
+    ],
+)
+def test_the_command_of_the_best_network_can_be_pasted(data, given, run):
+    target = words(given)[words(given).index("--target") + 1] if "--target " in given else "species"
+    frame = table("iris").rename({"species": target})
+    if "-kind" in given:
+        frame = frame.select(pl.col(target).alias("-kind"), *frame.columns)
+    frame.write_csv(data)
+    code, output, error = run(*(data if word == "DATA" else word for word in words(given)))
+    assert (code, error) == (0, "")
+    pasted = output.splitlines()[-1]
+    assert pasted.startswith("  mlp-xp train ")
+    assert ("--task" in pasted) == ("--task" in given)
+    assert pasted.count("--out") == pasted.count("--hidden") == 1
+    assert "--overwrite" not in pasted
+    shell = pasted.replace("mlp-xp", shlex.quote(COMMAND), 1)
+    done = subprocess.run(shell, shell=True, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    (folder,) = Path().glob("*-best")
+    document = json.loads(next(Path().glob("*/sweep.json")).read_text())
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics in [network["scores"] for network in document["networks"]]
+    # The last line of train is one to paste too.
+    frame.write_csv("new.csv")
+    assert run(*words(done.stdout.splitlines()[-1].partition(":  mlp-xp ")[2]))[0] == 0
+    assert len(pl.read_csv("predictions.csv")) == len(frame)
+
+
+def test_commands_are_not_broken_into_lines_by_a_narrow_terminal():
+    settings = words("sweep xor --hidden 2 3 --epochs 2 --activation tanh --solver sgd --momentum 0.5")
+    code, screen = in_terminal(settings, columns=50)
+    assert code == 0
+    assert re.search(
+        r"\r\n  mlp-xp train xor .* --max-iter 2 --momentum 0.5 --out xor-best\r\n", plain(screen)
+    )
 
 
 def test_a_folder_that_is_there_is_kept(run):
@@ -731,7 +851,8 @@ def test_a_sweep_compares_sizes(run):
     scores = [network["scores"]["test"]["accuracy"] for network in document["networks"]]
     assert scores[0] < scores[1]
     best = document["networks"][int(np.argmax(scores))]["hidden"]
-    assert f" --hidden {' '.join(map(str, best))} --out planar-best\n" in output
+    words_of_best = f"--target petal --hidden {' '.join(map(str, best))} --activation tanh --solver lbfgs"
+    assert output.endswith(f"  mlp-xp train planar {words_of_best} --max-iter 50 --out planar-best\n")
     assert run(*settings)[0] == 2
     assert run(*settings, "--overwrite", "--quiet") == (0, "", "")
 

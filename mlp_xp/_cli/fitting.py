@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from mlp_xp._arrays import library_name
 from mlp_xp._cli.loading import LoadedData
-from mlp_xp._cli.options import EXIT_FAILED, EXIT_INTERRUPTED
+from mlp_xp._cli.options import EXIT_FAILED, EXIT_INTERRUPTED, command_words
 from mlp_xp._cli.screen import Screen
 from mlp_xp._engines import EagerFallbackWarning
 from mlp_xp._training.history import TrainingError, TrainingInterruptedWarning
@@ -136,21 +137,11 @@ def score_splits(estimator: Any, loaded: LoadedData) -> dict[str, dict[str, Any]
     return scores
 
 
-def repeat_command(options: argparse.Namespace, argv: Sequence[str], loaded: LoadedData) -> list[str]:
-    """Return the words of the command that reproduces this run, with the resolved defaults inserted.
+def repeat_command(options: argparse.Namespace, loaded: LoadedData, **changed: Any) -> str:
+    """Return the command that does the same again, for a shell, with options changed by name.
 
-    They come before the user's own options, which take precedence because argparse keeps the last value.
+    It names the target, which may be the last column by default. The task is not named unless the user gave
+    it: the summary says that a task given was asked for.
     """
-    defaults = {
-        "target": loaded.target_name,
-        "task": loaded.prepared.task,
-        "random-state": options.random_state,
-        "backend": options.backend,
-    }
-    start = argv.index(options.command) + 1
-    return [
-        "mlp-xp",
-        *argv[:start],
-        *(f"--{name}={value}" for name, value in defaults.items()),
-        *argv[start:],
-    ]
+    repeated = {**vars(options), "target": loaded.target_name, **changed}
+    return shlex.join(command_words(argparse.Namespace(**repeated)))

@@ -260,7 +260,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     options, unknown = parser.parse_known_args(argv)
     if unknown:
         command = f"mlp-xp {options.command}"
-        flags = re.findall(r"--[a-z0-9-]+", _command_help(parser, options.command))
+        flags = re.findall(r"--[a-z0-9-]+", _command_parser(parser, options.command).format_help())
         close = get_close_matches(unknown[0], flags, 1)
         advice = f"did you mean {close[0]}? " if close else ""
         parser.exit(
@@ -270,10 +270,55 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _command_help(parser: argparse.ArgumentParser, command: str) -> str:
+def _command_parser(parser: argparse.ArgumentParser, command: str) -> argparse.ArgumentParser:
+    """Return the parser of one command's arguments."""
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    text: str = commands.choices[command].format_help()
-    return text
+    chosen: argparse.ArgumentParser = commands.choices[command]
+    return chosen
+
+
+NOT_REPEATED = ("json", "quiet", "overwrite")
+"""Options that `command_words` leaves out: they say how results are shown, or replace an earlier run."""
+
+
+def command_words(options: argparse.Namespace) -> list[str]:
+    """Return the words of the command that parses to `options`, for the shell to be quoted by `shlex.join`.
+
+    They are made from the parsed options, not from the arguments, whose order and spelling vary. Positional
+    arguments come first, because options that take lists would swallow them. Options with their default
+    value are left out, and those in `NOT_REPEATED`.
+    """
+    positionals, words = [], []
+    for action in _command_parser(make_parser(), options.command)._actions:
+        value = getattr(options, action.dest, action.default)
+        if not action.option_strings:
+            positionals.append(path_word(value))
+        elif value != action.default and action.dest not in NOT_REPEATED:
+            words += _option_words(action, value)
+    return ["mlp-xp", options.command, *positionals, *words]
+
+
+def path_word(path: str) -> str:
+    """Return a path as a positional argument: after ``./`` if it would look like an option."""
+    return f"./{path}" if path.startswith("-") else path
+
+
+def _option_words(action: argparse.Action, value: Any) -> list[str]:
+    """Return the words that set an option to a value."""
+    name = action.option_strings[0]
+    if isinstance(action, argparse.BooleanOptionalAction):
+        return [name if value else action.option_strings[1]]
+    if action.nargs == 0 or (action.nargs == "?" and value == action.const):
+        return [name]
+    texts = [_value_text(each) for each in (value if isinstance(value, list) else [value])]
+    if any(text.startswith("-") for text in texts):  # alone they would be taken for options
+        return [f"{name}={text}" for text in texts]
+    return [name, *texts]
+
+
+def _value_text(value: Any) -> str:
+    """Return the text that an option's value is parsed from; `hidden_sizes` makes the tuples."""
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -378,9 +423,16 @@ def _add_data(command: argparse.ArgumentParser) -> None:
         help="auto: regression for fractions and for more than 20 whole numbers, else classification",
     )
     data.add_argument(
-        "--categorical", metavar="COLUMN", nargs="+", default=[], help="numbers that are codes of categories"
+        "--categorical",
+        action="extend",
+        metavar="COLUMN",
+        nargs="+",
+        default=[],
+        help="numbers that are codes of categories",
     )
-    data.add_argument("--drop", metavar="COLUMN", nargs="+", default=[], help="columns to leave out")
+    data.add_argument(
+        "--drop", action="extend", metavar="COLUMN", nargs="+", default=[], help="columns to leave out"
+    )
     data.add_argument("--sample-weight", metavar="COLUMN", help="how much a row counts in training")
     data.add_argument(
         "--test-fraction",
@@ -438,7 +490,12 @@ def _add_predict(commands: Any) -> None:
     out = ".csv, .tsv, .parquet, .arrow or .feather (as CSV on standard output)"
     _add_out(command, "FILE", out, "an existing file")
     command.add_argument(
-        "--keep", metavar="COLUMN", nargs="+", default=[], help="columns to copy beside the predictions"
+        "--keep",
+        action="extend",
+        metavar="COLUMN",
+        nargs="+",
+        default=[],
+        help="columns to copy beside the predictions",
     )
     _add_backend(command)
     _add_output_format(command)

@@ -46,6 +46,11 @@ class Screen:
         if self.prints_text:
             self.out.print(Text(printable(line)))
 
+    def print_command(self, title: str, command: str) -> None:
+        """Print a command in one line, which the terminal wraps: with line breaks it could not be pasted."""
+        if self.prints_text:
+            self.out.print(Text(printable(f"{title}  {command}")), soft_wrap=True)
+
     def print_fields(self, rows: Iterable[tuple[str, str]]) -> None:
         """Print pairs of a name and a text in two columns; pairs with an empty text are skipped."""
         rows = [(name, text) for name, text in rows if text]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -74,7 +73,7 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
         trials: list[Trial] = []
         code = _train_all(untrained, loaded, screen, folder.partial, trials)
         with deferred_interrupts():
-            document = _document(trials, loaded, shlex.join(repeat_command(options, argv, loaded)))
+            document = _document(trials, loaded, repeat_command(options, loaded))
             write_json(folder.partial / SWEEP_FILE, document)
             folder.finish()
         _print_scores(trials, loaded, screen)
@@ -84,7 +83,7 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
             (out / "sweep.png").unlink(missing_ok=True)
             screen.print_note(f"no sweep.png ({first_line(error)})")
         screen.print_saved(out)
-        _print_best(trials, loaded, options, argv, screen)
+        _print_best(trials, loaded, options, screen)
         screen.print_json({**document, "saved": str(out)})
         return code
 
@@ -134,28 +133,17 @@ def _main_score(loaded: LoadedData) -> tuple[str, str]:
     return next(iter(SCORE_TITLES[loaded.prepared.task].items()))
 
 
-def _print_best(
-    trials: list[Trial], loaded: LoadedData, options: argparse.Namespace, argv: Sequence[str], screen: Screen
-) -> None:
+def _print_best(trials: list[Trial], loaded: LoadedData, options: argparse.Namespace, screen: Screen) -> None:
     """Print which network is best, and the command that trains it alone."""
     best, split = best_of(trials, loaded)
     _, score = _main_score(loaded)
     caution = ". It was chosen by them: expect a little less on other rows" if split == "test" else ""
     screen.print(f"Best by {score} on the {split} rows: {best.name}{caution}.")
-    words = repeat_command(options, _without_hidden_option(argv), loaded)
-    words[words.index("sweep")] = "train"
-    words += ["--hidden", *best.name.split("x"), "--out", f"{Path(options.out or loaded.name).stem}-best"]
-    screen.print(f"  {shlex.join(words)}")
-
-
-def _without_hidden_option(argv: Sequence[str]) -> list[str]:
-    """Return the arguments without ``--hidden`` and the sizes that follow it."""
-    kept, among_sizes = [], False
-    for word in argv:
-        among_sizes = word.startswith("--hidden") or (among_sizes and not word.startswith("-"))
-        if not among_sizes:
-            kept.append(word)
-    return kept
+    name = Path(options.out).name if options.out else Path(loaded.name).stem
+    hidden = [int(size) for size in best.name.split("x")]
+    screen.print_command(
+        "", repeat_command(options, loaded, command="train", hidden=hidden, out=f"{name}-best")
+    )
 
 
 def _print_scores(trials: list[Trial], loaded: LoadedData, screen: Screen) -> None:

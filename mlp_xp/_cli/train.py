@@ -22,6 +22,7 @@ from mlp_xp._cli.fitting import (
     without_backend,
 )
 from mlp_xp._cli.loading import LoadedData, file_sha256, load_data, make_estimator, print_summary
+from mlp_xp._cli.options import path_word
 from mlp_xp._cli.screen import Screen, format_score
 from mlp_xp._interrupts import deferred_interrupts
 from mlp_xp._version import __version__
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
         loaded = load_data(options)
         hidden = None if options.hidden is None else tuple(options.hidden)
         estimator = make_estimator(options, loaded.prepared.task, hidden)
-        description = _describe_run(options, argv, loaded, estimator, chosen)
+        description = _describe_run(options, loaded, estimator, chosen)
         screen.print(describe_machine(chosen, options))
         print_summary(loaded, screen)
         screen.print_fields([("network", describe_network(estimator, loaded))])
@@ -101,12 +102,12 @@ def _pictures_title(loaded: LoadedData) -> str:
 
 
 def _describe_run(
-    options: argparse.Namespace, argv: Sequence[str], loaded: LoadedData, estimator: Any, chosen: Backend
+    options: argparse.Namespace, loaded: LoadedData, estimator: Any, chosen: Backend
 ) -> dict[str, Any]:
     """Return the part of `run.json` that is known before training."""
     return {
         "format": FORMAT_VERSION,
-        "command": shlex.join(repeat_command(options, argv, loaded)),
+        "command": repeat_command(options, loaded),
         "data": {"name": loaded.name, "sha256": file_sha256(options.data), "rows": len(loaded.target.values)},
         "target": loaded.target_name,
         "task": loaded.prepared.task,
@@ -158,5 +159,5 @@ def _describe_outcome(estimator: Any, outcome: Outcome) -> dict[str, Any]:
 def _print_saved(folder: Path, screen: Screen) -> None:
     """Print the files of a run's folder, and a command that predicts with it."""
     screen.print_saved(folder)
-    table = shlex.join(["mlp-xp", "predict", str(folder)]) + " new.csv --out predictions.csv"
-    screen.print(f"Predict new rows:  {table}")
+    words = ["mlp-xp", "predict", path_word(str(folder)), "new.csv", "--out", "predictions.csv"]
+    screen.print_command("Predict new rows:", shlex.join(words))
