@@ -909,6 +909,23 @@ def test_json_is_all_there_is_on_standard_output(run):
     assert {"mlp_xp", "numpy", "scikit-learn"} <= set(document["versions"])
 
 
+FIELDS = "task|target|numbers|categories|missing|left out|rows|network"
+
+
+def test_the_fields_of_a_summary_are_aligned(run):
+    table("iris").write_csv("iris.csv")
+    for data in ("iris.csv", "xor"):
+        output = run("train", data, "--epochs", 2)[1]
+        shown = re.findall(rf"^  ({FIELDS})( +)\S", output, re.M)
+        assert "network" in dict(shown)
+        assert {len(name + gap) for name, gap in shown} == {12}
+    code, screen = in_terminal(["train", "iris.csv", "--epochs", "2"], columns=60)
+    assert code == 0
+    shown = re.findall(rf"^  ({FIELDS})( +)\S", plain(screen).replace("\r\n", "\n"), re.M)
+    assert len(shown) == 8
+    assert {len(name + gap) for name, gap in shown} == {12}
+
+
 def test_quiet_is_quiet(run):
     assert run("train", "xor", "--epochs", 3, "--quiet") == (0, "", "")
 

@@ -22,6 +22,9 @@ SCORES_WITH_4_DECIMALS = ("roc_auc", "log_loss", "r2")
 REDIRECTED_WIDTH = 200
 """Width in characters of output that does not go to a terminal; chosen so that score tables do not wrap."""
 
+MIN_FIELD_NAME_WIDTH = len("categories")
+"""Minimum width of the names of fields; the longest name in a summary, so that all parts of one align."""
+
 
 class Screen:
     """Writes a command's output: text, or with ``--json`` one document, or with ``--quiet`` errors only.
@@ -54,7 +57,7 @@ class Screen:
     def print_fields(self, rows: Iterable[tuple[str, str]]) -> None:
         """Print pairs of a name and a text in two columns; pairs with an empty text are skipped."""
         rows = [(name, text) for name, text in rows if text]
-        width = max((len(name) for name, _ in rows), default=0)
+        width = max([MIN_FIELD_NAME_WIDTH, *(len(name) for name, _ in rows)])
         for name, text in rows:
             if not self.out.is_terminal:
                 self.print(f"  {name:<{width}}  {text}")
