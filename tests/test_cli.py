@@ -954,6 +954,83 @@ def test_a_reader_that_goes_away_is_no_error():
     assert done.stderr == ""
 
 
+def shell(command):
+    """Run a shell command, where `mlp-xp` is the installed command."""
+    return subprocess.run(
+        ["bash", "-c", command.replace("mlp-xp", shlex.quote(COMMAND), 1)], capture_output=True, text=True
+    )
+
+
+needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+FULL = "mlp-xp: standard output cannot be written (No space left on device)"
+
+
+@needs_full
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train xor --epochs 2",
+        "train xor --epochs 2 --json",
+        "sweep xor --epochs 2 --hidden 2",
+        "predict run xor.csv",
+        "predict run xor.csv --json",
+        "evaluate run xor.csv",
+        "devices",
+        "devices --json",
+        "--help",
+        "--version",
+        "--print-completion bash",
+    ],
+)
+def test_a_full_disk_behind_a_redirect_is_an_error(command, run):
+    if "run" in command:
+        written_table("xor")
+        assert run("train", "xor", "--epochs", 2, "--out", "run", "--quiet")[0] == 0
+    done = shell(f"mlp-xp {command} > /dev/full")
+    assert (done.returncode, done.stderr) == (2, f"{FULL}\n")
+
+
+@needs_full
+def test_a_network_is_saved_before_its_scores_meet_a_full_disk():
+    done = shell("mlp-xp train xor --epochs 2 --out run --json > /dev/full")
+    assert (done.returncode, done.stderr) == (2, f"{FULL} (saved before that: run)\n")
+    assert load_model("run/network.safetensors").n_iter_ == 2
+
+
+@needs_full
+def test_what_standard_error_cannot_take_is_lost_and_nothing_else():
+    def without_stderr(command):
+        done = shell(f"mlp-xp {command} 2> /dev/full")
+        return done.returncode, done.stdout
+
+    assert without_stderr("train nothing") == (2, "")
+    assert without_stderr("train xor --epochs 0") == (2, "")
+    code, output = without_stderr("train planar --solver sgd --learning-rate 1e30 --epochs 3")
+    assert code == 1
+    assert "│ test " in output
+    code, output = without_stderr("--version")
+    assert code == 0
+    assert output.startswith("mlp_xp ")
+    assert shell("mlp-xp train nothing > /dev/full 2> /dev/full").returncode == 2
+
+
+def test_closed_streams_are_no_crash():
+    done = shell("mlp-xp train xor --epochs 2 >&-")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "mlp-xp: standard output cannot be written (Bad file descriptor)\n",
+    )
+    assert shell("mlp-xp train xor --epochs 2 --quiet >&-").returncode == 0
+    done = shell("mlp-xp train nothing 2>&-")
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+@pytest.mark.parametrize("command", ["train --help", "train digits --epochs 2 --json", "devices --json"])
+def test_a_closed_pipe_says_nothing(command):
+    done = shell(f"mlp-xp {command} | true")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def in_terminal(arguments, interrupt_after=None, columns=100, **environment):
     """Run the command in a terminal of its own; return its exit code and everything on the screen."""
     main, other = pty.openpty()
