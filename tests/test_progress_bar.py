@@ -51,6 +51,60 @@ def test_no_line_is_cut_in_a_narrow_terminal():
     assert re.search(r"accuracy \d\.\d{3} [\d,.]+/s \d\d:\d\d left$", screen(shown)[-1])
 
 
+NUMBERS = r"loss \d\.\d{4} val \d\.\d{4} accuracy \d\.\d{3}"
+
+
+@pytest.mark.parametrize("description", ["epoch", "3/7 64x32     hidden epoch"])
+@pytest.mark.parametrize("width", [50, 60, 65, 80, 100, 120])
+def test_numbers_are_whole_in_terminals_of_any_width(width, description, monkeypatch):
+    monkeypatch.setattr("mlp_xp._training.progress_bar.MIN_SECONDS_BETWEEN_UPDATES", 0.0)
+    shown = console(width=width)
+    with ProgressBar(200, console=shown, description=description) as bar:
+        trained(200, on_progress=bar, validation_data=(X, Y), metrics=["accuracy"])
+    text = shown.file.getvalue()
+    assert "\n" not in text.removesuffix("\x1b[?25h").removesuffix("\n")  # no draw took two lines
+    assert "…" not in text
+    lines = screen(shown)
+    assert max(map(len, lines)) <= width
+    assert re.match(rf"{description.split()[0]} .*0/200", lines[0])
+    lines = [line for line in lines if "loss" in line]
+    assert len(lines) > 100
+    for line in lines:
+        assert re.search(rf"(^| )\d+/200 ([━╸]* )?{NUMBERS}", re.sub(" +", " ", line)), line
+        assert line.startswith(description.split()[0] if width > 50 or "3/7" in description else "")
+    # The narrower the terminal, the less stands beside them.
+    rest = re.split(NUMBERS, lines[-1])[1]
+    if description == "epoch":
+        expected = {
+            50: r"",
+            60: r" \d\d:\d\d",
+            65: r" [\d,.]+/s \d\d:\d\d",
+            80: r" [\d,.]+( epochs)?/s \d\d:\d\d left",
+        }
+        assert re.fullmatch(expected.get(width, r" [\d,.]+ epochs/s \d\d:\d\d left"), rest)
+        assert ("━" in lines[-1]) == (width >= 80)
+
+
+def test_what_a_training_shows_does_not_come_and_go(monkeypatch):
+    """Numbers of changing width would move the bar in and out of the line."""
+    monkeypatch.setattr("mlp_xp._training.progress_bar.MIN_SECONDS_BETWEEN_UPDATES", 0.0)
+    shown = console(width=100)
+    history = [{"epoch": number, "loss": 10.0 ** (number % 20 + 10)} for number in range(1, 101)]
+    with ProgressBar(100, console=shown) as bar:
+        for number in range(1, 101):
+            bar(history[:number])
+    starts = [line.index("loss") for line in screen(shown) if "loss" in line]
+    assert starts == sorted(starts, reverse=True)
+    assert starts[0] > starts[-1]
+
+
+def test_a_name_too_long_for_the_terminal_is_dropped():
+    shown = console(width=40)
+    with ProgressBar(50, console=shown, description="x" * 80) as bar:
+        trained(50, on_progress=bar, validation_data=(X, Y), metrics=["accuracy"])
+    assert re.fullmatch(r"50/50 loss \d\.\d{4} val \d\.\d{4}", screen(shown)[-1])
+
+
 def test_nothing_is_shown_where_no_terminal_is():
     shown = console(terminal=False)
     with ProgressBar(50, console=shown) as bar:

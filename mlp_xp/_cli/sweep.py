@@ -95,7 +95,7 @@ def _train_all(
     code, width = 0, max(map(len, untrained))
     try:
         for number, (name, estimator) in enumerate(untrained.items(), 1):
-            title = f"{number}/{len(untrained)} hidden {name:<{width}} epoch"
+            title = f"{number}/{len(untrained)} {name:<{width}} hidden epoch"
             outcome = train(estimator, loaded, screen, title)
             with deferred_interrupts(), without_backend(estimator):
                 save_model(folder / f"network-{name}.safetensors", estimator)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlp_xp._messages import package_needed
 from mlp_xp._training.history import History
@@ -16,8 +17,47 @@ from mlp_xp._warnings import warn
 MIN_SECONDS_BETWEEN_UPDATES = 0.1
 """Ten updates a second look continuous; more would only take time from the training."""
 
-MAX_NARROW_COLUMNS = 90
-"""In terminals of up to so many columns the bar is short and units are abbreviated."""
+
+class _Layout(NamedTuple):
+    """What a line shows beside the epochs done and the losses.
+
+    Attributes
+    ----------
+    bar : int
+        Width of the bar, 0 for none.
+    rate : str
+        Unit of the epochs a second, "" to leave them out.
+    time, left, score : bool
+        Whether the time left is shown, the word "left" after it, and the last score.
+    n_words : int or None
+        How many words of the description are shown, None for all.
+    """
+
+    bar: int
+    rate: str
+    time: bool
+    left: bool
+    score: bool = True
+    n_words: int | None = None
+
+
+LAYOUTS = (
+    _Layout(bar=24, rate=" epochs/s", time=True, left=True),
+    _Layout(bar=5, rate=" epochs/s", time=True, left=True),
+    _Layout(bar=5, rate="/s", time=True, left=True),
+    _Layout(bar=0, rate="/s", time=True, left=True),
+    _Layout(bar=0, rate="/s", time=True, left=False),
+    _Layout(bar=0, rate="", time=True, left=False),
+    _Layout(bar=0, rate="", time=False, left=False),
+)
+"""Layouts from the widest to the narrowest; a training takes the first in which its line fits."""
+
+
+def _layouts(description: str) -> list[_Layout]:
+    """Return `LAYOUTS` and narrower ones, with less of the description and at last without the score."""
+    narrowest = LAYOUTS[-1]
+    shorter = [narrowest._replace(n_words=n) for n in reversed(range(len(description.split())))]
+    return [*LAYOUTS, *shorter, narrowest._replace(n_words=0, score=False)]
 
 
 class ProgressBar:
@@ -91,7 +131,8 @@ class ProgressBar:
     def __getstate__(self) -> dict[str, Any]:
         """Drop the console, which cannot be pickled, and the training shown."""
         state = {**self.__dict__, "console": None, "_display": None, "_n_open": 0}
-        state.pop("_history", None)
+        for name in ("_history", "_time_left"):
+            state.pop(name, None)
         return state
 
     def __repr__(self) -> str:
@@ -150,13 +191,17 @@ class ProgressBar:
             return
         description = self.description if self._n_fits < 2 else f"fit {self._n_fits} {self.description}"
         if self._display is None:
-            self._start()
+            self._make_display(epochs)
         if self._display is not None:
-            self._display.reset(self._task, description=description, total=epochs, measured="")
+            self._text, self._layouts = description, _layouts(description)
+            self._fit(self._display)
+            self._display.reset(self._task, total=epochs)  # draws it, if it was started before
+            self._display.start()
 
-    def _start(self) -> None:
+    def _make_display(self, epochs: int | None) -> None:
+        """Make the display, unless the console is neither a terminal nor a notebook."""
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress, TimeRemainingColumn
 
         console = Console(stderr=True) if self.console is None else self.console
         if not (console.is_terminal or console.is_jupyter):
@@ -166,19 +211,14 @@ class ProgressBar:
             return
         # Drawn when epochs are reported, not by a thread, which would take time from the training.
         self._display = Progress(
-            TextColumn("{task.description}", markup=False),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=5 if console.width <= MAX_NARROW_COLUMNS else 24),
-            TextColumn("{task.fields[measured]}", markup=False),
-            TimeRemainingColumn(compact=True),
-            TextColumn("left"),
             console=console,
             auto_refresh=False,
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._task = self._display.add_task(self.description, total=None, measured="")
-        self._display.start()
+        # One for all layouts, because it keeps what it shows for half a second.
+        self._time_left = TimeRemainingColumn(compact=True)
+        self._task = self._display.add_task("", total=epochs)
 
     def _close(self) -> None:
         self._n_open -= 1
@@ -191,19 +231,73 @@ class ProgressBar:
             display.stop()
 
     def _draw(self, display: Any) -> None:
-        measured = ""
-        if self._history:
+        """Draw the last epoch of the history."""
+        display.update(self._task, completed=len(self._history))
+        self._fit(display)
+        display.refresh()
+
+    def _fit(self, display: Any) -> None:
+        """Set the first layout in which the line fits the terminal.
+
+        Wider layouts are not tried again in a training: they would come and go as numbers change width.
+        """
+        layouts = self._layouts  # local, because fits in other threads draw too
+        self._show(display, layouts[0])
+        while len(layouts) > 1 and not _fits(display):
+            layouts = layouts[1:]
+            self._show(display, layouts[0])
+        self._layouts = layouts
+
+    def _show(self, display: Any, layout: _Layout) -> None:
+        """Set the columns and texts of a layout."""
+        words = re.findall(r"\S+\s*", self._text)[: layout.n_words]
+        description = self._text if layout.n_words is None else "".join(words).rstrip()
+        display.columns = _columns(layout, self._time_left)
+        display.update(self._task, description=description, measured=self._measured(layout))
+
+    def _measured(self, layout: _Layout) -> str:
+        """Return the losses of the last epoch, and its score and the epochs a second if they are shown."""
+        if not self._history:
+            return ""
+        texts = [_losses(self._history[-1])]
+        if layout.score:
+            texts += _last_score(self._history[-1])
+        if layout.rate:
             rate = len(self._history) / max(time.monotonic() - self._began, 1e-9)
-            shown = f"{rate:,.0f}" if rate >= 10.0 else f"{rate:.2g}"
-            unit = " epochs/s" if display.console.width > MAX_NARROW_COLUMNS else "/s"
-            measured = f"{_measured(self._history[-1])} {shown}{unit}"
-        display.update(self._task, completed=len(self._history), measured=measured, refresh=True)
+            texts.append((f"{rate:,.0f}" if rate >= 10.0 else f"{rate:.2g}") + layout.rate)
+        return " ".join(texts)
 
 
-def _measured(record: dict[str, Any]) -> str:
-    """Format an epoch's losses and its last score, which is that of validation data if there are any."""
-    text = f"loss {record['loss']:.4f}"
-    if "val_loss" in record:
-        text += f" val {record['val_loss']:.4f}"
+def _columns(layout: _Layout, time_left: Any) -> tuple[Any, ...]:
+    """Return a layout's columns of rich."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+
+    columns = {
+        TextColumn("{task.description}", markup=False): layout.n_words != 0,
+        MofNCompleteColumn(): True,
+        BarColumn(bar_width=layout.bar): layout.bar > 0,
+        TextColumn("{task.fields[measured]}", markup=False): True,
+        time_left: layout.time,
+        TextColumn("left"): layout.left,
+    }
+    return tuple(column for column, shown in columns.items() if shown)
+
+
+def _fits(display: Any) -> bool:
+    """Return whether the line is no wider than the terminal."""
+    console, line = display.console, display.make_tasks_table(display.tasks)
+    fits: bool = (
+        console.measure(line, options=console.options.update(max_width=10_000)).maximum <= console.width
+    )
+    return fits
+
+
+def _losses(record: dict[str, Any]) -> str:
+    """Format an epoch's losses."""
+    return f"loss {record['loss']:.4f}" + (f" val {record['val_loss']:.4f}" if "val_loss" in record else "")
+
+
+def _last_score(record: dict[str, Any]) -> list[str]:
+    """Format an epoch's last score, if it has one: that of validation data if there are any."""
     scores = [name for name in record if name not in ("epoch", "loss", "val_loss")]
-    return text + (f" {scores[-1].removeprefix('val_')} {record[scores[-1]]:.3f}" if scores else "")
+    return [f"{name.removeprefix('val_')} {record[name]:.3f}" for name in scores[-1:]]
