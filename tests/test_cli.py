@@ -1076,6 +1076,33 @@ def test_colours_can_be_forbidden():
     assert not re.search(COLOUR, screen)
 
 
+@pytest.mark.parametrize("columns", [40, 60, 80])
+@pytest.mark.parametrize("command", ["train wine.csv", "sweep wine.csv --hidden 8 64x32 128x64x32"])
+def test_narrow_terminals_show_all_numbers(command, columns):
+    from mlp_xp._cli.screen import format_score
+
+    table("wine").with_columns(pl.col("cultivar").str.replace("class", "a rather long name")).write_csv(
+        "wine.csv"
+    )
+    code, screen = in_terminal(words(f"{command} --epochs 30 --out run"), columns=columns)
+    assert code == 0
+    lines = [line.rpartition("\r")[2] for line in plain(screen).split("\r\n")]
+    commands = [line for line in lines if "mlp-xp " in line]
+    assert max(len(line) for line in lines if line not in commands) <= columns
+    assert "…" not in screen
+    cells = {cell.strip() for line in lines for cell in line.strip("│").split("│")}
+    if command.startswith("train"):
+        documents = [json.loads(Path("run/metrics.json").read_text())]
+    else:
+        documents = [each["scores"] for each in json.loads(Path("run/sweep.json").read_text())["networks"]]
+        assert {"128x64x32", "12,867", "30"} <= cells
+    for scores in documents:
+        for name in ("accuracy", "roc_auc", "log_loss"):
+            assert format_score(name, scores["test"][name]) in cells
+        assert format_score("accuracy", scores["training"]["accuracy"]) in cells
+        assert format_score("log_loss", scores["baseline"]["log_loss"]) in cells
+
+
 def test_an_interrupt_reports_and_keeps_what_was_trained():
     code, screen = in_terminal(
         words("train digits --batch-size 16 --epochs 100000 --n-iter-no-change inf --out run"),

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -76,13 +77,21 @@ class Screen:
         rows: Iterable[Sequence[str]],
         justify: Literal["left", "right"] = "right",
     ) -> None:
-        """Print a table; `justify` aligns all columns but the first, which is aligned left."""
-        table = Table()
-        for index, name in enumerate(columns):
-            table.add_column(name, justify=justify if index else "left")
-        for row in rows:
-            table.add_row(*(Text(printable(cell)) for cell in row))
-        if self.prints_text:
+        """Print a table; `justify` aligns all columns but the first, which is aligned left.
+
+        Where the terminal is too narrow, first headers and the first column are wrapped. Then the table is
+        split into several, which all have the first column: numbers are never cut.
+        """
+        if not self.prints_text:
+            return
+        cells = [[printable(cell) for cell in row] for row in (columns, *rows)]
+        for part in _split_columns(cells, self.out.width):
+            table = Table()
+            for index, width in part.items():
+                name, align = Text(cells[0][index]), justify if index else "left"
+                table.add_column(name, justify=align, width=width, overflow="fold")
+            for row in cells[1:]:
+                table.add_row(*(Text(row[index]) for index in part))
             self.out.print(table)
 
     def print_note(self, line: str) -> None:
@@ -106,6 +115,28 @@ class Screen:
     def print_saved(self, folder: Path) -> None:
         """Print a folder and the files in it."""
         self.print(f"Saved in {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+
+
+def _split_columns(cells: Sequence[Sequence[str]], available: int) -> list[dict[int, int]]:
+    """Return the tables that a table is split into to fit a width: the widths of their columns, by index."""
+    border = 3  # a line and two spaces beside each column, and one line more
+    natural = [max(cell_len(line) for cell in column for line in cell.split("\n")) for column in zip(*cells)]
+    if sum(natural) + border * len(natural) < available:
+        return [dict(enumerate(natural))]
+    names = [word for row in cells for word in row[0].split()]
+    narrow_first = min(max(map(cell_len, names), default=0), available // 3)
+    headers = [max(map(cell_len, name.split()), default=0) for name in cells[0][1:]]
+    values = [max((cell_len(row[index]) for row in cells[1:]), default=0) for index in range(1, len(natural))]
+    parts: list[dict[int, int]] = []
+    room = 0
+    for index, width in enumerate(map(max, headers, values), 1):
+        if not parts or room < width + border:
+            parts.append({0: 0})
+            room = available - 1 - border - narrow_first
+        parts[-1][index] = width
+        room -= width + border
+        parts[-1][0] = min(natural[0], narrow_first + max(room, 0))
+    return parts or [{0: min(natural[0], available)}]
 
 
 def format_score(name: str, value: float | None) -> str:
