@@ -3,7 +3,7 @@
 ``--require torch,jax`` makes missing libraries an error instead of a skip, so that a matrix run cannot
 pass by leaving them out. ``--libraries cupy,torch_cuda,jax_cuda`` runs in these alone what runs in
 namespaces, and what is marked with `cuda`. ``--mutations 20000`` damages that many model files instead of
-a few.
+a few. ``--slow`` adds what is marked with `slow`: commands in processes of their own, and long searches.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ os.environ.setdefault("JAX_ENABLE_X64", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests run on every core already, and their matrices are small.
 if "PYTEST_XDIST_WORKER" in os.environ:
-    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"):
         os.environ.setdefault(variable, "1")
 # Pictures need no screen.
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -127,6 +127,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require", default="", help="libraries whose absence is an error, by commas")
     parser.addoption("--libraries", default="", help="the only libraries to test in, by commas")
     parser.addoption("--mutations", default=800, type=int, help="how many damaged model files to load")
+    parser.addoption("--slow", action="store_true", help="also what takes seconds each")
 
 
 def required(config: pytest.Config) -> list[str]:
@@ -140,6 +141,7 @@ def _names(config: pytest.Config, option: str) -> list[str]:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cuda: says whether what is assumed of a GPU is true of this one")
+    config.addinivalue_line("markers", "slow: takes seconds, as a process does, and runs with --slow alone")
     chosen = _names(config, "--libraries")
     unknown = [name for name in (*chosen, *required(config)) if name not in (*LIBRARIES, *COMPILERS)]
     if unknown:
@@ -157,15 +159,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not _names(config, "--libraries"):
-        return
-    kept = [item for item in items if "library" in getattr(item, "fixturenames", ()) or _is_of_cuda(item)]
+    kept = items if config.getoption("--slow") else [item for item in items if not _is(item, "slow")]
+    if _names(config, "--libraries"):
+        kept = [item for item in kept if "library" in getattr(item, "fixturenames", ()) or _is(item, "cuda")]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept
 
 
-def _is_of_cuda(item: pytest.Item) -> bool:
-    return item.get_closest_marker("cuda") is not None
+def _is(item: pytest.Item, marker: str) -> bool:
+    return item.get_closest_marker(marker) is not None
 
 
 def pytest_report_header() -> list[str]:

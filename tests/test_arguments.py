@@ -108,10 +108,12 @@ VALID = {
     plotting.plot_network: {
         **{"model": (NETWORK, PARAMS), "ax": None, "feature_names": ["a", "b"], "class_names": ["y"]},
     },
-    tables.find_columns: {"frame": FRAME, "target": "b", "categorical": (), "drop": ()},
-    tables.find_target: {"column": FRAME["b"], "task": "auto"},
+    tables.learn_schema: {
+        **{"table": FRAME, "target": "b", "task": "auto", "categorical": (), "drop": (), "keep": ()},
+        **{"sample_weight": None, "missing": ("NA",), "decimal": None, "day_first": None},
+    },
     tables.load_run: {"path": "nowhere"},
-    tables.read_frame: {"path": "nowhere.csv"},
+    tables.read_frame: {"path": "nowhere.csv", "encoding": None},
     tables.write_frame: {"path": "table.csv", "frame": FRAME},
 }
 EXEMPT = {
@@ -119,7 +121,7 @@ EXEMPT = {
     *("BackendUnavailableError", "Callback", "DivergenceError", "EagerFallbackWarning", "History"),
     *("Initializer", "Layer", "ModelFileError", "Optimizer", "OutOfMemoryError", "Schedule"),
     *("Trained", "TrainingError", "TrainingInterruptedWarning"),
-    *("Columns", "DataError", "Run", "Target"),
+    *("ColumnSchema", "DataError", "DateFormat", "NumberFormat", "Run", "Schema"),
 }
 """Errors, results and protocols, which users do not construct."""
 
@@ -194,6 +196,8 @@ ACCEPTED = {
     "class_names": {"None"},
     "categorical": {"an empty list", "an empty array", "an array of text"},
     "drop": {"an empty list", "an empty array", "an array of text"},
+    "keep": {"an empty list", "an empty array", "an array of text"},
+    "missing": {"an empty list", "an empty array", "an array of text"},
     "metrics": {"a dict", "an empty list", "an empty array"},
     "n_iter_no_change": {"inf"},
     "batch_size": {"a bool"},

@@ -1,5 +1,8 @@
 """The installed command, driven as a user drives it."""
 
+import datetime as dt
+import gzip
+import io
 import json
 import os
 import pty
@@ -11,6 +14,8 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +25,7 @@ from mlp_xp import load_model
 from mlp_xp.datasets import DATASETS
 
 pl = pytest.importorskip("polars")
-for module in ("rich", "sklearn", "matplotlib", "skops", "safetensors", "shtab"):
+for module in ("rich", "sklearn", "matplotlib", "safetensors", "shtab"):
     pytest.importorskip(module)
 cli = pytest.importorskip("mlp_xp._cli")
 folders = pytest.importorskip("mlp_xp.files._folders")
@@ -100,7 +105,7 @@ def table(name):
     ("name", "kind", "where"),
     [
         ("iris", "csv", "here"),
-        ("wine", "parquet", "installed"),
+        ("wine", "parquet", "here"),
         ("breast-cancer", "parquet", "here"),
         ("diabetes", "csv", "installed"),
     ],
@@ -118,12 +123,12 @@ def test_from_a_table_to_predictions(name, kind, where, run, ask):
     code, output, error = call("train", f"table.{kind}", "--target", target, *settings, "--out", "run")
     assert (code, error) == (0, "")
     assert f"{task} (it " in output
-    assert re.search(r"missing .*size \d+, filled with '(large|small)'", output)
+    assert re.search(r"missing .*size \d+, colour \d+, a category of their own", output)
     assert "id: it is text with" in output
     written = {path.name for path in Path("run").iterdir()}
     picture = "predicted_vs_true.png" if task == "regression" else "confusion_matrix.png"
     assert written == {
-        "pipeline.skops",
+        "pipeline.json",
         "network.safetensors",
         "run.json",
         "metrics.json",
@@ -289,16 +294,15 @@ def test_a_regression_predicts_in_the_targets_units(ask):
     model = load_model("run/network.safetensors")
     centre, spread = found_mean_and_scale("run")
     scaled = (np.array([[0.0], [1.5]]) - centre) / spread
-    with pytest.warns(UserWarning, match="feature names"):
-        values = model.predict(scaled)
+    values = model.predict(scaled)
     np.testing.assert_allclose(values, 1e6 + 1e4 * np.sin([0.0, 1.5]), atol=2e3)
 
 
 def found_mean_and_scale(folder):
     from mlp_xp.tables._runs import load_run
 
-    scaler = load_run(folder).pipeline[0].transformers_[0][1][-1]
-    return scaler.mean_, scaler.scale_
+    (scaling,) = load_run(folder).pipeline.preprocessor.numbers.values()
+    return scaling.mean, scaling.scale
 
 
 def test_counts_can_have_a_loss_of_their_own(ask):
@@ -311,18 +315,16 @@ def test_counts_can_have_a_loss_of_their_own(ask):
     assert found["scores"] != ask(*settings)["scores"]
 
 
-def test_predictions_that_overflow_are_told_of(run, ask):
+def test_predictions_that_overflow_are_refused(run, ask):
     X = np.linspace(0.0, 1.0, 60)
     pl.DataFrame({"x": X, "count": np.round(np.exp(3.0 * X))}).write_csv("table.csv")
     settings = words("train table.csv --task regression --loss poisson --solver lbfgs --activation identity")
     assert ask(*settings, "--out", "run")["scores"]["test"]["r2"] > 0.9
     pl.DataFrame({"x": [0.5, 1e6, 1e7], "count": [4, 5, 6]}).write_csv("far.csv")
-    message = "2 of 3 predictions are infinite or NaN"
-    code, output, error = run("predict", "run", "far.csv")
-    assert code == 0
-    assert f"mlp-xp: {message}" in error
-    assert output.count("inf") == 2
-    assert any(note.startswith(message) for note in ask("evaluate", "run", "far.csv")["notes"])
+    for command in ("predict", "evaluate"):
+        code, output, error = run(command, "run", "far.csv")
+        assert (code, output) == (2, "")
+        assert "the predictions of 2 rows overflow float32: in row 2 the column 'x' holds 1000000.0" in error
     pl.DataFrame({"x": [0.5, 0.7], "count": [4, 8]}).write_csv("near.csv")
     assert ask("evaluate", "run", "near.csv")["notes"] == []
 
@@ -363,7 +365,7 @@ def test_sample_weights_are_no_feature_and_count(ask):
     for weight in (1.0, pl.when(pl.col("species") == "setosa").then(0.0).otherwise(1.0)):
         frame.with_columns(weight=weight).write_csv("table.csv")
         found.append(ask(*settings))
-        assert "weight" not in found[-1]["columns"]["numbers"]
+        assert "weight" not in found[-1]["columns"]["number"]
     alike, without = found
     frame.write_csv("table.csv")
     assert alike["scores"] == ask(*settings[:4], *settings[6:])["scores"]
@@ -409,6 +411,13 @@ GIVEN = [
     ["--drop", "it's", "$x"],
     ["--drop=--json", "--drop=-", "--drop", "z"],
     ["--sample-weight=-w w"],
+    ["--na"],
+    ["--na", "none yet", ""],
+    ["--na=-200"],
+    ["--keep-column", "id", "no"],
+    ["--decimal", ","],
+    ["--dates", "day-first"],
+    ["--encoding=latin-1"],
     ["--test-fraction", "1e-1"],
     ["--val", "my val.csv"],
     ["--val=-val.csv"],
@@ -444,7 +453,7 @@ HIDDEN = {
 def test_the_words_of_a_command_are_parsed_to_the_same_options(command, data):
     options = pytest.importorskip("mlp_xp._cli.options")
     random = np.random.RandomState(0)
-    for _ in range(100):
+    for _ in range(30):
         chosen = [GIVEN[index] for index in random.permutation(len(GIVEN))[: random.randint(12)]]
         for _ in range(random.randint(command == "sweep", 3)):
             chosen.insert(random.randint(len(chosen) + 1), HIDDEN[command][random.randint(3)])
@@ -464,13 +473,11 @@ def test_the_words_of_a_command_are_parsed_to_the_same_options(command, data):
         assert again == repeat
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "given"),
     [
-        ("iris 1.csv", "sweep --hidden 3 4x2 --epochs 2 DATA --target 'the kind'"),
         ("iris 1.csv", "sweep --drop id 'sepal width (cm)' --hidden=4 --epochs 2 DATA --out 'my sizes'"),
-        ("iris.csv", "sweep DATA --overwrite --hidden 9 --target=-kind --hidden 5 4 --epochs=2 --out=-s"),
-        ("iris.csv", "sweep DATA --hidden 4x2 --early-stopping --epochs 2 --task classification"),
         ("-iris.csv", "sweep --no-shuffle --drop=-kind --hidden 4 --seed 3 --epochs 2 -- DATA"),
     ],
 )
@@ -498,15 +505,6 @@ def test_the_command_of_the_best_network_can_be_pasted(data, given, run):
     frame.write_csv("new.csv")
     assert run(*words(done.stdout.splitlines()[-1].partition(":  mlp-xp ")[2]))[0] == 0
     assert len(pl.read_csv("predictions.csv")) == len(frame)
-
-
-def test_commands_are_not_broken_into_lines_by_a_narrow_terminal():
-    settings = words("sweep xor --hidden 2 3 --epochs 2 --activation tanh --solver sgd --momentum 0.5")
-    code, screen = in_terminal(settings, columns=50)
-    assert code == 0
-    assert re.search(
-        r"\r\n  mlp-xp train xor .* --max-iter 2 --momentum 0.5 --out xor-best\r\n", plain(screen)
-    )
 
 
 def test_a_folder_that_is_there_is_kept(run):
@@ -577,10 +575,12 @@ def test_what_diverged_is_kept_even_if_it_cannot_be_scored(name, run):
     assert code == 1
     assert "training diverged" in error
     assert "│ test " in output
-    assert {"network.safetensors", "pipeline.skops", "metrics.json"} <= {
+    assert {"network.safetensors", "pipeline.json", "metrics.json"} <= {
         path.name for path in Path("run").iterdir()
     }
-    assert run("predict", "run", "table.csv")[0] == 0
+    code, output, error = run("predict", "run", "table.csv")
+    assert (code, output) in ((0, output), (2, ""))
+    assert code == 0 or "overflow float32: the weights are that large" in error
 
 
 def test_how_lbfgs_ended_is_said_as_it_was(ask):
@@ -618,7 +618,7 @@ def test_a_failing_picture_is_no_failing_run(run, monkeypatch):
 def test_names_are_shown_as_they_are(run):
     """A dollar starts no mathematics in pictures, and nothing steers the terminal."""
     pl.DataFrame(
-        {"a$": np.arange(40.0), "b\x1b[2J": np.arange(40.0) ** 2, "US$\\m2 in $": ["x$", "y"] * 20}
+        {"a$": np.arange(40.0) * 2, "b\x1b[2J": np.arange(40.0) ** 2, "US$\\m2 in $": ["x$", "y"] * 20}
     ).write_csv("table.csv")
     code, output, error = run("train", "table.csv", "--epochs", 3, "--out", "run")
     assert (code, error) == (0, "")
@@ -652,7 +652,7 @@ def written(text, name="table.csv"):
         (None, ["nothing"], "unknown data 'nothing': it is none of xor, planar"),
         (None, ["nothing.csv"], "nothing.csv: no such file"),
         (None, ["table.xlsx"], "table.xlsx: a table must be a .csv, .tsv, .parquet"),
-        ("a,b\n1,x\n2,y\n", ["--target", "c"], "no column 'c'; the columns are a, b"),
+        ("a,b\n1,x\n2,y\n", ["--target", "c"], "`target` must be one of the columns a, b, got 'c'"),
         ("a,b\n1,x\n2,y\n", ["--drop", "a"], "'a' is left out: as asked"),
         ("a,b\n1,x\n2,y\n", ["--drop", "q"], "`drop`: no column 'q' among the features a"),
         ("a,b\n1,x\n2,y\n", ["--categorical", "b"], "`categorical`: no column 'b' among the features a"),
@@ -664,7 +664,11 @@ def written(text, name="table.csv"):
         ),
         ("a,b\n1,0.5\n2,1.5\n", ["--class-weight", "balanced"], "--class-weight is not for regression"),
         ("a,b\n1,x\n2,y\n", ["--loss", "poisson"], "--loss is not for classification"),
-        ("a,b\n1,x\n2,y\n", ["--sample-weight", "w"], "the column w is missing; the table has a, b"),
+        (
+            "a,b\n1,x\n2,y\n",
+            ["--sample-weight", "w"],
+            "`sample_weight` must be one of the columns a, b, got 'w'",
+        ),
         ("a,b\n1,x\n2,y\n", ["--val", "val.csv"], "--val: val.csv: no such file"),
         ("a,b\n1,x\n2,y\n", ["--test-fraction", "0.1"], "a test fraction of 0.1 of 2 rows leaves nothing"),
         ("a,b\n1,x\n2,y\n", ["--out", "no/such/folder"], "no/such/folder: there is no folder no/such"),
@@ -705,9 +709,9 @@ def test_a_backend_that_is_not_there(run, monkeypatch):
 
 
 def test_missing_extras_say_what_to_install(run, monkeypatch):
-    monkeypatch.setitem(sys.modules, "skops", None)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
     code, _, error = run("train", "xor")
-    assert (code, error) == (2, "mlp-xp: skops not installed: pip install 'mlp_xp[cli]'\n")
+    assert (code, error) == (2, "mlp-xp: safetensors not installed: pip install 'mlp_xp[cli]'\n")
     assert run("train", "--help")[0] == 0
 
 
@@ -747,7 +751,7 @@ def test_predictions_go_to_standard_output(trained, run):
 
 
 def test_text_is_read_once(run):
-    """Codes of a file with semicolons are none of numbers with a decimal point."""
+    """Whole numbers in groups are known again in predictions of the same file."""
     text = "code;x;y\n" + "".join(
         f"{code};{row};{code}\n" for row, code in enumerate(["1,234,567", "7,654,321"] * 30)
     )
@@ -756,7 +760,7 @@ def test_text_is_read_once(run):
     assert run(*settings)[0] == 0
     code, output, error = run("predict", "run", "table.csv")
     assert (code, error) == (0, "")
-    assert pl.read_csv(output.encode())["predicted y"].to_list() == ["1,234,567", "7,654,321"] * 30
+    assert pl.read_csv(output.encode())["predicted y"].to_list() == [1_234_567, 7_654_321] * 30
 
 
 def test_what_is_strange_in_new_rows_is_said(trained, run):
@@ -771,9 +775,9 @@ def test_what_is_strange_in_new_rows_is_said(trained, run):
     assert code == 0
     lines = error.splitlines()
     assert "mlp-xp: not used: surplus" in lines
-    assert any(re.fullmatch(r"mlp-xp: day: 1 missing, filled with 19,[78]\d0", line) for line in lines)
-    assert "mlp-xp: colour: 3 rows with values unseen in training, encoded as zeros: pink, teal" in lines
-    assert any(line.startswith("mlp-xp: colour: 1 missing, filled with '") for line in lines)
+    assert "mlp-xp: colour: in 3 rows values unseen in training: pink, teal" in lines
+    assert re.search(r"^mlp-xp: missing: .*day 1, filled with 2024-0\d-\d\d", error, re.MULTILINE)
+    assert re.search(r"^mlp-xp: missing: .*colour 1, a category of their own", error, re.MULTILINE)
     assert run("predict", "run", "new.csv", "--quiet")[2] == ""
 
 
@@ -783,7 +787,7 @@ def test_what_is_strange_in_new_rows_is_said(trained, run):
         (lambda frame: frame.drop("size", "colour"), "the columns size, colour are missing; the table has"),
         (
             lambda frame: frame.with_columns(pl.lit("wide").alias("sepal width (cm)")),
-            "the column 'sepal width (cm)' must hold numbers, got 'wide'",
+            "the column 'sepal width (cm)' must hold numbers, got 'wide' in row 1, 'wide' in row 2",
         ),
         (lambda frame: frame[:0], "there is no row to predict"),
     ],
@@ -919,11 +923,6 @@ def test_the_fields_of_a_summary_are_aligned(run):
         shown = re.findall(rf"^  ({FIELDS})( +)\S", output, re.M)
         assert "network" in dict(shown)
         assert {len(name + gap) for name, gap in shown} == {12}
-    code, screen = in_terminal(["train", "iris.csv", "--epochs", "2"], columns=60)
-    assert code == 0
-    shown = re.findall(rf"^  ({FIELDS})( +)\S", plain(screen).replace("\r\n", "\n"), re.M)
-    assert len(shown) == 8
-    assert {len(name + gap) for name, gap in shown} == {12}
 
 
 def test_quiet_is_quiet(run):
@@ -961,6 +960,14 @@ def shell(command):
     )
 
 
+def on_a_full_disk(command, run, monkeypatch):
+    """Call the command where standard output cannot be written; return its exit code and errors."""
+    with suppress(OSError), Path("/dev/full").open("w") as full, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", full)
+        code, _, error = run(*words(command))
+    return code, error
+
+
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 FULL = "mlp-xp: standard output cannot be written (No space left on device)"
 
@@ -982,14 +989,22 @@ FULL = "mlp-xp: standard output cannot be written (No space left on device)"
         "--print-completion bash",
     ],
 )
-def test_a_full_disk_behind_a_redirect_is_an_error(command, run):
+def test_a_full_disk_is_an_error(command, run, monkeypatch):
     if "run" in command:
         written_table("xor")
         assert run("train", "xor", "--epochs", 2, "--out", "run", "--quiet")[0] == 0
+    assert on_a_full_disk(command, run, monkeypatch) == (2, f"{FULL}\n")
+
+
+@pytest.mark.slow
+@needs_full
+@pytest.mark.parametrize("command", ["--help", "devices"])
+def test_a_full_disk_behind_a_redirect_is_an_error(command):
     done = shell(f"mlp-xp {command} > /dev/full")
     assert (done.returncode, done.stderr) == (2, f"{FULL}\n")
 
 
+@pytest.mark.slow
 @needs_full
 def test_a_network_is_saved_before_its_scores_meet_a_full_disk():
     done = shell("mlp-xp train xor --epochs 2 --out run --json > /dev/full")
@@ -997,13 +1012,13 @@ def test_a_network_is_saved_before_its_scores_meet_a_full_disk():
     assert load_model("run/network.safetensors").n_iter_ == 2
 
 
+@pytest.mark.slow
 @needs_full
 def test_what_standard_error_cannot_take_is_lost_and_nothing_else():
     def without_stderr(command):
         done = shell(f"mlp-xp {command} 2> /dev/full")
         return done.returncode, done.stdout
 
-    assert without_stderr("train nothing") == (2, "")
     assert without_stderr("train xor --epochs 0") == (2, "")
     code, output = without_stderr("train planar --solver sgd --learning-rate 1e30 --epochs 3")
     assert code == 1
@@ -1011,21 +1026,21 @@ def test_what_standard_error_cannot_take_is_lost_and_nothing_else():
     code, output = without_stderr("--version")
     assert code == 0
     assert output.startswith("mlp_xp ")
-    assert shell("mlp-xp train nothing > /dev/full 2> /dev/full").returncode == 2
 
 
+@pytest.mark.slow
 def test_closed_streams_are_no_crash():
     done = shell("mlp-xp train xor --epochs 2 >&-")
     assert (done.returncode, done.stderr) == (
         2,
         "mlp-xp: standard output cannot be written (Bad file descriptor)\n",
     )
-    assert shell("mlp-xp train xor --epochs 2 --quiet >&-").returncode == 0
     done = shell("mlp-xp train nothing 2>&-")
     assert (done.returncode, done.stdout) == (2, "")
 
 
-@pytest.mark.parametrize("command", ["train --help", "train digits --epochs 2 --json", "devices --json"])
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["train --help", "train digits --epochs 2 --json"])
 def test_a_closed_pipe_says_nothing(command):
     done = shell(f"mlp-xp {command} | true")
     assert (done.returncode, done.stderr) == (0, "")
@@ -1069,15 +1084,25 @@ def test_a_terminal_shows_progress_in_colours():
     assert re.search(r"\d:\d\d left", plain(screen))
 
 
-def test_colours_can_be_forbidden():
-    code, screen = in_terminal(["train", "xor", "--epochs", "2"], NO_COLOR="1")
+def test_colours_can_be_forbidden_and_commands_are_not_broken_into_lines():
+    settings = words("sweep xor --hidden 2 3 --epochs 2 --activation tanh --solver sgd --momentum 0.5")
+    code, screen = in_terminal(settings, columns=50, NO_COLOR="1")
     assert code == 0
     assert "2/2" in plain(screen)
     assert not re.search(COLOUR, screen)
+    assert re.search(
+        r"\r\n  mlp-xp train xor .* --max-iter 2 --momentum 0.5 --out xor-best\r\n", plain(screen)
+    )
 
 
-@pytest.mark.parametrize("columns", [40, 60, 80])
-@pytest.mark.parametrize("command", ["train wine.csv", "sweep wine.csv --hidden 8 64x32 128x64x32"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "columns"),
+    [
+        ("train wine.csv", 60),
+        ("sweep wine.csv --hidden 8 64x32 128x64x32", 40),
+    ],
+)
 def test_narrow_terminals_show_all_numbers(command, columns):
     from mlp_xp._cli.screen import format_score
 
@@ -1090,12 +1115,15 @@ def test_narrow_terminals_show_all_numbers(command, columns):
     commands = [line for line in lines if "mlp-xp " in line]
     assert max(len(line) for line in lines if line not in commands) <= columns
     assert "…" not in screen
+    shown = re.findall(rf"^  ({FIELDS})( +)\S", "\n".join(lines), re.M)
+    assert {len(name + gap) for name, gap in shown} == {12}
     cells = {cell.strip() for line in lines for cell in line.strip("│").split("│")}
     if command.startswith("train"):
         documents = [json.loads(Path("run/metrics.json").read_text())]
     else:
-        documents = [each["scores"] for each in json.loads(Path("run/sweep.json").read_text())["networks"]]
-        assert {"128x64x32", "12,867", "30"} <= cells
+        networks = json.loads(Path("run/sweep.json").read_text())["networks"]
+        documents = [each["scores"] for each in networks]
+        assert {"128x64x32", f"{networks[-1]['parameters']:,}", "30"} <= cells
     for scores in documents:
         for name in ("accuracy", "roc_auc", "log_loss"):
             assert format_score(name, scores["test"][name]) in cells
@@ -1133,3 +1161,246 @@ def test_a_training_that_fails_keeps_what_was_trained(run, monkeypatch):
     n_done = load_model("run/network.safetensors").n_iter_
     assert n_done >= 2
     assert f"training failed after {n_done} epochs (OSError: pulled the plug). What was trained" in error
+
+
+# Tables as people have them: from a file to the words on the screen.
+
+
+def lines_of(names, rows, separator=","):
+    return "".join(separator.join(map(str, row)) + "\n" for row in [names, *rows])
+
+
+def test_a_running_number_predicts_nothing(ask, run):
+    """Rows sorted by class, numbered: with the number a network knows the test rows, and no others."""
+    random = np.random.RandomState(0)
+    points = [(k + random.randn(), random.randn() - k, "abc"[k]) for k in range(3) for _ in range(100)]
+    written(lines_of(["id", "x", "y", "kind"], [(i, *point) for i, point in enumerate(points, 1)]))
+    found = ask("train", "table.csv", "--epochs", 60, "--learning-rate", 0.01, "--out", "run")
+    assert found["left_out"] == {"id": "it numbers the rows"}
+    new = [points[index] for index in random.permutation(300)]
+    written(lines_of(["id", "x", "y", "kind"], [(i, *point) for i, point in enumerate(new, 301)]), "new.csv")
+    accuracy = ask("evaluate", "run", "new.csv")["scores"]["network"]["accuracy"]
+    assert accuracy > found["scores"]["test"]["accuracy"] - 0.1 > 0.4
+    kept = ask("train", "table.csv", "--epochs", 2, "--keep-column", "id")
+    assert (kept["columns"]["number"], kept["left_out"]) == (["id", "x", "y"], {})
+
+
+def test_months_of_the_united_states(run, ask):
+    months = [dt.date(2019 + i // 12, 1 + i % 12, 1) for i in range(36)]
+    settings = ["--solver", "lbfgs", "--hidden", 4]
+    us = [f"{month.month}/{month.day}/{month.year}" for month in months]
+    written(lines_of(["month", "value"], zip(us, (f"{i}.5" for i in range(36)))), "us.csv")
+    written(lines_of(["month", "value"], zip(months, (f"{i}.5" for i in range(36)))), "iso.csv")
+    found = ask("train", "us.csv", *settings, "--out", "run")
+    assert found["scores"] == ask("train", "iso.csv", *settings)["scores"]
+    assert found["scores"]["test"]["r2"] > 0.99
+    code, output, error = run("train", "us.csv", *settings)
+    assert "month, read as month/day/year, 2019-01-01 to 2021-12-01" in output
+    assert "mlp-xp: month: read as month/day/year, as no cell decides (--dates day-first " in error
+    assert (
+        "day/month/year, 2019-01-01 to 2021-01-12"
+        in run("train", "us.csv", *settings, "--dates", "day-first")[1]
+    )
+    # A row alone is read as it was among the others.
+    written("month\n" + us[14] + "\n", "new.csv")
+    assert float(run("predict", "run", "new.csv")[1].splitlines()[1]) == pytest.approx(14.5, abs=1.0)
+
+
+def test_german_numbers(ask, run):
+    random = np.random.RandomState(0)
+    people = random.randint(1_000, 3_000_000, 200)
+    rows = [
+        (f"{n:,}".replace(",", "."), f"{n / 1e6:.6f}".replace(".", ","), "big" if n > 1e6 else "small")
+        for n in people
+    ]
+    written(lines_of(["people", "share", "label"], rows, ";"))
+    found = ask("train", "table.csv", "--solver", "lbfgs", "--out", "run")
+    assert found["scores"]["test"]["accuracy"] > 0.95
+    scaling = json.loads(Path("run/pipeline.json").read_text())["preprocessor"]["numbers"]
+    assert scaling["people"]["mean"] / scaling["share"]["mean"] == pytest.approx(1e6, rel=1e-5)
+    pl.DataFrame({"people": [2_500_000, 5_000], "share": [2.5, 0.005]}).write_parquet("new.parquet")
+    assert [line.split(",")[0] for line in run("predict", "run", "new.parquet")[1].splitlines()[1:]] == [
+        "big",
+        "small",
+    ]
+    written("people;share\n1.234;1.5\n", "new.csv")
+    code, _, error = run("predict", "run", "new.csv")
+    assert code == 2
+    assert "the column 'share' must hold numbers written as 1234,5, got '1.5' in row 1" in error
+
+
+def test_words_that_mean_a_missing_value(ask, run):
+    random = np.random.RandomState(0)
+    scores = np.round(random.normal(4.0, 1.0, 1000), 2)
+    rows = [("none yet" if i % 7 == 0 else x, round(3.0 * x, 2)) for i, x in enumerate(scores)]
+    written(lines_of(["score", "value"], rows))
+    code, output, error = run("train", "table.csv", "--solver", "lbfgs", "--out", "run")
+    assert code == 0
+    assert "mlp-xp: score: 'none yet' counts as a missing value" in error
+    assert re.search(r"missing     score 143, filled with \d", output)
+    assert "mlp-xp: missing: score 143, filled with " in run("predict", "run", "table.csv")[2]
+    assert ask("train", "table.csv", "--solver", "lbfgs", "--na", "none yet")["scores"]["test"]["r2"] > 0.75
+    # "NA" as a class.
+    written(lines_of(["x", "kind"], [(i % 10, "NA" if i % 10 > 5 else "EU") for i in range(100)]))
+    assert run("train", "table.csv")[0] == 2
+    assert ask("train", "table.csv", "--na")["rows"] == {"training": 80, "test": 20}
+
+
+def test_what_does_not_fit_is_named_at_once(trained, run):
+    new = trained[:4].with_columns(
+        pl.Series("sepal length (cm)", ["5.1", "wide", "4.9", "x"]),
+        pl.Series("day", ["2024-01-01", "soon", "", None]),
+    )
+    new.write_csv("new.csv")
+    code, output, error = run("predict", "run", "new.csv")
+    assert (code, output) == (2, "")
+    assert (
+        "the columns 'sepal length (cm)' must hold numbers, got 'wide' in row 2, 'x' in row 4; 'day' must "
+        in error
+    )
+    assert "hold dates written as year-month-day, got 'soon' in row 2\n" in error
+
+
+@pytest.mark.parametrize("cell", ["1.7976931348623157e308", "-3.4028235e38", "1e40"])
+def test_cells_that_overflow_are_named(cell, run):
+    cells = [(cell if i == 5 else i % 7, i % 3, "x" if i % 7 > 3 else "y") for i in range(100)]
+    written(lines_of("abk", [(i % 7, i % 3, "x" if i % 7 > 3 else "y") for i in range(100)]))
+    written(lines_of("abk", cells), "far.csv")
+    assert run("train", "table.csv", "--epochs", 2, "--out", "run")[0] == 0
+    for command in (["train", "far.csv"], ["predict", "run", "far.csv"], ["evaluate", "run", "far.csv"]):
+        code, output, error = run(*command)
+        assert (code, output) == (2, "")
+        assert re.search(
+            r"the column 'a' must hold smaller numbers, got \S+ in row 6, too large for float32", error
+        )
+    assert run("train", "far.csv", "--epochs", 2, f"--na={cell}")[0] == 0
+
+
+@pytest.mark.parametrize("value", ["3.5", "7"])
+def test_a_constant_target_is_refused(value, run):
+    written(lines_of("ay", [(i * i, value) for i in range(40)]))
+    for task in ([], ["--task", "regression"]):
+        code, _, error = run("train", "table.csv", *task)
+        assert code == 2
+        assert "the target 'y' must have " in error
+        assert f"got only {value}" in error
+
+
+@pytest.mark.parametrize("scale", [1e44, 1e-45, 1e200, 1e-200])
+def test_targets_of_any_magnitude(scale, ask):
+    random = np.random.RandomState(0)
+    a, b = random.randn(200), random.randn(200)
+    pl.DataFrame({"a": a, "b": b, "y": (2.0 * a - b) * scale}).write_csv("table.csv")
+    found = ask("train", "table.csv", "--solver", "lbfgs", "--out", "run")
+    assert found["scores"]["test"]["r2"] > 0.9
+    assert ask("evaluate", "run", "table.csv")["scores"]["network"]["r2"] > 0.9
+
+
+def test_a_class_that_comes_once(ask, run):
+    random = np.random.RandomState(0)
+    kinds = ["once" if i == 77 else "seldom" if i % 50 == 0 else "ab"[i % 2] for i in range(1000)]
+    written(lines_of(["x", "label"], zip(random.randn(1000).round(2), kinds)))
+    code, output, error = run("train", "table.csv", "--epochs", 2, "--out", "run")
+    assert code == 0
+    assert "mlp-xp: test: no ROC AUC, as no row has the class once" in error
+    assert json.loads(Path("run/pipeline.json").read_text())["baseline"]["counts"] == [384, 399, 1, 16]
+
+
+def test_grades_are_numbers(ask):
+    written(lines_of(["hours", "grade"], [(i % 20 + i % 3, i % 20) for i in range(400)]))
+    found = ask("train", "table.csv", "--epochs", 2)
+    assert (found["task"], found["reason"]) == ("regression", "it has 20 different numbers")
+    assert ask("train", "table.csv", "--epochs", 2, "--task", "classification")["task"] == "classification"
+
+
+def test_years_and_dates_are_written_as_such(run):
+    rows = [
+        (
+            "" if i % 9 == 0 else dt.date(2015, 1, 1) + dt.timedelta(i),
+            "" if i % 8 == 0 else 1900 + i,
+            "ab"[i > 50],
+        )
+        for i in range(100)
+    ]
+    written(lines_of(["day", "built", "label"], rows))
+    output = run("train", "table.csv", "--epochs", 2)[1]
+    assert "day, read as year-month-day, 2015-01-02 to 2015-04-09" in output
+    assert re.search(
+        r"missing     day 12, filled with 2015-0\d-\d\d(?: 12:00:00)?; built 13, filled with 19\d\d(\.5)?\n",
+        output,
+    )
+
+
+@pytest.mark.slow
+def test_text_of_many_values_takes_little_memory(ask):
+    random = np.random.RandomState(0)
+    x = random.randn(8_000)
+    users = [f"u{number:05d}" for number in random.randint(4_000, size=8_000)]
+    written(lines_of(["user", "x", "label"], zip(users, x.round(3), np.where(x > 0, "yes", "no"))))
+    found = ask("train", "table.csv", "--epochs", 1)
+    assert list(found["left_out"]) == ["user"]
+    tracemalloc.start()
+    kept = ask("train", "table.csv", "--epochs", 1, "--keep-column", "user")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert kept["network"]["layer_sizes"][0] <= 103
+    assert peak < 60e6
+
+
+def test_tables_in_a_pipe(run, monkeypatch):
+    text = lines_of("xyk", [(i % 5, i % 7, "ab"[i % 5 > 2]) for i in range(60)])
+    written(text)
+    for command in (["train", "-", "--epochs", "2"], ["train", "table.csv", "--epochs", "2", "--out", "run"]):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        assert run(*command)[0] == 0
+    expected = run("predict", "run", "table.csv")[1]
+    for content in (text.encode(), gzip.compress(text.encode()), text.encode("utf-16")):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+        assert run("predict", "run", "-")[:2] == (0, expected)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    code, _, error = run("predict", "run", "-")
+    assert (code, error) == (2, "mlp-xp: standard input: not a readable CSV file (it is empty)\n")
+
+
+def test_text_in_other_encodings(run):
+    text = lines_of(["größe", "art"], [(i % 9, "süß" if i % 9 > 4 else "herb") for i in range(60)])
+    Path("table.csv").write_bytes(text.encode("cp1252"))
+    code, _, error = run("train", "table.csv")
+    assert code == 2
+    assert "--encoding names another one, such as cp1252" in error
+    settings = ["--epochs", "2", "--out", "run"]
+    assert run("train", "table.csv", "--encoding", "cp1252", *settings)[0] == 0
+    assert "--encoding cp1252" in Path("run/command.txt").read_text()
+    written(text, "new.csv")
+    assert run("predict", "run", "new.csv") == run("predict", "run", "table.csv", "--encoding", "cp1252")
+    assert run("predict", "run", "table.csv")[0] == 2
+
+
+def test_a_header_is_never_a_row(run):
+    written(
+        lines_of(
+            ["20", "public", "1000", "low"],
+            [(20 + i % 50, ("public", "self")[i % 2], 1000 + i, ("low", "high")[i % 2]) for i in range(200)],
+        )
+    )
+    code, _, error = run("train", "table.csv")
+    assert code == 2
+    assert (
+        "the first line must name the columns, got 20, public, 1000, low: put a line of names before it"
+        in error
+    )
+
+
+def test_predictions_never_replace_what_is_predicted(trained, run):
+    trained[:3].write_csv("new.csv")
+    code, _, error = run("predict", "run", "new.csv", "--out", "./new.csv", "--overwrite")
+    assert code == 2
+    assert "the table to predict cannot be replaced by its predictions" in error
+    assert len(pl.read_csv("new.csv")) == 3
+
+
+def test_mistyped_columns_are_recognised(trained, run):
+    trained[:3].rename({"sepal width (cm)": "Sepal_width (cm)"}).write_csv("new.csv")
+    assert "(did you mean Sepal_width (cm)?)" in run("predict", "run", "new.csv")[2]
+    trained.write_csv("table.csv")
+    assert "got 'spceies' (did you mean species?)" in run("train", "table.csv", "--target", "spceies")[2]

@@ -919,7 +919,7 @@ def test_weights_are_copied_once_for_predictions(gpu):
 @on("stand-in")
 def test_the_command_says_what_it_runs_on(gpu, capsys, monkeypatch):
     pytest.importorskip("polars")
-    pytest.importorskip("skops")
+    pytest.importorskip("safetensors")
     from mlp_xp._cli import main
 
     arguments = ["train", "breast-cancer", "--hidden", "4", "--epochs", "20", "--backend", "auto"]

@@ -1,8 +1,10 @@
 """Tables of users: what is read from good files, said about bad ones, and written."""
 
+import csv
 import datetime as dt
 import gc
 import gzip
+import io
 import re
 import zipfile
 
@@ -13,8 +15,10 @@ pl = pytest.importorskip("polars")
 pytest.importorskip("polars.testing")
 
 tables = pytest.importorskip("mlp_xp.tables._reading")
+text_files = pytest.importorskip("mlp_xp.tables._text_files")
 datasets = pytest.importorskip("mlp_xp.datasets")
 DataError, read_frame, write_frame = tables.DataError, tables.read_frame, tables.write_frame
+read_table = tables.read_table
 
 X = np.array([[1.0, 2.5], [3.0, -4.0], [5.0, 6.25]])
 
@@ -31,9 +35,9 @@ def npz(folder, **arrays):
     return path
 
 
-def assert_refused(path, problem):
+def assert_refused(path, problem, encoding=None):
     with pytest.raises(DataError) as raised:
-        read_frame(path)
+        read_frame(path, encoding)
     message = str(raised.value)
     assert message.startswith(f"{path}: ")
     assert len(message.splitlines()) == 1
@@ -88,7 +92,7 @@ CELLS = {
     "integers": (["7", "9", "-7"], [7, 9, -7]),
     "numbers": (["0.5", "-2", "3"], [0.5, -2.0, 3.0]),
     "large integers": ([str(2**62), "1", "2"], [2**62, 1, 2]),
-    "beyond 64 bits": (["99999999999999999999", "1", "2"], [99999999999999999999, 1, 2]),
+    "beyond 64 bits": (["99999999999999999999", "1", "2"], [1e20, 1.0, 2.0]),
     "large numbers": (["1e20", "2.5e20", "7e20"], [1e20, 2.5e20, 7e20]),
     "infinity": (["inf", "-inf", "1e400"], [np.inf, -np.inf, np.inf]),
     "truth values": (["true", "false", "true"], [True, False, True]),
@@ -97,40 +101,45 @@ CELLS = {
     "yes and no": (["yes", "no", "yes"], ["yes", "no", "yes"]),
     "text": ([" lemon ", "apple", "lemon"], ["lemon", "apple", "lemon"]),
     "text with numbers": (["10", "9", "x"], ["10", "9", "x"]),
-    "digits in groups": (['"1,234"', '"12,345,678"', "9"], [1234, 12345678, 9], ["1,234", "12,345,678", "9"]),
-    "groups and decimals": (
-        ['"1,234"', '"1,234,567.5"', '"-5,000"'],
-        [1234.0, 1234567.5, -5000.0],
-        ["1,234", "1,234,567.5", "-5,000"],
-    ),
-    "German groups": (
-        ['"1.234,5"', '"1.234.567"', '"0,25"'],
-        ["1.234,5", "1.234.567", "0,25"],
-        [1234.5, 1234567.0, 0.25],
-    ),
+    "digits in groups": (['"1,234"', '"12,345,678"', "9"], [1234, 12345678, 9]),
+    "groups and decimals": (['"1,234"', '"1,234,567.5"', '"-5,000"'], [1234.0, 1234567.5, -5000.0]),
+    "groups or decimals": (['"1,234"', '"2,500"', "9"], [1234, 2500, 9], [1.234, 2.5, 9.0]),
+    "German groups": (['"1.234,5"', '"1.234.567"', '"0,25"'], [1234.5, 1234567.0, 0.25]),
+    "German groups alone": (["1.234", "1.894.767", "-5"], [1234, 1894767, -5]),
     "points": (["1.234", "2.5", "12.345"], [1.234, 2.5, 12.345]),
-    "French groups": (
-        ['"1 234,5"', '"1\u202f234"', '"12\u00a0345"'],
-        ["1 234,5", "1\u202f234", "12\u00a0345"],
-        [1234.5, 1234.0, 12345.0],
-    ),
-    "Swiss groups": (["1'234.5", "12'345", "7"], [1234.5, 12345.0, 7.0], ["1'234.5", "12'345", "7"]),
-    "decimal commas": (['"1,5"', '"2,25"', '"-3"'], ["1,5", "2,25", "-3"], [1.5, 2.25, -3.0]),
-    "decimal commas and exponents": (
-        ['"1,5E+05"', '"2,25E-01"', '"3"'],
-        ["1,5E+05", "2,25E-01", "3"],
-        [150000.0, 0.225, 3.0],
-    ),
-    "both marks": (['"1,5"', "0.5", "7"], ["1,5", "0.5", "7"], [1.5, 0.5, 7.0]),
+    "points before three digits": (["1.234", "2.345", "7"], [1.234, 2.345, 7.0]),
+    "French groups": (['"1 234,5"', '"1\u202f234"', '"12\u00a0345"'], [1234.5, 1234.0, 12345.0]),
+    "Swiss groups": (["1'234.5", "12'345", "7"], [1234.5, 12345.0, 7.0]),
+    "decimal commas": (['"1,5"', '"2,25"', '"-3"'], [1.5, 2.25, -3.0]),
+    "decimal commas after a zero": (['"0,500"', '"1,250"', '"-3"'], [0.5, 1.25, -3.0]),
+    "decimal commas and exponents": (['"1,5E+05"', '"2,25E-01"', '"3"'], [150000.0, 0.225, 3.0]),
+    "both marks": (['"1,5"', "0.5", "7"], ["1,5", "0.5", "7"]),
+    "both marks, most of them points": (['"1,5"', *["0.5"] * 9], ["1,5", *["0.5"] * 9]),
     "percent": (["10%", "2.5 %", ""], [10.0, 2.5, None]),
+    "percent but for zeros": (["10%", "0", "0.00"], [10.0, 0.0, 0.0]),
     "percent of some": (["10%", "2.5", "3"], ["10%", "2.5", "3"]),
-    "dollars": (['"$1,200.50"', "-$3", "$7"], [1200.5, -3.0, 7.0], ["$1,200.50", "-$3", "$7"]),
+    "percent of one": (["10%", *["2.5"] * 9], ["10%", *["2.5"] * 9]),
+    "dollars": (['"$1,200.50"', "-$3", "$7"], [1200.5, -3.0, 7.0]),
+    "dollars of some": (["$1200.50", "3", "NA"], [1200.5, 3.0, None]),
+    "euros": (['"1.200,50 €"', '"-3 €"', '"7,00 €"'], [1200.5, -3.0, 7.0]),
     "two currencies": (["$1", "€1", "$2"], ["$1", "€1", "$2"]),
     "underscores": (["1_000", "2_000", "3"], ["1_000", "2_000", "3"]),
     "lists": (['"1,2,3"', '"4,5"', '"6"'], ["1,2,3", "4,5", "6"]),
     "dates": (["2020-01-31", "2020-02-29", ""], [dt.date(2020, 1, 31), dt.date(2020, 2, 29), None]),
     "German dates": (["31.01.2020", "29.02.2020", "NA"], [dt.date(2020, 1, 31), dt.date(2020, 2, 29), None]),
+    "US dates": (["1/31/2020", "02/29/20", "NA"], [dt.date(2020, 1, 31), dt.date(2020, 2, 29), None]),
+    "two forms of dates": (["2020-01-31", "29 Feb 2020"], [dt.date(2020, 1, 31), dt.date(2020, 2, 29)]),
+    "dates and a moment": (
+        ["2020-01-31", "2020-02-29 06:30"],
+        [dt.datetime(2020, 1, 31), dt.datetime(2020, 2, 29, 6, 30)],
+    ),
+    "dates and one that does not exist": (["2020-01-31", "2020-02-30"], ["2020-01-31", "2020-02-30"]),
     "times": (["10:00:00", "23:59:59", ""], [dt.time(10), dt.time(23, 59, 59), None]),
+    "times with seconds and without": (
+        ["10:00", "23:59:59", "1:30 PM"],
+        [dt.time(10), dt.time(23, 59, 59), dt.time(13, 30)],
+    ),
+    "dates and times": (["10:00", "2020-01-31"], ["10:00", "2020-01-31"]),
     "missing ones among numbers": (["NA", " NaN", "5"], [None, None, 5]),
     "missing ones among text": (["?", "#N/A", "x"], [None, None, "x"]),
     "nothing": (["", "NULL", "nan"], [None, None, None]),
@@ -151,17 +160,42 @@ def test_cells_of_a_text_file(name, separator, tmp_path):
 
 
 def test_what_comes_late_in_a_file(tmp_path):
-    lines = "".join(f"{row};2020-01-01;7;{row}\n" for row in range(2000))
-    path = write(tmp_path, "a;day;b;c\n" + lines + "0,5;;ten;x\n")
-    assert read_frame(path).dtypes == [pl.Float64, pl.Date, pl.String, pl.String]
+    lines = "".join(f"{row};2020-01-01;;7;{row};01/02/2020;1.234\n" for row in range(2000))
+    path = write(tmp_path, "a;day;late;b;c;us;e\n" + lines + "0,5;;2020-01-31;ten;x;1/31/2020;1.234.567\n")
+    frame = read_frame(path)
+    assert frame.dtypes == [pl.Float64, pl.Date, pl.Date, pl.String, pl.String, pl.Date, pl.Int64]
+    assert frame.rows()[-2:] == [
+        (1999.0, dt.date(2020, 1, 1), None, "7", "1999", dt.date(2020, 1, 2), 1234),
+        (0.5, None, dt.date(2020, 1, 31), "ten", "x", dt.date(2020, 1, 31), 1234567),
+    ]
 
 
-def test_only_the_separator_tells_decimals_from_thousands(tmp_path):
+def test_the_separator_tells_decimals_from_thousands_if_no_column_does(tmp_path):
     cells = '"1,250"', '"2,500"'
     commas = write(tmp_path, "a,y\n" + "".join(f"{cell},0\n" for cell in cells))
     assert read_frame(commas)["a"].to_list() == [1250, 2500]
     semicolons = write(tmp_path, "a;y\n" + "".join(f"{cell};0\n" for cell in cells))
     assert read_frame(semicolons)["a"].to_list() == [1.25, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("text", "row"),
+    [
+        ("a\tb\ty\n1,250\t0,5\t1.250\n", (1.25, 0.5, 1250)),
+        ("a\tb\ty\n1,250\t0.5\t1.250\n", (1250, 0.5, 1.25)),
+        ("a;b;y\n1,250;0.5;1.250\n", (1250, 0.5, 1.25)),
+        ("a;b;y\n1.250;1.250,5;2\n", (1250, 1250.5, 2)),
+        ("a;b\n1/2/2020;13/2/2020\n", (dt.date(2020, 2, 1), dt.date(2020, 2, 13))),
+        ("a;b\n1/2/2020;2/13/2020\n", (dt.date(2020, 1, 2), dt.date(2020, 2, 13))),
+        (
+            "a;b;c\n1/2/2020;2/13/2020;13/2/2020\n",
+            (dt.date(2020, 1, 2), dt.date(2020, 2, 13), dt.date(2020, 2, 13)),
+        ),
+        ("a;b\n1.2.2020;x\n", (dt.date(2020, 2, 1), "x")),
+    ],
+)
+def test_other_columns_decide(text, row, tmp_path):
+    assert read_frame(write(tmp_path, text)).row(0) == row
 
 
 def test_every_missing_marker(tmp_path):
@@ -173,7 +207,41 @@ def test_every_missing_marker(tmp_path):
 
 def test_rows_without_cells_stay_but_at_the_end(tmp_path):
     frame = read_frame(write(tmp_path, "a,y\n,\n1,2\n\n3,4\n,\n"))
+    assert frame.rows() == [(None, None), (1, 2), (3, 4)]
+    frame = read_frame(write(tmp_path, "a,y\n,\n1,2\n,\n3,4\n,\n"))
     assert frame.rows() == [(None, None), (1, 2), (None, None), (3, 4)]
+
+
+@pytest.mark.parametrize("cell", ["3", '3" pipe', '"3\n\n4"'])
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r", "\r\r\n"])
+def test_empty_lines_are_no_rows(ends, cell, tmp_path):
+    lines = ["a,y", "1,x", "", f"{cell},z", "", "", "2,w", "", ""]
+    rows = read_table(write(tmp_path, ends.join(lines))).frame.rows()
+    assert rows == [("1", "x"), (cell.strip('"') if cell != '3" pipe' else cell, "z"), ("2", "w")]
+
+
+def test_a_missing_value_in_quotes_is_a_row(tmp_path):
+    """As pandas writes the only column of a table."""
+    assert read_frame(write(tmp_path, 'a\n1.5\n""\n2\n""\n\n')).rows() == [(1.5,), (None,), (2.0,), (None,)]
+    for cell in ("1", '5" pipe'):  # whichever reader
+        text = f'a\n{cell}\n""\n2\n""\n'
+        assert read_table(write(tmp_path, text)).frame["a"].to_list() == [cell, None, "2", None]
+        assert len(read_table(write(tmp_path, f'a,y\n{cell},2\n"",\n,\n')).frame) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            "Sales 2020,,\nx,c,y\n1,red,yes\n",
+            "the first line must name the columns, got Sales 2020, , : put a",
+        ),
+        ("Sales 2020,,\n,,\nx,c,y\n1,red,yes\n", "the first line must name the columns, got Sales 2020"),
+        ("k,x\n1,2\nk,x\n3,4\n", "row 2 repeats the first line, as where tables were joined"),
+    ],
+)
+def test_lines_that_are_neither_header_nor_row(text, problem, tmp_path):
+    assert_refused(write(tmp_path, text), problem)
 
 
 @pytest.mark.parametrize("text", ["a,b,y\n", "a,b,y", "a,b,y\n,,\n"])
@@ -227,29 +295,28 @@ def test_commas_in_a_file_with_tabs(tmp_path):
     assert read_frame(packed).columns == ["a, b, c", "y"]
 
 
-def test_a_number_does_not_depend_on_its_neighbours(tmp_path):
-    """A row predicted alone is read as it was among those trained on."""
-    for separator, cells in ((";", ["1.234", "2,5", "1.234,5"]), (",", ['"1,234"', "2.5", '"1,234.5"'])):
-        header = f"a{separator}y\n"
-        together = read_frame(write(tmp_path, header + "".join(f"{cell}{separator}0\n" for cell in cells)))
-        alone = [
-            read_frame(write(tmp_path, f"{header}{cell}{separator}0\n", f"{number}.csv"))["a"].item()
-            for number, cell in enumerate(cells)
-        ]
-        assert together["a"].to_list() == alone
-
-
 BAD_CSV = {
     "one name twice": ("a,b,a\n1,2,0\n3,4,1\n", "two columns have the same name: a$"),
     "one name twice but for a space": ("a, a,y\n1,2,0\n3,4,1\n", "two columns have the same name: a$"),
     "two names twice": ('"a\nb",y,"a\nb",y\n1,2,0,1\n', "two columns have the same name: a b, y$"),
-    "no header": ("1,2.5,0\n3,-4,1\n5,6.25,0\n", "the first line must name the columns, got 1, 2.5, 0$"),
-    "whole numbers": ("1,2,0\n3,4,1\n", "the first line must name the columns, got 1, 2, 0$"),
+    "no header": (
+        "1,2.5,0\n3,-4,1\n5,6.25,0\n",
+        "the first line must name the columns, got 1, 2.5, 0: put a line of names",
+    ),
+    "whole numbers": ("1,2,0\n3,4,1\n", "the first line must name the columns, got 1, 2, 0:"),
     "no header but text": (
         "5.1,3.5,setosa\n4.9,3.0,setosa\n",
-        "the first line must name the columns, got 5.1, 3.5, setosa$",
+        "the first line must name the columns, got 5.1, 3.5, setosa:",
     ),
     "no header but one value twice": ("1.5,1.5,x\n1,2,y\n", "the first line must name the columns"),
+    "no header, decimal commas": (
+        "5,1;3,5;setosa\n4,9;3,0;virginica\n",
+        "the first line must name the columns, got 5,1, 3,5, setosa:",
+    ),
+    "no header, whole numbers and text": ("5;3;setosa\n4;3;setosa\n", "the first line must name the columns"),
+    "no header, text alone": ("red,x,u\nblue,x,u\nred,z,v\n", "the first line must name the columns"),
+    "no header, and a separator at the end": ("1,2,\n3,4,\n", "the first line must name the columns"),
+    "no names at all": (",\n1,2\n", "the first line must name the columns"),
     "empty": ("", "not a readable CSV file .*empty"),
     "empty lines": ("\n\n\n", "not a readable CSV file .*empty"),
     "a long row": ("a,b,y\n1,2,0\n1,2,3,4\n", "line 3 has 4 cells, but the first line names 3 columns$"),
@@ -257,16 +324,23 @@ BAD_CSV = {
         'a;y\n"x\nz";0\n1;2;3\n',
         "line 4 has 3 cells, but the first line names 2 columns$",
     ),
-    "a remark": ("# by me\na,y\n1,2\n", "line 2 has 2 cells, but the first line names 1 columns$"),
-    "a single quote": ('a,y\n"1,2\n3,4\n', "a quotation mark stands alone"),
-    "inches": ('a,y\n5" pipe,2\n3,4\n', "a quotation mark stands alone, or inside a cell"),
+    "a long row behind an empty line": ("\n\na,y\n1,2,3\n", "line 4 has 3 cells, but the first line names 2"),
+    "a long row behind a separator": ("sep=,\na,y\n1,2,3\n", "line 3 has 3 cells"),
+    "a single quote": ('a,y\n5,6\n"1,2\n3,4\n', r"not a readable CSV file \(line 3: a quotation mark alone"),
+    "two single quotes": ('a,y\n5,6\n"1,2\n3,"4\n', r"line 3: a quotation mark alone or inside a cell"),
+    "a single quote at the end": ('a,y\n1,2\n3,"\n', "line 3: a quotation mark alone"),
+    "text behind a quote": ('a,y\n1,2\n"3" cm,4\n', "line 3: a quotation mark alone or inside a cell"),
+    "a single quote in the header": ('"a,y\n1,2\n', "line 1: a quotation mark alone"),
     "noise": (np.random.RandomState(0).bytes(4000), "not text in UTF-8"),
     "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(100), "not text in UTF-8"),
-    "UTF-16": ("a,b,y\n1,2,0\n3,4,1\n".encode("utf-16"), 'save that as "CSV UTF-8"'),
-    "UTF-16 without a mark": ("a,b,y\n1,2,0\n3,4,1\n".encode("utf-16-le"), 'save that as "CSV UTF-8"'),
-    "Latin-1": ("a,y\nMünchen,0\nKöln,1\n".encode("latin-1"), 'save that as "CSV UTF-8"'),
-    "Latin-1 among numbers": ("a,y\n1,0\n5 €,1\n".encode("cp1252"), 'save that as "CSV UTF-8"'),
-    "Latin-1 in the header": ("größe,y\n1,0\n2,1\n".encode("latin-1"), 'save that as "CSV UTF-8"'),
+    "UTF-16 without a mark": ("a,b,y\n1,2,0\n3,4,1\n".encode("utf-16-le"), r"null characters\).* or utf-16;"),
+    "half a letter of UTF-16": ("a,y\n1,0\n".encode("utf-16") + b"x", r"not text in UTF-16 \(see line"),
+    "Latin-1": (
+        "a,y\nMünchen,0\nKöln,1\n".encode("latin-1"),
+        r"not text in UTF-8 \(see line 2\): --encoding names .*cp1252.*\"CSV UTF-8\"$",
+    ),
+    "Latin-1 among numbers": ("a,y\n1,0\n5 €,1\n".encode("cp1252"), r"\(see line 3\): --encoding names"),
+    "Latin-1 in the header": ("größe,y\n1,0\n2,1\n".encode("latin-1"), r"\(see line 1\): --encoding names"),
 }
 
 
@@ -278,6 +352,274 @@ def test_bad_csv_files(name, tmp_path):
 
 def test_a_short_row_lacks_values(tmp_path):
     assert read_frame(write(tmp_path, "a,b,y\n1,2,0\n1,2\n")).rows() == [(1, 2, 0), (1, 2, None)]
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ('a,y\n5" pipe,2\n3,4\n', [('5" pipe', 2), ("3", 4)]),
+        ('a,y\n5" pipe,"2"\n3" pipe,4\n', [('5" pipe', 2), ('3" pipe', 4)]),
+        ('a,y\nsay "x","u,v"\nb,w\n', [('say "x"', "u,v"), ("b", "w")]),
+        ('a,y\n"u,v", "x; y"\n', [("u,v", "x; y")]),
+        ('a,y\n"say ""x""",""""\n', [('say "x"', '"')]),
+        ('a,5" pipe\nx,1\n', [("x", 1)]),
+        ('a,y\n"x",1\n\'z,2\n', [("x", 1), ("'z", 2)]),
+    ],
+)
+def test_quotes(text, rows, tmp_path):
+    assert read_frame(write(tmp_path, text)).rows() == rows
+
+
+@pytest.mark.parametrize(
+    ("header", "cells"),
+    [
+        ("2019,2020,country", "1,2,x"),
+        ("a,b,c", "1,2,3"),
+        ("a,b,c", "a,2,3"),  # one name may come again
+        ("yes,no,maybe", "no,yes,no"),
+        ("nan,inf,infinity", "1,2,3"),
+        ("1e,-,+", "1,2,3"),
+        ("1st,2nd,2020-01-31", "1,2,3"),
+    ],
+)
+def test_headers(header, cells, tmp_path):
+    assert read_frame(write(tmp_path, f"{header}\n{cells}\n")).columns == header.split(",")
+
+
+def test_headers_of_more_than_a_mebibyte(tmp_path):
+    names = [f"a name, {'very ' * 200}long {index}" for index in range(1200)]
+    lines = (",".join(f'"{name}"' for name in names), ",".join(str(index) for index in range(1200)))
+    path = write(tmp_path, "\n".join(lines))
+    assert path.stat().st_size > 1 << 20
+    frame = tables.read_table(path).frame
+    assert (frame.columns, frame.row(0)[-1]) == (names, "1199")
+    name = "long" * (1 << 18)
+    assert read_frame(write(tmp_path, f"{name};y\n1,5;2\n")).to_dicts() == [{name: 1.5, "y": 2}]
+
+
+ENCODED = "größe;y\n1,5;Köln\n2,5;Łódź €\n"
+
+
+@pytest.mark.parametrize("name", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_encodings_that_are_found(name, tmp_path):
+    path = write(tmp_path, ENCODED.encode(name))
+    assert read_frame(path).to_dicts() == [{"größe": 1.5, "y": "Köln"}, {"größe": 2.5, "y": "Łódź €"}]
+    assert read_frame(path, "utf-8").height == 2  # a mark says more than an option
+
+
+@pytest.mark.parametrize("name", ["cp1250", "iso8859-16", "utf-16-le", "utf-16-be", "UTF8"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_encodings_that_are_given(name, pack, tmp_path):
+    path = write(tmp_path, pack(ENCODED.encode(name)))
+    assert read_frame(path, encoding=name).rows() == [(1.5, "Köln"), (2.5, "Łódź €")]
+
+
+def test_encodings_that_do_not_fit(tmp_path):
+    path = write(tmp_path, ENCODED.replace("Łódź ", "").encode("cp1252"))
+    assert_refused(path, r"not text in UTF-8 \(see line 1\): --encoding names another one, such as cp1252")
+    assert read_frame(path, encoding="cp1252")["y"].to_list() == ["Köln", "€"]
+    assert_refused(path, r"not text in ASCII \(see line 1\)", encoding="ascii")
+    for name in ("no-such", "hex"):
+        assert_refused(path, f"`encoding` must be the name of an encoding.*'{name}'", encoding=name)
+
+
+@pytest.mark.parametrize(
+    ("line", "separator"),
+    [("sep=;", ";"), ("SEP=,", ","), ('"sep=|"', "|"), ("sep=\t", "\t"), ("sep=:", ":"), ("\nsep=;\n", ";")],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_first_line_that_names_the_separator(line, separator, end, tmp_path):
+    text = f"{line}\na{separator}y\n1{separator}x;y,z\n".replace("\n", end)
+    text = text.replace("x;y,z", "2") if separator in ";," else text
+    raw = tables.read_table(write(tmp_path, text))
+    assert (raw.separator, raw.frame.columns) == (separator, ["a", "y"])
+
+
+def test_ends_of_lines_of_more_than_one_kind(tmp_path):
+    path = write(tmp_path, 'a,y\r\n1,2\n3,4\r5,"6\r7"\r\n')
+    assert tables.read_table(path).frame.rows() == [("1", "2"), ("3", "4"), ("5", "6\r7")]
+
+
+# A file, what separates its cells, and their number in the first line.
+DIALECTS = {
+    "commas": ("a,b\n1,2\n", ",", 2),
+    "semicolons": ("a;b\n1;2\n", ";", 2),
+    "tabs": ("a\tb\n1\t2\n", "\t", 2),
+    "bars": ("a|b\n1|2\n", "|", 2),
+    "semicolons and decimal commas": ("a;b\n1,5;2,5\n", ";", 2),
+    "semicolons and a decimal comma": ("a;b;c\n1,5;2;3\n", ";", 3),
+    "tabs and decimal commas": ("a\tb\n1,5\t2,5\n", "\t", 2),
+    "bars and decimal commas": ("a|b\n1,5|2,5\n", "|", 2),
+    "semicolons and groups": ("a;b\n1,234,567;2\n", ";", 2),
+    "semicolons and text with commas": ("name;text\nx;hello, world, again\ny;no\n", ";", 2),
+    "a name with a comma": ("size, cm;y\n1;2\n3;4\n", ";", 2),
+    "names with commas as often as decimals": ("size, cm;weight, kg\n1,5;2,5\n3,0;4,5\n", ";", 2),
+    "names and text with commas": ("last, first;y\nDoe, J;1\nRoe, R;2\n", ";", 2),
+    "more commas in names than separators": ("a, b, c and d;y\n1;2\n3;4\n", ";", 2),
+    "quoted names with semicolons": ('"a;b","c;d"\n1,2\n', ",", 2),
+    "quoted text with semicolons": ('a,b\n"x;y;z",2\n"u;v;w",3\n', ",", 2),
+    "text with semicolons": ("a,b\nx;y,2\nz;u,3\n", ",", 2),
+    "text with bars": ("a,b,c\nx|y,2,3\nz|u|v,3,4\n", ",", 3),
+    "text with tabs": ('a,b\n"x\ty",2\n', ",", 2),
+    "a name with a semicolon": ("a;b,c,d\n1,2,3\n4,5,6\n", ",", 3),
+    "one column": ("a\n1\n2\n", ";", 1),
+    "one column of decimal commas": ("a\n1,5\n2,5\n", ";", 1),
+    "one quoted column": ('"a,b"\n"1,5"\n', ";", 1),
+    "short rows": ("a,b,c\n1\n1,2\n1\n", ",", 3),
+    "short rows in a file with decimal commas": ("a;b;c\n1,5\n1,5;2\n0,5\n", ";", 3),
+    "a long row": ("a,b\n1,2\n3,4;5,6\n", ",", 2),
+    "no rows": ("a;b;c", ";", 3),
+    "empty lines": ("a,b\n\n\n1,2\n", ",", 2),
+    "separators at the end": ("a,b,\n1,2,\n", ",", 3),
+    "line breaks": ('a;"b\n,c"\n"x\n,y";2\n', ";", 2),
+    "German moments": ("day;value\n01.02.2020 10:00;1,5\n02.02.2020 11:00;2,5\n", ";", 2),
+    "lists": ("id|tags\n1|a,b,c\n2|d\n", "|", 2),
+}
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_separators(name, tmp_path):
+    text, separator, width = DIALECTS[name]
+    assert text_files._find_separator(text, text_files.SEPARATORS) == separator
+    if name != "a long row":
+        raw = tables.read_table(write(tmp_path, text))
+        assert raw.separator == separator
+        assert raw.frame.width == width - (name == "separators at the end")
+
+
+NASTY_PIECES = ["a", "1", ",", ";", " ", '"', '""', "'", "\n", "\r", "\r\n", "ä", "", "#", "\\", "\t", "NA"]
+
+
+def nasty_cell(random, separator):
+    """Return a cell as a careless or a careful program writes it, mostly the latter."""
+    text = "".join(random.choice(NASTY_PIECES, random.randint(0, 5)))
+    if random.rand() < 0.1:
+        return text
+    if random.rand() < 0.3 and not set(text) & {separator, '"', "\n", "\r"}:
+        return text
+    return '"' + text.replace('"', '""') + '"'
+
+
+def expected_table(text, separator):
+    """Return names and rows as Python's csv module reads them; None if it refuses or a row is long."""
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True
+    )
+    try:
+        names, *rows = filter(None, reader)
+    except csv.Error:
+        return None
+    if any(len(row) > len(names) for row in rows):
+        return None
+    rows = [tuple(cell or None for cell in row) + (None,) * (len(names) - len(row)) for row in rows]
+    while len(names) > 1 and rows and not any(rows[-1]):
+        rows.pop()
+    return names, rows
+
+
+def without_leading_spaces(rows):
+    return [tuple(cell and (cell.lstrip(" ") or None) for cell in row) for row in rows]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_tables_of_nasty_cells_are_read_as_by_python(seed):
+    random = np.random.RandomState(seed)
+    n_read = 0
+    for _ in range(60):
+        separator = str(random.choice([",", ";", "\t"]))
+        end = str(random.choice(["\n", "\r\n", "\r"]))
+        width = random.randint(2, 5)
+        lines = [separator.join(f"name{index}" for index in range(width))]
+        for _ in range(random.randint(1, 6)):
+            n_cells = width if random.rand() < 0.9 else random.randint(1, width + 1)
+            lines.append(separator.join(nasty_cell(random, separator) for _ in range(n_cells)))
+        text = end.join(lines) + (end if random.rand() < 0.8 else "")
+        expected = expected_table(text, separator)
+        try:
+            raw = text_files.read_csv(text.encode(), None, separator)
+        except DataError:
+            assert expected is None, text
+            continue
+        assert expected is not None, text
+        assert raw.frame.columns == expected[0]
+        found = without_leading_spaces(raw.frame.rows())
+        wanted = without_leading_spaces(expected[1])
+        while wanted and not any(wanted[-1]):
+            wanted.pop()
+        while found and not any(found[-1]):
+            found.pop()
+        assert found == wanted, text
+        n_read += 1
+    assert n_read > 20
+
+
+def test_polars_and_python_read_the_same(tmp_path, monkeypatch):
+    """What is fed to polars could be read row by row as well."""
+    text = 'a,"b ""c""",d\n"x\ny",1, 5\n\n,"",z\n"u,v",\'w,\n'
+    path = write(tmp_path, text)
+    assert text_files._rows_are_plain(text.encode(), ",")
+    raw = tables.read_table(path).frame
+    monkeypatch.setattr(text_files, "_rows_are_plain", lambda data, separator: False)
+    slow = tables.read_table(path).frame
+    assert raw.with_columns(pl.all().str.strip_chars()).equals(slow)
+
+
+# standard input
+
+
+class FakeInput:
+    def __init__(self, data):
+        self.buffer = io.BytesIO(data)
+
+
+def parquet_bytes():
+    file = io.BytesIO()
+    pl.DataFrame({"a": [1.5], "y": ["x"]}).write_parquet(file)
+    return file.getvalue()
+
+
+def arrow_bytes(write):
+    file = io.BytesIO()
+    getattr(pl.DataFrame({"a": [1.5], "y": ["x"]}), write)(file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"a,y\n1.5,x\n",
+        b"a;y\n1,5;x\n",
+        gzip.compress(b"a\ty\n1.5\tx\n"),
+        "a,y\n1.5,x\n".encode("utf-16"),
+        parquet_bytes(),
+        arrow_bytes("write_ipc"),
+        arrow_bytes("write_ipc_stream"),
+    ],
+    ids=["commas", "semicolons", "compressed", "UTF-16", "Parquet", "Arrow", "a stream of Arrow"],
+)
+def test_standard_input(data, monkeypatch):
+    monkeypatch.setattr("sys.stdin", FakeInput(data))
+    assert read_frame("-").rows() == [(1.5, "x")]
+
+
+def test_arrays_on_standard_input(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", FakeInput(npz(tmp_path, X=X).read_bytes()))
+    np.testing.assert_array_equal(read_frame("-").to_numpy(), X)
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"", r"not a readable CSV file \(it is empty\)"),
+        (b"a,y\n1,2,3\n", "line 2 has 3 cells"),
+        (parquet_bytes()[:40], r"not a readable \.parquet file"),
+        (b"PK\x03\x04", r"not a readable \.npz file"),
+    ],
+)
+def test_bad_standard_input(data, problem, monkeypatch):
+    monkeypatch.setattr("sys.stdin", FakeInput(data))
+    with pytest.raises(DataError, match=f"^standard input: {problem}"):
+        read_frame("-")
 
 
 SUFFIXES = r"a table must be a \.csv, \.tsv, \.parquet, .*\.npz, \.csv\.gz, \.tsv\.gz file, got "
@@ -333,16 +675,33 @@ TYPED = pl.DataFrame(
 )
 
 
+READ = TYPED.with_columns(pl.col("real").cast(pl.Float64))
+
+
 @pytest.mark.parametrize("name", ["t.parquet", "t.arrow", "t.feather", "t.IPC"])
 def test_types_survive(name, tmp_path):
     write_frame(tmp_path / name, TYPED)
-    found = read_frame(tmp_path / name)
-    pl.testing.assert_frame_equal(found, TYPED)
+    pl.testing.assert_frame_equal(read_frame(tmp_path / name), READ)
 
 
 def test_arrow_files_in_the_form_of_a_stream(tmp_path):
     TYPED.write_ipc_stream(tmp_path / "t.arrow")
-    pl.testing.assert_frame_equal(read_frame(tmp_path / "t.arrow"), TYPED)
+    pl.testing.assert_frame_equal(read_frame(tmp_path / "t.arrow"), READ)
+
+
+def test_numbers_of_little_precision_are_their_decimal_text(tmp_path):
+    """As they are in a text file."""
+    numbers = [0.1, -2.7, 1e-7, 123456.7]
+    narrow = pl.Series("a", numbers, dtype=pl.Float32)
+    decimals = pl.Series("b", ["0.1234567890123456789", "12345678901.2345678901", "0.3", None])
+    frame = pl.DataFrame([narrow, decimals.cast(pl.Decimal(38, 19))])
+    frame.write_parquet(tmp_path / "t.parquet")
+    found = read_frame(tmp_path / "t.parquet")
+    assert found["a"].to_list() == numbers
+    assert found["b"].to_list() == [float(text) if text else None for text in decimals]
+    for dtype in ("float32", ">f4", "float64"):
+        path = npz(tmp_path, X=np.array([numbers], dtype=dtype), h=np.array([0.1], "float16"))
+        assert read_frame(path).row(0) == (*numbers, 0.1)
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv"])
@@ -394,9 +753,9 @@ def test_names_of_typed_columns(tmp_path):
 
 
 def test_empty_typed_tables(tmp_path):
-    for frame in (pl.DataFrame(), TYPED.head(0)):
+    for frame, expected in ((pl.DataFrame(), pl.DataFrame()), (TYPED.head(0), READ.head(0))):
         frame.write_parquet(tmp_path / "t.parquet")
-        pl.testing.assert_frame_equal(read_frame(tmp_path / "t.parquet"), frame)
+        pl.testing.assert_frame_equal(read_frame(tmp_path / "t.parquet"), expected)
 
 
 @pytest.mark.parametrize("name", ["t.parquet", "t.arrow", "t.feather"])

@@ -17,7 +17,6 @@ REQUIRED_PACKAGES = {
     "sklearn": "scikit-learn",
     "polars": "polars",
     "matplotlib": "matplotlib",
-    "skops": "skops",
     "safetensors": "safetensors",
 }
 """Packages that all commands but ``devices`` need, by the module they are imported as."""
@@ -61,7 +60,7 @@ def _run(argv: list[str]) -> int:
     command = import_module(f"mlp_xp._cli.{options.command}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # commands print the warnings that concern users themselves
-        code: int = command.run(options, argv)
+        code: int = command.run(options)
         return code
 
 

@@ -13,7 +13,7 @@ from mlp_xp._cli import missing_packages
 from mlp_xp.backends import Found, backend, find_libraries
 
 
-def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
+def run(options: argparse.Namespace) -> int:
     """List the libraries, print which one ``--backend auto`` takes, and what the other commands lack."""
     found, taken, missing = find_libraries(), backend("auto"), missing_packages()
     default = next(one for one in found if one.name == taken.xp.__name__.rpartition(".")[2])

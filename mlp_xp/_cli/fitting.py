@@ -20,7 +20,8 @@ from mlp_xp._cli.screen import Screen
 from mlp_xp._engines import EagerFallbackWarning
 from mlp_xp._training.history import TrainingError, TrainingInterruptedWarning
 from mlp_xp.backends import Backend
-from mlp_xp.tables._pipelines import baseline_outputs, fit, model_outputs, score
+from mlp_xp.tables._pipelines import fit, model_outputs
+from mlp_xp.tables._scores import score, why_undefined
 
 
 class Outcome(NamedTuple):
@@ -51,7 +52,7 @@ def describe_network(estimator: Any, loaded: LoadedData) -> str:
     """Return a description of the network: layer sizes, activation, solver and maximum number of epochs."""
     hidden = estimator.hidden_layer_sizes
     n_classes = len(np.unique(loaded.target.values)) if loaded.prepared.task == "classification" else 1
-    sizes = [loaded.prepared.X["training"].width, *hidden, 1 if n_classes == 2 else n_classes]
+    sizes = [loaded.prepared.preprocessor.width, *hidden, 1 if n_classes == 2 else n_classes]
     activation = (
         estimator.activation if isinstance(estimator.activation, str) else ", ".join(estimator.activation)
     )
@@ -132,9 +133,19 @@ def score_splits(estimator: Any, loaded: LoadedData) -> dict[str, dict[str, Any]
         split: score(data.task, rows.y, model_outputs(estimator, data.X[split]), classes)
         for split, rows in data.splits.items()
     }
-    outputs = baseline_outputs(loaded.baseline, len(reported.y))
+    outputs = loaded.baseline.outputs(len(reported.y))
     scores["baseline"] = score(data.task, reported.y, outputs, classes)
     return scores
+
+
+def undefined_scores(loaded: LoadedData, scores: dict[str, dict[str, Any]]) -> list[str]:
+    """Return notes on the splits of which some scores are not defined."""
+    notes = []
+    for split, rows in loaded.prepared.splits.items():
+        classes = np.unique(loaded.target.values) if loaded.target.task == "classification" else None
+        if reason := why_undefined(scores[split], rows.y, classes):
+            notes.append(f"{split}: {reason}")
+    return notes
 
 
 def repeat_command(options: argparse.Namespace, loaded: LoadedData, **changed: Any) -> str:

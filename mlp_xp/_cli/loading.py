@@ -8,49 +8,36 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import polars as pl
 
 from mlp_xp._cli.options import ESTIMATOR_OPTIONS
 from mlp_xp._cli.screen import Screen
 from mlp_xp.datasets import DATASETS, load
 from mlp_xp.estimators import MLPClassifier, MLPRegressor
-from mlp_xp.tables._columns import (
-    Columns,
-    Target,
-    drop_unlabelled,
-    find_columns,
-    find_target,
-    select_typed,
-)
-from mlp_xp.tables._pipelines import (
-    LabelledRows,
-    PreparedData,
-    class_counts,
-    format_number,
-    hold_out,
-    imputed_values,
-    labelled_rows,
-    make_baseline,
-    prepare,
-    sample_weights,
-)
-from mlp_xp.tables._reading import DataError, dataset_frame, listed, read_frame
-from mlp_xp.tables._runs import format_value
+from mlp_xp.tables._common import DataError, RawTable, listed
+from mlp_xp.tables._formats import MISSING_MARKERS, NumberFormat
+from mlp_xp.tables._learning import learn_schema
+from mlp_xp.tables._pipelines import PreparedData, prepare
+from mlp_xp.tables._preprocessing import check_magnitudes
+from mlp_xp.tables._reading import STANDARD_INPUT, dataset_frame, read_table
+from mlp_xp.tables._rows import LabelledRows, hold_out, known_rows, labelled_rows
+from mlp_xp.tables._runs import format_days, missing_in_words
+from mlp_xp.tables._schema import ColumnSchema, Schema
+from mlp_xp.tables._scores import Baseline, class_counts, format_number
+from mlp_xp.tables._targets import AS_ASKED, Target, find_target
 
 MAX_NUMBERS_LISTED = 6
 """Maximum number of numeric columns that the summary names; other lists have the limit of `listed`."""
 
 
 class LoadedData(NamedTuple):
-    """A table with its target and column types, split and preprocessed for training.
+    """A table with its schema and target, split and preprocessed for training.
 
     Attributes
     ----------
     name : str
         Name of the data set or the file.
-    target_name : str
     target : Target
-    columns : Columns
+    schema : Schema
     prepared : PreparedData
     n_without_target : int
         Number of rows left out because they have no target.
@@ -59,17 +46,27 @@ class LoadedData(NamedTuple):
     """
 
     name: str
-    target_name: str
     target: Target
-    columns: Columns
+    schema: Schema
     prepared: PreparedData
     n_without_target: int
     missing: dict[str, int]
 
     @property
-    def baseline(self) -> dict[str, Any]:
-        """The baseline model's parameters, from the training rows."""
-        return make_baseline(self.prepared.task, self.prepared.splits["training"].y)
+    def n_rows(self) -> int:
+        """Number of rows with a positive weight, also those without a target."""
+        return len(self.target.values) + self.n_without_target
+
+    @property
+    def target_name(self) -> str:
+        """Name of the target's column."""
+        assert self.schema.target is not None
+        return self.schema.target.name
+
+    @property
+    def baseline(self) -> Baseline:
+        """The baseline model of the training rows."""
+        return Baseline.fit(self.prepared.task, self.prepared.splits["training"].y)
 
     @property
     def report_split(self) -> str:
@@ -85,86 +82,136 @@ def load_data(options: argparse.Namespace) -> LoadedData:
     ------
     DataError
     """
-    name, frame, target_name = _read(options)
-    frame, n_without = drop_unlabelled(frame, target_name)
-    weight = sample_weights(frame, options.sample_weight)
-    if weight is not None:  # rows of weight 0 must not affect the scaling, the split or the classes either
-        frame, weight = frame.filter(weight > 0.0), weight[weight > 0.0]
-    target = find_target(frame[target_name], options.task)
-    features = frame.drop(options.sample_weight) if options.sample_weight else frame
-    columns = find_columns(features, target_name, categorical=options.categorical, drop=options.drop)
-    rows = LabelledRows(select_typed(features, columns.numbers, columns.categories), target.values, weight)
-    training, test = hold_out(rows, target.task, options.test_fraction, options.random_state)
+    name, table, target_name = _read(options)
+    schema = learn_schema(
+        table,
+        target_name,
+        task=options.task,
+        categorical=options.categorical,
+        drop=options.drop,
+        keep=options.keep_column,
+        sample_weight=options.sample_weight,
+        missing=MISSING_MARKERS if options.na is None else options.na,
+        decimal=options.decimal,
+        day_first=None if options.dates is None else options.dates == "day-first",
+    )
+    known = known_rows(schema, table.frame)
+    target = find_target(known.target, options.task)
+    check_magnitudes(known.frame, schema.names("number"), options.dtype)
+    training, test = hold_out(
+        LabelledRows(known.frame, target.values, known.sample_weight),
+        target.task,
+        options.test_fraction,
+        options.random_state,
+    )
     splits = {"training": training}
     if options.val is not None:
-        splits["validation"] = _validation_rows(options, target_name, target, columns)
+        splits["validation"] = _validation_rows(options, schema, target)
     if test is not None:
         splits["test"] = test
-    missing = {column.name: column.null_count() for column in rows.frame if column.null_count()}
-    prepared = prepare(target.task, columns, splits, options.dtype)
-    return LoadedData(name, target_name, target, columns, prepared, n_without, missing)
+    missing = {column.name: column.null_count() for column in known.frame if column.null_count()}
+    prepared = prepare(target.task, schema, splits, options.dtype)
+    return LoadedData(name, target, schema, prepared, known.n_without_target, missing)
 
 
-def _validation_rows(
-    options: argparse.Namespace, target_name: str, target: Target, columns: Columns
-) -> LabelledRows:
+def _validation_rows(options: argparse.Namespace, schema: Schema, target: Target) -> LabelledRows:
     """Return the rows of the table that ``--val`` names."""
     classes = np.unique(target.values) if target.task == "classification" else None
-    features = columns.numbers, columns.categories
     try:
-        return labelled_rows(read_frame(options.val), target_name, classes, features, options.sample_weight)
+        rows = labelled_rows(schema, read_table(options.val, options.encoding).frame, classes)
+        check_magnitudes(rows.frame, schema.names("number"), options.dtype)
     except DataError as error:
         raise DataError(f"--val: {error}") from error
+    return rows
 
 
-def _read(options: argparse.Namespace) -> tuple[str, pl.DataFrame, str]:
+def _read(options: argparse.Namespace) -> tuple[str, RawTable, str]:
     """Return the name of the data, the table, and the name of its target column."""
     if options.data in DATASETS:
         data = load(options.data)
-        return data.name, dataset_frame(data), options.target or data.target_name
-    if "." not in options.data:  # a mistyped data set, as tables are recognised by their suffix
+        return data.name, RawTable(dataset_frame(data)), options.target or data.target_name
+    if "." not in options.data and options.data != STANDARD_INPUT:
+        # A mistyped data set, as tables are recognised by their suffix.
         raise DataError(
             f"unknown data {options.data!r}: it is none of {', '.join(DATASETS)}, nor a table's file"
         )
     path = Path(options.data)
-    frame = read_frame(path)
+    table = read_table(path, options.encoding)
+    frame = table.frame
     if frame.width < 2:
         raise DataError(
-            f"{path}: at least one feature and the target are needed, got {frame.width} column(s)"
+            f"{path}: at least one feature and the target are needed, got {listed(map(repr, frame.columns))}"
+            " alone: a text file's first line must name the columns, separated by ; or tab or | or ,"
         )
     last = "y" if path.suffix.lower() == ".npz" else frame.columns[-1]
-    return path.name, frame, options.target or last
+    return path.name if path.name != STANDARD_INPUT else "standard input", table, options.target or last
 
 
 def print_summary(loaded: LoadedData, screen: Screen) -> None:
-    """Print the task, the target, the columns by type, the missing values and the rows of each split."""
-    splits, columns, target = loaded.prepared.splits, loaded.columns, loaded.target
-    n_features, n_without = len(columns.numbers) + len(columns.categories), loaded.n_without_target
-    about = f"{len(target.values)} rows, {n_features} features, to predict {loaded.target_name}"
+    """Print the task, the target, the columns by kind, the missing values and the rows of each split."""
+    splits, schema, target = loaded.prepared.splits, loaded.schema, loaded.target
+    asked = target.reason == AS_ASKED
+    about = f"{loaded.n_rows} rows, {len(schema.features)} features, to predict {loaded.target_name}"
     screen.print(f"{loaded.name}: {about}")
-    numbers = [name for name in columns.numbers if name not in columns.dates]
-    training = splits["training"].frame
-    n_categories = {name: training[name].drop_nulls().n_unique() for name in columns.categories}
     screen.print_fields(
         [
-            ("task", f"{target.task} ({target.reason}; --task overrides this)"),
-            ("target", _describe_target(target)),
-            ("no target", f"in {n_without} rows, left out" if n_without else ""),
-            ("numbers", listed(numbers, MAX_NUMBERS_LISTED)),
-            ("dates", listed(columns.dates) + " (in days)" if columns.dates else ""),
-            ("categories", listed(f"{name} ({count})" for name, count in n_categories.items())),
-            ("missing", _describe_missing(loaded)),
-            ("left out", "; ".join(f"{name}: {why}" for name, why in columns.left_out.items())),
+            ("task", f"{target.task} ({target.reason}{'' if asked else '; --task overrides this'})"),
+            ("target", _describe_target(target) + _describe_format(schema.target)),
+            ("no target", f"in {loaded.n_without_target} rows, left out" if loaded.n_without_target else ""),
+            ("numbers", _describe_numbers(schema)),
+            ("dates", "; ".join(_describe_dates(loaded))),
+            ("categories", listed(_describe_categories(loaded))),
+            ("missing", "; ".join(missing_in_words(loaded.prepared.pipeline(None), loaded.missing))),
+            ("left out", _describe_left_out(schema)),
             ("rows", ", ".join(f"{len(rows.y)} for {split}" for split, rows in splits.items())),
         ]
     )
 
 
-def _describe_missing(loaded: LoadedData) -> str:
-    filled = imputed_values(loaded.prepared.pipeline(None))
-    return "; ".join(
-        f"{name} {n}, filled with {format_value(filled[name])}" for name, n in loaded.missing.items()
-    )
+def _describe_numbers(schema: Schema) -> str:
+    """Return the columns of numbers, those first that are written in an unusual way."""
+    columns = [column for column in schema.features if column.kind in ("number", "truth")]
+    written = {
+        column.name: column.format.words() if isinstance(column.format, NumberFormat) else ""
+        for column in columns
+    }
+    unusual = [f"{name} (read as {words})" for name, words in written.items() if words]
+    return listed([*unusual, *(name for name, words in written.items() if not words)], MAX_NUMBERS_LISTED)
+
+
+def _describe_dates(loaded: LoadedData) -> list[str]:
+    """Return for each column of dates how they are read, the first and the last one."""
+    described = []
+    for column in loaded.schema.features:
+        if column.kind != "date":
+            continue
+        days = np.concatenate([rows.frame[column.name] for rows in loaded.prepared.splits.values()])
+        first, last = (format_days(float(day), column) for day in (np.nanmin(days), np.nanmax(days)))
+        read = f", read as {column.format.words()}" if column.format is not None else ""
+        described.append(f"{column.name}{read}, {first} to {last}")
+    return described
+
+
+def _describe_categories(loaded: LoadedData) -> list[str]:
+    """Return each column of categories with the number of them, of the training rows."""
+    described = []
+    for name, encoding in loaded.prepared.preprocessor.categories.items():
+        rare = ", rare ones together" if encoding.has_rare else ""
+        described.append(f"{name} ({len(encoding.values)}{rare})")
+    return described
+
+
+def _describe_left_out(schema: Schema) -> str:
+    """Return the columns that are not used, with the reasons."""
+    reasons = schema.left_out
+    advice = " (--keep-column uses them)" if {*reasons.values()} - {"it is empty", AS_ASKED} else ""
+    return "; ".join(f"{name}: {why}" for name, why in reasons.items()) + advice
+
+
+def _describe_format(column: ColumnSchema | None) -> str:
+    """Return how the numbers of a column are read, if that is unusual."""
+    words = column.format.words() if column is not None and column.format is not None else ""
+    return f", read as {words}" if words else ""
 
 
 def _describe_target(target: Target) -> str:
@@ -198,8 +245,8 @@ def make_estimator(options: argparse.Namespace, task: str, hidden: tuple[int, ..
 
 
 def file_sha256(data: str) -> str | None:
-    """Return the SHA-256 of a table's file; None for a built-in data set."""
-    if data in DATASETS:
+    """Return the SHA-256 of a table's file; None if it is none."""
+    if data in DATASETS or data == STANDARD_INPUT:
         return None
     with Path(data).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

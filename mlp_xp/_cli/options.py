@@ -299,8 +299,8 @@ def command_words(options: argparse.Namespace) -> list[str]:
 
 
 def path_word(path: str) -> str:
-    """Return a path as a positional argument: after ``./`` if it would look like an option."""
-    return f"./{path}" if path.startswith("-") else path
+    """Return a path as a positional argument: after ``./`` if it would look like an option, as - does not."""
+    return f"./{path}" if path.startswith("-") and path != "-" else path
 
 
 def _option_words(action: argparse.Action, value: Any) -> list[str]:
@@ -412,7 +412,8 @@ def _add_data(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "data",
         metavar="DATA",
-        help=f"{', '.join(DATASETS)}, or a table: .csv, .tsv, .parquet, .arrow, .feather, .npz with X and y",
+        help=f"{', '.join(DATASETS)}, or a table: .csv, .tsv, .parquet, .arrow, .feather, .npz with X and y, "
+        "or - for standard input",
     )
     data = command.add_argument_group("data")
     data.add_argument("--target", metavar="COLUMN", help="column to predict (the last one; y of an npz file)")
@@ -420,7 +421,7 @@ def _add_data(command: argparse.ArgumentParser) -> None:
         "--task",
         choices=["auto", "classification", "regression"],
         default="auto",
-        help="auto: regression for fractions and for more than 20 whole numbers, else classification",
+        help="auto: regression for fractions and more than 10 different whole numbers, else classification",
     )
     data.add_argument(
         "--categorical",
@@ -435,6 +436,30 @@ def _add_data(command: argparse.ArgumentParser) -> None:
     )
     data.add_argument("--sample-weight", metavar="COLUMN", help="how much a row counts in training")
     data.add_argument(
+        "--keep-column",
+        metavar="COLUMN",
+        action="extend",
+        nargs="+",
+        default=[],
+        help="columns to use although they number the rows, or are text of many values",
+    )
+    data.add_argument(
+        "--na",
+        metavar="WORD",
+        action="extend",
+        nargs="*",
+        help="words that mean a missing value, as an empty cell does, instead of NA, N/A, NULL, None, NaN, ?",
+    )
+    data.add_argument(
+        "--decimal", choices=[".", ","], help="the decimal mark, of columns that could have either"
+    )
+    data.add_argument(
+        "--dates",
+        choices=["day-first", "month-first"],
+        help="what comes first, in columns of dates that could be read either way",
+    )
+    _add_encoding(data)
+    data.add_argument(
         "--test-fraction",
         type=real(0.0, 1.0),
         metavar="F",
@@ -442,6 +467,12 @@ def _add_data(command: argparse.ArgumentParser) -> None:
     )
     data.add_argument(
         "--val", metavar="FILE", help="another table, measured after each epoch, not trained on"
+    )
+
+
+def _add_encoding(group: Any) -> None:
+    group.add_argument(
+        "--encoding", metavar="NAME", help="of a text file, such as cp1252 (UTF-8, or as its first bytes say)"
     )
 
 
@@ -517,7 +548,8 @@ def _add_evaluate(commands: Any) -> None:
 def _add_run(command: argparse.ArgumentParser, table: str) -> None:
     """Add the arguments RUN and TABLE; `table` is the help of the latter."""
     command.add_argument("run", metavar="RUN", help="the folder that `mlp-xp train --out` wrote")
-    command.add_argument("table", metavar="TABLE", help=table)
+    command.add_argument("table", metavar="TABLE", help=f"{table}; - is standard input")
+    _add_encoding(command)
 
 
 def _add_out(group: Any, metavar: str, help: str, replaced: str) -> None:

@@ -4,39 +4,39 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
 
 from mlp_xp._cli.screen import Screen
 from mlp_xp.backends import backend
-from mlp_xp.tables._pipelines import estimator_of, select_features
-from mlp_xp.tables._reading import DataError, check_writable, listed, read_frame, write_frame
-from mlp_xp.tables._runs import Run, as_predictions, load_run, overflow_notes, run_outputs, table_notes
+from mlp_xp.tables._common import DataError, listed, printable
+from mlp_xp.tables._reading import check_writable, read_table, write_frame
+from mlp_xp.tables._runs import Run, as_predictions, load_run, table_notes
 
 
-def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
+def run(options: argparse.Namespace) -> int:
     """Predict the rows of a table, and write the predictions to a file or stdout."""
     screen = Screen(options)
     if options.out is not None:
         check_writable(options.out, options.overwrite)
+        if Path(options.out).resolve() == Path(options.table).resolve():
+            raise DataError(f"{options.out}: the table to predict cannot be replaced by its predictions")
     trained = load(options)
-    frame = read_frame(options.table)
+    with screen.working(f"reading {options.table}"):
+        frame = read_table(options.table, options.encoding).frame
     unknown = [name for name in options.keep if name not in frame.columns]
     if unknown:
         raise DataError(f"--keep: no column {listed(unknown)}; the columns are {listed(frame.columns)}")
-    features = select_features(trained.pipeline, frame)
-    outputs = run_outputs(trained, features)
+    features = trained.pipeline.read(frame)
+    outputs = trained.pipeline.checked_outputs(features)
     notes, predictions = table_notes(trained, frame, features), as_predictions(trained, outputs)
-    notes += overflow_notes(outputs)
     both = sorted(set(options.keep) & set(predictions.columns))
     if both:
         raise DataError(f"--keep: the predictions have a column {listed(both)} too")
     if options.keep:
         predictions = frame.select(options.keep).hstack(predictions)
-    for note in notes:
-        screen.print_note(note)
+    screen.print_notes(notes)
     return _write(predictions, notes, options, screen)
 
 
@@ -44,7 +44,7 @@ def load(options: argparse.Namespace) -> Run:
     """Load a run, and set its estimator to the chosen backend."""
     backend(options.backend)  # raises if it is not available, before the run is read
     trained = load_run(options.run)
-    estimator_of(trained.pipeline).set_params(backend=options.backend)
+    trained.pipeline.estimator.set_params(backend=options.backend)
     return trained
 
 
@@ -58,5 +58,6 @@ def _write(predictions: pl.DataFrame, notes: list[str], options: argparse.Namesp
     elif options.json:
         screen.print_json({**document, "predictions": predictions.to_dicts()})
     else:
-        sys.stdout.write(predictions.write_csv())
+        text = predictions.write_csv()
+        sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
     return 0

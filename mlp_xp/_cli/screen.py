@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mlp_xp._training.progress_bar import ProgressBar
-from mlp_xp.tables._pipelines import format_number
-from mlp_xp.tables._reading import printable
+from mlp_xp.tables._common import printable
+from mlp_xp.tables._scores import format_number
 
 SCORES_WITH_4_DECIMALS = ("roc_auc", "log_loss", "r2")
 
@@ -99,6 +101,11 @@ class Screen:
         if self.prints_text:
             self.err.print(Text(printable(f"mlp-xp: {line}")))
 
+    def print_notes(self, lines: Iterable[str]) -> None:
+        """Print notes, a line each."""
+        for line in lines:
+            self.print_note(line)
+
     def print_error(self, line: str) -> None:
         """Print an error to stderr, also with ``--quiet`` or ``--json``."""
         print(printable(f"mlp-xp: {line}"), file=sys.stderr)
@@ -106,7 +113,18 @@ class Screen:
     def print_json(self, document: Any) -> None:
         """Print the JSON document of ``--json``, the only one of a command."""
         if self.json:
-            print(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+            text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+            # JSON escapes some control characters only; terminals obey others too.
+            print(re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text))
+
+    @contextmanager
+    def working(self, what: str) -> Iterator[None]:
+        """Show in a terminal that something is being done, such as reading a large table."""
+        if not (self.prints_text and self.err.is_terminal):
+            yield
+            return
+        with self.err.status(Text(printable(f"{what} ..."))):
+            yield
 
     def progress(self, description: str = "epoch") -> ProgressBar | None:
         """Return a progress bar; None with ``--quiet`` or ``--json``."""

@@ -20,6 +20,7 @@ from mlp_xp._cli.fitting import (
     repeat_command,
     score_splits,
     train,
+    undefined_scores,
     without_backend,
 )
 from mlp_xp._cli.loading import LoadedData, load_data, make_estimator, print_summary
@@ -32,9 +33,10 @@ from mlp_xp.files._folders import NewFolder, write_json
 from mlp_xp.files._models import save_model
 from mlp_xp.plotting import plot_learning_curve
 from mlp_xp.plotting._common import escape_mathtext
+from mlp_xp.tables._common import DataError
 from mlp_xp.tables._pictures import has_two_features, plot_pipeline_boundary
-from mlp_xp.tables._pipelines import SCORE_TITLES, LabelledRows, baseline_name
-from mlp_xp.tables._reading import DataError
+from mlp_xp.tables._rows import LabelledRows
+from mlp_xp.tables._scores import SCORE_TITLES
 
 SWEEP_FILE = "sweep.json"
 
@@ -53,7 +55,7 @@ class Trial(NamedTuple):
         return sum(to_host(array).size for array in (*self.estimator.coefs_, *self.estimator.intercepts_))
 
 
-def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
+def run(options: argparse.Namespace) -> int:
     """Train a network of each size; save the networks, and print and draw a comparison."""
     screen = Screen(options)
     if len(set(options.hidden)) < len(options.hidden):
@@ -62,13 +64,15 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
     contents = ["network-*.safetensors", "*.png"]
     with NewFolder(out, overwrite=options.overwrite, mark=SWEEP_FILE, contents=contents) as folder:
         chosen = backend(options.backend)
-        loaded = load_data(options)
+        with screen.working(f"reading {options.data}"):
+            loaded = load_data(options)
         untrained = {
             "x".join(map(str, sizes)): make_estimator(options, loaded.prepared.task, sizes)
             for sizes in options.hidden
         }
         screen.print(describe_machine(chosen, options))
         print_summary(loaded, screen)
+        screen.print_notes(loaded.schema.notes)
         screen.print()
         trials: list[Trial] = []
         code = _train_all(untrained, loaded, screen, folder.partial, trials)
@@ -168,12 +172,15 @@ def _print_scores(trials: list[Trial], loaded: LoadedData, screen: Screen) -> No
     baseline = trials[0].scores["baseline"]
     rows.append(
         [
-            baseline_name(loaded.baseline),
+            loaded.baseline.title,
             *[""] * (2 + len(others)),
             *(format_score(name, baseline[name]) for name in names),
         ]
     )
     screen.print_table(columns, rows)
+    screen.print_notes(
+        dict.fromkeys(note for trial in trials for note in undefined_scores(loaded, trial.scores))
+    )
 
 
 def _document(trials: list[Trial], loaded: LoadedData, command: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import platform
 import shlex
-from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +18,7 @@ from mlp_xp._cli.fitting import (
     repeat_command,
     score_splits,
     train,
+    undefined_scores,
     without_backend,
 )
 from mlp_xp._cli.loading import LoadedData, file_sha256, load_data, make_estimator, print_summary
@@ -28,11 +28,14 @@ from mlp_xp._interrupts import deferred_interrupts
 from mlp_xp._version import __version__
 from mlp_xp.backends import Backend, backend
 from mlp_xp.files._folders import NewFolder, write_json
-from mlp_xp.tables._pipelines import SCORE_TITLES, baseline_name, monitored_split
-from mlp_xp.tables._runs import DESCRIPTION_FILE, FORMAT_VERSION, METRICS_FILE, RUN_FILES, Run, write_run
+from mlp_xp.tables._pipelines import monitored_split
+from mlp_xp.tables._plain_values import to_plain
+from mlp_xp.tables._runs import DESCRIPTION_FILE, METRICS_FILE, RUN_FILES, Run, write_run
+from mlp_xp.tables._schema import KINDS
+from mlp_xp.tables._scores import SCORE_TITLES
 
 
-def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
+def run(options: argparse.Namespace) -> int:
     """Train a network, save it if a folder is given, and print its scores."""
     screen = Screen(options)
     folder = None
@@ -42,18 +45,22 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
         )
     with folder or nullcontext():
         chosen = backend(options.backend)
-        loaded = load_data(options)
+        with screen.working(f"reading {options.data}"):
+            loaded = load_data(options)
         hidden = None if options.hidden is None else tuple(options.hidden)
         estimator = make_estimator(options, loaded.prepared.task, hidden)
         description = _describe_run(options, loaded, estimator, chosen)
         screen.print(describe_machine(chosen, options))
         print_summary(loaded, screen)
         screen.print_fields([("network", describe_network(estimator, loaded))])
+        screen.print_notes(loaded.schema.notes)
         screen.print()
         outcome = train(estimator, loaded, screen)
         with deferred_interrupts():
             description |= _describe_outcome(estimator, outcome)
-            trained = Run(Path(options.out or ""), loaded.prepared.pipeline(estimator), description)
+            trained = Run(
+                Path(options.out or ""), loaded.prepared.pipeline(estimator), loaded.baseline, description
+            )
             if folder is not None:
                 with without_backend(estimator):
                     write_run(folder.partial, trained)
@@ -79,10 +86,11 @@ def _print_scores(loaded: LoadedData, scores: dict[str, dict[str, Any]], screen:
     lines = []
     for key, values in scores.items():
         split = loaded.report_split if key == "baseline" else key
-        first_cell = baseline_name(loaded.baseline) if key == "baseline" else key
+        first_cell = loaded.baseline.title if key == "baseline" else key
         cells = (format_score(name, values[name]) for name in titles)
         lines.append([first_cell, str(len(splits[split].y)), *cells])
     screen.print_table(["", "rows", *titles.values()], lines)
+    screen.print_notes(undefined_scores(loaded, scores))
 
 
 def _draw(trained: Run, loaded: LoadedData, screen: Screen) -> None:
@@ -106,19 +114,20 @@ def _describe_run(
 ) -> dict[str, Any]:
     """Return the part of `run.json` that is known before training."""
     return {
-        "format": FORMAT_VERSION,
         "command": repeat_command(options, loaded),
-        "data": {"name": loaded.name, "sha256": file_sha256(options.data), "rows": len(loaded.target.values)},
+        "data": {"name": loaded.name, "sha256": file_sha256(options.data), "rows": loaded.n_rows},
         "target": loaded.target_name,
         "task": loaded.prepared.task,
         "reason": loaded.target.reason,
-        "columns": loaded.columns._asdict(),
+        "columns": {kind: loaded.schema.names(kind) for kind in KINDS},
+        "left_out": loaded.schema.left_out,
+        "inputs": loaded.prepared.preprocessor.input_names,
         "sample_weight": options.sample_weight,
         "missing": loaded.missing,
         "rows_without_target": loaded.n_without_target,
         "rows": {split: len(rows.y) for split, rows in loaded.prepared.splits.items()},
         "watched": monitored_split(estimator, loaded.prepared),
-        "baseline": loaded.baseline,
+        "baseline": to_plain(loaded.baseline),
         "machine": {
             "library": library_name(chosen.xp),
             "device": str(chosen.device),
@@ -127,7 +136,7 @@ def _describe_run(
         },
         "versions": {
             "mlp_xp": __version__,
-            **dict(map(_version, ("numpy", "scikit-learn", "polars", "skops"))),
+            **dict(map(_version, ("numpy", "scikit-learn", "polars"))),
         },
     }
 

@@ -70,7 +70,7 @@ class TensorFile:
         from mlp_xp.files._json_codec import load_json
 
         size = os.fstat(self._file.fileno()).st_size
-        length = int.from_bytes(self._file.read(8), "little")
+        length = int.from_bytes(self._file.read(8), "little") if size >= 8 else 0
         if size < 8 or length > size - 8:
             raise ValueError(
                 f"its header claims {length} bytes, but the file has {size}: cut short, or no safetensors"

@@ -1,6 +1,6 @@
 """Tables, and the trained runs that the command ``mlp-xp train --out`` writes.
 
-They need polars, and runs scikit-learn, skops and safetensors too: ``pip install 'mlp_xp[cli]'``.
+They need polars, and runs scikit-learn and safetensors too: ``pip install 'mlp_xp[cli]'``.
 """
 
 import typing as _typing
@@ -10,8 +10,11 @@ from mlp_xp._functions import set_public_module as _set_public_module
 from mlp_xp._messages import package_needed as _package_needed
 
 with _package_needed("mlp_xp.tables", "polars", "cli"):
-    from mlp_xp.tables._columns import Columns, Target, find_columns, find_target
-    from mlp_xp.tables._reading import DataError, read_frame, write_frame
+    from mlp_xp.tables._common import DataError
+    from mlp_xp.tables._formats import DateFormat, NumberFormat
+    from mlp_xp.tables._learning import learn_schema
+    from mlp_xp.tables._reading import read_frame, write_frame
+    from mlp_xp.tables._schema import ColumnSchema, Schema
 
 if _typing.TYPE_CHECKING:
     from mlp_xp.tables._runs import Run as Run
@@ -20,12 +23,13 @@ if _typing.TYPE_CHECKING:
 _RUNS = ("Run", "load_run")
 
 __all__ = [
-    "Columns",
+    "ColumnSchema",
     "DataError",
+    "DateFormat",
+    "NumberFormat",
     "Run",
-    "Target",
-    "find_columns",
-    "find_target",
+    "Schema",
+    "learn_schema",
     "load_run",
     "read_frame",
     "write_frame",
@@ -38,7 +42,7 @@ def __getattr__(name: str) -> _typing.Any:
     """Import runs when they are asked for: they import scikit-learn, which takes a second."""
     if name not in _RUNS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with _package_needed(name, "scikit-learn and skops", "cli"):
+    with _package_needed(name, "scikit-learn", "cli"):
         from mlp_xp.tables import _runs
     return getattr(_runs, name)
 

@@ -6,17 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 from matplotlib.ticker import AutoLocator, StrMethodFormatter
 from sklearn.metrics import ConfusionMatrixDisplay, PredictionErrorDisplay
-from sklearn.pipeline import Pipeline
 
 from mlp_xp._messages import first_line
 from mlp_xp.plotting import plot_decision_boundary, plot_learning_curve
 from mlp_xp.plotting._common import escape_mathtext
-from mlp_xp.tables._pipelines import LabelledRows, columns_of, estimator_of, imputed_values, model_outputs
+from mlp_xp.tables._pipelines import Pipeline
+from mlp_xp.tables._rows import LabelledRows
 from mlp_xp.tables._runs import Run
 
 MAX_CLASSES_IN_CONFUSION_MATRIX = 30
@@ -45,7 +44,7 @@ def save_pictures(folder: Path, run: Run, rows: LabelledRows, title: str) -> lis
 
 def picture_drawers(run: Run, rows: LabelledRows, title: str) -> dict[str, Callable[[Any], None]]:
     """Return a function that draws on Axes for each picture of a run, by the picture's file name."""
-    model, classes = estimator_of(run.pipeline), run.classes
+    model, classes = run.pipeline.estimator, run.classes
     drawers: dict[str, Callable[[Any], None]] = {}
     if model.loss_curve_:
         curve_title = f"Learning curve{_curve_remarks(run)}"
@@ -61,13 +60,12 @@ def picture_drawers(run: Run, rows: LabelledRows, title: str) -> dict[str, Calla
 
 def has_two_features(pipeline: Pipeline) -> bool:
     """Return whether a pipeline takes exactly two numeric columns, which have a decision boundary."""
-    numbers, categories = columns_of(pipeline)
-    return len(numbers) == 2 and not categories
+    return len(pipeline.preprocessor.numbers) == 2 and not pipeline.preprocessor.categories
 
 
 def _curve_remarks(run: Run) -> str:
     """Return the title's remarks: which split was monitored, and whether the loss is of the scaled target."""
-    monitored, model = run.description["watched"], estimator_of(run.pipeline)
+    monitored, model = run.description["watched"], run.pipeline.estimator
     remarks = [] if monitored is None else [f"validation: the {monitored} rows"]
     if run.classes is None and model.loss == "squared_error":
         remarks.append("target scaled to variance 1")
@@ -76,8 +74,9 @@ def _curve_remarks(run: Run) -> str:
 
 def plot_pipeline_boundary(pipeline: Pipeline, rows: LabelledRows, axes: Any, *, legend: bool = True) -> None:
     """Draw the decision boundary of a pipeline with two numeric columns, with missing values filled in."""
-    filled = imputed_values(pipeline)
-    known = rows.frame.select(pl.col(name).fill_null(filled[name]) for name in rows.frame.columns)
+    known = rows.frame.select(
+        pl.col(name).fill_null(scaling.fill) for name, scaling in pipeline.preprocessor.numbers.items()
+    )
     plot_decision_boundary(pipeline, known, rows.y, ax=axes, legend=legend)
 
 
@@ -87,8 +86,8 @@ def _titled(axes: Any, title: str) -> None:
 
 def _label_axes(run: Run, title: str, axes: Any) -> None:
     """Label the axes "predicted" and "true", and set the title."""
-    axes.set_xlabel(escape_mathtext(f"predicted {run.description['target']}"))
-    axes.set_ylabel(escape_mathtext(f"true {run.description['target']}"))
+    axes.set_xlabel(escape_mathtext(f"predicted {run.target}"))
+    axes.set_ylabel(escape_mathtext(f"true {run.target}"))
     _titled(axes, title)
 
 
@@ -101,7 +100,7 @@ def _draw_confusion(run: Run, rows: LabelledRows, title: str, axes: Any) -> None
     """Draw the confusion matrix."""
     classes = run.classes
     assert classes is not None
-    predicted = classes[np.argmax(model_outputs(run.pipeline, rows.frame), axis=1)]
+    predicted = run.pipeline.predict(rows.frame)
     ConfusionMatrixDisplay.from_predictions(
         rows.y,
         predicted,
@@ -119,7 +118,7 @@ def _draw_predictions(run: Run, rows: LabelledRows, title: str, axes: Any) -> No
     """Draw the predicted values of a regression against the true ones."""
     PredictionErrorDisplay.from_predictions(
         rows.y,
-        model_outputs(run.pipeline, rows.frame),
+        run.pipeline.predict(rows.frame),
         kind="actual_vs_predicted",
         subsample=5000,
         random_state=0,

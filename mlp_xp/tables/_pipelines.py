@@ -1,31 +1,20 @@
-"""scikit-learn pipelines on tables: splitting, preprocessing, training, prediction and scores.
-
-Preprocessing is a ColumnTransformer; scores are scikit-learn's metrics.
-"""
+"""Pipelines from the columns of a table to predictions: preprocessing, training, predicting."""
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
-from sklearn import metrics
-from sklearn.compose import ColumnTransformer
-from sklearn.impute import SimpleImputer
-from sklearn.model_selection import train_test_split
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from mlp_xp._arrays import HostArray
-from mlp_xp.estimators import MLPClassifier, MLPRegressor
-from mlp_xp.tables._columns import Columns, drop_unlabelled, match_classes, select_typed
-from mlp_xp.tables._reading import DataError
-
-MIN_ROWS_TO_HOLD_OUT = 20
-"""Minimum number of rows for which a test split is made by default; chosen so that it has at least 4 rows."""
+from mlp_xp.tables._common import DataError, listed
+from mlp_xp.tables._preprocessing import Preprocessor, mean_and_scale
+from mlp_xp.tables._rows import LabelledRows
+from mlp_xp.tables._schema import Schema
 
 MAX_MEAN_ROUNDING_ERROR = 1e-4
 """Maximum rounding error of a target's mean, in standard deviations of the target, before float64 is used.
@@ -35,139 +24,133 @@ than this (a mean of 1e9 with deviation 1 in float32), parameters become float64
 of any fit.
 """
 
-SCORE_TITLES = {
-    "classification": {
-        "accuracy": "accuracy",
-        "balanced_accuracy": "balanced accuracy",
-        "roc_auc": "ROC AUC",
-        "log_loss": "log loss",
-    },
-    "regression": {"r2": "R2", "mae": "MAE", "rmse": "RMSE"},
-}
-"""Scores of each task: their keys in JSON, and their titles in printed tables. A sweep ranks by the first."""
+MAX_EXPONENT_IN_FLOAT32 = 60
+"""Maximum absolute value of the binary exponent of a target's scale before float64 is used, as above.
+
+Half of what float32 has, because the output layer's weights are multiplied by the scale.
+"""
+
+FAR_FROM_TRAINING = 1e3
+"""Number of standard deviations from which on a number is blamed for predictions that overflow."""
+
+N_BYTES_OF_A_BLOCK = 2**26
+"""Size of the inputs that are encoded at once to predict the rows of a table."""
 
 
-class LabelledRows(NamedTuple):
-    """Typed features of some rows of a table, with their targets and weights.
+@dataclass(frozen=True)
+class Pipeline:
+    """From the columns of a table to predictions; an estimator of typed columns for plots and metrics.
 
     Attributes
     ----------
-    frame : polars.DataFrame
-        The features, as `select_typed` returns them.
-    y : ndarray of shape (n_samples,)
-    sample_weight : ndarray of shape (n_samples,) or None
+    schema : Schema
+    preprocessor : Preprocessor
+    estimator : MLPClassifier or MLPRegressor
+        The fitted network.
     """
 
-    frame: pl.DataFrame
-    y: HostArray
-    sample_weight: HostArray | None = None
+    schema: Schema
+    preprocessor: Preprocessor
+    estimator: Any
 
-    def take(self, indices: HostArray) -> LabelledRows:
-        """Return the rows at these indices."""
-        weight = None if self.sample_weight is None else self.sample_weight[indices]
-        return LabelledRows(self.frame[indices], self.y[indices], weight)
+    @property
+    def classes_(self) -> HostArray:
+        """The class labels, in the order of the probabilities."""
+        return np.asarray(self.estimator.classes_)
 
+    @property
+    def classes(self) -> HostArray | None:
+        """The class labels; None for regression."""
+        return self.classes_ if self.task == "classification" else None
 
-def sample_weights(frame: pl.DataFrame, name: str | None) -> HostArray | None:
-    """Return the column of sample weights, checked; None if `name` is None."""
-    if name is None:
-        return None
-    weight = select_typed(frame, [name], []).to_series()
-    if weight.null_count():
-        raise DataError(f"the column {name!r} of sample weights lacks {weight.null_count()} values")
-    if not (weight >= 0.0).all() or not (weight > 0.0).any():
-        raise DataError(f"the column {name!r} of sample weights must hold numbers >= 0, some above 0")
-    return weight.to_numpy()
+    @property
+    def task(self) -> str:
+        """The task: "classification" or "regression"."""
+        return "classification" if hasattr(self.estimator, "classes_") else "regression"
 
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the network's inputs."""
+        return self.estimator.coefs_[0].dtype
 
-def labelled_rows(
-    frame: pl.DataFrame,
-    target: str,
-    classes: HostArray | None,
-    columns: tuple[Iterable[str], Iterable[str]],
-    sample_weight: str | None = None,
-) -> LabelledRows:
-    """Return the rows of another table that have a target, with columns converted as those of training.
+    def __sklearn_tags__(self) -> Any:
+        return self.estimator.__sklearn_tags__()
 
-    Parameters
-    ----------
-    frame : polars.DataFrame
-    target : str
-    classes : ndarray of shape (n_classes,), or None for regression
-        The labels trained on.
-    columns : tuple of iterables of str
-        The numeric and the categorical features.
-    sample_weight : str, optional
-        The column of weights.
+    def read(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Return the columns of a table, typed as the methods below take them.
 
-    Raises
-    ------
-    DataError
-        If no row has a target, a column is missing or of another type, or a label is unknown.
-    """
-    known, _ = drop_unlabelled(frame, target)
-    if not len(known):
-        raise DataError("there is no row to score")
-    if classes is None:
-        y = select_typed(known, [target], []).to_series().to_numpy()
-    else:
-        y = match_classes(known[target], classes)
-    return LabelledRows(select_typed(known, *columns), y, sample_weights(known, sample_weight))
+        Raises
+        ------
+        DataError
+            As `Schema.read`, and where truth values stand for categories with other names.
+        """
+        self.check_types(frame)
+        return self.schema.read(frame)
 
+    def check_types(self, frame: pl.DataFrame) -> None:
+        """Raise a DataError where truth values stand for categories, such as yes and no, with other names."""
+        for name, encoding in self.preprocessor.categories.items():
+            is_truth = name in frame.columns and frame[name].dtype == pl.Boolean
+            if is_truth and {"true", "false"}.isdisjoint(encoding.values):
+                raise DataError(
+                    f"the column {name!r} must hold names as in training, such as "
+                    f"{listed(encoding.values, 3)}, got true and false"
+                )
 
-def hold_out(
-    rows: LabelledRows, task: str, fraction: float | None, seed: int
-) -> tuple[LabelledRows, LabelledRows | None]:
-    """Split rows into training and test rows, stratified by class where each class has enough rows.
+    def predict(self, frame: pl.DataFrame) -> HostArray:
+        """Return the class or the value of each row of typed columns."""
+        outputs = self.outputs(frame)
+        return outputs if self.classes is None else self.classes[np.argmax(outputs, axis=1)]
 
-    Raises
-    ------
-    DataError
-        If nothing would be left on one side.
-    """
-    n_rows = len(rows.y)
-    if fraction is None:
-        fraction = 0.2 if n_rows >= MIN_ROWS_TO_HOLD_OUT else 0.0
-    if fraction == 0.0:
-        return rows, None
-    n_held = round(fraction * n_rows)
-    if not 1 <= n_held < n_rows:
-        raise DataError(f"a test fraction of {fraction:g} of {n_rows} rows leaves nothing on one side")
-    labels = rows.y if task == "classification" else np.zeros(n_rows, dtype=np.int64)
-    classes, counts = np.unique(labels, return_counts=True)
-    # train_test_split refuses to stratify if a class has one row, or a side fewer rows than classes.
-    possible = counts.min() >= 2 and min(n_held, n_rows - n_held) >= len(classes)
-    kept, held = train_test_split(
-        np.arange(n_rows), test_size=n_held, stratify=labels if possible else None, random_state=seed
-    )
-    if task == "classification" and len(np.unique(rows.y[kept])) < len(classes):
-        missing = sorted(set(classes.tolist()) - set(rows.y[kept].tolist()))
-        raise DataError(f"the class {missing[0]!r} has so few rows that none is left to train on")
-    return rows.take(kept), rows.take(held)
+    def predict_proba(self, frame: pl.DataFrame) -> HostArray:
+        """Return the probability of each class for each row of typed columns."""
+        return self.outputs(frame)
 
+    def outputs(self, frame: pl.DataFrame) -> HostArray:
+        """Return the probabilities or values for typed columns, encoded block by block, as float64."""
+        n_bytes = max(1, self.preprocessor.width) * np.dtype(self.dtype).itemsize
+        n_rows = max(1, N_BYTES_OF_A_BLOCK // n_bytes)
+        return np.concatenate(
+            [
+                model_outputs(self.estimator, self.preprocessor.transform(block, self.dtype))
+                for block in frame.iter_slices(n_rows)
+            ]
+        )
 
-def make_preprocessor(columns: Columns) -> ColumnTransformer:
-    """Return a transformer that scales numbers to mean 0 and variance 1 and one-hot encodes categories.
+    def checked_outputs(self, frame: pl.DataFrame) -> HostArray:
+        """Return `outputs`, all finite.
 
-    It replaces missing numbers by the column's median, missing categories by the most frequent one.
-    """
-    numbers = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler())
-    categories = make_pipeline(
-        SimpleImputer(strategy="most_frequent", missing_values=None, keep_empty_features=True),
-        OneHotEncoder(handle_unknown="ignore", sparse_output=False),
-    )
-    preprocessor = ColumnTransformer(
-        [
-            (name, transformer, list(chosen))
-            for name, transformer, chosen in (
-                ("numbers", numbers, columns.numbers),
-                ("categories", categories, columns.categories),
-            )
-            if chosen
-        ],
-        verbose_feature_names_out=False,
-    )
-    return preprocessor.set_output(transform="polars")
+        Raises
+        ------
+        DataError
+            If there is no row, or numbers are so large that they overflow, there or within the network.
+        """
+        if not len(frame):
+            raise DataError("there is no row to predict")
+        self.preprocessor.check(frame, self.dtype)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of the overflow that is an error below
+            outputs = self.outputs(frame)
+        overflows = ~np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1)
+        if overflows.any():
+            raise DataError(self._explain_overflow(frame, np.flatnonzero(overflows)))
+        return outputs
+
+    def _explain_overflow(self, frame: pl.DataFrame, rows: HostArray) -> str:
+        """Return what is said of rows whose predictions overflow: the number farthest from the training's."""
+        row = int(rows[0])
+        distances = {
+            name: abs((frame[name].fill_null(scaling.fill)[row] - scaling.mean) / scaling.scale)
+            for name, scaling in self.preprocessor.numbers.items()
+        }
+        what = f"the predictions of {len(rows)} rows overflow {np.dtype(self.dtype).name}"
+        name = max(distances, key=lambda name: distances[name], default="")
+        if not distances or distances[name] < FAR_FROM_TRAINING:
+            return f"{what}: the weights are that large, as after a training that diverged"
+        return (
+            f"{what}: in row {row + 1} the column {name!r} holds {frame[name][row]}, which is "
+            f"{distances[name]:.3g} standard deviations from the mean of the training"
+        )
 
 
 @dataclass
@@ -177,30 +160,31 @@ class PreparedData:
     Attributes
     ----------
     task : {"classification", "regression"}
-    preprocessor : ColumnTransformer
+    schema : Schema
+    preprocessor : Preprocessor
         Fitted on the split "training".
     splits : dict of LabelledRows
         "training", and optionally "validation" and "test".
-    X : dict of polars.DataFrame
-        The preprocessed features of each split, in the dtype to train in.
+    X : dict of ndarray of shape (n_samples, width)
+        The network's inputs of each split, in the dtype to train in.
     """
 
     task: str
-    preprocessor: ColumnTransformer
+    schema: Schema
+    preprocessor: Preprocessor
     splits: dict[str, LabelledRows]
-    X: dict[str, pl.DataFrame]
+    X: dict[str, HostArray]
 
     def pipeline(self, estimator: Any) -> Pipeline:
         """Return the pipeline of the preprocessor and an estimator: from a table's columns to predictions."""
-        return Pipeline([("columns", self.preprocessor), ("network", estimator)])
+        return Pipeline(self.schema, self.preprocessor, estimator)
 
 
-def prepare(task: str, columns: Columns, splits: dict[str, LabelledRows], dtype: str) -> PreparedData:
+def prepare(task: str, schema: Schema, splits: dict[str, LabelledRows], dtype: Any) -> PreparedData:
     """Fit the preprocessor on the training rows, and apply it to all splits."""
-    preprocessor = make_preprocessor(columns).fit(splits["training"].frame)
-    to = {"float32": pl.Float32, "float64": pl.Float64}[dtype]
-    X = {split: preprocessor.transform(rows.frame).cast(to) for split, rows in splits.items()}
-    return PreparedData(task, preprocessor, splits, X)
+    preprocessor = Preprocessor.fit(schema, splits["training"].frame, dtype)
+    X = {split: preprocessor.transform(rows.frame, dtype) for split, rows in splits.items()}
+    return PreparedData(task, schema, preprocessor, splits, X)
 
 
 def fit(estimator: Any, data: PreparedData) -> None:
@@ -217,21 +201,20 @@ def fit(estimator: Any, data: PreparedData) -> None:
     """
     scaled = data.task == "regression" and estimator.loss == "squared_error"
     training = data.splits["training"]
-    scaler = (
-        StandardScaler().fit(training.y[:, None], sample_weight=training.sample_weight) if scaled else None
-    )
+    mean, scale = mean_and_scale(training.y, training.sample_weight) if scaled else (0.0, 1.0)
     targets = {split: rows.y for split, rows in data.splits.items()}
-    if scaler is not None:
-        targets = {split: scaler.transform(y[:, None])[:, 0] for split, y in targets.items()}
-    validation, split = {}, monitored_split(estimator, data)
+    if scaled:
+        targets = {split: (y - mean) / scale for split, y in targets.items()}
+    validation: dict[str, Any] = {}
+    split = monitored_split(estimator, data)
     if split is not None:
         validation = {"X_val": data.X[split], "y_val": targets[split]}
         validation["sample_weight_val"] = data.splits[split].sample_weight
     try:
         estimator.fit(data.X["training"], targets["training"], training.sample_weight, **validation)
     finally:
-        if scaler is not None and hasattr(estimator, "coefs_"):
-            _undo_target_scaling(estimator, scaler)
+        if scaled and hasattr(estimator, "coefs_"):
+            _undo_target_scaling(estimator, mean, scale)
         estimator._forget_progress()  # drops the optimizer's state, which a saved run cannot use
 
 
@@ -246,171 +229,18 @@ def monitored_split(estimator: Any, data: PreparedData) -> str | None:
     return next((split for split in candidates if split in data.splits), None)
 
 
-def _undo_target_scaling(estimator: Any, scaler: StandardScaler) -> None:
-    """Fold the inverse of the target's scaling into the output layer."""
-    scale, mean = float(scaler.scale_[0]), float(scaler.mean_[0])
+def _undo_target_scaling(estimator: Any, mean: float, scale: float) -> None:
+    """Fold the inverse of the target's scaling into the output layer, in float64 where that is needed."""
     weights, biases = list(estimator.coefs_), list(estimator.intercepts_)
-    if abs(mean) / scale * np.finfo(weights[0].dtype).eps > MAX_MEAN_ROUNDING_ERROR:
+    is_rounded = abs(mean) / scale * np.finfo(weights[0].dtype).eps > MAX_MEAN_ROUNDING_ERROR
+    if is_rounded or abs(math.frexp(scale)[1]) > MAX_EXPONENT_IN_FLOAT32:
         weights, biases = ([array.astype(np.float64) for array in arrays] for arrays in (weights, biases))
     weights[-1] = weights[-1] * scale
     biases[-1] = biases[-1] * scale + mean
     estimator.coefs_, estimator.intercepts_ = weights, biases
 
 
-# Fitted pipelines.
-
-
-def is_table_pipeline(pipeline: Any) -> bool:
-    """Return whether this has exactly the steps that `PreparedData.pipeline` makes, and a trained network."""
-    if type(pipeline) is not Pipeline or [name for name, _ in pipeline.steps] != ["columns", "network"]:
-        return False
-    preprocessor, network = pipeline[0], pipeline[1]
-    if type(preprocessor) is not ColumnTransformer or type(network) not in (MLPClassifier, MLPRegressor):
-        return False
-    kinds = {"numbers": (SimpleImputer, StandardScaler), "categories": (SimpleImputer, OneHotEncoder)}
-    # scikit-learn adds ("remainder", "drop") for columns of a table that the pipeline does not use.
-    return hasattr(network, "coefs_") and all(
-        type(steps) is Pipeline and tuple(type(step) for _, step in steps.steps) == kinds.get(name)
-        for name, steps, _ in preprocessor.transformers_
-        if (name, steps) != ("remainder", "drop")
-    )
-
-
-def estimator_of(pipeline: Pipeline) -> Any:
-    """Return the fitted estimator of a pipeline."""
-    return pipeline[-1]
-
-
-def task_of(pipeline: Pipeline) -> str:
-    """Return the task of a pipeline: "classification" or "regression"."""
-    return "classification" if hasattr(estimator_of(pipeline), "classes_") else "regression"
-
-
-def _columns_and_steps(pipeline: Pipeline, kind: str) -> tuple[list[str], Any]:
-    """Return the columns of a kind ("numbers", "categories") and their preprocessing steps."""
-    for name, transformer, columns in pipeline[0].transformers_:
-        if name == kind:
-            return list(columns), transformer
-    return [], None
-
-
-def columns_of(pipeline: Pipeline) -> tuple[list[str], list[str]]:
-    """Return the numeric and the categorical columns that a pipeline takes."""
-    return _columns_and_steps(pipeline, "numbers")[0], _columns_and_steps(pipeline, "categories")[0]
-
-
-def imputed_values(pipeline: Pipeline) -> dict[str, Any]:
-    """Return the value that replaces missing ones in each column."""
-    filled: dict[str, Any] = {}
-    for kind in ("numbers", "categories"):
-        columns, steps = _columns_and_steps(pipeline, kind)
-        if columns:
-            filled |= dict(zip(columns, np.asarray(steps[0].statistics_).tolist()))
-    return filled
-
-
-def known_categories(pipeline: Pipeline) -> dict[str, list[str]]:
-    """Return the categories of each categorical column in the training rows."""
-    columns, steps = _columns_and_steps(pipeline, "categories")
-    return {name: list(values) for name, values in zip(columns, steps[1].categories_)} if columns else {}
-
-
-def select_features(pipeline: Pipeline, frame: pl.DataFrame) -> pl.DataFrame:
-    """Return the columns that a pipeline takes, with the types that it expects.
-
-    Raises
-    ------
-    DataError
-        If a column is missing, or is of another type.
-    """
-    return select_typed(frame, *columns_of(pipeline))
-
-
 def model_outputs(model: Any, X: Any) -> HostArray:
     """Return a classifier's probabilities or a regressor's predictions, as float64 on the host."""
     outputs = model.predict_proba(X) if hasattr(model, "predict_proba") else model.predict(X)
     return np.asarray(outputs, dtype=np.float64)
-
-
-def make_baseline(task: str, y: HostArray) -> dict[str, Any]:
-    """Return the baseline model's parameters: the mean of the training targets, or their class counts."""
-    if task == "regression":
-        return {"mean": float(y.mean())}
-    counts = class_counts(y)
-    return {"commonest": str(max(counts, key=lambda name: counts[name])), "counts": list(counts.values())}
-
-
-def baseline_outputs(baseline: dict[str, Any], n_rows: int) -> HostArray:
-    """Return the baseline's outputs for each row: the class frequencies in training, or the mean."""
-    if "mean" in baseline:
-        return np.full(n_rows, baseline["mean"])
-    counts = np.asarray(baseline["counts"], dtype=np.float64)
-    return np.tile(counts / counts.sum(), (n_rows, 1))
-
-
-def baseline_name(baseline: dict[str, Any]) -> str:
-    """Return the baseline's title in printed tables, such as "always benign"."""
-    return f"always {format_number(baseline['mean']) if 'mean' in baseline else baseline['commonest']}"
-
-
-def format_number(value: float) -> str:
-    """Format a number with four significant digits, in scientific notation only if very small or large."""
-    if not 1e-4 <= abs(value) < 1e12:
-        return f"{value:.4g}"
-    return f"{float(f'{value:.4g}'):,.10g}"
-
-
-def score(task: str, y: HostArray, outputs: HostArray, classes: HostArray | None) -> dict[str, float | None]:
-    """Return the scores of a model's outputs against the targets.
-
-    Parameters
-    ----------
-    task : {"classification", "regression"}
-    y : ndarray of shape (n_samples,)
-    outputs : ndarray of shape (n_samples, n_classes) or (n_samples,)
-        Probabilities, or predicted values.
-    classes : ndarray of shape (n_classes,), or None for regression
-
-    Returns
-    -------
-    dict
-        Accuracy, balanced accuracy, ROC AUC (of each class against the others, averaged), log loss in
-        nats; or R2, and the mean absolute and root mean squared error in the target's units. None where a
-        score is not defined for these rows; all None if an output is not finite, as after a training that
-        diverged.
-    """
-    scores: dict[str, Any]
-    if not np.isfinite(outputs).all():
-        return dict.fromkeys(SCORE_TITLES[task])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scikit-learn warns of undefined scores, which become None below
-        if classes is None:
-            scores = {
-                "r2": metrics.r2_score(y, outputs) if len(y) > 1 else np.nan,
-                "mae": metrics.mean_absolute_error(y, outputs),
-                "rmse": metrics.root_mean_squared_error(y, outputs),
-            }
-        else:
-            predicted = classes[np.argmax(outputs, axis=1)]
-            scores = {
-                "accuracy": metrics.accuracy_score(y, predicted),
-                "balanced_accuracy": metrics.balanced_accuracy_score(y, predicted),
-                "roc_auc": _roc_auc(y, outputs, classes),
-                "log_loss": metrics.log_loss(y, outputs, labels=classes),
-            }
-    return {name: float(value) if np.isfinite(value) else None for name, value in scores.items()}
-
-
-def _roc_auc(y: HostArray, outputs: HostArray, classes: HostArray) -> float:
-    """Return the ROC AUC, one class against the rest; NaN if a class is absent from `y`."""
-    if len(np.unique(y)) < len(classes):
-        return np.nan
-    if len(classes) == 2:
-        return float(metrics.roc_auc_score(y == classes[1], outputs[:, 1]))
-    return float(metrics.roc_auc_score(y, outputs, multi_class="ovr", labels=classes))
-
-
-def class_counts(y: HostArray) -> Mapping[Any, int]:
-    """Return the number of rows of each class."""
-    classes, counts = np.unique(y, return_counts=True)
-    return dict(zip(classes.tolist(), counts.tolist()))

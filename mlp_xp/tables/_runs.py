@@ -1,45 +1,39 @@
-"""Run folders: a trained pipeline with its description, history and scores."""
+"""Run folders: a trained pipeline as plain values, with its description, history and scores."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
 import polars as pl
-from sklearn.pipeline import Pipeline
 
 from mlp_xp._arrays import HostArray
 from mlp_xp._functions import set_public_module
-from mlp_xp._messages import first_line, package_needed
+from mlp_xp._messages import first_line
 from mlp_xp._validation import check_path
 from mlp_xp.files._folders import write_json
-from mlp_xp.files._models import save_model, trusted_types
-from mlp_xp.tables._pipelines import (
-    LabelledRows,
-    baseline_outputs,
-    columns_of,
-    estimator_of,
-    format_number,
-    imputed_values,
-    is_table_pipeline,
-    known_categories,
-    labelled_rows,
-    model_outputs,
-    score,
-    select_features,
-    task_of,
-)
-from mlp_xp.tables._reading import DataError, as_frame, listed
+from mlp_xp.files._json_codec import load_json
+from mlp_xp.files._models import ModelFileError, load_model, save_model
+from mlp_xp.tables._common import DataError, listed
+from mlp_xp.tables._formats import TIME_ALONE, DateFormat
+from mlp_xp.tables._frames import as_table
+from mlp_xp.tables._pipelines import Pipeline
+from mlp_xp.tables._plain_values import described_value, from_plain, to_plain
+from mlp_xp.tables._preprocessing import Preprocessor
+from mlp_xp.tables._rows import LabelledRows, labelled_rows
+from mlp_xp.tables._schema import ColumnSchema, Schema
+from mlp_xp.tables._scores import Baseline, format_number, score
 
-FORMAT_VERSION = 1
-"""Version of the folder's format, in its `run.json`; a newer one is refused."""
+FORMAT_VERSION = 2
+"""Version of the folder's format, in its `pipeline.json`; a newer one is refused."""
 
 PIPELINE_FILE, NETWORK_FILE, DESCRIPTION_FILE, METRICS_FILE, HISTORY_FILE, COMMAND_FILE = (
-    "pipeline.skops",
+    "pipeline.json",
     "network.safetensors",
     "run.json",
     "metrics.json",
@@ -47,11 +41,31 @@ PIPELINE_FILE, NETWORK_FILE, DESCRIPTION_FILE, METRICS_FILE, HISTORY_FILE, COMMA
     "command.txt",
 )
 
-RUN_FILES = (PIPELINE_FILE, NETWORK_FILE, METRICS_FILE, HISTORY_FILE, COMMAND_FILE, "*.png")
+FORMER_PIPELINE_FILE = "pipeline.skops"
+"""The pipeline of the folder's first format: an object graph, which cannot be loaded safely."""
+
+RUN_FILES = (
+    *(PIPELINE_FILE, NETWORK_FILE, METRICS_FILE, HISTORY_FILE, COMMAND_FILE, "*.png"),
+    FORMER_PIPELINE_FILE,
+)
 """What there is in the folder of a run beside its description: names, and patterns of names."""
 
-TRUSTED_TYPES = (*trusted_types, "mlp_xp.estimators._Labels", "numpy.dtype")
-"""Types that skops may load beside those that it trusts by default; they hold values and run no code."""
+MAX_DAYS_OF_A_DATE = 2_900_000
+"""Largest number of days since 1970 that is written as a date, whose year has four digits."""
+
+MAX_JSON_BYTES = 2**26
+"""Maximum size of a JSON file of a run, which takes a multiple of it in memory."""
+
+
+@dataclass(frozen=True)
+class _Document:
+    """The content of `pipeline.json`: all of a run but its network, and a checksum of both."""
+
+    format: int
+    sha256: str
+    schema: Schema
+    preprocessor: Preprocessor
+    baseline: Baseline
 
 
 class Run(NamedTuple):
@@ -60,8 +74,10 @@ class Run(NamedTuple):
     Attributes
     ----------
     path : Path
-    pipeline : sklearn.pipeline.Pipeline
-        From a table's columns to predictions.
+    pipeline : Pipeline
+        From a table's columns to predictions: its `schema`, `preprocessor` and `estimator`.
+    baseline : Baseline
+        The class frequencies or the mean of the training rows.
     description : dict
         The content of `run.json`: data, columns, settings, versions, the command.
 
@@ -78,21 +94,30 @@ class Run(NamedTuple):
 
     path: Path
     pipeline: Pipeline
+    baseline: Baseline
     description: dict[str, Any]
 
     @property
     def classes(self) -> HostArray | None:
         """The class labels, in the order of the probabilities; None for regression."""
-        network = estimator_of(self.pipeline)
-        return np.asarray(network.classes_) if task_of(self.pipeline) == "classification" else None
+        return self.pipeline.classes
 
-    def predict(self, table: Any) -> pl.DataFrame:
+    @property
+    def target(self) -> str:
+        """The name of the column that is predicted."""
+        assert self.pipeline.schema.target is not None
+        return self.pipeline.schema.target.name
+
+    def predict(self, table: Any, encoding: str | None = None) -> pl.DataFrame:
         """Return the predictions for a table: the class and each class's probability, or the value.
 
         Parameters
         ----------
-        table : polars or pandas DataFrame, or path of a file
-            Must have the columns trained on, in any order; other columns are ignored.
+        table : DataFrame of polars or pandas, table of Arrow, or path of a file
+            Must have the columns trained on, in any order; other columns are not looked at. Its cells are
+            read as those of the training were: text is a number or a date if it is written as there.
+        encoding : str, optional
+            Of a text file; UTF-8 by default.
 
         Returns
         -------
@@ -102,17 +127,34 @@ class Run(NamedTuple):
         Raises
         ------
         DataError
-            If a column is missing, or holds another type than in training.
+            If columns are missing, or hold cells that do not fit, all of which are named; or if numbers are
+            so large that predictions overflow.
         """
-        return as_predictions(self, run_outputs(self, select_features(self.pipeline, as_frame(table))))
+        return as_predictions(self, self.pipeline.checked_outputs(self.read(table, encoding)))
 
-    def evaluate(self, table: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def read(self, table: Any, encoding: str | None = None) -> pl.DataFrame:
+        """Return the columns trained on of a table, typed as `predict` uses them.
+
+        Parameters
+        ----------
+        table, encoding
+            As of `predict`.
+
+        Returns
+        -------
+        polars.DataFrame
+            Numbers, dates as days since 1970 and truth values as float64, categories as text, missing values
+            as null.
+        """
+        return self.pipeline.read(as_table(table, encoding).frame)
+
+    def evaluate(self, table: Any, encoding: str | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the scores of the predictions for a table with the target, and those of a baseline.
 
         Parameters
         ----------
-        table : polars or pandas DataFrame, or path of a file
-            Must have the columns trained on and the target; rows without a target are left out.
+        table, encoding
+            As of `predict`, with the target; rows without a target are left out.
 
         Returns
         -------
@@ -124,54 +166,35 @@ class Run(NamedTuple):
         Raises
         ------
         DataError
-            If a column is missing or of another type, or a label is unknown.
+            As of `predict`, or if a label is unknown.
         """
-        rows = run_rows(self, as_frame(table))
-        return score_rows(self, rows, model_outputs(self.pipeline, rows.frame)), score_baseline(self, rows)
-
-
-def run_outputs(run: Run, features: pl.DataFrame) -> HostArray:
-    """Return the network's outputs for features that `select_features` returned."""
-    if not len(features):
-        raise DataError("there is no row to predict")
-    return model_outputs(run.pipeline, features)
+        rows = run_rows(self, as_table(table, encoding).frame)
+        return score_rows(self, rows, self.pipeline.checked_outputs(rows.frame)), score_baseline(self, rows)
 
 
 def as_predictions(run: Run, outputs: HostArray) -> pl.DataFrame:
     """Return a table of what the network's outputs predict."""
-    target, classes = run.description["target"], run.classes
+    target, classes = run.target, run.classes
     if classes is None:
         return pl.DataFrame({f"predicted {target}": outputs})
     columns = {f"probability {name}": outputs[:, index] for index, name in enumerate(classes.tolist())}
     return pl.DataFrame({f"predicted {target}": classes[np.argmax(outputs, axis=1)], **columns})
 
 
-def overflow_notes(outputs: HostArray) -> list[str]:
-    """Return a note on outputs that are infinite or NaN, if there are some."""
-    is_finite = np.isfinite(outputs)
-    n_rows = int(np.sum(~(is_finite if outputs.ndim == 1 else is_finite.all(axis=1))))
-    if not n_rows:
-        return []
-    return [
-        f"{n_rows} of {len(outputs)} predictions are infinite or NaN, because their features are so far "
-        "from those of the training (--dtype float64 holds larger numbers)"
-    ]
-
-
 def run_rows(run: Run, frame: pl.DataFrame) -> LabelledRows:
-    """Return the rows of a table that have a target, typed as the run's training rows."""
-    return labelled_rows(frame, run.description["target"], run.classes, columns_of(run.pipeline))
+    """Return the rows of a table that have a target, read as the run's training rows."""
+    run.pipeline.check_types(frame)
+    return labelled_rows(run.pipeline.schema, frame, run.classes)
 
 
 def score_rows(run: Run, rows: LabelledRows, outputs: HostArray) -> dict[str, Any]:
     """Return the scores of the network's outputs for labelled rows."""
-    return score(task_of(run.pipeline), rows.y, outputs, run.classes)
+    return score(run.pipeline.task, rows.y, outputs, run.classes)
 
 
 def score_baseline(run: Run, rows: LabelledRows) -> dict[str, Any]:
     """Return the scores of the baseline, fitted on the training rows, on labelled rows."""
-    outputs = baseline_outputs(run.description["baseline"], len(rows.y))
-    return score(task_of(run.pipeline), rows.y, outputs, run.classes)
+    return score(run.pipeline.task, rows.y, run.baseline.outputs(len(rows.y)), run.classes)
 
 
 def table_notes(run: Run, frame: pl.DataFrame, features: pl.DataFrame) -> list[str]:
@@ -183,29 +206,52 @@ def table_notes(run: Run, frame: pl.DataFrame, features: pl.DataFrame) -> list[s
     frame : polars.DataFrame
         The table as it was read.
     features : polars.DataFrame
-        Its features, as `select_features` returns them.
+        Its features, as `Schema.read` returns them.
     """
-    numbers, categories = columns_of(run.pipeline)
-    expected = {*numbers, *categories, run.description["target"], run.description.get("sample_weight")}
-    expected |= {*run.description["columns"]["left_out"]}
+    schema, preprocessor = run.pipeline.schema, run.pipeline.preprocessor
+    roles = [role.name for role in (schema.target, schema.sample_weight) if role is not None]
+    expected = {*features.columns, *roles, *schema.left_out}
     unused = [name for name in frame.columns if name not in expected]
     notes = [f"not used: {listed(unused)}"] if unused else []
-    filled = imputed_values(run.pipeline)
-    missing = {column.name: column.null_count() for column in features if column.null_count()}
-    notes += [f"{name}: {n} missing, filled with {format_value(filled[name])}" for name, n in missing.items()]
-    for name, values in known_categories(run.pipeline).items():
-        unseen = features[name].filter(features[name].is_not_null() & ~features[name].is_in(values))
-        if len(unseen):
+    for name, encoding in preprocessor.categories.items():
+        column = features[name]
+        unseen = column.filter(column.is_not_null() & ~column.is_in(list(encoding.values)))
+        if len(unseen) and not encoding.has_rare:
             examples = listed(unseen.unique(maintain_order=True), 5)
-            notes.append(
-                f"{name}: {len(unseen)} rows with values unseen in training, encoded as zeros: {examples}"
-            )
+            notes.append(f"{name}: in {len(unseen)} rows values unseen in training: {examples}")
+    missing = {column.name: column.null_count() for column in features if column.null_count()}
+    if missing:
+        notes.append("missing: " + "; ".join(missing_in_words(run.pipeline, missing)))
     return notes
 
 
-def format_value(value: Any) -> str:
-    """Format a value that replaces missing ones: a number rounded, text in quotes."""
-    return format_number(value) if isinstance(value, float) else repr(value)
+def missing_in_words(pipeline: Pipeline, missing: dict[str, int]) -> list[str]:
+    """Return columns with their numbers of missing values, by what stands for them."""
+    by_filling: dict[str, list[str]] = {}
+    for name, count in missing.items():
+        by_filling.setdefault(filling(pipeline, name), []).append(f"{name} {count}")
+    return [f"{listed(columns)}, {what}" for what, columns in by_filling.items()]
+
+
+def filling(pipeline: Pipeline, name: str) -> str:
+    """Return in words what stands for a missing value of a column: dates as dates."""
+    value = pipeline.preprocessor.filled()[name]
+    if isinstance(value, str):
+        return f"filled with {value!r}" if value else "a category of their own"
+    column = next(column for column in pipeline.schema.features if column.name == name)
+    written = format_days(value, column) if column.kind == "date" else format_number(value)
+    return f"filled with {written}"
+
+
+def format_days(days: float, column: ColumnSchema) -> str:
+    """Format a value of a column of dates: a date with its time unless it is midnight, or a time of day."""
+    if abs(days) > MAX_DAYS_OF_A_DATE or not isinstance(column.format, DateFormat):
+        return f"{days:.4g} days"
+    moment = np.datetime64(round(days * 86_400), "s")
+    date, _, clock = str(moment).partition("T")
+    if column.format.forms == (TIME_ALONE,):
+        return clock
+    return date if clock == "00:00:00" else f"{date} {clock}"
 
 
 # Write.
@@ -221,12 +267,14 @@ def write_run(folder: Path, run: Run) -> None:
     folder : Path
     run : Run
     """
-    network = estimator_of(run.pipeline)
+    network = run.pipeline.estimator
     save_model(folder / NETWORK_FILE, network)
+    document = _Document(FORMAT_VERSION, "", run.pipeline.schema, run.pipeline.preprocessor, run.baseline)
+    document = replace(document, sha256=_checksum(document, folder / NETWORK_FILE))
+    write_json(folder / PIPELINE_FILE, to_plain(document))
     write_json(folder / DESCRIPTION_FILE, run.description)
     (folder / COMMAND_FILE).write_text(run.description["command"] + "\n", encoding="utf-8")
     write_json(folder / HISTORY_FILE, _without_non_finite(network.history_))
-    _skops().dump(run.pipeline, folder / PIPELINE_FILE)
 
 
 def _without_non_finite(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -236,11 +284,19 @@ def _without_non_finite(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def _checksum(document: _Document, network: Path) -> str:
+    """Return the SHA-256 of a document, itself left out, and of its network's file."""
+    with network.open("rb") as file:
+        checksum = hashlib.file_digest(file, "sha256")
+    checksum.update(json.dumps(to_plain(replace(document, sha256="")), sort_keys=True).encode())
+    return checksum.hexdigest()
+
+
 # Read.
 
 
 def load_run(path: str | Path) -> Run:
-    """Load a run from its folder, without running any code that may be in it.
+    """Load a run from its folder. It holds plain values only: no code in it can run, and no file is opened.
 
     Parameters
     ----------
@@ -254,10 +310,10 @@ def load_run(path: str | Path) -> Run:
     Raises
     ------
     DataError
-        If the path is not the folder of a run, or the run is damaged, has a newer format, or holds a type
-        that no run has.
+        If the path is not the folder of a run, or the run is damaged or altered, or has another format. The
+        checksum detects damage; it does not prove who made the run.
     ImportError
-        If scikit-learn or skops is not installed.
+        If scikit-learn is not installed.
 
     Examples
     --------
@@ -271,69 +327,90 @@ def load_run(path: str | Path) -> Run:
     >>> run.predict(pl.DataFrame({"a": [0.0, 1.0], "b": [1.0, 1.0]})).columns
     ['predicted a xor b', 'probability false', 'probability true']
     """
-    _skops()  # here, because errors below are those of a damaged file
     path = check_path(path)
-    for name in (DESCRIPTION_FILE, PIPELINE_FILE):
-        if not (path / name).is_file():
-            raise DataError(f"{path}: not the folder of a run: it has no {name}")
     try:
-        description = json.loads((path / DESCRIPTION_FILE).read_text(encoding="utf-8"))
-        version = description["format"]
-        if version > FORMAT_VERSION:
-            known = f"this version of mlp_xp reads {FORMAT_VERSION} and below"
-            raise DataError(f"{path}: format {version} is too new: {known}")
-        pipeline = _load_pipeline(path / PIPELINE_FILE)
-        run = Run(path, pipeline, description)
-        _check_description(run)
-        return run
+        return _load_run(path)
     except DataError:
         raise
     except OSError as error:
         raise DataError(f"{path}: it cannot be read ({error.strerror})") from error
-    except Exception as error:  # a damaged archive may raise in zipfile, zlib, json, NumPy or scikit-learn
-        raise DataError(f"{path}: damaged ({type(error).__name__}: {first_line(error)})") from error
+    except ModelFileError as error:
+        raise DataError(first_line(error)) from error
+    except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+        raise DataError(f"{path}: damaged or altered ({first_line(error):.300})") from error
 
 
-def _skops() -> Any:
-    with package_needed("a run", "skops", "cli"):
-        import skops.io  # imported late because it imports all of scikit-learn
-    return skops.io
+def _load_run(path: Path) -> Run:
+    """Load a run; raise all kinds of errors."""
+    if (path / FORMER_PIPELINE_FILE).is_file() and not (path / PIPELINE_FILE).is_file():
+        raise DataError(
+            f"{path}: format 1 cannot be loaded safely, and is not: train again, as {COMMAND_FILE} says"
+        )
+    for name in (DESCRIPTION_FILE, PIPELINE_FILE, NETWORK_FILE):
+        if not (path / name).is_file():
+            raise DataError(f"{path}: not the folder of a run: it has no {name}")
+        if not (path / name).stat().st_size:  # as have files of the system, of which some have no end
+            raise DataError(f"{path}: damaged: its {name} is empty")
+    description, document = (_load_object(path / name) for name in (DESCRIPTION_FILE, PIPELINE_FILE))
+    version = document.get("format")
+    if type(version) is int and version > FORMAT_VERSION:
+        raise DataError(
+            f"{path}: format {described_value(version)} is too new: this mlp_xp reads {FORMAT_VERSION}"
+        )
+    if version != FORMAT_VERSION:
+        raise ValueError(f"`format` must be {FORMAT_VERSION}, got {described_value(version)}")
+    described = from_plain(_Document, document, PIPELINE_FILE)
+    if described.sha256 != _checksum(described, path / NETWORK_FILE):
+        raise ValueError(f"the checksum in {PIPELINE_FILE} is not that of its content and {NETWORK_FILE}")
+    pipeline = Pipeline(described.schema, described.preprocessor, load_model(path / NETWORK_FILE))
+    _check_fit(pipeline, described.baseline)
+    pipeline.estimator.backend = None  # where to compute is the caller's choice
+    return Run(path, pipeline, described.baseline, description)
 
 
-def _load_pipeline(path: Path) -> Pipeline:
-    """Load a pipeline from a file that may be untrusted."""
-    skops = _skops()
-    with ZipFile(path) as archive:
-        # A small compressed file can expand to more than the memory.
-        if any(member.compress_type != ZIP_STORED for member in archive.infolist()):
-            raise DataError(f"{path}: it is compressed and not loaded; runs are never compressed")
-    untrusted = sorted(set(skops.get_untrusted_types(file=path)) - set(TRUSTED_TYPES))
-    if untrusted:
-        raise DataError(f"{path}: it holds types that no run has, and is not loaded: {listed(untrusted)}")
-    pipeline: Any = skops.load(path, trusted=list(TRUSTED_TYPES))
-    # skops trusts all estimators of scikit-learn, and some of them open files that a table names.
-    if not is_table_pipeline(pipeline):
-        raise DataError(f"{path}: it does not hold a trained pipeline of this command")
-    trained: Pipeline = pipeline
-    return trained
+def _load_object(path: Path) -> dict[str, Any]:
+    """Return the object of a JSON file."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_JSON_BYTES:
+            raise ValueError(f"{path.name} must have {MAX_JSON_BYTES} bytes at most, got {size}")
+        content = file.read(size)
+    document = load_json(content.decode())
+    if not isinstance(document, dict):
+        raise ValueError(f"{path.name} must be an object")
+    return document
 
 
-def _check_description(run: Run) -> None:
-    """Raise a ValueError if the description lacks what predictions and scores read, or does not fit."""
-    description, classes = run.description, run.classes
-    baseline = description["baseline"]
-    if classes is None:
-        fits = math.isfinite(baseline["mean"])
+def _check_fit(pipeline: Pipeline, baseline: Baseline) -> None:
+    """Raise a ValueError unless schema, preprocessor, network and baseline fit each other."""
+    schema, preprocessor, estimator = pipeline.schema, pipeline.preprocessor, pipeline.estimator
+    if type(estimator).__name__ not in ("MLPClassifier", "MLPRegressor"):
+        raise ValueError(f"{NETWORK_FILE} must hold a classifier or a regressor")
+    target, weight = schema.target, schema.sample_weight
+    fits = (
+        target is not None
+        and target.kind in ("number", *["truth", "category"] * (pipeline.task == "classification"))
+        and (weight is None or weight.kind in ("number", "truth"))
+        and list(preprocessor.numbers) == schema.names("number", "date", "truth")
+        and list(preprocessor.categories) == schema.names("category")
+        and preprocessor.width == estimator.coefs_[0].shape[0]
+        and not hasattr(estimator, "feature_names_in_")  # inputs have none
+    )
+    if pipeline.task == "regression":
+        fits = fits and estimator.n_outputs_ == 1 and baseline.mean is not None
     else:
-        counts = baseline["counts"]
-        fits = len(counts) == len(classes) and all(type(count) is int and count > 0 for count in counts)
-        fits = fits and isinstance(baseline["commonest"], str)
-    if not (
-        fits
-        and isinstance(description["target"], str)
-        and isinstance(description["columns"]["left_out"], dict)
-    ):
-        raise ValueError(f"{DESCRIPTION_FILE} does not fit the pipeline")
+        names = [str(name) for name in pipeline.classes_.tolist()]
+        output = (1, "logistic") if len(names) == 2 else (len(names), "softmax")
+        fits = (
+            fits
+            and pipeline.classes_.dtype.kind in "biU"
+            and (estimator.n_outputs_, estimator.out_activation_) == output
+            and len(baseline.counts) == len(names)
+            and baseline.commonest in names
+        )
+        "".join(names).encode()  # raises a ValueError if half of a character stands alone
+    if not fits:
+        raise ValueError(f"{PIPELINE_FILE} and {NETWORK_FILE} do not fit each other")
 
 
 set_public_module("mlp_xp.tables", globals(), ("Run", "load_run"))

@@ -1,0 +1,254 @@
+"""From the typed columns of a table to the network's inputs, by statistics that are plain values.
+
+Missing values are filled, numbers scaled, categories one-hot encoded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from mlp_xp._arrays import HostArray
+from mlp_xp.tables._common import DataError
+from mlp_xp.tables._learning import MAX_CATEGORIES, N_CATEGORIES_ALWAYS_ALLOWED, min_frequency
+from mlp_xp.tables._schema import Schema, WrongCells
+
+MAX_ENCODED_BYTES = 2**29
+"""Maximum size of all encoded training rows; where it would be more, fewer categories have columns."""
+
+MIN_CATEGORIES = 2
+"""Number of categories of a column that always have columns of their own."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How a column of numbers becomes an input.
+
+    Attributes
+    ----------
+    fill : float
+        What stands for a missing number: the median.
+    mean, scale : float
+        Inputs are ``(number - mean) / scale``.
+    """
+
+    fill: float
+    mean: float
+    scale: float
+
+    def __post_init__(self) -> None:
+        # A median is within one standard deviation of the mean, of subnormal numbers but for rounding.
+        if not (self.scale > 0.0 and abs(self.fill - self.mean) / self.scale <= 2.0):
+            raise ValueError(f"numbers cannot be filled and scaled by {self}")
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a column of categories becomes inputs: one for each category, which is 1 in its rows and else 0.
+
+    Attributes
+    ----------
+    values : tuple of str
+        The categories with inputs of their own.
+    has_rare : bool
+        Whether the next input is for all others, also those that were not in the training rows.
+    has_missing : bool
+        Whether the last input is for a missing value. Without it `commonest` stands for one.
+    commonest : str
+    """
+
+    values: tuple[str, ...]
+    has_rare: bool
+    has_missing: bool
+    commonest: str
+
+    def __post_init__(self) -> None:
+        if len(set(self.values)) < len(self.values) or self.commonest not in ("", *self.values):
+            raise ValueError("the categories of a column must differ, and the commonest must be one of them")
+
+    @property
+    def width(self) -> int:
+        """Number of inputs."""
+        return len(self.values) + self.has_rare + self.has_missing
+
+    def codes(self, column: pl.Series) -> HostArray:
+        """Return the index of the input that is 1 in each row; -1 where none is."""
+        n_values = len(self.values)
+        known = column.cast(pl.Enum(list(self.values)), strict=False).to_physical().cast(pl.Int64)
+        codes = known.fill_null(n_values if self.has_rare else -1).to_numpy(writable=True)
+        if column.null_count():
+            missing = n_values + self.has_rare
+            if not self.has_missing:
+                missing = self.values.index(self.commonest) if self.commonest else -1
+            codes[column.is_null().to_numpy()] = missing
+        return codes
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """What turns the columns of a table into the network's inputs.
+
+    Attributes
+    ----------
+    numbers : dict of Scaling
+        By column: numbers, dates and truth values. Their inputs come first.
+    categories : dict of Encoding
+    """
+
+    numbers: Mapping[str, Scaling]
+    categories: Mapping[str, Encoding]
+
+    @classmethod
+    def fit(cls, schema: Schema, frame: pl.DataFrame, dtype: Any) -> Preprocessor:
+        """Return the preprocessor of the typed columns of the training rows, for inputs of `dtype`."""
+        numbers = {name: _scaling(frame[name]) for name in schema.names("number", "date", "truth")}
+        counts = {name: _counts(frame[name]) for name in schema.names("category")}
+        most = MAX_CATEGORIES
+        while True:
+            categories = {name: _encoding(frame[name], count, most) for name, count in counts.items()}
+            made = cls(numbers, categories)
+            n_bytes = len(frame) * made.width * np.dtype(dtype).itemsize
+            if n_bytes <= MAX_ENCODED_BYTES or most <= MIN_CATEGORIES:
+                return made
+            most = max(MIN_CATEGORIES, most // 2)
+
+    @cached_property
+    def width(self) -> int:
+        """Number of inputs."""
+        return len(self.numbers) + sum(encoding.width for encoding in self.categories.values())
+
+    @property
+    def input_names(self) -> list[str]:
+        """Names of the inputs: of the column, and the category."""
+        return list(chain(self.numbers, *(self._names(name) for name in self.categories)))
+
+    def _names(self, name: str) -> Iterator[str]:
+        encoding = self.categories[name]
+        values = (*encoding.values, *["(rare)"] * encoding.has_rare, *["(missing)"] * encoding.has_missing)
+        return (f"{name}_{value}" for value in values)
+
+    def filled(self) -> dict[str, float | str]:
+        """Return what stands for a missing value in each column; "" for a category of its own."""
+        of_categories = {
+            name: "" if encoding.has_missing else encoding.commonest
+            for name, encoding in self.categories.items()
+        }
+        return {**{name: scaling.fill for name, scaling in self.numbers.items()}, **of_categories}
+
+    def check(self, frame: pl.DataFrame, dtype: Any) -> None:
+        """Raise a DataError that names the numbers which `dtype` cannot hold, before or after scaling."""
+        limit = smallest_refused(dtype)
+        wrong = []
+        for name, scaling in self.numbers.items():
+            column = frame[name]
+            scaled = (column - scaling.mean) / scaling.scale
+            too_large = ((column.abs() >= limit) | (scaled.abs() >= limit)).fill_null(False)
+            if too_large.any():
+                wrong.append(WrongCells.of(column, too_large, "smaller numbers"))
+        raise_if_too_large(wrong, dtype)
+
+    def transform(self, frame: pl.DataFrame, dtype: Any) -> HostArray:
+        """Return the inputs of the rows of typed columns, of shape (n_samples, width)."""
+        inputs = np.zeros((len(frame), self.width), dtype=dtype)
+        for index, (name, scaling) in enumerate(self.numbers.items()):
+            column = frame[name].fill_null(scaling.fill).to_numpy()
+            inputs[:, index] = (column - scaling.mean) / scaling.scale
+        start, rows = len(self.numbers), np.arange(len(frame))
+        for name, encoding in self.categories.items():
+            codes = encoding.codes(frame[name])
+            known = codes >= 0
+            inputs[rows[known], start + codes[known]] = 1.0
+            start += encoding.width
+        return inputs
+
+
+def smallest_refused(dtype: Any) -> float:
+    """Return from which magnitude on numbers are refused: `dtype` or float64 cannot hold differences."""
+    return min(float(np.finfo(dtype).max), float(np.finfo(np.float64).max) / 2.0)
+
+
+def check_magnitudes(frame: pl.DataFrame, names: list[str], dtype: Any) -> None:
+    """Raise a DataError that names the numbers of some columns which `dtype` cannot hold."""
+    limit = smallest_refused(dtype)
+    too_large = {name: (frame[name].abs() >= limit).fill_null(False) for name in names}
+    raise_if_too_large(
+        [
+            WrongCells.of(frame[name], mask, "smaller numbers")
+            for name, mask in too_large.items()
+            if mask.any()
+        ],
+        dtype,
+    )
+
+
+def raise_if_too_large(wrong: list[WrongCells], dtype: Any) -> None:
+    """Raise a DataError that names cells which a dtype cannot hold, if there are any."""
+    if wrong:
+        larger = "" if np.dtype(dtype) == np.float64 else "train with --dtype float64 for larger ones; "
+        raise DataError(
+            f"the column{'s' * (len(wrong) > 1)} {'; '.join(map(str, wrong))}, too large for "
+            f"{np.dtype(dtype).name} ({larger}--na names numbers that mean a missing value)"
+        )
+
+
+def mean_and_scale(values: HostArray, weight: HostArray | None = None) -> tuple[float, float]:
+    """Return the mean and the standard deviation of finite values of any magnitude, and weights of any.
+
+    For a constant, whose deviation is zero but for rounding, that is 1 instead, or for a very large one more,
+    so that scaling leaves little of the rounding.
+    """
+    unit = magnitude(values)
+    values = values / unit
+    weight = None if weight is None else weight / magnitude(weight)
+    mean = float(np.average(values, weights=weight))
+    variance = float(np.average((values - mean) ** 2, weights=weight))
+    # As scikit-learn's StandardScaler: a constant has a variance by the rounding of its mean.
+    rounding = np.finfo(np.float64).eps * len(values)
+    is_constant = variance <= rounding * variance + (rounding * mean) ** 2
+    if is_constant:
+        return mean * unit, max(1.0, math.sqrt(np.finfo(np.float64).eps) * unit)
+    return mean * unit, max(math.sqrt(variance) * unit, float(np.finfo(np.float64).smallest_subnormal))
+
+
+def magnitude(values: HostArray) -> float:
+    """Return the largest power of two that is not above all values; 1 if there is none."""
+    largest = float(np.max(np.abs(values), initial=0.0))
+    return 1.0 if largest == 0.0 else max(math.ldexp(0.5, math.frexp(largest)[1]), np.finfo(np.float64).tiny)
+
+
+def _scaling(column: pl.Series) -> Scaling:
+    """Return the scaling of a column by its known values; of one without any it is none."""
+    known = column.drop_nulls().to_numpy()
+    if not len(known):
+        return Scaling(0.0, 0.0, 1.0)
+    unit = magnitude(known)
+    fill = float(np.median(known / unit)) * unit
+    return Scaling(fill, *mean_and_scale(column.fill_null(fill).to_numpy()))
+
+
+def _counts(column: pl.Series) -> pl.DataFrame:
+    """Return the different categories with their numbers of rows, the most frequent first, then by name."""
+    counted = column.drop_nulls().rename("value").value_counts(name="count")
+    return counted.sort("count", "value", descending=[True, False])
+
+
+def _encoding(column: pl.Series, counts: pl.DataFrame, most: int) -> Encoding:
+    """Return the encoding of a column, given its categories and their counts; `most` have inputs at most."""
+    kept = counts
+    if len(counts) > N_CATEGORIES_ALWAYS_ALLOWED:
+        frequent = counts.filter(counts["count"] >= min_frequency(len(column)))
+        kept = frequent if len(frequent) else counts  # of a column that is used although all are rare
+    kept = kept.head(most)
+    return Encoding(
+        values=tuple(sorted(kept["value"].to_list())),
+        has_rare=len(kept) < len(counts),
+        has_missing=column.null_count() > 0,
+        commonest=kept["value"][0] if len(kept) else "",
+    )

@@ -1,0 +1,164 @@
+"""Rows of a table with their targets and weights, and how some of them are held out."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from sklearn.model_selection import train_test_split
+
+from mlp_xp._arrays import HostArray
+from mlp_xp.tables._common import DataError
+from mlp_xp.tables._schema import Schema
+from mlp_xp.tables._targets import match_classes
+
+MIN_ROWS_TO_HOLD_OUT = 20
+"""Minimum number of rows for which a test split is made by default; chosen so that it has at least 4 rows."""
+
+
+class LabelledRows(NamedTuple):
+    """Typed features of some rows of a table, with their targets and weights.
+
+    Attributes
+    ----------
+    frame : polars.DataFrame
+        The features, as `Schema.read` returns them.
+    y : ndarray of shape (n_samples,)
+    sample_weight : ndarray of shape (n_samples,) or None
+    """
+
+    frame: pl.DataFrame
+    y: HostArray
+    sample_weight: HostArray | None = None
+
+    def take(self, indices: HostArray) -> LabelledRows:
+        """Return the rows at these indices."""
+        weight = None if self.sample_weight is None else self.sample_weight[indices]
+        return LabelledRows(self.frame[indices], self.y[indices], weight)
+
+
+class KnownRows(NamedTuple):
+    """The rows of a table that have a target, and a positive weight.
+
+    Attributes
+    ----------
+    frame : polars.DataFrame
+        The features.
+    target : polars.Series
+        As it is in the table.
+    sample_weight : ndarray of shape (n_samples,) or None
+    n_without_target : int
+        Number of rows left out because they have no target.
+    """
+
+    frame: pl.DataFrame
+    target: pl.Series
+    sample_weight: HostArray | None
+    n_without_target: int
+
+
+def known_rows(schema: Schema, frame: pl.DataFrame) -> KnownRows:
+    """Return the rows of a table that have a target, read by its schema.
+
+    Raises
+    ------
+    DataError
+        If a column is missing, cells do not fit, weights are missing or negative, or no row has a target.
+    """
+    target = schema.read_target(frame)
+    features = schema.read(frame)
+    is_known = target.is_not_null()
+    if len(target) and not is_known.any():
+        raise DataError(f"the target {target.name!r} has no values")
+    n_without = int((~is_known).sum())
+    if schema.sample_weight is None:
+        return KnownRows(features.filter(is_known), target.filter(is_known), None, n_without)
+    (weight,) = schema.read_columns(frame, [schema.sample_weight])
+    _check_weights(weight.filter(is_known))
+    # Rows of weight 0 must not affect the scaling, the split or the classes either.
+    chosen = is_known & (weight > 0.0).fill_null(False)
+    weights = weight.filter(chosen).to_numpy()
+    return KnownRows(features.filter(chosen), target.filter(chosen), weights, n_without)
+
+
+def _check_weights(weight: pl.Series) -> None:
+    """Raise a DataError if weights are missing or negative, or there are some and all are zero."""
+    if weight.null_count():
+        raise DataError(f"the column {weight.name!r} of sample weights lacks {weight.null_count()} values")
+    if not (weight >= 0.0).all() or (len(weight) and not (weight > 0.0).any()):
+        raise DataError(f"the column {weight.name!r} of sample weights must hold numbers >= 0, some above 0")
+
+
+def labelled_rows(schema: Schema, frame: pl.DataFrame, classes: HostArray | None) -> LabelledRows:
+    """Return the rows of another table that have a target.
+
+    Parameters
+    ----------
+    schema : Schema
+    frame : polars.DataFrame
+    classes : ndarray of shape (n_classes,), or None for regression
+        The labels trained on.
+
+    Raises
+    ------
+    DataError
+        If no row has a target, a column is missing, cells do not fit, or a label is unknown.
+    """
+    known = known_rows(schema, frame)
+    if not len(known.target):
+        raise DataError("there is no row to score")
+    target = known.target
+    y = target.cast(pl.Float64).to_numpy() if classes is None else match_classes(target, classes)
+    return LabelledRows(known.frame, y, known.sample_weight)
+
+
+def hold_out(
+    rows: LabelledRows, task: str, fraction: float | None, seed: int
+) -> tuple[LabelledRows, LabelledRows | None]:
+    """Split rows into training and test rows, stratified by class where each class has enough rows.
+
+    Each class is trained on: one with a single row is never tested. Where there are too few rows for all
+    classes to be tested, the rows held out are drawn from all but one row of each class.
+
+    Raises
+    ------
+    DataError
+        If nothing would be left on one side, or too few rows to train on all classes.
+    """
+    n_rows = len(rows.y)
+    if fraction is None:
+        fraction = 0.2 if n_rows >= MIN_ROWS_TO_HOLD_OUT else 0.0
+    if fraction == 0.0:
+        return rows, None
+    n_held = round(fraction * n_rows)
+    labels = rows.y if task == "classification" else np.zeros(n_rows, dtype=np.int64)
+    _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    if not 1 <= n_held < n_rows:
+        raise DataError(f"a test fraction of {fraction:g} of {n_rows} rows leaves nothing on one side")
+    if n_held > n_rows - len(counts):
+        raise DataError(
+            f"a test fraction of {fraction:g} of {n_rows} rows leaves too few for {len(counts)} classes"
+        )
+    kept, held = _stratified(codes, counts, n_held, seed) or _one_of_each_kept(codes, n_held, seed)
+    return rows.take(kept), rows.take(held)
+
+
+def _stratified(
+    codes: HostArray, counts: HostArray, n_held: int, seed: int
+) -> tuple[HostArray, HostArray] | None:
+    """Return the rows kept and held, with equal shares of classes; None if there are too few rows."""
+    others, n_classes = np.flatnonzero(counts[codes] > 1), int(np.sum(counts > 1))
+    if min(n_held, len(others) - n_held) < n_classes:
+        return None
+    kept, held = train_test_split(others, test_size=n_held, stratify=codes[others], random_state=seed)
+    kept = np.concatenate([kept, np.flatnonzero(counts[codes] == 1)])
+    return (kept, held) if len(np.unique(codes[kept])) == len(counts) else None
+
+
+def _one_of_each_kept(codes: HostArray, n_held: int, seed: int) -> tuple[HostArray, HostArray]:
+    """Return the rows kept, among them one of each class, and the rows held, drawn from the others."""
+    order = np.random.RandomState(seed).permutation(len(codes))
+    first = np.unique(codes[order], return_index=True)[1]
+    others = np.delete(order, first)
+    return np.concatenate([order[first], others[n_held:]]), others[:n_held]
