@@ -13,6 +13,7 @@ from mlp_xp.tables._common import DataError, RawTable, check_frame, clean, did_y
 from mlp_xp.tables._formats import (
     DAY_FIRST,
     MISSING_MARKERS,
+    N_FIRST_CELLS,
     TIME_ALONE,
     Candidates,
     Conventions,
@@ -307,10 +308,10 @@ def _decide_text(cells: pl.Series, found: Candidates, conventions: Conventions) 
     if written is None:
         return category
     kind, plural = ("number", "numbers") if isinstance(written, NumberFormat) else ("date", "dates")
-    stray = cells.is_not_null() & written.read(cells).is_null()
     note = _note_of_default(written) if by_default else ""
-    if not stray.any():
+    if found.n_fitting == cells.count():
         return _Decision(ColumnSchema(name, kind, written), note=note)
+    stray = cells.is_not_null() & written.read(cells).is_null()
     words = cells.filter(stray).unique(maintain_order=True)
     are_marks, has_digits = _are_marks(words), bool(words.str.contains("[0-9]").any())
     few = WrongCells.of(cells, stray, plural)
@@ -362,8 +363,11 @@ def _useless(cells: pl.Series, decision: _Decision) -> str:
         return ""
     numbers = cells
     if cells.dtype == pl.String:
-        assert isinstance(decision.column.format, NumberFormat)
-        numbers = decision.column.format.read(cells)
+        written = decision.column.format
+        assert isinstance(written, NumberFormat)
+        if not _are_whole(written.read(cells.head(N_FIRST_CELLS))):
+            return ""
+        numbers = written.read(cells)
     if numbers.null_count() or numbers.n_unique() < len(numbers) or not _are_whole(numbers):
         return ""
     name = NAME_IN_CAPITALS.sub("_", cells.name)
