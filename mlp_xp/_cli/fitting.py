@@ -141,8 +141,8 @@ def score_splits(estimator: Any, loaded: LoadedData) -> dict[str, dict[str, Any]
 def undefined_scores(loaded: LoadedData, scores: dict[str, dict[str, Any]]) -> list[str]:
     """Return notes on the splits of which some scores are not defined."""
     notes = []
+    classes = np.unique(loaded.target.values) if loaded.target.task == "classification" else None
     for split, rows in loaded.prepared.splits.items():
-        classes = np.unique(loaded.target.values) if loaded.target.task == "classification" else None
         if reason := why_undefined(scores[split], rows.y, classes):
             notes.append(f"{split}: {reason}")
     return notes

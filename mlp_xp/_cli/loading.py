@@ -13,7 +13,7 @@ from mlp_xp._cli.options import ESTIMATOR_OPTIONS
 from mlp_xp._cli.screen import Screen
 from mlp_xp.datasets import DATASETS, load
 from mlp_xp.estimators import MLPClassifier, MLPRegressor
-from mlp_xp.tables._common import DataError, RawTable, listed
+from mlp_xp.tables._common import AS_ASKED, IT_IS_EMPTY, DataError, RawTable, listed
 from mlp_xp.tables._formats import MISSING_MARKERS, NumberFormat
 from mlp_xp.tables._learning import learn_schema
 from mlp_xp.tables._pipelines import PreparedData, prepare
@@ -23,7 +23,7 @@ from mlp_xp.tables._rows import LabelledRows, hold_out, known_rows, labelled_row
 from mlp_xp.tables._runs import format_days, missing_in_words
 from mlp_xp.tables._schema import ColumnSchema, Schema
 from mlp_xp.tables._scores import Baseline, class_counts, format_number
-from mlp_xp.tables._targets import AS_ASKED, Target, find_target
+from mlp_xp.tables._targets import Target, find_target
 
 MAX_NUMBERS_LISTED = 6
 """Maximum number of numeric columns that the summary names; other lists have the limit of `listed`."""
@@ -204,7 +204,7 @@ def _describe_categories(loaded: LoadedData) -> list[str]:
 def _describe_left_out(schema: Schema) -> str:
     """Return the columns that are not used, with the reasons."""
     reasons = schema.left_out
-    advice = " (--keep-column uses them)" if {*reasons.values()} - {"it is empty", AS_ASKED} else ""
+    advice = " (--keep-column uses them)" if {*reasons.values()} - {IT_IS_EMPTY, AS_ASKED} else ""
     return "; ".join(f"{name}: {why}" for name, why in reasons.items()) + advice
 
 

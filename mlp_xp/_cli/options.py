@@ -408,6 +408,10 @@ def _add_sweep(commands: Any) -> None:
     _add_output_format(output)
 
 
+COLUMN_NAMES: dict[str, Any] = {"action": "extend", "metavar": "COLUMN", "nargs": "+", "default": []}
+"""Settings of options that name columns; given several times, they name all of them."""
+
+
 def _add_data(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "data",
@@ -423,24 +427,12 @@ def _add_data(command: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto: regression for fractions and more than 10 different whole numbers, else classification",
     )
-    data.add_argument(
-        "--categorical",
-        action="extend",
-        metavar="COLUMN",
-        nargs="+",
-        default=[],
-        help="numbers that are codes of categories",
-    )
-    data.add_argument(
-        "--drop", action="extend", metavar="COLUMN", nargs="+", default=[], help="columns to leave out"
-    )
+    data.add_argument("--categorical", **COLUMN_NAMES, help="numbers that are codes of categories")
+    data.add_argument("--drop", **COLUMN_NAMES, help="columns to leave out")
     data.add_argument("--sample-weight", metavar="COLUMN", help="how much a row counts in training")
     data.add_argument(
         "--keep-column",
-        metavar="COLUMN",
-        action="extend",
-        nargs="+",
-        default=[],
+        **COLUMN_NAMES,
         help="columns to use although they number the rows, or are text of many values",
     )
     data.add_argument(
@@ -520,14 +512,7 @@ def _add_predict(commands: Any) -> None:
     _add_run(command, "to predict: the columns trained on, in any order; others are not used")
     out = ".csv, .tsv, .parquet, .arrow or .feather (as CSV on standard output)"
     _add_out(command, "FILE", out, "an existing file")
-    command.add_argument(
-        "--keep",
-        action="extend",
-        metavar="COLUMN",
-        nargs="+",
-        default=[],
-        help="columns to copy beside the predictions",
-    )
+    command.add_argument("--keep", **COLUMN_NAMES, help="columns to copy beside the predictions")
     _add_backend(command)
     _add_output_format(command)
 

@@ -13,6 +13,12 @@ import polars as pl
 
 from mlp_xp._validation import shown
 
+AS_ASKED = "as asked"
+"""The reason of what users chose themselves."""
+
+IT_IS_EMPTY = "it is empty"
+"""Why a column without values is not used."""
+
 MAX_MESSAGE_CHARACTERS = 2000
 """Maximum length of an error's message."""
 

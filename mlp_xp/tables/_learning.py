@@ -9,7 +9,16 @@ from typing import NamedTuple
 import polars as pl
 
 from mlp_xp._validation import check_bool, is_iterable, lookup, shown
-from mlp_xp.tables._common import DataError, RawTable, check_frame, clean, did_you_mean, listed
+from mlp_xp.tables._common import (
+    AS_ASKED,
+    IT_IS_EMPTY,
+    DataError,
+    RawTable,
+    check_frame,
+    clean,
+    did_you_mean,
+    listed,
+)
 from mlp_xp.tables._formats import (
     DAY_FIRST,
     MISSING_MARKERS,
@@ -200,7 +209,7 @@ def learn_schema(
     if problems:
         raise DataError(_with_usual_words("; ".join(problems), raw.frame.select(list(cells)), missing))
     chosen = [decisions[name].column for name in features if name in decisions]
-    left_out = {name: decisions[name].left_out if name in decisions else "as asked" for name in features}
+    left_out = {name: decisions[name].left_out if name in decisions else AS_ASKED for name in features}
     left_out = {name: reason for name, reason in left_out.items() if reason}
     if not any(chosen):
         because = "; ".join(f"{name!r} is left out: {reason}" for name, reason in left_out.items())
@@ -281,7 +290,7 @@ def _decide(
     """Return what a column is, by its cells alone; `found` is None for what is not read from text."""
     name, dtype = cells.name, cells.dtype
     if not cells.count():
-        return _Decision(left_out="it is empty")
+        return _Decision(left_out=IT_IS_EMPTY)
     if is_category or (dtype == pl.String and found is None):
         return _Decision(ColumnSchema(name, "category", NumberFormat() if _are_codes(cells) else None))
     if found is not None:

@@ -89,9 +89,9 @@ class Pipeline:
 
     def check_types(self, frame: pl.DataFrame) -> None:
         """Raise a DataError where truth values stand for categories, such as yes and no, with other names."""
+        types = frame.schema
         for name, encoding in self.preprocessor.categories.items():
-            is_truth = name in frame.columns and frame[name].dtype == pl.Boolean
-            if is_truth and {"true", "false"}.isdisjoint(encoding.values):
+            if types.get(name) == pl.Boolean and {"true", "false"}.isdisjoint(encoding.values):
                 raise DataError(
                     f"the column {name!r} must hold names as in training, such as "
                     f"{listed(encoding.values, 3)}, got true and false"

@@ -145,14 +145,11 @@ class Preprocessor:
     def check(self, frame: pl.DataFrame, dtype: Any) -> None:
         """Raise a DataError that names the numbers which `dtype` cannot hold, before or after scaling."""
         limit = smallest_refused(dtype)
-        wrong = []
+        too_large = {}
         for name, scaling in self.numbers.items():
-            column = frame[name]
-            scaled = (column - scaling.mean) / scaling.scale
-            too_large = ((column.abs() >= limit) | (scaled.abs() >= limit)).fill_null(False)
-            if too_large.any():
-                wrong.append(WrongCells.of(column, too_large, "smaller numbers"))
-        raise_if_too_large(wrong, dtype)
+            scaled = (frame[name] - scaling.mean) / scaling.scale
+            too_large[name] = (frame[name].abs() >= limit) | (scaled.abs() >= limit)
+        _raise_if_any(frame, too_large, dtype)
 
     def transform(self, frame: pl.DataFrame, dtype: Any) -> HostArray:
         """Return the inputs of the rows of typed columns, of shape (n_samples, width)."""
@@ -177,19 +174,16 @@ def smallest_refused(dtype: Any) -> float:
 def check_magnitudes(frame: pl.DataFrame, names: list[str], dtype: Any) -> None:
     """Raise a DataError that names the numbers of some columns which `dtype` cannot hold."""
     limit = smallest_refused(dtype)
-    too_large = {name: (frame[name].abs() >= limit).fill_null(False) for name in names}
-    raise_if_too_large(
-        [
-            WrongCells.of(frame[name], mask, "smaller numbers")
-            for name, mask in too_large.items()
-            if mask.any()
-        ],
-        dtype,
-    )
+    _raise_if_any(frame, {name: frame[name].abs() >= limit for name in names}, dtype)
 
 
-def raise_if_too_large(wrong: list[WrongCells], dtype: Any) -> None:
-    """Raise a DataError that names cells which a dtype cannot hold, if there are any."""
+def _raise_if_any(frame: pl.DataFrame, too_large: Mapping[str, pl.Series], dtype: Any) -> None:
+    """Raise a DataError that names the cells which are marked as too large for a dtype, if there are any."""
+    wrong = [
+        WrongCells.of(frame[name], mask.fill_null(False), "smaller numbers")
+        for name, mask in too_large.items()
+        if mask.any()
+    ]
     if wrong:
         larger = "" if np.dtype(dtype) == np.float64 else "train with --dtype float64 for larger ones; "
         raise DataError(

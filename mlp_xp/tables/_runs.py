@@ -228,17 +228,18 @@ def table_notes(run: Run, frame: pl.DataFrame, features: pl.DataFrame) -> list[s
 def missing_in_words(pipeline: Pipeline, missing: dict[str, int]) -> list[str]:
     """Return columns with their numbers of missing values, by what stands for them."""
     by_filling: dict[str, list[str]] = {}
+    filled = pipeline.preprocessor.filled()
+    columns = {column.name: column for column in pipeline.schema.features}
     for name, count in missing.items():
-        by_filling.setdefault(filling(pipeline, name), []).append(f"{name} {count}")
-    return [f"{listed(columns)}, {what}" for what, columns in by_filling.items()]
+        what = _filling(filled[name], columns[name])
+        by_filling.setdefault(what, []).append(f"{name} {count}")
+    return [f"{listed(counted)}, {what}" for what, counted in by_filling.items()]
 
 
-def filling(pipeline: Pipeline, name: str) -> str:
+def _filling(value: float | str, column: ColumnSchema) -> str:
     """Return in words what stands for a missing value of a column: dates as dates."""
-    value = pipeline.preprocessor.filled()[name]
     if isinstance(value, str):
         return f"filled with {value!r}" if value else "a category of their own"
-    column = next(column for column in pipeline.schema.features if column.name == name)
     written = format_days(value, column) if column.kind == "date" else format_number(value)
     return f"filled with {written}"
 

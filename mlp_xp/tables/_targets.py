@@ -8,11 +8,8 @@ import numpy as np
 import polars as pl
 
 from mlp_xp._arrays import HostArray
-from mlp_xp.tables._common import DataError, listed, plain_values
+from mlp_xp.tables._common import AS_ASKED, DataError, listed, plain_values
 from mlp_xp.tables._schema import find_names, names_of_categories
-
-AS_ASKED = "as asked"
-"""The reason of what users chose themselves."""
 
 MAX_INTEGER_CLASSES = 10
 """Maximum number of distinct integers in a target of classes; with more it is a regression target.
