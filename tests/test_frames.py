@@ -12,9 +12,11 @@ pl = pytest.importorskip("polars")
 pd = pytest.importorskip("pandas")
 
 frames = pytest.importorskip("mlp_xp.tables._frames")
-from mlp_xp.tables import DataError, learn_schema, read_frame, write_frame  # noqa: E402
-from mlp_xp.tables._reading import read_table  # noqa: E402
-from mlp_xp.tables._text_files import read_csv  # noqa: E402
+tables = pytest.importorskip("mlp_xp.tables")
+read_table = pytest.importorskip("mlp_xp.tables._reading").read_table
+read_csv = pytest.importorskip("mlp_xp.tables._text_files").read_csv
+DataError, learn_schema = tables.DataError, tables.learn_schema
+read_frame, write_frame = tables.read_frame, tables.write_frame
 
 as_table = frames.as_table
 
