@@ -1,10 +1,11 @@
-"""Shared by the three commands: the parser and its checks, the output folder, and JSON files."""
+"""Shared by the commands: the parser and its checks, the output folder, names of files, and JSON files."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -49,17 +50,35 @@ def folder(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Path
     """Return the folder to write to, creating it if it does not exist; None if nothing is to be written."""
     path: Path | None = options.out or (RESULTS if options.save else None)
     if path is not None:
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            parser.error(f"--out: cannot write to {str(path)!r}: {error.strerror}")
+        make_folder(parser, path)
     return path
+
+
+def make_folder(parser: argparse.ArgumentParser, path: Path) -> None:
+    """Create the folder of the option ``--out`` if it does not exist."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out: cannot write to {str(path)!r}: {error.strerror}")
+
+
+def slug(name: str) -> str:
+    """Return a name as it is used in file names: "NVIDIA H100 80GB HBM3" is "nvidia-h100-80gb-hbm3"."""
+    return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file of results, and print its path."""
-    path.write_text(json.dumps(_without_nan(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    save_json(path, content)
     print(f"written: {path}")
+
+
+def save_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file of results; an interruption leaves the former file as it was."""
+    text = json.dumps(_without_nan(content), indent=1, ensure_ascii=False) + "\n"
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
 
 
 def _without_nan(content: Any) -> Any:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command_line import Parser, add_output_options, folder, need, whole_number, write_json
+from benchmarks.command_line import Parser, add_output_options, folder, need, slug, whole_number, write_json
 from benchmarks.comparison import Comparison, measure, new_comparison
 from benchmarks.machine import Gpu, describe, gpu
 from benchmarks.participants import PARTICIPANTS, TORCH_COMPILE, base
@@ -223,17 +222,10 @@ def _say(status: Any, workload: str, what: str) -> None:
     status.update(f"{workload}: {what}")
 
 
-def _slug(name: str) -> str:
-    """Return a name as it is used in file names: "NVIDIA H100 80GB HBM3" is "nvidia-h100-80gb-hbm3"."""
-    return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
 def _write(path: Path, about: dict[str, Any], comparisons: list[Comparison]) -> None:
     from benchmarks.summary import as_json
 
-    stem = (
-        f"{about['date'][:10]}-{_slug(about['gpu'] or about['device'])}{'-quick' if about['quick'] else ''}"
-    )
+    stem = f"{about['date'][:10]}-{slug(about['gpu'] or about['device'])}{'-quick' if about['quick'] else ''}"
     results = [comparison.as_json() for comparison in comparisons]
     write_json(path / f"{stem}.json", {**about, "summary": as_json(comparisons), "results": results})
     try:
