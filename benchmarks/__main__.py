@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
-COMMANDS = ("costs", "growth")
+COMMANDS = ("costs", "growth", "tables")
 
 
 def main() -> None:
