@@ -1,6 +1,10 @@
 """The benchmark on tables: that all train on the same rows, and what errors, ranks and ratios are of."""
 
 import json
+import os
+import signal
+import time
+from contextlib import suppress
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -28,6 +32,7 @@ from benchmarks.tables.markdown import markdown
 from benchmarks.tables.results import Fit, TableResult, error_of
 from benchmarks.tables.summary import BETTER_MLP, better_mlp, compare, ranks, summarise
 from benchmarks.tables.target_lists import Entry, read_list
+from mlp_xp._cli.loading import load_data
 
 LIST = """file,target,task,drop
 fruit.csv,kind,,note colour
@@ -84,6 +89,19 @@ def test_a_list_and_its_tables(folder):
     assert set(loaded.rows.raw.dtypes) == {pl.String}, "as it is in the file"
     assert loaded.rows.typed.dtypes == [pl.Float64, pl.String, pl.Float64]
     assert loaded.rows.raw["mass"].cast(pl.Float64).to_list() == loaded.rows.typed["mass"].to_list()
+
+
+@pytest.mark.parametrize("name", ["fruit", "sizes"])
+def test_the_rows_held_out_are_those_of_the_tool(folder, name):
+    asked = {"data": str(folder / f"{name}.csv"), "target": table(folder, name).target, "drop": []}
+    given = {"task": "auto", "test_fraction": None, "random_state": 3, "dtype": "float32"}
+    names = ("categorical", "keep_column")
+    others = ("sample_weight", "na", "decimal", "dates", "val", "encoding")
+    options = SimpleNamespace(**asked, **given, **dict.fromkeys(names, ()), **dict.fromkeys(others))
+    splits = load_data(options).prepared.splits
+    for rows, split in zip(table(folder, name).split(3), ("training", "test")):
+        assert splits[split].frame.select(rows.typed.columns).equals(rows.typed)
+        assert splits[split].y.tolist() == rows.y.tolist()
 
 
 def test_all_train_and_are_scored_on_the_same_rows(folder, monkeypatch):
@@ -371,6 +389,21 @@ def test_results_are_written_after_each_training_and_when_interrupted(folder, ca
     printed = capsys.readouterr()
     assert "interrupted" in printed.err
     assert "| sizes | 100 | 2 | 1 - R2 | **0.500** | 0.500 |" in printed.out, "one seed is complete"
+
+
+def test_an_interrupted_training_does_not_count(folder, capsys, monkeypatch):
+    def swallow(task, seed, rows):  # as scikit-learn's networks do
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10.0)
+        return LEARNERS[TRIVIAL].train(task, seed, rows)
+
+    monkeypatch.setitem(LEARNERS, "boosting", LEARNERS["boosting"]._replace(train=swallow))
+    handler = signal.getsignal(signal.SIGINT)
+    run(folder, "--participants", "sklearn", "boosting", TRIVIAL)
+    assert "interrupted" in capsys.readouterr().err
+    assert [fit["learner"] for one in written(folder)["results"] for fit in one["fits"]] == ["sklearn"]
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_a_participant_that_fails_is_one_line(folder, capsys, monkeypatch):

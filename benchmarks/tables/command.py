@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console
 
@@ -94,7 +97,7 @@ def _parser() -> Parser:
         help=f"these of {', '.join(LEARNERS)} (all that are installed)",
     )
     parser.add_argument("--seeds", type=whole_number(1), default=5, metavar="N", help="seeds 0 to N - 1 (5)")
-    parser.add_argument("--name", help="of the files, after the date (the folder's name)")
+    parser.add_argument("--name", help="of the files, after the date; they are replaced (the folder's name)")
     parser.add_argument(
         "--out", type=Path, default=RESULTS, metavar="DIR", help=f"of the files (benchmarks/{RESULTS.name}/)"
     )
@@ -143,9 +146,34 @@ def _measure(
                 training, held = table.split(seed)
                 for name in learners:
                     status.update(f"{table.name}, seed {seed}: {LEARNERS[name].label}")
-                    result.fits.append(train(name, table.task, seed, training, held))
+                    with unswallowed_interrupts():
+                        fit = train(name, table.task, seed, training, held)
+                    result.fits.append(fit)
                     save()
             console.print(_line(result), markup=False, soft_wrap=True)
+
+
+@contextmanager
+def unswallowed_interrupts() -> Iterator[None]:
+    """Context that raises `KeyboardInterrupt` at its end if Ctrl-C was pressed and something caught it.
+
+    scikit-learn's networks do: they warn, and return as if the training were complete.
+    """
+    handler, received = signal.getsignal(signal.SIGINT), False
+    assert callable(handler)
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        nonlocal received
+        received = True
+        handler(number, frame)
+
+    signal.signal(signal.SIGINT, receive)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if received:
+        raise KeyboardInterrupt
 
 
 def _line(result: TableResult) -> str:

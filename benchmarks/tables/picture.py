@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -14,8 +15,11 @@ from benchmarks.tables.summary import ranks
 
 COLOURS = {OURS: OWN, TRIVIAL: "0.6"}
 
-MAX_HEIGHT_OF_A_STACK = 0.62
-"""Height of the highest stack of points, where rows are 1 apart."""
+MAX_LINES = 6
+"""Maximum number of lines of points of a participant, which are 1 apart."""
+
+STEPS = (0.085, 0.105)
+"""Distances of points with the same rank, to the right and upwards, at which they do not overlap."""
 
 
 def draw(results: Sequence[TableResult], title: str, path: Path) -> bool:
@@ -27,14 +31,15 @@ def draw(results: Sequence[TableResult], title: str, path: Path) -> bool:
         return False
     names = sorted(found[0], key=lambda name: statistics.fmean(one[name] for one in found), reverse=True)
     counts = {name: Counter(one[name] for one in found) for name in names}
-    step = min(0.11, MAX_HEIGHT_OF_A_STACK / max(max(count.values()) for count in counts.values()))
+    n_abreast = max(5, math.ceil(max(max(count.values()) for count in counts.values()) / MAX_LINES))
     figure = Figure(figsize=(8.6, 1.7 + 0.72 * len(names)), layout="constrained")
     panel = figure.subplots()
     for place, name in enumerate(names):
         colour = COLOURS.get(name, OTHERS)
         for rank, count in counts[name].items():
-            heights = [place + step * number for number in range(count)]
-            panel.scatter([rank] * count, heights, s=24, color=colour, linewidths=0.0)
+            points = [_offset(number, count, n_abreast) for number in range(count)]
+            x, y = [rank + right for right, _ in points], [place + up for _, up in points]
+            panel.scatter(x, y, s=20, color=colour, linewidths=0.0)
         mean = statistics.fmean(one[name] for one in found)
         panel.plot([mean, mean], [place - 0.24, place - 0.07], color="black", linewidth=2.2)
         panel.text(mean, place - 0.26, f"{mean:.2f}", va="top", ha="center", fontsize=8)
@@ -52,3 +57,10 @@ def draw(results: Sequence[TableResult], title: str, path: Path) -> bool:
     figure.suptitle(f"Ranks on {n_tables}: a point for each, black the mean\n{title}", fontsize=10)
     figure.savefig(path, dpi=130)
     return True
+
+
+def _offset(number: int, count: int, n_abreast: int) -> tuple[float, float]:
+    """Return the place of one of `count` points with the same rank, in centred lines of `n_abreast`."""
+    line, index = divmod(number, n_abreast)
+    in_line = min(n_abreast, count - line * n_abreast)
+    return STEPS[0] * (index - (in_line - 1) / 2), STEPS[1] * line
