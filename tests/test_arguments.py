@@ -104,7 +104,7 @@ VALID = {
         **{"model": CLASSIFIER, "X": SAMPLES["X"], "y": LABELS, "ax": None},
         **{"feature_names": ["a", "b"], "class_names": ["no", "yes"], "grid_resolution": 3, "legend": True},
     },
-    plotting.plot_learning_curve: {"history": [{"epoch": 1, "loss": 0.5}], "ax": None},
+    plotting.plot_learning_curve: {"history": [{"epoch": 1, "loss": 0.5}], "ax": None, "best_epoch": 1},
     plotting.plot_network: {
         **{"model": (NETWORK, PARAMS), "ax": None, "feature_names": ["a", "b"], "class_names": ["y"]},
     },
@@ -192,6 +192,7 @@ ACCEPTED = {
     "classes": {"None", "an empty list", "an empty array"},
     "console": {"None"},
     "ax": {"None"},
+    "best_epoch": {"None"},
     "feature_names": {"None"},
     "class_names": {"None"},
     "categorical": {"an empty list", "an empty array", "an array of text"},

@@ -286,6 +286,59 @@ def test_without_early_stopping_no_epoch_is_best(ax):
     assert "validation accuracy (right)" in curves(ax)
 
 
+def a_history(epochs):
+    """Four curves that fall and rise over these epochs."""
+    return [
+        {"epoch": epoch, "loss": 2.0 / epoch, "val_loss": 3.0 / epoch, "accuracy": epoch / epochs,
+         "val_accuracy": 0.9 * epoch / epochs} for epoch in range(1, epochs + 1)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("epochs", "best"), [(1, 1), (40, 37), (40, np.int64(1)), (500, 500)])
+def test_the_epoch_that_a_caller_kept_is_marked(epochs, best, ax):
+    plot_learning_curve(a_history(epochs), ax=ax, best_epoch=best)
+    mark = curves(ax)[f"best epoch ({best})"]
+    assert list(mark.get_xdata()) == [best, best]
+    ax.figure.canvas.draw()
+    low, high = ax.get_xlim()
+    assert low < best < high
+    legend = ax.get_legend()
+    assert {text.get_text() for text in legend.texts} == set(curves(ax))
+    assert len(legend.texts) == 5
+    box = legend.get_window_extent()
+    assert box.x0 >= ax.bbox.x0
+    assert box.x1 <= ax.bbox.x1
+    for label, line in curves(ax).items():
+        points = line.axes.transData.transform(line.get_xydata())
+        assert "best" in label or points[:, 1].max() < box.y0
+
+
+def test_the_epoch_that_a_caller_kept_goes_before_that_of_early_stopping(ax):
+    plot_learning_curve(STOPPED, ax=ax, best_epoch=2)
+    assert [label for label in curves(ax) if "best" in label] == ["best epoch (2)"]
+
+
+def test_the_iterations_of_lbfgs_are_called_so(ax):
+    plot_learning_curve(BINARY, ax=ax, best_epoch=2)
+    assert "best iteration (2)" in curves(ax)
+
+
+@pytest.mark.parametrize(
+    ("best", "error", "message"),
+    [
+        (0, ValueError, "`best_epoch` must be an integer >= 1, got 0"),
+        (41, ValueError, "`best_epoch` must be <= 40, the last epoch of `history`, got 41"),
+        (3.0, TypeError, "`best_epoch` must be an integer >= 1, got 3.0"),
+        (True, TypeError, "`best_epoch` must be an integer >= 1, got True"),
+        ("3", TypeError, "`best_epoch` must be an integer >= 1, got '3'"),
+    ],
+)
+def test_an_epoch_outside_of_the_history_cannot_be_marked(best, error, message):
+    with pytest.raises(error, match=message):
+        plot_learning_curve(a_history(40), best_epoch=best)
+    assert not pyplot.get_fignums()
+
+
 @pytest.mark.parametrize(
     "model",
     [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from mlp_xp._arrays import HostArray
+from mlp_xp._validation import check_integer
 from mlp_xp.plotting._common import COLOURS, add_legend, axes_or_new, darker, inner_estimator
 
 MAX_PLOTTED_VALUE = 1e200
@@ -24,7 +25,7 @@ CURVE_STYLES: tuple[tuple[str, str, dict[str, Any]], ...] = (
 """Prefix in the history, name in the legend, and line style of training and validation curves."""
 
 
-def plot_learning_curve(history: Any, *, ax: Axes | None = None) -> Axes:
+def plot_learning_curve(history: Any, *, ax: Axes | None = None, best_epoch: int | None = None) -> Axes:
     """Draw the losses and scores of a training by epoch, the scores on an axis of their own.
 
     Parameters
@@ -34,6 +35,9 @@ def plot_learning_curve(history: Any, *, ax: Axes | None = None) -> Axes:
         TransformedTargetRegressor around one.
     ax : matplotlib Axes, optional
         Where to draw; a new figure by default.
+    best_epoch : int, optional
+        The epoch to mark as the one whose weights were kept, between the first and the last of the history.
+        By default that of an estimator's `early_stopping`; none for a plain history.
 
     Returns
     -------
@@ -44,15 +48,16 @@ def plot_learning_curve(history: Any, *, ax: Axes | None = None) -> Axes:
     Raises
     ------
     TypeError
-        If `history` is none of these.
+        If `history` is none of these, or `best_epoch` is no integer.
     ValueError
-        If the history has no epoch, or no losses and scores.
+        If the history has no epoch, or no losses and scores, or if `best_epoch` is outside of it.
 
     Notes
     -----
     Validation curves are dashed. An epoch without a value is skipped; at a value that is not finite or beyond
     1e200 the curve has a gap. Losses above 0 are on a logarithmic axis if the largest is 100 times the
-    smallest. For an estimator with `early_stopping`, the epoch that its weights come from is marked.
+    smallest. For an estimator with `early_stopping`, the epoch that its weights come from is marked; another
+    program that keeps the weights of an epoch names it as `best_epoch`.
 
     Examples
     --------
@@ -64,6 +69,8 @@ def plot_learning_curve(history: Any, *, ax: Axes | None = None) -> Axes:
     """
     source = _read_history(history)
     curves = _curves(source.records)
+    if best_epoch is not None:
+        source = source._replace(best=_checked_epoch(best_epoch, curves.values()))
     quantities = dict.fromkeys(name.removeprefix("val_") for name in curves)
     scores = [quantity for quantity in quantities if quantity != "loss"]
     ax = axes_or_new(ax)
@@ -78,7 +85,7 @@ def plot_learning_curve(history: Any, *, ax: Axes | None = None) -> Axes:
                 style = {**style, "color": darker(colour, n_darker), "label": f"{part} {quantity}{mark}"}
                 lines += _draw_curve(side, *curve, **style)
     if source.best is not None:
-        label = f"best epoch ({source.best})"
+        label = f"best {source.unit} ({source.best})"
         lines.append(ax.axvline(source.best, color="0.45", linestyle=":", linewidth=1.5, label=label))
     if _spans_magnitudes([curves[name][1] for name in ("loss", "val_loss") if name in curves]):
         ax.set_yscale("log")
@@ -118,6 +125,16 @@ def _read_history(history: Any) -> _CurveSource:
     if not source.records:
         raise ValueError("`history` must have at least one epoch, got none")
     return source
+
+
+def _checked_epoch(best_epoch: Any, curves: Iterable[tuple[HostArray, HostArray]]) -> int:
+    """Return `best_epoch`; raise an error unless it is between the first and the last epoch of the curves."""
+    epochs = np.concatenate([epochs for epochs, _ in curves])
+    first, last = int(epochs.min()), int(epochs.max())
+    epoch = check_integer("best_epoch", best_epoch, minimum=first)
+    if epoch > last:
+        raise ValueError(f"`best_epoch` must be <= {last}, the last epoch of `history`, got {epoch}")
+    return epoch
 
 
 def _best_epoch(records: Sequence[Mapping[str, Any]], *, by_loss: bool) -> int | None:
