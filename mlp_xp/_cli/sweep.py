@@ -32,9 +32,10 @@ from mlp_xp.backends import backend
 from mlp_xp.files._folders import NewFolder, write_json
 from mlp_xp.files._models import save_model
 from mlp_xp.plotting import plot_learning_curve
-from mlp_xp.plotting._common import escape_mathtext
+from mlp_xp.plotting._common import label_axes, legend_handles, title_figure
+from mlp_xp.plotting._texts import fallback_fonts, fit_legend, fit_text, font_points
 from mlp_xp.tables._common import DataError
-from mlp_xp.tables._pictures import has_two_features, plot_pipeline_boundary
+from mlp_xp.tables._pictures import has_two_features, plot_pipeline_boundary, shown_names
 from mlp_xp.tables._rows import LabelledRows
 from mlp_xp.tables._scores import SCORE_TITLES
 
@@ -82,7 +83,8 @@ def run(options: argparse.Namespace) -> int:
             folder.finish()
         _print_scores(trials, loaded, screen)
         try:
-            draw(trials, loaded).savefig(out / "sweep.png", dpi=150)
+            with fallback_fonts(loaded.name, *shown_names(loaded.prepared.pipeline(trials[0].estimator))):
+                draw(trials, loaded).savefig(out / "sweep.png", dpi=150)
         except Exception as error:  # an error in matplotlib must not lose trained networks
             (out / "sweep.png").unlink(missing_ok=True)
             screen.print_note(f"no sweep.png ({first_line(error)})")
@@ -216,21 +218,35 @@ def draw(trials: list[Trial], loaded: LoadedData) -> Figure:
     draw_panel = partial(_draw_boundary, loaded) if boundaries else _draw_curve
     for panel, trial in zip(panels, trials):
         draw_panel(trial, panel)
-        panel.set_title(_title(trial, loaded), fontsize="medium")
+        room, points = 60.0 * figure.get_figwidth() / n_columns, font_points("medium")
+        panel.set_title(fit_text(_title(trial, loaded), room, points, n_lines=2), fontsize=points)
     for panel in panels[len(trials) :]:
         panel.set_axis_off()
     for panel in panels[max(0, len(trials) - n_columns) : len(trials)]:
         panel.tick_params(labelbottom=True)  # shared axes label the last row only, which may be incomplete
-    for panel in panels[: max(0, len(trials) - n_columns)]:
-        panel.set_xlabel("")
     if not boundaries:
         _share_y_limits(list(panels[: len(trials)]))
-    handles, labels = panels[0].get_legend_handles_labels()
-    if boundaries and labels:  # the same in all panels
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 8), frameon=False)
+    classes = loaded.prepared.pipeline(trials[0].estimator).classes
+    if boundaries and classes is not None:
+        _add_legend(figure, panels[0], classes.tolist())
     title = f"{loaded.name}: {loaded.target_name} by networks of several sizes ({_scored_rows(loaded)})"
-    figure.suptitle(escape_mathtext(title))
+    title_figure(figure, title)
+    if boundaries:
+        figure.draw_without_rendering()  # for the sizes of the panels, which bound the labels
+        for panel in panels[: len(trials)]:
+            label_axes(panel, *loaded.prepared.preprocessor.numbers)
+    for panel in panels[: max(0, len(trials) - n_columns)]:
+        panel.set_xlabel("")
     return figure
+
+
+def _add_legend(figure: Figure, panel: Any, classes: list[Any]) -> None:
+    """Add a legend of the classes below the panels, in which their points look the same."""
+    size = font_points("small")
+    width, height = 72.0 * figure.get_size_inches()
+    labels, n_columns = fit_legend([str(name) for name in classes], 0.95 * width, 0.3 * height, size)
+    handles = legend_handles(panel.collections[-len(classes) :], labels)
+    figure.legend(handles, labels, loc="outside lower center", ncols=n_columns, fontsize=size, frameon=False)
 
 
 def _scored_rows(loaded: LoadedData) -> str:

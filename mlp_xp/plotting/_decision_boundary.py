@@ -22,10 +22,12 @@ from mlp_xp.plotting._common import (
     checked_on_host,
     darker,
     is_network_pair,
+    label_axes,
     on_host,
     pixels_per_point,
     placement_of,
 )
+from mlp_xp.plotting._texts import fit_names, font_points
 
 CLASS_COLOURS = (COLOURS[1], COLOURS[0], *COLOURS[2:])
 MARKERS = "os^DvPX<p*>"
@@ -85,7 +87,8 @@ def plot_decision_boundary(
     -----
     A region has the colour of its class, deeper where the class is more probable; lines are drawn where the
     predicted class changes. If a model has no probabilities, or its predictions do not follow them (as with a
-    tuned threshold), each region has one shade.
+    tuned threshold), each region has one shade. Names that are longer than their place are wrapped or
+    shortened; a legend of more classes than fit tells how many it leaves out.
 
     scikit-learn's DecisionBoundaryDisplay leaves white gaps between several classes, and no line between
     two.
@@ -120,6 +123,7 @@ def plot_decision_boundary(
         _draw_values(ax, grid, values, samples, targets, legend)
     else:
         names = checked_names("class_names", classes if class_names is None else class_names, len(classes))
+        names = fit_names(names, math.inf, font_points("medium"))
         codes = np.full(len(samples), -1) if targets is None else targets
         ax = axes_or_new(ax)
         _draw_regions(ax, grid, values)
@@ -139,7 +143,7 @@ def plot_decision_boundary(
     if classes is not None and legend:
         add_legend(handles, ax)
     if labels:
-        ax.set(xlabel=labels[0], ylabel=labels[1])
+        label_axes(ax, *labels)
     return ax
 
 

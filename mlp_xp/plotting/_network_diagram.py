@@ -25,6 +25,7 @@ from mlp_xp.plotting._common import (
     pixels_per_point,
     placement_of,
 )
+from mlp_xp.plotting._texts import fit_names, font_points
 
 POSITIVE, NEGATIVE = COLOURS[0], COLOURS[3]
 
@@ -32,6 +33,9 @@ MAX_UNITS_DRAWN = 12
 """Maximum number of units of a layer that are all drawn; of a wider layer, only its ends are."""
 END_UNITS_DRAWN = 5
 """Number of units drawn at either end of a layer that is too wide."""
+
+MAX_NAME_WIDTH = 0.3
+"""Maximum width of the names of inputs and of outputs, as a part of the Axes'."""
 
 
 def plot_network(
@@ -71,7 +75,8 @@ def plot_network(
     -----
     A line is as wide as its weight is large, solid if it is above 0 and dashed if below. The rim of a
     unit shows its bias in the same way. Of a layer with more than 12 units the first and the last 5 are
-    drawn, and weights of the others do not count for the scale.
+    drawn, and weights of the others do not count for the scale. Names longer than 0.3 of the Axes are
+    shortened.
 
     Examples
     --------
@@ -275,13 +280,13 @@ def _write_captions(
 
 
 def _write_names(ax: Axes, index: int, layer: _Layer, names: Sequence[str], distance: float) -> float:
-    """Write names beside the units of a layer; return the width of the longest in pixels."""
+    """Write names beside the units of a layer, shortened; return the width of the longest in pixels."""
     widths = [0.0]
+    room = MAX_NAME_WIDTH * ax.bbox.width / pixels_per_point(ax)
+    names = fit_names([names[unit] for unit in layer.indices] if names else [], room, font_points("small"))
     offset: dict[str, Any] = {"xytext": (distance, 0.0), "textcoords": "offset points", "va": "center"}
     side = "right" if distance < 0.0 else "left"
-    for unit, height in zip(layer.indices, layer.heights) if names else ():
-        text = ax.annotate(
-            names[unit], (index, height), ha=side, fontsize="small", annotation_clip=False, **offset
-        )
+    for name, height in zip(names, layer.heights):
+        text = ax.annotate(name, (index, height), ha=side, fontsize="small", annotation_clip=False, **offset)
         widths.append(text.get_window_extent().width)
     return max(widths)

@@ -9,20 +9,16 @@ from typing import Any
 import polars as pl
 from matplotlib.figure import Figure
 from matplotlib.ticker import AutoLocator, StrMethodFormatter
-from sklearn.metrics import ConfusionMatrixDisplay, PredictionErrorDisplay
+from sklearn.metrics import PredictionErrorDisplay
 
 from mlp_xp._messages import first_line
 from mlp_xp.plotting import plot_decision_boundary, plot_learning_curve
-from mlp_xp.plotting._common import escape_mathtext
+from mlp_xp.plotting._common import label_axes, title_figure
+from mlp_xp.plotting._confusion_matrix import draw_confusion_matrix, merged_confusion, write_counts
+from mlp_xp.plotting._texts import fallback_fonts
 from mlp_xp.tables._pipelines import Pipeline
 from mlp_xp.tables._rows import LabelledRows
 from mlp_xp.tables._runs import Run
-
-MAX_CLASSES_IN_CONFUSION_MATRIX = 30
-"""Maximum number of classes for which the confusion matrix is drawn; with more its labels are unreadable."""
-
-MAX_CLASSES_WITH_COUNTS = 12
-"""Maximum number of classes for which the cells of the confusion matrix show counts."""
 
 
 def save_pictures(folder: Path, run: Run, rows: LabelledRows, title: str) -> list[str]:
@@ -33,13 +29,22 @@ def save_pictures(folder: Path, run: Run, rows: LabelledRows, title: str) -> lis
     problems = []
     for name, draw in picture_drawers(run, rows, title).items():
         try:
-            figure = Figure(figsize=(6.4, 4.8), layout="constrained")
-            draw(figure.subplots())
-            figure.savefig(folder / name, dpi=150)
+            with fallback_fonts(title, *shown_names(run.pipeline)):
+                figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+                draw(figure.subplots())
+                figure.savefig(folder / name, dpi=150)
         except Exception as error:
             (folder / name).unlink(missing_ok=True)
             problems.append(f"no {name} ({first_line(error)})")
     return problems
+
+
+def shown_names(pipeline: Pipeline) -> list[str]:
+    """Return the names that pictures of a pipeline show: of columns and of classes."""
+    assert pipeline.schema.target is not None
+    classes = [] if pipeline.classes is None else pipeline.classes.tolist()
+    columns = pipeline.preprocessor.numbers if has_two_features(pipeline) else ()
+    return [pipeline.schema.target.name, *columns, *map(str, classes)]
 
 
 def picture_drawers(run: Run, rows: LabelledRows, title: str) -> dict[str, Callable[[Any], None]]:
@@ -48,10 +53,10 @@ def picture_drawers(run: Run, rows: LabelledRows, title: str) -> dict[str, Calla
     drawers: dict[str, Callable[[Any], None]] = {}
     if model.loss_curve_:
         curve_title = f"Learning curve{_curve_remarks(run)}"
-        drawers["learning_curve.png"] = lambda axes: _titled(plot_learning_curve(model, ax=axes), curve_title)
+        drawers["learning_curve.png"] = lambda axes: _draw_curve(model, curve_title, axes)
     if classes is None:
         drawers["predicted_vs_true.png"] = lambda axes: _draw_predictions(run, rows, title, axes)
-    elif len(classes) <= MAX_CLASSES_IN_CONFUSION_MATRIX:
+    else:
         drawers["confusion_matrix.png"] = lambda axes: _draw_confusion(run, rows, title, axes)
     if has_two_features(run.pipeline):
         drawers["decision_boundary.png"] = lambda axes: _draw_boundary(run, rows, title, axes)
@@ -80,38 +85,35 @@ def plot_pipeline_boundary(pipeline: Pipeline, rows: LabelledRows, axes: Any, *,
     plot_decision_boundary(pipeline, known, rows.y, ax=axes, legend=legend)
 
 
-def _titled(axes: Any, title: str) -> None:
-    axes.set_title(escape_mathtext(title))
+def _label_axes(axes: Any, xlabel: str, ylabel: str) -> None:
+    """Label the axes twice: the layout with the labels determines how long they may be."""
+    for _ in range(2):
+        label_axes(axes, xlabel, ylabel)
+        axes.figure.draw_without_rendering()
 
 
-def _label_axes(run: Run, title: str, axes: Any) -> None:
-    """Label the axes "predicted" and "true", and set the title."""
-    axes.set_xlabel(escape_mathtext(f"predicted {run.target}"))
-    axes.set_ylabel(escape_mathtext(f"true {run.target}"))
-    _titled(axes, title)
+def _draw_curve(model: Any, title: str, axes: Any) -> None:
+    """Draw the learning curve of an estimator."""
+    plot_learning_curve(model, ax=axes)
+    title_figure(axes.figure, title)
 
 
 def _draw_boundary(run: Run, rows: LabelledRows, title: str, axes: Any) -> None:
+    """Draw the decision boundary and the rows."""
     plot_pipeline_boundary(run.pipeline, rows, axes)
-    _titled(axes, title)
+    title_figure(axes.figure, title)
+    _label_axes(axes, *run.pipeline.preprocessor.numbers)
 
 
 def _draw_confusion(run: Run, rows: LabelledRows, title: str, axes: Any) -> None:
     """Draw the confusion matrix."""
-    classes = run.classes
-    assert classes is not None
+    assert run.classes is not None
     predicted = run.pipeline.predict(rows.frame)
-    ConfusionMatrixDisplay.from_predictions(
-        rows.y,
-        predicted,
-        labels=classes,
-        display_labels=[escape_mathtext(str(name)) for name in classes.tolist()],
-        cmap="Blues",
-        ax=axes,
-        include_values=len(classes) <= MAX_CLASSES_WITH_COUNTS,
-        xticks_rotation="horizontal" if sum(len(str(name)) for name in classes) < 40 else "vertical",
-    )
-    _label_axes(run, title, axes)
+    names, counts, merged = merged_confusion(run.classes, rows.y.tolist(), predicted.tolist())
+    draw_confusion_matrix(axes, names, counts, merged=merged)
+    title_figure(axes.figure, title)
+    _label_axes(axes, f"predicted {run.target}", f"true {run.target}")
+    write_counts(axes, counts)
 
 
 def _draw_predictions(run: Run, rows: LabelledRows, title: str, axes: Any) -> None:
@@ -130,4 +132,5 @@ def _draw_predictions(run: Run, rows: LabelledRows, title: str, axes: Any) -> No
     for axis in (axes.xaxis, axes.yaxis):  # scikit-learn sets five ticks at unrounded values
         axis.set_major_locator(AutoLocator())
         axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-    _label_axes(run, title, axes)
+    title_figure(axes.figure, title)
+    _label_axes(axes, f"predicted {run.target}", f"true {run.target}")
