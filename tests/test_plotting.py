@@ -318,6 +318,40 @@ def test_the_epoch_that_a_caller_kept_goes_before_that_of_early_stopping(ax):
     assert [label for label in curves(ax) if "best" in label] == ["best epoch (2)"]
 
 
+def test_histories_of_several_networks_have_thin_lines_and_a_thick_mean(ax):
+    histories = [a_history(30), a_history(40)[:20], a_history(25)]
+    plot_learning_curve(histories, ax=ax, best_epoch=[29, None, 3])
+    named = {label: line for label, line in curves(ax).items() if not label.startswith("_")}
+    assert set(named) == {
+        *("training loss", "validation loss", "training accuracy (right)", "validation accuracy (right)"),
+        "best epochs (29, 3)",
+    }
+    # The mean goes as far as all do.
+    mean = named["validation accuracy (right)"]
+    expected = np.mean([[record["val_accuracy"] for record in each[:20]] for each in histories], axis=0)
+    np.testing.assert_array_equal(mean.get_xdata(), np.arange(1, 21))
+    np.testing.assert_allclose(mean.get_ydata(), expected)
+    every = [line for axes in ax.figure.axes for line in axes.lines]
+    thin = [line for line in every if line.get_alpha() is not None]
+    assert sorted(len(line.get_xdata()) for line in thin) == [20] * 4 + [25] * 4 + [30] * 4
+    assert max(line.get_linewidth() for line in thin) < mean.get_linewidth()
+    marks = [line.get_xdata()[0] for line in every if line.get_linestyle() == ":"]
+    assert marks == [29, 3]
+
+
+@pytest.mark.parametrize(
+    ("best", "error", "message"),
+    [
+        (3, TypeError, "`best_epoch` must be a list with an epoch or None for each of 2 histories, got 3"),
+        ([3], TypeError, "for each of 2 histories"),
+        ([3, 41], ValueError, "`best_epoch` must be <= 40"),
+    ],
+)
+def test_epochs_of_several_networks_must_be_theirs(best, error, message):
+    with pytest.raises(error, match=message):
+        plot_learning_curve([a_history(50), a_history(40)], best_epoch=best)
+
+
 def test_the_iterations_of_lbfgs_are_called_so(ax):
     plot_learning_curve(BINARY, ax=ax, best_epoch=2)
     assert "best iteration (2)" in curves(ax)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from itertools import cycle
 from typing import Any, NamedTuple
 
@@ -25,19 +26,23 @@ CURVE_STYLES: tuple[tuple[str, str, dict[str, Any]], ...] = (
 """Prefix in the history, name in the legend, and line style of training and validation curves."""
 
 
-def plot_learning_curve(history: Any, *, ax: Axes | None = None, best_epoch: int | None = None) -> Axes:
+def plot_learning_curve(
+    history: Any, *, ax: Axes | None = None, best_epoch: int | Sequence[int | None] | None = None
+) -> Axes:
     """Draw the losses and scores of a training by epoch, the scores on an axis of their own.
 
     Parameters
     ----------
-    history : History, list of dict, or fitted MLPClassifier or MLPRegressor
+    history : History, list of dict, list of these, or fitted MLPClassifier or MLPRegressor
         Also a fitted pipeline that ends in such an estimator, or a search or a
-        TransformedTargetRegressor around one.
+        TransformedTargetRegressor around one. Of a list of histories, as of networks that are averaged, there
+        is a thin line for each, and a thick one for their mean, as far as all of them go.
     ax : matplotlib Axes, optional
         Where to draw; a new figure by default.
-    best_epoch : int, optional
+    best_epoch : int or list of int or None, optional
         The epoch to mark as the one whose weights were kept, between the first and the last of the history.
-        By default that of an estimator's `early_stopping`; none for a plain history.
+        By default that of an estimator's `early_stopping`; none for a plain history. Of a list of histories
+        a list, with None for those of which none is marked.
 
     Returns
     -------
@@ -48,7 +53,7 @@ def plot_learning_curve(history: Any, *, ax: Axes | None = None, best_epoch: int
     Raises
     ------
     TypeError
-        If `history` is none of these, or `best_epoch` is no integer.
+        If `history` is none of these, or `best_epoch` is no integer, or not a list for a list of histories.
     ValueError
         If the history has no epoch, or no losses and scores, or if `best_epoch` is outside of it.
 
@@ -67,11 +72,10 @@ def plot_learning_curve(history: Any, *, ax: Axes | None = None, best_epoch: int
     >>> ax.get_xlabel(), ax.get_ylabel(), [line.get_label() for line in ax.lines]
     ('epoch', 'loss', ['training loss', 'validation loss'])
     """
-    source = _read_history(history)
-    curves = _curves(source.records)
-    if best_epoch is not None:
-        source = source._replace(best=_checked_epoch(best_epoch, curves.values()))
-    quantities = dict.fromkeys(name.removeprefix("val_") for name in curves)
+    sources = _read_histories(history, best_epoch)
+    curves = [_curves(source.records) for source in sources]
+    best = [_checked_epoch(source.best, each.values()) for source, each in zip(sources, curves)]
+    quantities = dict.fromkeys(name.removeprefix("val_") for each in curves for name in each)
     scores = [quantity for quantity in quantities if quantity != "loss"]
     ax = axes_or_new(ax)
     right = _right_axes(ax) if scores and "loss" in quantities else ax
@@ -80,21 +84,30 @@ def plot_learning_curve(history: Any, *, ax: Axes | None = None, best_epoch: int
         side = ax if quantity == "loss" else right
         mark = " (right)" if side is not ax else ""
         for n_darker, (prefix, part, style) in enumerate(CURVE_STYLES):
-            curve = curves.get(prefix + quantity)
-            if curve is not None:
-                style = {**style, "color": darker(colour, n_darker), "label": f"{part} {quantity}{mark}"}
+            drawn = [each[prefix + quantity] for each in curves if prefix + quantity in each]
+            style = {**style, "color": darker(colour, n_darker), "label": f"{part} {quantity}{mark}"}
+            if len(drawn) > 1:
+                for curve in drawn:
+                    _draw_curve(side, *curve, **style | {"linewidth": 0.7, "alpha": 0.35, "label": "_"})
+                drawn = [_mean_curve(drawn)]
+            for curve in drawn:
                 lines += _draw_curve(side, *curve, **style)
-    if source.best is not None:
-        label = f"best {source.unit} ({source.best})"
-        lines.append(ax.axvline(source.best, color="0.45", linestyle=":", linewidth=1.5, label=label))
-    if _spans_magnitudes([curves[name][1] for name in ("loss", "val_loss") if name in curves]):
+    unit, marks = sources[0].unit, [epoch for epoch in best if epoch is not None]
+    if marks:
+        several = len(marks) > 1
+        label = f"best {unit}{'s' * several} ({', '.join(map(str, marks))})"
+        for epoch in marks:
+            style = {"color": "0.45", "linestyle": ":", "linewidth": 0.9 if several else 1.5, "label": label}
+            lines.append(ax.axvline(epoch, **style))
+            label = "_"
+    if _spans_magnitudes([each[name][1] for each in curves for name in ("loss", "val_loss") if name in each]):
         ax.set_yscale("log")
     right.set_ylabel(scores[0] if len(scores) == 1 else "score")
     if "loss" in quantities:
         ax.set_ylabel("loss")
-    ax.set_xlabel(source.unit)
+    ax.set_xlabel(unit)
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
-    add_legend(lines, *dict.fromkeys([ax, right]))
+    add_legend([line for line in lines if line.get_label() != "_"], *dict.fromkeys([ax, right]))
     return ax
 
 
@@ -106,9 +119,29 @@ class _CurveSource(NamedTuple):
     best: int | None = None
 
 
+def _read_histories(history: Any, best_epoch: Any) -> list[_CurveSource]:
+    """Return what is to be drawn of a history, of each of a list of them, or of a fitted estimator."""
+    if not (isinstance(history, (list, tuple)) and history and all(map(_is_plain_history, history))):
+        source = _read_history(history)
+        return [source if best_epoch is None else source._replace(best=best_epoch)]
+    if best_epoch is None:
+        best_epoch = [None] * len(history)
+    if not isinstance(best_epoch, (list, tuple)) or len(best_epoch) != len(history):
+        raise TypeError(
+            f"`best_epoch` must be a list with an epoch or None for each of {len(history)} histories, got "
+            f"{best_epoch!r:.60}"
+        )
+    return [_read_history(each)._replace(best=best) for each, best in zip(history, best_epoch)]
+
+
+def _is_plain_history(history: Any) -> bool:
+    """Return whether this is a list of records."""
+    return isinstance(history, list) and all(isinstance(record, Mapping) for record in history)
+
+
 def _read_history(history: Any) -> _CurveSource:
     """Return what is to be drawn of a history or a fitted estimator."""
-    if isinstance(history, list) and all(isinstance(record, Mapping) for record in history):
+    if _is_plain_history(history):
         source = _CurveSource(history)
     else:
         model = inner_estimator(history)
@@ -127,8 +160,10 @@ def _read_history(history: Any) -> _CurveSource:
     return source
 
 
-def _checked_epoch(best_epoch: Any, curves: Iterable[tuple[HostArray, HostArray]]) -> int:
+def _checked_epoch(best_epoch: Any, curves: Iterable[tuple[HostArray, HostArray]]) -> int | None:
     """Return `best_epoch`; raise an error unless it is between the first and the last epoch of the curves."""
+    if best_epoch is None:
+        return None
     epochs = np.concatenate([epochs for epochs, _ in curves])
     first, last = int(epochs.min()), int(epochs.max())
     epoch = check_integer("best_epoch", best_epoch, minimum=first)
@@ -182,6 +217,12 @@ def _draw_curve(ax: Axes, epochs: HostArray, values: HostArray, **style: Any) ->
     finite = np.concatenate([[False], np.isfinite(values), [False]])
     isolated = np.flatnonzero(finite[1:-1] & ~finite[:-2] & ~finite[2:])
     return ax.plot(epochs, values, marker="o" if len(isolated) else "", markevery=isolated.tolist(), **style)
+
+
+def _mean_curve(curves: Sequence[tuple[HostArray, HostArray]]) -> tuple[HostArray, HostArray]:
+    """Return the mean of curves at the epochs that all of them have."""
+    common = reduce(np.intersect1d, [epochs for epochs, _ in curves])
+    return common, np.mean([values[np.isin(epochs, common)] for epochs, values in curves], axis=0)
 
 
 def _spans_magnitudes(curves: Sequence[HostArray]) -> bool:
