@@ -23,10 +23,13 @@ import safetensors.numpy
 
 from mlp_xp import MLPClassifier, MLPRegressor
 from mlp_xp.tables import DataError, learn_schema, load_run
-from mlp_xp.tables._pipelines import fit, prepare
+from mlp_xp.tables._networks import Training
+from mlp_xp.tables._pipelines import prepare
+from mlp_xp.tables._preprocessing import AS_THEY_ARE
 from mlp_xp.tables._rows import LabelledRows, known_rows
 from mlp_xp.tables._runs import Run, table_notes, write_run
 from mlp_xp.tables._scores import Baseline
+from mlp_xp.tables._settings import TABULAR
 from mlp_xp.tables._targets import find_target
 
 FILES = ("pipeline.json", "network.safetensors", "run.json")
@@ -80,22 +83,22 @@ def training_table(n_rows=60):
     return frame.with_columns(frame[name].set(hole, None) for name, hole in holes.items())
 
 
-def make_run(folder, frame, target, *, dtype="float32", drop=(), weight=None, **settings):
+def make_run(folder, frame, target, *, dtype="float32", drop=(), weight=None, inputs=AS_THEY_ARE, **settings):
     """Train a run on all rows of a table, and write it into a new folder; return it as it was in memory."""
     schema = learn_schema(frame, target, drop=list(drop), sample_weight=weight)
     known = known_rows(schema, frame)
     found = find_target(known.target)
     rows = LabelledRows(known.frame, found.values, known.sample_weight)
-    data = prepare(found.task, schema, {"training": rows}, dtype)
+    data = prepare(found.task, schema, {"training": rows}, dtype, inputs)
     kind = MLPClassifier if found.task == "classification" else MLPRegressor
     model = kind(**{"hidden_layer_sizes": (4,), "max_iter": 3, "random_state": 0, **settings})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*hasn't converged")
-        fit(model, data)
+        Training(model, data).run()
     folder.mkdir()
     description = {"command": f"mlp-xp train table.csv --target {target}"}
     run = Run(folder, data.pipeline(model), Baseline.fit(found.task, found.values), description)
-    write_run(folder, run)
+    write_run(folder, run, [model.history_])
     return run
 
 
@@ -103,7 +106,9 @@ def write_runs(folder):
     """Write runs of all tasks into a folder; return them as they were in memory, by name."""
     frame = training_table()
     return {
-        "classes": make_run(folder / "classes", frame, "y", drop=["two", "value"], weight="w"),
+        "classes": make_run(
+            folder / "classes", frame, "y", drop=["two", "value"], weight="w", inputs=TABULAR.inputs
+        ),
         "two": make_run(folder / "two", frame, "two", dtype="float64", drop=["y", "value", "w"]),
         "values": make_run(folder / "values", frame, "value", drop=["y", "two", "w", "town"]),
     }

@@ -122,8 +122,9 @@ EXEMPT = {
     *("Initializer", "Layer", "ModelFileError", "Optimizer", "OutOfMemoryError", "Schedule"),
     *("Trained", "TrainingError", "TrainingInterruptedWarning"),
     *("ColumnSchema", "DataError", "DateFormat", "NumberFormat", "Run", "Schema"),
+    *("TabularClassifier", "TabularRegressor"),
 }
-"""Errors, results and protocols, which users do not construct."""
+"""Errors, results and protocols, which users do not construct; and estimators, which check when they fit."""
 
 WRONG = {
     **{"None": None, "False in text": "False", "bytes": b"3", "empty text": "", "an object": object()},
@@ -258,6 +259,22 @@ def test_wrong_parameters_of_estimators_are_refused_by_name(kind, name):
         model = kind(**{"hidden_layer_sizes": (2,), "max_iter": 1, "max_fun": 1} | {name: wrong})
         accepted = takes(hint, wrong) or (hint is typing.Any and wrong is None)
         assert_refused_by_name(lambda fit=model.fit: fit(samples, samples[:, 0] > 0.0), name, label, accepted)
+
+
+TABULAR = [tables.TabularClassifier, tables.TabularRegressor]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in TABULAR for name in kind().get_params()])
+def test_wrong_parameters_of_tabular_estimators_are_refused_by_name(kind, name):
+    frame = pl.DataFrame({"a": np.arange(8.0), "b": list("xyxyxyxy")})
+    y = np.arange(8) % 2
+    for label, wrong in WRONG.items():
+        model = kind(**{"n_networks": 1, "hidden_layer_sizes": (2,), "max_iter": 1} | {name: wrong})
+        accepted = takes(typing.get_type_hints(kind)[name], wrong) or (
+            name == "class_weight" and wrong is None
+        )
+        assert_refused_by_name(lambda fit=model.fit: fit(frame, y), name, label, accepted)
 
 
 @pytest.mark.parametrize("name", ["init", "update", "learning_rate"])

@@ -95,6 +95,7 @@ def test_a_list_and_its_tables(folder):
 def test_the_rows_held_out_are_those_of_the_tool(folder, name):
     asked = {"data": str(folder / f"{name}.csv"), "target": table(folder, name).target, "drop": []}
     given = {"task": "auto", "test_fraction": None, "random_state": 3, "dtype": "float32"}
+    given["settings"] = "tabular"
     names = ("categorical", "keep_column")
     others = ("sample_weight", "na", "decimal", "dates", "val", "encoding")
     options = SimpleNamespace(**asked, **given, **dict.fromkeys(names, ()), **dict.fromkeys(others))

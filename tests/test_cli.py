@@ -36,6 +36,8 @@ COMMAND = str(Path(sys.executable).with_name("mlp-xp"))
 
 words = shlex.split
 
+PLAIN = ("--settings", "scikit-learn")
+
 
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path, monkeypatch):
@@ -177,8 +179,9 @@ def test_every_data_set_trains(name, ask):
     assert sum(found["rows"].values()) == len(data.y)
     assert set(found["rows"]) == ({"training"} if name == "xor" else {"training", "test"})
     sizes = found["network"]["layer_sizes"]
+    assert set(data.feature_names) <= set(found["inputs"])
     assert (sizes[0], sizes[-1]) == (
-        data.X.shape[1],
+        len(found["inputs"]),
         1 if len(data.class_names) == 2 else len(data.class_names),
     )
     assert (found["epochs"], found["task"]) == (2, "classification")
@@ -206,7 +209,7 @@ def test_it_is_the_estimator_on_scaled_columns(ask):
     model.fit(scaler.transform(X), y)
     found = ask(
         *words("train breast-cancer --seed 5 --hidden 7 3 --epochs 30 --alpha 0.1 --batch-size 20"),
-        *["--dtype", "float64"],
+        *["--dtype", "float64", *PLAIN],
     )
     assert found["scores"]["test"]["accuracy"] == pytest.approx(model.score(scaler.transform(X_test), y_test))
     probabilities = model.predict_proba(scaler.transform(X_test))[:, 1]
@@ -217,6 +220,105 @@ def test_it_is_the_estimator_on_scaled_columns(ask):
     assert found["scores"]["test"]["log_loss"] == pytest.approx(
         metrics.log_loss(y_test == model.classes_[1], probabilities)
     )
+
+
+def test_the_settings_are_those_of_the_package():
+    from mlp_xp._cli.options import SETTING_NAMES
+    from mlp_xp.tables._settings import SETTINGS
+
+    assert tuple(SETTINGS) == SETTING_NAMES
+
+
+def noise(n_rows=200, seed=0):
+    random = np.random.RandomState(seed)
+    return pl.DataFrame({"a": random.randn(n_rows), "b": random.randn(n_rows)})
+
+
+def test_it_says_which_epochs_are_kept(run):
+    frame = noise().with_columns(
+        y=pl.when(pl.col("a") > pl.col("b")).then(pl.lit("up")).otherwise(pl.lit("down"))
+    )
+    frame.write_csv("table.csv")
+    code, output, _ = run("train", "table.csv", "--hidden", 8, "--learning-rate", 0.05, "--out", "run")
+    assert code == 0
+    assert re.search(r"network +the average of 5, each \d+-8-1, relu, adam, at most 200 epochs", output)
+    found = re.search(r"Lowest validation loss at epochs (.*) of 200, which are kept\.", output)
+    described = json.loads(Path("run/run.json").read_text())
+    assert [int(epoch) for epoch in re.findall(r"\d+", found[1])] == described["best_epochs"]
+    assert described["watched"] == "left out"
+    history = json.loads(Path("run/history.json").read_text())
+    for number, epoch in enumerate(described["best_epochs"], 1):
+        losses = [record["val_loss"] for record in history if record["network"] == number]
+        assert epoch == 1 + int(np.argmin(losses))
+        assert len(losses) in (epoch + 21, 200)  # 20 epochs without an improvement, and one more
+    assert "may help" not in output
+    one = run("train", "table.csv", "--hidden", 8, "--learning-rate", 0.05, "--networks", 1)[1]
+    assert re.search(r"network +\d+-8-1, relu", one)
+    assert re.search(
+        rf"Lowest validation loss at epoch {described['best_epochs'][0]} of 200, which is kept\.", one
+    )
+
+
+def test_more_epochs_are_advised_only_where_it_still_improved(run):
+    x = np.linspace(-1.0, 1.0, 200)
+    pl.DataFrame({"x": x, "y": np.sin(3.0 * x)}).write_csv("table.csv")
+    _, output, _ = run("train", "table.csv", "--epochs", 3)
+    expected = (
+        "Lowest validation loss at epochs 3, 2, 3, 3 and 3 of 3, which are kept; at the last epoch it still "
+    )
+    assert expected + "improved in 4 networks: more may help (--epochs)." in output
+    # Without validation rows by the settings of scikit-learn: by those of the test.
+    settings = ["train", "table.csv", *PLAIN, "--tol", 0, "--n-iter-no-change", "inf"]
+    assert "Trained for all 5 epochs; more may help (--epochs)." in run(*settings, "--epochs", 5)[1]
+    frame = noise(60)
+    frame.with_columns(y=pl.Series(np.random.RandomState(3).randn(60))).write_csv("table.csv")
+    _, output, _ = run(*settings, "--epochs", 100)
+    assert re.search(
+        r"Trained for all 100 epochs, but the loss of the test rows was lowest at epoch \d+: "
+        r"fewer may help, or --early-stopping loss\.",
+        output,
+    )
+
+
+def test_a_network_that_learns_nothing_says_so(run, ask):
+    random = np.random.RandomState(1)
+    noise().with_columns(y=pl.Series(random.choice(["x", "y"], size=200, p=[0.7, 0.3]))).write_csv(
+        "table.csv"
+    )
+    code, output, error = run("train", "table.csv")
+    assert code == 0
+    expected = (
+        "On the rows left out the networks gained no more than chance on the class frequencies, which is "
+    )
+    assert expected + "predicted." in output
+    assert (
+        "test: the network is no better than the class frequencies of the training rows (log loss " in error
+    )
+    scores = ask("train", "table.csv")["scores"]
+    assert scores["test"]["log_loss"] == pytest.approx(scores["baseline"]["log_loss"], rel=1e-6)
+    noise().with_columns(y=pl.Series(random.randn(200))).write_csv("table.csv")
+    code, output, error = run("train", "table.csv", *PLAIN)
+    assert code == 0
+    assert "test: the network is no better than the mean of the training rows (R2 -" in error
+
+
+def test_few_rows_are_all_trained_on_and_said(run):
+    _, output, _ = run("train", "xor", "--epochs", 5)
+    assert "Trained for all 5 epochs: 4 rows are too few to leave some out." in output
+
+
+def test_an_interrupt_between_networks_keeps_those_finished():
+    code, screen = in_terminal(
+        words("train digits --epochs 40 --n-iter-no-change inf --out run"),
+        interrupt_after=b"network 3 of 5",
+    )
+    assert code == 130
+    expected = (
+        r"mlp-xp: (network 3 of 5: interrupted after \d+ of 40 epochs|interrupted after 2 of 5 networks)"
+    )
+    assert re.search(expected, plain(screen))
+    assert load_model("run/network.safetensors").hidden_layer_sizes == (256, 256)  # of the two finished
+    assert json.loads(Path("run/metrics.json").read_text())["test"]["accuracy"] > 0.9
 
 
 EACH_OPTION = {
@@ -247,7 +349,7 @@ def test_every_option_reaches_the_training(ask, tmp_path):
     base = words(
         "train table.csv --hidden 8 5 --activation tanh --solver sgd --learning-rate 0.02 --epochs 40"
     )
-    base += words("--batch-size 16 --seed 3 --backend numpy --dtype float64 --alpha 0.001")
+    base += [*words("--batch-size 16 --seed 3 --backend numpy --dtype float64 --alpha 0.001"), *PLAIN]
     expected = ask(*base)
     assert expected["network"]["layer_sizes"] == [2, 8, 5, 1]
     assert ask(*base)["scores"] == expected["scores"]
@@ -286,7 +388,7 @@ def test_other_backends_reach_the_same_scores(name, ask, request):
 def test_a_regression_predicts_in_the_targets_units(ask):
     X = np.linspace(-3.0, 3.0, 200)
     pl.DataFrame({"x": X, "price": 1e6 + 1e4 * np.sin(X)}).write_csv("table.csv")
-    found = ask("train", "table.csv", "--solver", "lbfgs", "--dtype", "float64", "--out", "run")
+    found = ask("train", "table.csv", "--solver", "lbfgs", "--dtype", "float64", *PLAIN, "--out", "run")
     assert found["task"] == "regression"
     assert found["scores"]["test"]["r2"] > 0.99
     assert found["scores"]["test"]["rmse"] < 1e3
@@ -319,6 +421,7 @@ def test_predictions_that_overflow_are_refused(run, ask):
     X = np.linspace(0.0, 1.0, 60)
     pl.DataFrame({"x": X, "count": np.round(np.exp(3.0 * X))}).write_csv("table.csv")
     settings = words("train table.csv --task regression --loss poisson --solver lbfgs --activation identity")
+    settings += PLAIN
     assert ask(*settings, "--out", "run")["scores"]["test"]["r2"] > 0.9
     pl.DataFrame({"x": [0.5, 1e6, 1e7], "count": [4, 5, 6]}).write_csv("far.csv")
     for command in ("predict", "evaluate"):
@@ -333,7 +436,7 @@ def test_a_validation_table_is_watched_and_never_trained_on(ask):
     frame = table("iris")
     frame[:100].write_csv("table.csv")
     frame[100:].write_csv("val.csv")
-    settings = ["train", "table.csv", "--epochs", 20]
+    settings = ["train", "table.csv", "--epochs", 20, *PLAIN]
     alone, watched = ask(*settings), ask(*settings, "--val", "val.csv", "--out", "run")
     assert watched["rows"] == {"training": 80, "validation": 50, "test": 20}
     assert watched["scores"]["test"] == alone["scores"]["test"]
@@ -347,7 +450,7 @@ def test_a_validation_table_is_watched_and_never_trained_on(ask):
 
 
 def test_the_rows_of_the_test_are_looked_at_and_decide_nothing(ask):
-    settings = ["train", "planar", "--epochs", 30, "--out"]
+    settings = ["train", "planar", "--epochs", 30, *PLAIN, "--out"]
     found = ask(*settings, "run")
     history = json.loads(Path("run/history.json").read_text())
     assert history[-1]["val_accuracy"] == pytest.approx(found["scores"]["test"]["accuracy"])
@@ -508,7 +611,7 @@ def test_the_command_of_the_best_network_can_be_pasted(data, given, run):
 
 
 def test_a_folder_that_is_there_is_kept(run):
-    settings = ["train", "xor", "--epochs", 2, "--out"]
+    settings = ["train", "xor", "--networks", 1, "--epochs", 2, "--out"]
     assert run(*settings, "run")[0] == 0
     before = {path: path.read_bytes() for path in Path("run").iterdir()}
     code, output, error = run(*settings, "run", "--epochs", 9)
@@ -561,7 +664,9 @@ def test_a_divergence_keeps_what_was_trained(run):
     settings = ["train", "planar", "--solver", "sgd", "--learning-rate", 1e30, "--out", "run"]
     code, output, error = run(*settings)
     assert code == 1
-    assert re.match(r"mlp-xp: training diverged in epoch \d: .*Try a smaller learning rate", error)
+    assert re.match(
+        r"mlp-xp: network 1 of 5: training diverged in epoch \d: .*Try a smaller learning rate", error
+    )
     assert "test" in output
     assert run("evaluate", "run", written_table("planar"))[0] == 0
     assert json.loads(Path("run/run.json").read_text())["ended"] in error
@@ -618,7 +723,11 @@ def test_a_failing_picture_is_no_failing_run(run, monkeypatch):
 def test_names_are_shown_as_they_are(run):
     """A dollar starts no mathematics in pictures, and nothing steers the terminal."""
     pl.DataFrame(
-        {"a$": np.arange(40.0) * 2, "b\x1b[2J": np.arange(40.0) ** 2, "US$\\m2 in $": ["x$", "y"] * 20}
+        {
+            "a$": np.arange(40.0) * 2,
+            "b\x1b[2J": np.arange(40.0) ** 2,
+            "US$\\m2 in $": ["x$"] * 18 + ["y"] * 22,
+        }
     ).write_csv("table.csv")
     code, output, error = run("train", "table.csv", "--epochs", 3, "--out", "run")
     assert (code, error) == (0, "")
@@ -682,7 +791,11 @@ def written(text, name="table.csv"):
         (None, ["xor", "--batch-size", "1.5"], "--batch-size: invalid integer value: '1.5'"),
         (None, ["xor", "--validation-fraction", "1"], "must be a number > 0 and < 1, got 1"),
         (None, ["xor", "--activation", "sigmoid"], "invalid choice: 'sigmoid'"),
-        (None, ["xor", "--activation", "relu", "tanh"], "`activation` must be one, or one for each of the 1"),
+        (
+            None,
+            ["xor", *words("--hidden 4 --activation relu tanh")],
+            "`activation` must be one, or one for each of the 1",
+        ),
         (None, ["xor", "--seed", "99999999999"], "--seed: must be an integer >= 0 and < 4294967296"),
         (None, ["xor", "--max"], "unrecognized arguments: --max (did you mean --max-"),
         (None, ["xor", "--learning-rate", "adaptive"], "'adaptive' is for --learning-rate-schedule"),
@@ -842,7 +955,8 @@ def test_a_folder_that_is_no_run(run, trained):
 
 
 def test_a_sweep_compares_sizes(run):
-    settings = words("sweep planar --solver lbfgs --activation tanh --epochs 50 --hidden 1 4 6x3")
+    settings = words("sweep planar --settings scikit-learn --solver lbfgs --activation tanh --epochs 50")
+    settings += words("--hidden 1 4 6x3")
     code, output, error = run(*settings)
     assert (code, error) == (0, "")
     rows = re.findall(r"│ (1|4|6x3) +│ +(\d+) │ +(\d+) │", output)
@@ -855,8 +969,9 @@ def test_a_sweep_compares_sizes(run):
     scores = [network["scores"]["test"]["accuracy"] for network in document["networks"]]
     assert scores[0] < scores[1]
     best = document["networks"][int(np.argmax(scores))]["hidden"]
-    words_of_best = f"--target petal --hidden {' '.join(map(str, best))} --activation tanh --solver lbfgs"
-    assert output.endswith(f"  mlp-xp train planar {words_of_best} --max-iter 50 --out planar-best\n")
+    words_of_best = f"--target petal --hidden {' '.join(map(str, best))} --settings scikit-learn"
+    words_of_best += " --activation tanh --solver lbfgs --max-iter 50"
+    assert output.endswith(f"  mlp-xp train planar {words_of_best} --out planar-best\n")
     assert run(*settings)[0] == 2
     assert run(*settings, "--overwrite", "--quiet") == (0, "", "")
 
@@ -1133,7 +1248,7 @@ def test_narrow_terminals_show_all_numbers(command, columns):
 
 def test_an_interrupt_reports_and_keeps_what_was_trained():
     code, screen = in_terminal(
-        words("train digits --batch-size 16 --epochs 100000 --n-iter-no-change inf --out run"),
+        words("train digits --networks 1 --batch-size 16 --epochs 100000 --n-iter-no-change inf --out run"),
         interrupt_after=b"loss",
     )
     assert code == 130

@@ -45,6 +45,13 @@ NAMES = {
 }
 
 
+QUICK = ("short", "200 characters", "strange")
+EACH_NAME = [
+    pytest.param(names, id=key, marks=[] if key in QUICK else pytest.mark.slow)
+    for key, names in NAMES.items()
+]
+
+
 def place(names, columns=("a", "b"), target="kind"):
     """A table with two columns of numbers and a target that takes each of these names."""
     codes = np.arange(max(60, 10 * len(names))) % len(names)
@@ -110,7 +117,7 @@ def check_inside(figure):
 # Pictures of commands.
 
 
-@pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
+@pytest.mark.parametrize("names", EACH_NAME)
 def test_names_of_any_length_stay_within_the_pictures_of_a_run(names, drawn):
     long = len(names[0]) > 100
     columns = (f"{2 * SENTENCE}x", "y" * 150) if long else ("a", "b")
@@ -283,7 +290,7 @@ def test_characters_come_from_a_font_that_has_them():
             assert matplotlib.rcParams["font.family"] == ["cmr10"]
 
 
-@pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
+@pytest.mark.parametrize("names", EACH_NAME)
 def test_legends_and_labels_of_decision_boundaries_fit(names):
     X = np.random.default_rng(0).standard_normal((max(30, len(names)), 2))
     y = np.arange(len(X)) % len(names)

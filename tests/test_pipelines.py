@@ -13,6 +13,7 @@ dummy = pytest.importorskip("sklearn.dummy")
 impute = pytest.importorskip("sklearn.impute")
 preprocessing = pytest.importorskip("sklearn.preprocessing")
 tables = pytest.importorskip("mlp_xp.tables")
+networks = pytest.importorskip("mlp_xp.tables._networks")
 pipelines = pytest.importorskip("mlp_xp.tables._pipelines")
 ours = pytest.importorskip("mlp_xp.tables._preprocessing")
 rows_of = pytest.importorskip("mlp_xp.tables._rows")
@@ -36,6 +37,7 @@ LabelledRows, hold_out, known_rows, prepare = (
     rows_of.known_rows,
     pipelines.prepare,
 )
+Training, average_of, best_epoch = networks.Training, networks.average_of, networks.best_epoch
 Baseline, format_number, score = scores.Baseline, scores.format_number, scores.score
 
 FRAME = pl.DataFrame({"size": [1.0, None, 3.0, 8.0], "kind": ["b", "a", None, "a"]})
@@ -205,6 +207,95 @@ def test_impossible_scalings(values):
         Scaling(*values)
 
 
+# Limits and intervals.
+
+
+INTERVALS = ours.NumberInputs(limit=3.0, min_intervals=8, max_intervals=32, rows_per_interval=500)
+
+
+def interval_inputs(values, dtype="float64", new=None):
+    frame = numbers(*values)
+    made = Preprocessor.fit(schema_of(frame), frame, dtype, INTERVALS)
+    return made, made.transform(frame if new is None else numbers(*new), dtype)
+
+
+def test_limited_numbers_are_scaled_ones_near_the_mean_and_bounded_far_away():
+    values = np.random.RandomState(0).randn(1000)
+    far = [*np.linspace(-0.01, 0.01, 5), 1e3, -1e9, 1e308, -1e308]
+    made, found = interval_inputs(values, new=far)
+    (scaling,) = made.numbers.values()
+    scaled = (np.array(far) - scaling.mean) / scaling.scale
+    np.testing.assert_allclose(found[:5, 0], scaled[:5], rtol=1e-2)
+    np.testing.assert_allclose(found[5:, 0], [3.0, -3.0, 3.0, -3.0], rtol=1e-4)
+    ascending = made.transform(numbers(*np.linspace(-50.0, 50.0, 400)), "float64")[:, 0]
+    assert (np.diff(ascending) > 0.0).all()
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "n_intervals"), [(50, 8), (4499, 8), (4500, 9), (16_000, 32), (40_000, 32)]
+)
+def test_intervals_have_equally_many_rows(n_rows, n_intervals):
+    values = np.random.RandomState(1).standard_cauchy(n_rows)
+    made, _ = interval_inputs(values[:10])
+    made, _ = interval_inputs(values)
+    (scaling,) = made.numbers.values()
+    assert (scaling.knots[0], scaling.knots[-1]) == (values.min(), values.max())
+    counts, _ = np.histogram(values, scaling.knots)
+    assert len(counts) == n_intervals
+    assert np.ptp(counts) <= 2
+
+
+@pytest.mark.parametrize("unit", [1e-320, 1e-300, 1.0, 1e300])
+def test_each_interval_is_gone_through_once(unit):
+    values = unit * np.random.RandomState(2).rand(300)
+    new = np.concatenate([values, unit * np.array([-5.0, 5.0])])
+    made, found = interval_inputs(values, new=new)
+    (scaling,) = made.numbers.values()
+    for column, (low, high) in enumerate(zip(scaling.knots[:-1], scaling.knots[1:]), 1):
+        expected = np.interp(new / unit, [low / unit, high / unit], [-0.5, 0.5])
+        np.testing.assert_allclose(found[:, column], expected, atol=1e-9 if unit > 1e-310 else 0.51)
+    assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "n_intervals"),
+    [
+        ([0.0] * 40, 0),
+        ([0.0, 1.0] * 20, 0),
+        ([0.0, 1.0, 2.0] * 20, 2),
+        ([0.0] * 90 + [1.0, 2.0, 3.0, 4.0, 5.0] * 2, 0),
+        ([5e-324, 1e-323, 0.0] * 20, 1),
+        ([-1.7e308, 0.0, 1.7e308] * 20, 2),
+        ([None] * 20, 0),
+    ],
+)
+def test_columns_of_few_different_numbers_have_few_intervals(values, n_intervals):
+    made, found = interval_inputs(values)
+    (scaling,) = made.numbers.values()
+    assert max(0, len(scaling.knots) - 1) in (n_intervals, 0)
+    assert found.shape[1] == made.width == len(made.input_names) == scaling.width
+    assert np.isfinite(found).all()
+
+
+def test_many_rows_have_fewer_intervals_before_they_take_too_much_memory(monkeypatch):
+    values = np.random.RandomState(3).randn(20_000)
+    frame = pl.DataFrame({f"x{index}": values for index in range(5)})
+    widths = []
+    for n_bytes in (2**29, 20_000 * 100 * 4, 20_000 * 30 * 4, 1):
+        monkeypatch.setattr(ours, "MAX_ENCODED_BYTES", n_bytes)
+        widths.append(Preprocessor.fit(schema_of(frame), frame, "float32", INTERVALS).width)
+    assert widths == [165, 85, 25, 5]
+
+
+@pytest.mark.parametrize(
+    ("limit", "knots"),
+    [(0.0, ()), (-1.0, ()), (3.0, (1.0,)), (3.0, (1.0, 1.0)), (None, (2.0, 1.0)), (None, (0.0, 5e-324))],
+)
+def test_impossible_limits_and_intervals(limit, knots):
+    with pytest.raises(ValueError, match="a limit must be|the ends of intervals must be"):
+        Scaling(0.0, 0.0, 1.0, limit, knots)
+
+
 # Categories.
 
 
@@ -335,7 +426,7 @@ def trained(frame, y, dtype="float64", weight=None):
     data, model = regression(frame, y, dtype, weight), mlp_xp.MLPRegressor(**REGRESSOR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "lbfgs|.*hasn't converged")
-        pipelines.fit(model, data)
+        Training(model, data).run()
     return data.pipeline(model)
 
 
@@ -387,7 +478,7 @@ def test_values_are_predicted_in_their_own_units():
     with pytest.warns(match="hasn't converged"):
         peer.fit(data.X["training"], y)
     with pytest.warns(match="hasn't converged"):
-        pipelines.fit(model, data)
+        Training(model, data).run()
     np.testing.assert_allclose(
         model.predict(data.X["training"]), peer.predict(data.X["training"]), rtol=1e-11
     )
@@ -415,7 +506,7 @@ def test_a_row_of_weight_2_is_trained_on_as_two():
         data = regression(frame[chosen], y[chosen], weight=weights)
         data.X["training"] = X[chosen, None]  # the columns' own scale is not weighted
         model = mlp_xp.MLPRegressor(**settings)
-        pipelines.fit(model, data)
+        Training(model, data).run()
         found.append(model.predict(X[:, None]))
     np.testing.assert_allclose(*found, rtol=1e-6)
 
@@ -424,7 +515,7 @@ def test_a_count_is_not_scaled():
     """The Poisson deviance is of the counts themselves."""
     y = np.exp(1.0 + LINE).round()
     model = mlp_xp.MLPRegressor("poisson", **(REGRESSOR | {"max_iter": 5000}))
-    pipelines.fit(model, regression(pl.DataFrame({"x": LINE}), y))
+    Training(model, regression(pl.DataFrame({"x": LINE}), y)).run()
     outputs = model.predict(inputs(numbers(*LINE)))
     assert metrics.d2_tweedie_score(y, outputs, power=1) > 0.8
 
@@ -442,7 +533,7 @@ def test_a_count_is_not_scaled():
 )
 def test_which_split_is_monitored(settings, splits, expected):
     data = prepare("regression", SCHEMA, dict.fromkeys(splits, LabelledRows(FRAME, LINE[:4])), "float64")
-    assert pipelines.monitored_split(mlp_xp.MLPRegressor(**settings), data) == expected
+    assert Training(mlp_xp.MLPRegressor(**settings), data).monitored == expected
 
 
 # Predicting.
@@ -452,7 +543,7 @@ def classifier(frame=FRAME, y=("x", "y", "x", "y"), dtype="float64"):
     data = prepare("classification", schema_of(frame), {"training": LabelledRows(frame, np.array(y))}, dtype)
     model = mlp_xp.MLPClassifier((3,), max_iter=5, random_state=0)
     with pytest.warns(match="hasn't converged"):
-        pipelines.fit(model, data)
+        Training(model, data).run()
     return data.pipeline(model), data
 
 

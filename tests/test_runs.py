@@ -261,7 +261,7 @@ def test_a_run_holds_plain_values_only(name, made):
         assert is_plain(json.loads(path.read_text())), path
     document = json.loads((folder / "pipeline.json").read_text())
     assert document.keys() == {"format", "sha256", "schema", "preprocessor", "baseline"}
-    assert document["format"] == 2
+    assert document["format"] == 3
 
 
 def test_a_loaded_run_computes_where_its_caller_says(made):
@@ -480,12 +480,27 @@ def test_runs_of_the_first_format_are_refused(folder):
     assert refused(folder) == expected
 
 
-@pytest.mark.parametrize("version", [3, 10**6, 10**300])
+def test_runs_of_the_former_format_load(made, tmp_path):
+    """Their numbers have one input each, and say nothing of limits and intervals."""
+    folder = Path(shutil.copytree(made[0] / "two", tmp_path / "run"))
+
+    def as_it_was(document):
+        document["format"] = 2
+        for scaling in document["preprocessor"]["numbers"].values():
+            assert (scaling.pop("limit"), scaling.pop("knots")) == (None, [])
+
+    change(folder, as_it_was)
+    assert load_run(folder).predict(TABLE).equals(made[1]["two"].predict(TABLE))
+    change(folder, lambda document: document["preprocessor"].update(numbers=[1.0]))
+    refused(folder, "damaged or altered")
+
+
+@pytest.mark.parametrize("version", [4, 10**6, 10**300])
 def test_newer_formats_are_refused(version, folder):
     path = folder / "pipeline.json"
     path.write_text(json.dumps({"format": version, "something": "new"}))
     shown = version if version < 10**9 else "a long number"
-    assert refused(folder) == f"{folder}: format {shown} is too new: this mlp_xp reads 2"
+    assert refused(folder) == f"{folder}: format {shown} is too new: this mlp_xp reads 3"
 
 
 @pytest.mark.parametrize("version", [1, 0, -1, True, 2.0, "2", None, [2], {}, [[]]])
@@ -508,7 +523,7 @@ DAMAGE = {
     "UTF-16": lambda content: content.decode("latin-1").encode("utf-16"),
     "twice": lambda content: content + content,
     "NaN": lambda content: b'{"format": NaN}',
-    "a key twice": lambda content: b'{"format": 2, "format": 2}',
+    "a key twice": lambda content: b'{"format": 3, "format": 3}',
     "nested": lambda content: b"[" * 100_000,
     "a long number": lambda content: b'{"format": ' + b"9" * 100_000 + b"}",
 }
@@ -766,7 +781,7 @@ def test_where_to_compute_is_not_the_files_choice(small, tmp_path):
     assert load_run(folder).pipeline.estimator.backend is None
 
 
-@pytest.mark.parametrize("place", ['"format": 2', '"notes": []', '"p"', '"baseline": {'])
+@pytest.mark.parametrize("place", ['"format": 3', '"notes": []', '"p"', '"baseline": {'])
 def test_values_nested_as_deep_as_they_load(place, small, tmp_path):
     """A message that showed them would be nested too deeply."""
     folder = Path(shutil.copytree(small[0], tmp_path / "run"))

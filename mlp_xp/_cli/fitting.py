@@ -6,7 +6,7 @@ import argparse
 import shlex
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -16,12 +16,17 @@ from sklearn.exceptions import ConvergenceWarning
 from mlp_xp._arrays import library_name
 from mlp_xp._cli.loading import LoadedData
 from mlp_xp._cli.options import EXIT_FAILED, EXIT_INTERRUPTED, command_words
-from mlp_xp._cli.screen import Screen
+from mlp_xp._cli.screen import Screen, format_score
 from mlp_xp._engines import EagerFallbackWarning
+from mlp_xp._interrupts import deferred_interrupts
 from mlp_xp._training.history import TrainingError, TrainingInterruptedWarning
 from mlp_xp.backends import Backend
-from mlp_xp.tables._pipelines import fit, model_outputs
-from mlp_xp.tables._scores import score, why_undefined
+from mlp_xp.tables._networks import Training, best_epoch
+from mlp_xp.tables._pipelines import model_outputs
+from mlp_xp.tables._scores import SCORE_TITLES, score, why_undefined
+
+MIN_RELATIVE_GAIN = 1e-5
+"""Relative difference from which on a network is better than the baseline: above the rounding of float32."""
 
 
 class Outcome(NamedTuple):
@@ -48,8 +53,9 @@ def describe_machine(chosen: Backend, options: argparse.Namespace) -> str:
     return f"Training on {library_name(chosen.xp)} ({device}) in {options.dtype}{products} ({chosen.reason})"
 
 
-def describe_network(estimator: Any, loaded: LoadedData) -> str:
+def describe_network(training: Training, loaded: LoadedData) -> str:
     """Return a description of the network: layer sizes, activation, solver and maximum number of epochs."""
+    estimator, n_networks = training.estimator, training.n_networks
     hidden = estimator.hidden_layer_sizes
     n_classes = len(np.unique(loaded.target.values)) if loaded.prepared.task == "classification" else 1
     sizes = [loaded.prepared.preprocessor.width, *hidden, 1 if n_classes == 2 else n_classes]
@@ -58,7 +64,8 @@ def describe_network(estimator: Any, loaded: LoadedData) -> str:
     )
     middle = f", {activation}" if hidden else ""
     most = f"at most {estimator.max_iter} {_iteration_name(estimator)}"
-    return f"{'-'.join(map(str, sizes))}{middle}, {estimator.solver}, {most}"
+    several = f"the average of {n_networks}, each " if n_networks > 1 else ""
+    return f"{several}{'-'.join(map(str, sizes))}{middle}, {estimator.solver}, {most}"
 
 
 def _iteration_name(estimator: Any) -> str:
@@ -76,53 +83,116 @@ def without_backend(estimator: Any) -> Iterator[None]:
         estimator.set_params(backend=backend)
 
 
-def train(estimator: Any, loaded: LoadedData, screen: Screen, description: str = "epoch") -> Outcome:
-    """Train an estimator; return how it ended. It keeps what was trained, also after an error or Ctrl-C."""
-    bar = screen.progress(description)
-    if bar is not None:
-        estimator.set_callbacks(bar)
+def train(training: Training, screen: Screen, description: str = "epoch") -> Outcome:
+    """Train; return how it ended. The estimator has what was trained, also after an error or Ctrl-C."""
+    estimator, n_networks = training.estimator, training.n_networks
+
+    def show_progress(number: int) -> None:
+        of_network = f"network {number} of {n_networks} " if n_networks > 1 else ""
+        bar = screen.progress(of_network + description)
+        if bar is not None:
+            estimator.set_callbacks(bar)
+
+    training.on_begin = show_progress
     start, failure = time.perf_counter(), None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         for category in (TrainingInterruptedWarning, ConvergenceWarning, EagerFallbackWarning):
             warnings.simplefilter("always", category)
         try:
-            fit(estimator, loaded.prepared)
+            training.run()
+        except KeyboardInterrupt:  # at the very end
+            if not training.networks:
+                raise
+            training.is_interrupted = True
+            with deferred_interrupts(deliver=False):
+                training.publish()
         except Exception as error:
             if not hasattr(estimator, "coefs_"):  # nothing was trained
                 raise
             failure = str(error).partition("; `.params`")[0]
             if not isinstance(error, TrainingError):
-                done = f"{estimator.n_iter_} {_iteration_name(estimator)}"
+                n_done = training.networks[-1].n_iter_ if len(training.networks) == training.n_begun else 0
+                done = f"{n_done} {_iteration_name(estimator)}"
                 failure = f"training failed after {done} ({type(error).__name__}: {error})"
     seconds = time.perf_counter() - start
     estimator.set_callbacks()
-    for warning in caught:
-        if issubclass(warning.category, EagerFallbackWarning):
-            screen.print_note(str(warning.message))
+    for text in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, EagerFallbackWarning)):
+        screen.print_note(text)
+    of_network = f"network {training.n_begun} of {n_networks}: " if n_networks > 1 else ""
     if failure is not None:
-        message = f"{failure}. What was trained until then is scored and kept."
+        message = f"{of_network}{failure}. What was trained until then is scored and kept."
         return Outcome(message, EXIT_FAILED, seconds)
-    if any(issubclass(warning.category, TrainingInterruptedWarning) for warning in caught):
-        message = (
-            f"interrupted after {estimator.n_iter_} of {estimator.max_iter} {_iteration_name(estimator)}"
-        )
+    if training.is_interrupted:
+        done = training.networks[-1].n_iter_
+        message = f"{of_network}interrupted after {done} of {estimator.max_iter} {_iteration_name(estimator)}"
+        if training.n_finished == len(training.networks):
+            message = f"interrupted after {training.n_finished} of {n_networks} networks"
         return Outcome(message, EXIT_INTERRUPTED, seconds)
     warned = [str(one.message) for one in caught if issubclass(one.category, ConvergenceWarning)]
-    return Outcome(_stopping_message(estimator, warned), 0, seconds)
+    return Outcome(_stopping_message(training, warned), 0, seconds)
 
 
-def _stopping_message(estimator: Any, warned: list[str]) -> str:
+def _stopping_message(training: Training, warned: list[str]) -> str:
     """Return why a training without errors stopped, given its convergence warnings."""
-    what = _iteration_name(estimator)
-    if estimator.n_iter_ >= estimator.max_iter:
-        return f"Trained for all {estimator.n_iter_} {what}; more may help (--epochs)."
+    estimator, networks = training.estimator, training.networks
+    what, most = _iteration_name(estimator), estimator.max_iter
+    numbers = sorted({network.n_iter_ for network in networks})
+    if training.stops_early:
+        return _best_epochs_message(training)
+    if numbers == [most]:
+        return f"Trained for all {most} {what}{_past_its_best(training)}."
     if warned:  # L-BFGS stops for several reasons, which its warning names
         return " ".join(warned[0].split()).partition(" Features of mean")[0]
-    if estimator.solver == "lbfgs":
-        return f"Stopped after {estimator.n_iter_} {what}: at a minimum."
-    measure = "the validation result" if estimator.early_stopping else "the loss"
-    return f"Stopped after {estimator.n_iter_} {what}: {measure} no longer improved."
+    reason = "at a minimum" if estimator.solver == "lbfgs" else "the loss no longer improved"
+    return f"Stopped after {_and_listed(numbers)} {what}: {reason}."
+
+
+def _best_epochs_message(training: Training) -> str:
+    """Return which epochs were best on the rows not trained on, and are kept."""
+    most, constant = training.estimator.max_iter, "the class frequencies"
+    if training.shrinkage == 0.0:
+        if training.data.task == "regression":
+            constant = "the mean"
+        return (
+            f"On the rows left out the networks gained no more than chance on {constant}, which is predicted."
+        )
+    best = [best_epoch(network) for network in training.networks]
+    if None in best:
+        return f"No score could be computed on the validation rows ({training.estimator.early_stopping})."
+    several = len(best) > 1
+    by_loss = training.estimator.early_stopping == "loss"
+    message = (
+        f"{'Lowest validation loss' if by_loss else 'Best validation score'} at epoch{'s' * several} "
+        f"{_and_listed(best)} of {most}, which {'are' if several else 'is'} kept"
+    )
+    if n_last := best.count(most):
+        networks = f" in {n_last} network{'s' * (n_last > 1)}" if several else ""
+        message += f"; at the last epoch it still improved{networks}: more may help (--epochs)"
+    return f"{message}."
+
+
+def _past_its_best(training: Training) -> str:
+    """Return what is said of a training that ran for all epochs: whether more or fewer may help."""
+    n_rows, estimator = len(training.data.splits["training"].y), training.estimator
+    losses = [network.val_loss_curve_ for network in training.networks]
+    if training.monitored is None or not all(losses):
+        if training.leaves_rows_out and estimator.early_stopping and estimator.solver != "lbfgs":
+            return f": {n_rows} rows are too few to leave some out"
+        return "; more may help (--epochs)"
+    best = [1 + int(np.argmin(np.nan_to_num(curve, nan=np.inf))) for curve in losses]
+    n_last = best.count(estimator.max_iter)
+    if n_last == len(best):
+        return "; more may help (--epochs)"
+    message = f", but the loss of the {training.monitored} rows was lowest at epoch"
+    advice = "" if n_last else ": fewer may help, or --early-stopping loss"
+    return f"{message}{'s' * (len(best) > 1)} {_and_listed(best)}{advice}"
+
+
+def _and_listed(numbers: Sequence[int | None]) -> str:
+    """Return numbers as "1, 2 and 3"."""
+    *others, last = map(str, numbers)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def score_splits(estimator: Any, loaded: LoadedData) -> dict[str, dict[str, Any]]:
@@ -146,6 +216,22 @@ def undefined_scores(loaded: LoadedData, scores: dict[str, dict[str, Any]]) -> l
         if reason := why_undefined(scores[split], rows.y, classes):
             notes.append(f"{split}: {reason}")
     return notes
+
+
+def no_better_than_baseline(loaded: LoadedData, scores: dict[str, dict[str, Any]]) -> list[str]:
+    """Return a note if the network's loss is not below that of the baseline, on the reported split."""
+    network, baseline = scores[loaded.report_split], scores["baseline"]
+    name, sign, constant = ("log_loss", 1.0, "the class frequencies")
+    if loaded.prepared.task == "regression":
+        name, sign, constant = ("r2", -1.0, "the mean")
+    ours, its = network[name], baseline[name]
+    if ours is None or its is None or sign * (its - ours) > MIN_RELATIVE_GAIN * abs(its):
+        return []
+    title = SCORE_TITLES[loaded.prepared.task][name]
+    return [
+        f"{loaded.report_split}: the network is no better than {constant} of the training rows "
+        f"({title} {format_score(name, ours)} against {format_score(name, its)})"
+    ]
 
 
 def repeat_command(options: argparse.Namespace, loaded: LoadedData, **changed: Any) -> str:

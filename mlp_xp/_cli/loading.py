@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from mlp_xp.estimators import MLPClassifier, MLPRegressor
 from mlp_xp.tables._common import AS_ASKED, IT_IS_EMPTY, DataError, RawTable, listed
 from mlp_xp.tables._formats import MISSING_MARKERS, NumberFormat
 from mlp_xp.tables._learning import learn_schema
+from mlp_xp.tables._networks import Training
 from mlp_xp.tables._pipelines import PreparedData, prepare
 from mlp_xp.tables._preprocessing import check_magnitudes
 from mlp_xp.tables._reading import STANDARD_INPUT, dataset_frame, read_table
@@ -23,6 +24,7 @@ from mlp_xp.tables._rows import LabelledRows, hold_out, known_rows, labelled_row
 from mlp_xp.tables._runs import format_days, missing_in_words
 from mlp_xp.tables._schema import ColumnSchema, Schema
 from mlp_xp.tables._scores import Baseline, class_counts, format_number
+from mlp_xp.tables._settings import SETTINGS
 from mlp_xp.tables._targets import Target, find_target
 
 MAX_NUMBERS_LISTED = 6
@@ -110,7 +112,7 @@ def load_data(options: argparse.Namespace) -> LoadedData:
     if test is not None:
         splits["test"] = test
     missing = {column.name: column.null_count() for column in known.frame if column.null_count()}
-    prepared = prepare(target.task, schema, splits, options.dtype)
+    prepared = prepare(target.task, schema, splits, options.dtype, SETTINGS[options.settings].inputs)
     return LoadedData(name, target, schema, prepared, known.n_without_target, missing)
 
 
@@ -221,27 +223,39 @@ def _describe_target(target: Target) -> str:
     return listed((f"{name} {n} ({n / len(y):.0%})" for name, n in class_counts(y).items()))
 
 
-def make_estimator(options: argparse.Namespace, task: str, hidden: tuple[int, ...] | None) -> Any:
-    """Return an untrained estimator with the parameters given as options, and defaults for the others.
+def make_training(
+    options: argparse.Namespace, loaded: LoadedData, hidden: tuple[int, ...] | None
+) -> Training:
+    """Return a training with the parameters given as options, and for the others those of the settings.
 
     Raises
     ------
     DataError, ValueError
         If an option does not apply to the task, or a value is invalid.
     """
+    task, settings = loaded.prepared.task, SETTINGS[options.settings]
     given = {option.parameter: getattr(options, option.parameter) for option in ESTIMATOR_OPTIONS}
     given = {name: value for name, value in given.items() if value is not None}
     if hidden is not None:
         given["hidden_layer_sizes"] = hidden
     if len(given.get("activation", "")) == 1:
         given["activation"] = given["activation"][0]
+    if given.get("early_stopping") == "none":
+        given["early_stopping"] = False
+    if settings.leaves_rows_out and "validation_fraction" in given:
+        raise DataError(
+            "--validation-fraction is for --settings scikit-learn; by the tabular ones each network leaves a "
+            "fifth of the rows out"
+        )
     inapplicable = {"classification": "loss", "regression": "class_weight"}[task]
     if inapplicable in given:
         raise DataError(f"--{inapplicable.replace('_', '-')} is not for {task}")
+    parameters = settings.all_parameters(given, len(loaded.prepared.splits["training"].y))
     kind = MLPClassifier if task == "classification" else MLPRegressor
-    estimator = kind(random_state=options.random_state, backend=options.backend, **given)
+    estimator = kind(random_state=options.random_state, backend=options.backend, **parameters)
     estimator._check_parameters()
-    return estimator
+    n_networks = settings.n_networks if options.networks is None else options.networks
+    return Training(estimator, loaded.prepared, n_networks, settings.leaves_rows_out)
 
 
 def file_sha256(data: str) -> str | None:

@@ -119,6 +119,9 @@ def _rate(text: str) -> float:
 
 _rate.__name__ = "number"
 
+SETTING_NAMES = ("tabular", "scikit-learn")
+"""Names of `mlp_xp.tables._settings.SETTINGS`, which takes a second to import; the first is the default."""
+
 SCHEDULES = ["constant", "invscaling", "adaptive"]
 
 
@@ -152,7 +155,12 @@ NETWORK_OPTIONS = (
         {"choices": ["squared_error", "poisson"]},
         "of regression; poisson is for counts (squared_error)",
     ),
-    Option(("--alpha",), "alpha", {"type": real(0.0), "metavar": "A"}, "strength of the L2 penalty (0.0001)"),
+    Option(
+        ("--alpha",),
+        "alpha",
+        {"type": real(0.0), "metavar": "A"},
+        "strength of the L2 penalty (0; scikit-learn: 0.0001)",
+    ),
 )
 
 TRAINING_OPTIONS = (
@@ -164,13 +172,16 @@ TRAINING_OPTIONS = (
         "the most passes over the data, or iterations of lbfgs (200)",
     ),
     Option(
-        ("--batch-size",), "batch_size", {"type": integer(1), "metavar": "N"}, "rows in a step (at most 200)"
+        ("--batch-size",),
+        "batch_size",
+        {"type": integer(1), "metavar": "N"},
+        "rows in a step (16 to 256, by the number of rows; scikit-learn: at most 200)",
     ),
     Option(
         ("--learning-rate", "--learning-rate-init"),
         "learning_rate_init",
         {"type": _rate, "metavar": "RATE"},
-        "learning rate of sgd and adam (0.001)",
+        "learning rate of sgd and adam (0.002; scikit-learn: 0.001)",
     ),
     Option(
         ("--learning-rate-schedule",),
@@ -195,7 +206,7 @@ TRAINING_OPTIONS = (
         ("--weight-decay",),
         "weight_decay",
         {"type": real(0.0), "metavar": "W"},
-        "decoupled decay, AdamW's (0)",
+        "decoupled decay, AdamW's (1, less if an epoch has many steps; scikit-learn: 0)",
     ),
     Option(
         ("--shuffle",),
@@ -223,25 +234,26 @@ STOPPING_OPTIONS = (
         "early_stopping",
         {"nargs": "?", "const": "score", "metavar": "SCORE"},
         "stop when rows not trained on (--val, or some of those to train on) show no progress, and take the "
-        "best epoch: by score (accuracy, R2), loss, or a scorer of scikit-learn's",
+        "best epoch: by loss, score (accuracy, R2), or a scorer of scikit-learn's; or none (loss; "
+        "scikit-learn: none)",
     ),
     Option(
         ("--validation-fraction",),
         "validation_fraction",
         {"type": real(0.0, 1.0, with_low=False), "metavar": "F"},
-        "of the rows to train on, for --early-stopping without --val (0.1)",
+        "of the rows to train on, for --early-stopping without --val by scikit-learn's settings (0.1)",
     ),
     Option(
         ("--n-iter-no-change",),
         "n_iter_no_change",
         {"type": _patience, "metavar": "N"},
-        "epochs without progress until training stops, or inf (10)",
+        "epochs without progress until training stops, or inf (20; scikit-learn: 10)",
     ),
     Option(
         ("--tol",),
         "tol",
         {"type": real(0.0), "metavar": "T"},
-        "by how much the loss or score must improve (1e-4)",
+        "by how much the loss or score must improve (1e-5; scikit-learn: 1e-4)",
     ),
     Option(
         ("--max-fun",),
@@ -371,7 +383,11 @@ def _add_train(commands: Any) -> None:
     _add_data(command)
     network = command.add_argument_group("network")
     network.add_argument(
-        "--hidden", type=integer(1), nargs="*", metavar="N", help="units of each hidden layer (100)"
+        "--hidden",
+        type=integer(1),
+        nargs="*",
+        metavar="N",
+        help="units of each hidden layer (128 128; scikit-learn: 100)",
     )
     _add_estimator(command, network)
     output = command.add_argument_group("output")
@@ -469,6 +485,19 @@ def _add_encoding(group: Any) -> None:
 
 
 def _add_estimator(command: argparse.ArgumentParser, network: Any) -> None:
+    network.add_argument(
+        "--settings",
+        choices=list(SETTING_NAMES),
+        default=SETTING_NAMES[0],
+        help="defaults of the options below, and how numbers become inputs: tabular, which does well on most "
+        "tables, or scikit-learn's MLP (tabular)",
+    )
+    network.add_argument(
+        "--networks",
+        type=integer(1),
+        metavar="N",
+        help="how many to train; the result is their average, itself one network (5; 1 with scikit-learn)",
+    )
     training, stopping = map(command.add_argument_group, ("training", "stopping"))
     groups = {network: NETWORK_OPTIONS, training: TRAINING_OPTIONS, stopping: STOPPING_OPTIONS}
     for group, options in groups.items():

@@ -13,7 +13,6 @@ import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
-from mlp_xp._arrays import to_host
 from mlp_xp._cli.fitting import (
     Outcome,
     describe_machine,
@@ -23,7 +22,7 @@ from mlp_xp._cli.fitting import (
     undefined_scores,
     without_backend,
 )
-from mlp_xp._cli.loading import LoadedData, load_data, make_estimator, print_summary
+from mlp_xp._cli.loading import LoadedData, load_data, make_training, print_summary
 from mlp_xp._cli.options import EXIT_INTERRUPTED
 from mlp_xp._cli.screen import Screen, format_score
 from mlp_xp._interrupts import deferred_interrupts
@@ -35,6 +34,7 @@ from mlp_xp.plotting import plot_learning_curve
 from mlp_xp.plotting._common import label_axes, legend_handles, title_figure
 from mlp_xp.plotting._texts import fallback_fonts, fit_legend, fit_text, font_points
 from mlp_xp.tables._common import DataError
+from mlp_xp.tables._networks import Training
 from mlp_xp.tables._pictures import has_two_features, plot_pipeline_boundary, shown_names
 from mlp_xp.tables._rows import LabelledRows
 from mlp_xp.tables._scores import SCORE_TITLES
@@ -46,14 +46,23 @@ class Trial(NamedTuple):
     """One trained network of a sweep, with its outcome and scores; `name` is its sizes, as "64x32"."""
 
     name: str
-    estimator: Any
+    training: Training
     outcome: Outcome
     scores: dict[str, dict[str, Any]]
 
     @property
+    def estimator(self) -> Any:
+        """The trained network: the average, if several were trained."""
+        return self.training.estimator
+
+    @property
     def n_parameters(self) -> int:
-        """Number of weights and biases."""
-        return sum(to_host(array).size for array in (*self.estimator.coefs_, *self.estimator.intercepts_))
+        """Number of weights and biases of all networks trained."""
+        return sum(
+            array.size
+            for network in self.training.networks
+            for array in (*network.coefs_, *network.intercepts_)
+        )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -68,8 +77,7 @@ def run(options: argparse.Namespace) -> int:
         with screen.working(f"reading {options.data}"):
             loaded = load_data(options)
         untrained = {
-            "x".join(map(str, sizes)): make_estimator(options, loaded.prepared.task, sizes)
-            for sizes in options.hidden
+            "x".join(map(str, sizes)): make_training(options, loaded, sizes) for sizes in options.hidden
         }
         screen.print(describe_machine(chosen, options))
         print_summary(loaded, screen)
@@ -95,17 +103,17 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _train_all(
-    untrained: dict[str, Any], loaded: LoadedData, screen: Screen, folder: Path, trials: list[Trial]
+    untrained: dict[str, Training], loaded: LoadedData, screen: Screen, folder: Path, trials: list[Trial]
 ) -> int:
     """Train the networks in turn, appending each to `trials` and saving it at once; return the exit code."""
     code, width = 0, max(map(len, untrained))
     try:
-        for number, (name, estimator) in enumerate(untrained.items(), 1):
+        for number, (name, training) in enumerate(untrained.items(), 1):
             title = f"{number}/{len(untrained)} {name:<{width}} hidden epoch"
-            outcome = train(estimator, loaded, screen, title)
+            outcome, estimator = train(training, screen, title), training.estimator
             with deferred_interrupts(), without_backend(estimator):
                 save_model(folder / f"network-{name}.safetensors", estimator)
-            trials.append(Trial(name, estimator, outcome, score_splits(estimator, loaded)))
+            trials.append(Trial(name, training, outcome, score_splits(estimator, loaded)))
             code = max(code, outcome.exit_code)
             if outcome.exit_code:
                 screen.print_error(f"hidden {name}: {outcome.message}")
@@ -267,11 +275,13 @@ def _draw_boundary(loaded: LoadedData, trial: Trial, panel: Any) -> None:
 def _draw_curve(trial: Trial, panel: Any) -> None:
     """Draw a network's training and validation loss."""
     names = ("epoch", "loss", "val_loss")
-    history = [
-        {name: record[name] for name in names if name in record} for record in trial.estimator.history_
+    histories = [
+        [{name: record[name] for name in names if name in record} for record in history]
+        for history in trial.training.histories
+        if history
     ]
-    if history:
-        plot_learning_curve(history, ax=panel)
+    if histories:
+        plot_learning_curve(histories if len(histories) > 1 else histories[0], ax=panel)
 
 
 def _share_y_limits(panels: Sequence[Any]) -> None:

@@ -15,20 +15,21 @@ from mlp_xp._cli.fitting import (
     Outcome,
     describe_machine,
     describe_network,
+    no_better_than_baseline,
     repeat_command,
     score_splits,
     train,
     undefined_scores,
     without_backend,
 )
-from mlp_xp._cli.loading import LoadedData, file_sha256, load_data, make_estimator, print_summary
+from mlp_xp._cli.loading import LoadedData, file_sha256, load_data, make_training, print_summary
 from mlp_xp._cli.options import path_word
 from mlp_xp._cli.screen import Screen, format_score
 from mlp_xp._interrupts import deferred_interrupts
 from mlp_xp._version import __version__
 from mlp_xp.backends import Backend, backend
 from mlp_xp.files._folders import NewFolder, write_json
-from mlp_xp.tables._pipelines import monitored_split
+from mlp_xp.tables._networks import Training, best_epoch
 from mlp_xp.tables._plain_values import to_plain
 from mlp_xp.tables._runs import DESCRIPTION_FILE, METRICS_FILE, RUN_FILES, Run, write_run
 from mlp_xp.tables._schema import KINDS
@@ -48,22 +49,23 @@ def run(options: argparse.Namespace) -> int:
         with screen.working(f"reading {options.data}"):
             loaded = load_data(options)
         hidden = None if options.hidden is None else tuple(options.hidden)
-        estimator = make_estimator(options, loaded.prepared.task, hidden)
-        description = _describe_run(options, loaded, estimator, chosen)
+        training = make_training(options, loaded, hidden)
+        estimator = training.estimator
+        description = _describe_run(options, loaded, training, chosen)
         screen.print(describe_machine(chosen, options))
         print_summary(loaded, screen)
-        screen.print_fields([("network", describe_network(estimator, loaded))])
+        screen.print_fields([("network", describe_network(training, loaded))])
         screen.print_notes(loaded.schema.notes)
         screen.print()
-        outcome = train(estimator, loaded, screen)
+        outcome = train(training, screen)
         with deferred_interrupts():
-            description |= _describe_outcome(estimator, outcome)
+            description |= _describe_outcome(training, outcome)
             trained = Run(
                 Path(options.out or ""), loaded.prepared.pipeline(estimator), loaded.baseline, description
             )
             if folder is not None:
                 with without_backend(estimator):
-                    write_run(folder.partial, trained)
+                    write_run(folder.partial, trained, training.histories)
                 folder.finish()
         scores = score_splits(estimator, loaded)
         _print_scores(loaded, scores, screen)
@@ -74,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
         else:
             write_json(folder.path / METRICS_FILE, scores)
             answer["saved"] = str(folder.path)
-            _draw(trained, loaded, screen)
+            _draw(trained, training, loaded, screen)
             _print_saved(folder.path, screen)
         screen.print_json(answer)
         return outcome.exit_code
@@ -90,15 +92,15 @@ def _print_scores(loaded: LoadedData, scores: dict[str, dict[str, Any]], screen:
         cells = (format_score(name, values[name]) for name in titles)
         lines.append([first_cell, str(len(splits[split].y)), *cells])
     screen.print_table(["", "rows", *titles.values()], lines)
-    screen.print_notes(undefined_scores(loaded, scores))
+    screen.print_notes([*undefined_scores(loaded, scores), *no_better_than_baseline(loaded, scores)])
 
 
-def _draw(trained: Run, loaded: LoadedData, screen: Screen) -> None:
+def _draw(trained: Run, training: Training, loaded: LoadedData, screen: Screen) -> None:
     """Draw the pictures of a run that is saved already."""
     from mlp_xp.tables._pictures import save_pictures  # imports matplotlib: only if a run is saved
 
     rows = loaded.prepared.splits[loaded.report_split]
-    for message in save_pictures(trained.path, trained, rows, _pictures_title(loaded)):
+    for message in save_pictures(trained.path, trained, training, rows, _pictures_title(loaded)):
         screen.print_note(message)
 
 
@@ -110,7 +112,7 @@ def _pictures_title(loaded: LoadedData) -> str:
 
 
 def _describe_run(
-    options: argparse.Namespace, loaded: LoadedData, estimator: Any, chosen: Backend
+    options: argparse.Namespace, loaded: LoadedData, training: Training, chosen: Backend
 ) -> dict[str, Any]:
     """Return the part of `run.json` that is known before training."""
     return {
@@ -126,7 +128,7 @@ def _describe_run(
         "missing": loaded.missing,
         "rows_without_target": loaded.n_without_target,
         "rows": {split: len(rows.y) for split, rows in loaded.prepared.splits.items()},
-        "watched": monitored_split(estimator, loaded.prepared),
+        "watched": training.monitored,
         "baseline": to_plain(loaded.baseline),
         "machine": {
             "library": library_name(chosen.xp),
@@ -149,16 +151,21 @@ def _version(package: str) -> tuple[str, str | None]:
         return package, None
 
 
-def _describe_outcome(estimator: Any, outcome: Outcome) -> dict[str, Any]:
+def _describe_outcome(training: Training, outcome: Outcome) -> dict[str, Any]:
     """Return the part of `run.json` that is known after training."""
+    networks = training.networks
+    first = networks[0]
     return {
         "network": {
-            "layer_sizes": [estimator.coefs_[0].shape[0], *(weight.shape[1] for weight in estimator.coefs_)],
-            "activation": estimator.activation,
-            "solver": estimator.solver,
+            "networks": len(networks),
+            "layer_sizes": [first.coefs_[0].shape[0], *(weight.shape[1] for weight in first.coefs_)],
+            "activation": first.activation,
+            "solver": first.solver,
         },
-        "engine": estimator.history_.engine,
-        "epochs": estimator.n_iter_,
+        "engine": first.history_.engine,
+        "epochs": max(network.n_iter_ for network in networks),
+        "best_epochs": [best_epoch(network) for network in networks],
+        "shrinkage": training.shrinkage,
         "seconds": round(outcome.seconds, 3),
         "ended": outcome.message,
         "exit_code": outcome.exit_code,

@@ -194,6 +194,7 @@ class BaseMLP(Estimator, CallbackSupportMixin):
         history = History({"epoch": epoch, "loss": loss} for epoch, loss in enumerate(self.loss_curve_, 1))
         history.engine = LAST_ENGINE_NAMES.get(self, "")
         columns = {
+            f"{self._score_name}": self._training_scores,
             "val_loss": self.val_loss_curve_,
             f"val_{self._score_name}": self.validation_scores_,
         }

@@ -117,6 +117,7 @@ def _run_epochs(draft: Draft[Any], task: Task, report: FitReport) -> None:
         batch_size=task.batch_size,
         shuffle=estimator.shuffle,
         validation=task.validation,
+        metrics=[metric] if estimator._scores_training else [],
         validation_metrics=[metric],
         early_stopping=rule,
         callback=report.callback,
@@ -207,4 +208,7 @@ def _set_attributes(
             losses = (former["val_loss_curve_"] or []) + losses
             scores = (former["validation_scores_"] or []) + scores
     estimator.val_loss_curve_, estimator.validation_scores_ = losses, scores
+    estimator.__dict__.pop("_training_scores", None)
+    if metric is not None and estimator._scores_training:
+        estimator._training_scores = history[metric.name]
     estimator.best_validation_score_ = None if scores is None else max(scores, default=-np.inf)

@@ -23,6 +23,9 @@ class FittedAttributes:
         which score `validation_scores_` holds. None after "lbfgs", and after loading a model file.
     _score_name : str or None
         Which score was measured on validation data.
+    _scores_training : bool
+        Whether that score is measured on the training data too, after each epoch, for `_training_scores`,
+        which model files do not keep.
     """
 
     coefs_: list[Array]
@@ -42,6 +45,8 @@ class FittedAttributes:
     feature_names_in_: HostArray
     _score_name: str | None
     _continuation: dict[str, Any] | None = None
+    _scores_training: bool = False
+    _training_scores: list[float] | None = None
 
 
 @dataclass(eq=False, repr=False)

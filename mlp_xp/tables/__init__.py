@@ -4,6 +4,7 @@ They need polars, and runs scikit-learn and safetensors too: ``pip install 'mlp_
 """
 
 import typing as _typing
+from importlib import import_module as _import_module
 from importlib.util import find_spec as _find_spec
 
 from mlp_xp._functions import set_public_module as _set_public_module
@@ -19,8 +20,16 @@ with _package_needed("mlp_xp.tables", "polars", "cli"):
 if _typing.TYPE_CHECKING:
     from mlp_xp.tables._runs import Run as Run
     from mlp_xp.tables._runs import load_run as load_run
+    from mlp_xp.tables._tabular import TabularClassifier as TabularClassifier
+    from mlp_xp.tables._tabular import TabularRegressor as TabularRegressor
 
-_RUNS = ("Run", "load_run")
+_MODULES = {
+    "Run": "_runs",
+    "load_run": "_runs",
+    "TabularClassifier": "_tabular",
+    "TabularRegressor": "_tabular",
+}
+"""Modules of names that are imported when asked for: they import scikit-learn, which takes a second."""
 
 __all__ = [
     "ColumnSchema",
@@ -29,23 +38,24 @@ __all__ = [
     "NumberFormat",
     "Run",
     "Schema",
+    "TabularClassifier",
+    "TabularRegressor",
     "learn_schema",
     "load_run",
     "read_frame",
     "write_frame",
 ]
 
-_set_public_module(__name__, globals(), set(__all__).difference(_RUNS))
+_set_public_module(__name__, globals(), set(__all__).difference(_MODULES))
 
 
 def __getattr__(name: str) -> _typing.Any:
-    """Import runs when they are asked for: they import scikit-learn, which takes a second."""
-    if name not in _RUNS:
+    """Import what needs scikit-learn when it is asked for."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     with _package_needed(name, "scikit-learn", "cli"):
-        from mlp_xp.tables import _runs
-    return getattr(_runs, name)
+        return getattr(_import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *(_RUNS if _find_spec("sklearn") else ())])
+    return sorted([*globals(), *(_MODULES if _find_spec("sklearn") else ())])

@@ -16,18 +16,19 @@ from mlp_xp.plotting import plot_decision_boundary, plot_learning_curve
 from mlp_xp.plotting._common import label_axes, title_figure
 from mlp_xp.plotting._confusion_matrix import draw_confusion_matrix, merged_confusion, write_counts
 from mlp_xp.plotting._texts import fallback_fonts
+from mlp_xp.tables._networks import Training, best_epoch
 from mlp_xp.tables._pipelines import Pipeline
 from mlp_xp.tables._rows import LabelledRows
 from mlp_xp.tables._runs import Run
 
 
-def save_pictures(folder: Path, run: Run, rows: LabelledRows, title: str) -> list[str]:
+def save_pictures(folder: Path, run: Run, training: Training, rows: LabelledRows, title: str) -> list[str]:
     """Draw a run's pictures into a folder; return a message for each picture that failed.
 
     An error in matplotlib must not lose a trained network, so none is raised.
     """
     problems = []
-    for name, draw in picture_drawers(run, rows, title).items():
+    for name, draw in picture_drawers(run, training, rows, title).items():
         try:
             with fallback_fonts(title, *shown_names(run.pipeline)):
                 figure = Figure(figsize=(6.4, 4.8), layout="constrained")
@@ -47,13 +48,14 @@ def shown_names(pipeline: Pipeline) -> list[str]:
     return [pipeline.schema.target.name, *columns, *map(str, classes)]
 
 
-def picture_drawers(run: Run, rows: LabelledRows, title: str) -> dict[str, Callable[[Any], None]]:
+def picture_drawers(
+    run: Run, training: Training, rows: LabelledRows, title: str
+) -> dict[str, Callable[[Any], None]]:
     """Return a function that draws on Axes for each picture of a run, by the picture's file name."""
-    model, classes = run.pipeline.estimator, run.classes
+    classes = run.classes
     drawers: dict[str, Callable[[Any], None]] = {}
-    if model.loss_curve_:
-        curve_title = f"Learning curve{_curve_remarks(run)}"
-        drawers["learning_curve.png"] = lambda axes: _draw_curve(model, curve_title, axes)
+    if any(training.histories):
+        drawers["learning_curve.png"] = lambda axes: _draw_curves(training, axes)
     if classes is None:
         drawers["predicted_vs_true.png"] = lambda axes: _draw_predictions(run, rows, title, axes)
     else:
@@ -66,15 +68,6 @@ def picture_drawers(run: Run, rows: LabelledRows, title: str) -> dict[str, Calla
 def has_two_features(pipeline: Pipeline) -> bool:
     """Return whether a pipeline takes exactly two numeric columns, which have a decision boundary."""
     return len(pipeline.preprocessor.numbers) == 2 and not pipeline.preprocessor.categories
-
-
-def _curve_remarks(run: Run) -> str:
-    """Return the title's remarks: which split was monitored, and whether the loss is of the scaled target."""
-    monitored, model = run.description["watched"], run.pipeline.estimator
-    remarks = [] if monitored is None else [f"validation: the {monitored} rows"]
-    if run.classes is None and model.loss == "squared_error":
-        remarks.append("target scaled to variance 1")
-    return f" ({', '.join(remarks)})" if remarks else ""
 
 
 def plot_pipeline_boundary(pipeline: Pipeline, rows: LabelledRows, axes: Any, *, legend: bool = True) -> None:
@@ -92,10 +85,25 @@ def _label_axes(axes: Any, xlabel: str, ylabel: str) -> None:
         axes.figure.draw_without_rendering()
 
 
-def _draw_curve(model: Any, title: str, axes: Any) -> None:
-    """Draw the learning curve of an estimator."""
-    plot_learning_curve(model, ax=axes)
-    title_figure(axes.figure, title)
+def _draw_curves(training: Training, axes: Any) -> None:
+    """Draw the learning curve of each network trained, and mark the epoch that is kept."""
+    trained = [network for network in training.networks if network.loss_curve_]
+    best = [best_epoch(network) for network in trained]
+    if len(trained) == 1:
+        plot_learning_curve(trained[0].history_, ax=axes, best_epoch=best[0])
+    else:
+        plot_learning_curve([network.history_ for network in trained], ax=axes, best_epoch=best)
+    if trained[0].solver == "lbfgs":
+        axes.set_xlabel("iteration")
+    remarks = []
+    if len(trained) > 1:
+        remarks.append(f"{len(trained)} networks")
+    if training.monitored is not None:
+        left_out = training.monitored == "left out"
+        remarks.append(f"validation: the {'rows left out' if left_out else f'{training.monitored} rows'}")
+    if training.target_scaling:
+        remarks.append(training.target_scaling)
+    title_figure(axes.figure, "Learning curve" + (f" ({', '.join(remarks)})" if remarks else ""))
 
 
 def _draw_boundary(run: Run, rows: LabelledRows, title: str, axes: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -12,23 +11,9 @@ import polars as pl
 
 from mlp_xp._arrays import HostArray
 from mlp_xp.tables._common import DataError, listed
-from mlp_xp.tables._preprocessing import Preprocessor, mean_and_scale
+from mlp_xp.tables._preprocessing import AS_THEY_ARE, NumberInputs, Preprocessor
 from mlp_xp.tables._rows import LabelledRows
 from mlp_xp.tables._schema import Schema
-
-MAX_MEAN_ROUNDING_ERROR = 1e-4
-"""Maximum rounding error of a target's mean, in standard deviations of the target, before float64 is used.
-
-Undoing the scaling of the target puts its mean into the output bias. Where that dtype would round it by more
-than this (a mean of 1e9 with deviation 1 in float32), parameters become float64. Chosen well below the error
-of any fit.
-"""
-
-MAX_EXPONENT_IN_FLOAT32 = 60
-"""Maximum absolute value of the binary exponent of a target's scale before float64 is used, as above.
-
-Half of what float32 has, because the output layer's weights are multiplied by the scale.
-"""
 
 FAR_FROM_TRAINING = 1e3
 """Number of standard deviations from which on a number is blamed for predictions that overflow."""
@@ -180,64 +165,17 @@ class PreparedData:
         return Pipeline(self.schema, self.preprocessor, estimator)
 
 
-def prepare(task: str, schema: Schema, splits: dict[str, LabelledRows], dtype: Any) -> PreparedData:
+def prepare(
+    task: str,
+    schema: Schema,
+    splits: dict[str, LabelledRows],
+    dtype: Any,
+    inputs: NumberInputs = AS_THEY_ARE,
+) -> PreparedData:
     """Fit the preprocessor on the training rows, and apply it to all splits."""
-    preprocessor = Preprocessor.fit(schema, splits["training"].frame, dtype)
+    preprocessor = Preprocessor.fit(schema, splits["training"].frame, dtype, inputs)
     X = {split: preprocessor.transform(rows.frame, dtype) for split, rows in splits.items()}
     return PreparedData(task, schema, preprocessor, splits, X)
-
-
-def fit(estimator: Any, data: PreparedData) -> None:
-    """Train an estimator on the training split; its predictions are in the target's own units.
-
-    For the squared error it is trained on the target scaled to mean 0 and variance 1.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If a parameter or the data are wrong, before any training.
-    Exception
-        If training failed; the estimator keeps the parameters trained until then.
-    """
-    scaled = data.task == "regression" and estimator.loss == "squared_error"
-    training = data.splits["training"]
-    mean, scale = mean_and_scale(training.y, training.sample_weight) if scaled else (0.0, 1.0)
-    targets = {split: rows.y for split, rows in data.splits.items()}
-    if scaled:
-        targets = {split: (y - mean) / scale for split, y in targets.items()}
-    validation: dict[str, Any] = {}
-    split = monitored_split(estimator, data)
-    if split is not None:
-        validation = {"X_val": data.X[split], "y_val": targets[split]}
-        validation["sample_weight_val"] = data.splits[split].sample_weight
-    try:
-        estimator.fit(data.X["training"], targets["training"], training.sample_weight, **validation)
-    finally:
-        if scaled and hasattr(estimator, "coefs_"):
-            _undo_target_scaling(estimator, mean, scale)
-        estimator._forget_progress()  # drops the optimizer's state, which a saved run cannot use
-
-
-def monitored_split(estimator: Any, data: PreparedData) -> str | None:
-    """Return the split measured after each epoch: "validation", else "test", or None.
-
-    The test split is never measured with early stopping, which would choose the epoch by it.
-    """
-    if estimator.solver == "lbfgs":
-        return None
-    candidates = ("validation",) if estimator.early_stopping else ("validation", "test")
-    return next((split for split in candidates if split in data.splits), None)
-
-
-def _undo_target_scaling(estimator: Any, mean: float, scale: float) -> None:
-    """Fold the inverse of the target's scaling into the output layer, in float64 where that is needed."""
-    weights, biases = list(estimator.coefs_), list(estimator.intercepts_)
-    is_rounded = abs(mean) / scale * np.finfo(weights[0].dtype).eps > MAX_MEAN_ROUNDING_ERROR
-    if is_rounded or abs(math.frexp(scale)[1]) > MAX_EXPONENT_IN_FLOAT32:
-        weights, biases = ([array.astype(np.float64) for array in arrays] for arrays in (weights, biases))
-    weights[-1] = weights[-1] * scale
-    biases[-1] = biases[-1] * scale + mean
-    estimator.coefs_, estimator.intercepts_ = weights, biases
 
 
 def model_outputs(model: Any, X: Any) -> HostArray:

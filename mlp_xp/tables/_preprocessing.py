@@ -9,8 +9,8 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
-from typing import Any
+from itertools import chain, pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -23,30 +23,103 @@ from mlp_xp.tables._schema import Schema, WrongCells
 MAX_ENCODED_BYTES = 2**29
 """Maximum size of all encoded training rows; where it would be more, fewer categories have columns."""
 
+MIN_KNOTS = 3
+"""Minimum number of ends of intervals: one interval alone is as good as the scaled number."""
+
 MIN_CATEGORIES = 2
 """Number of categories of a column that always have columns of their own."""
 
 
+class NumberInputs(NamedTuple):
+    """What inputs numbers become.
+
+    Attributes
+    ----------
+    limit : float or None
+        As of `Scaling`.
+    min_intervals, max_intervals : int
+        Number of intervals with equally many training rows, each of which is an input: of few rows, and of
+        many.
+    rows_per_interval : int
+        Number of rows of an interval between these limits.
+    """
+
+    limit: float | None = None
+    min_intervals: int = 0
+    max_intervals: int = 0
+    rows_per_interval: int = 1
+
+    def n_intervals(self, n_rows: int) -> int:
+        """Return the number of intervals of a column of so many rows."""
+        return min(self.max_intervals, max(self.min_intervals, n_rows // self.rows_per_interval))
+
+
+AS_THEY_ARE = NumberInputs()
+"""One input for a number: scaled to mean 0 and variance 1."""
+
+
 @dataclass(frozen=True)
 class Scaling:
-    """How a column of numbers becomes an input.
+    """How a column of numbers becomes inputs.
 
     Attributes
     ----------
     fill : float
         What stands for a missing number: the median.
     mean, scale : float
-        Inputs are ``(number - mean) / scale``.
+        The first input is ``z = (number - mean) / scale``.
+    limit : float or None
+        What that input stays below, smoothly: it is ``z / sqrt(1 + (z / limit)**2)``. None for no limit.
+    knots : tuple of float
+        The ends of intervals, each of which has an input: -0.5 below the interval, 0.5 above, in between
+        linear in the number.
+
+    References
+    ----------
+    Smooth limits: D. Holzmueller et al., "Better by default: strong pre-tuned MLPs and boosted trees on
+    tabular data", NeurIPS 2024. Intervals: Y. Gorishniy et al., "On embeddings for numerical features in
+    tabular deep learning", NeurIPS 2022, section 3.2.
     """
 
     fill: float
     mean: float
     scale: float
+    limit: float | None = None
+    knots: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         # A median is within one standard deviation of the mean, of subnormal numbers but for rounding.
         if not (self.scale > 0.0 and abs(self.fill - self.mean) / self.scale <= 2.0):
             raise ValueError(f"numbers cannot be filled and scaled by {self}")
+        if self.limit is not None and not self.limit > 0.0:
+            raise ValueError(f"a limit must be > 0, got {self.limit}")
+        widths = [high / 2.0 - low / 2.0 for low, high in pairwise(self.knots)]
+        if len(self.knots) == 1 or not all(width > 0.0 for width in widths):
+            raise ValueError("the ends of intervals must be two or more, and ascend")
+
+    @property
+    def width(self) -> int:
+        """Number of inputs."""
+        return max(1, len(self.knots))
+
+    def transform(self, column: pl.Series) -> HostArray:
+        """Return the inputs of a column, of shape (n_samples, width), in float64."""
+        values = column.fill_null(self.fill).to_numpy()
+        inputs = np.empty((len(values), self.width))
+        inputs[:, 0] = (values - self.mean) / self.scale
+        if self.limit is not None:
+            inputs[:, 0] *= self.limit / np.hypot(self.limit, inputs[:, 0])
+        if self.knots:
+            # Halves: the difference of two numbers may overflow.
+            low, high = np.array(self.knots[:-1]) / 2.0, np.array(self.knots[1:]) / 2.0
+            inside = np.clip(values[:, None] / 2.0, low, high)
+            inputs[:, 1:] = (inside - low) / (high - low) - 0.5
+        return inputs
+
+    def input_names(self, name: str) -> list[str]:
+        """Return the names of the inputs of the column with this name."""
+        intervals = [f"{name}_{low:.6g}_to_{high:.6g}" for low, high in pairwise(self.knots)]
+        return [name, *intervals]
 
 
 @dataclass(frozen=True)
@@ -106,28 +179,33 @@ class Preprocessor:
     categories: Mapping[str, Encoding]
 
     @classmethod
-    def fit(cls, schema: Schema, frame: pl.DataFrame, dtype: Any) -> Preprocessor:
+    def fit(
+        cls, schema: Schema, frame: pl.DataFrame, dtype: Any, inputs: NumberInputs = AS_THEY_ARE
+    ) -> Preprocessor:
         """Return the preprocessor of the typed columns of the training rows, for inputs of `dtype`."""
-        numbers = {name: _scaling(frame[name]) for name in schema.names("number", "date", "truth")}
+        names, most = schema.names("number", "date", "truth"), MAX_CATEGORIES
         counts = {name: _counts(frame[name]) for name in schema.names("category")}
-        most = MAX_CATEGORIES
         while True:
+            numbers = {name: _scaling(frame[name], inputs) for name in names}
             categories = {name: _encoding(frame[name], count, most) for name, count in counts.items()}
             made = cls(numbers, categories)
             n_bytes = len(frame) * made.width * np.dtype(dtype).itemsize
-            if n_bytes <= MAX_ENCODED_BYTES or most <= MIN_CATEGORIES:
+            if n_bytes <= MAX_ENCODED_BYTES or (most <= MIN_CATEGORIES and not inputs.max_intervals):
                 return made
             most = max(MIN_CATEGORIES, most // 2)
+            inputs = inputs._replace(max_intervals=inputs.max_intervals // 2)
 
     @cached_property
     def width(self) -> int:
         """Number of inputs."""
-        return len(self.numbers) + sum(encoding.width for encoding in self.categories.values())
+        columns: list[Scaling | Encoding] = [*self.numbers.values(), *self.categories.values()]
+        return sum(column.width for column in columns)
 
     @property
     def input_names(self) -> list[str]:
         """Names of the inputs: of the column, and the category."""
-        return list(chain(self.numbers, *(self._names(name) for name in self.categories)))
+        of_numbers = (scaling.input_names(name) for name, scaling in self.numbers.items())
+        return list(chain(*of_numbers, *(self._names(name) for name in self.categories)))
 
     def _names(self, name: str) -> Iterator[str]:
         encoding = self.categories[name]
@@ -154,10 +232,10 @@ class Preprocessor:
     def transform(self, frame: pl.DataFrame, dtype: Any) -> HostArray:
         """Return the inputs of the rows of typed columns, of shape (n_samples, width)."""
         inputs = np.zeros((len(frame), self.width), dtype=dtype)
-        for index, (name, scaling) in enumerate(self.numbers.items()):
-            column = frame[name].fill_null(scaling.fill).to_numpy()
-            inputs[:, index] = (column - scaling.mean) / scaling.scale
-        start, rows = len(self.numbers), np.arange(len(frame))
+        start, rows = 0, np.arange(len(frame))
+        for name, scaling in self.numbers.items():
+            inputs[:, start : start + scaling.width] = scaling.transform(frame[name])
+            start += scaling.width
         for name, encoding in self.categories.items():
             codes = encoding.codes(frame[name])
             known = codes >= 0
@@ -217,14 +295,22 @@ def magnitude(values: HostArray) -> float:
     return 1.0 if largest == 0.0 else max(math.ldexp(0.5, math.frexp(largest)[1]), np.finfo(np.float64).tiny)
 
 
-def _scaling(column: pl.Series) -> Scaling:
+def _scaling(column: pl.Series, inputs: NumberInputs) -> Scaling:
     """Return the scaling of a column by its known values; of one without any it is none."""
     known = column.drop_nulls().to_numpy()
     if not len(known):
         return Scaling(0.0, 0.0, 1.0)
     unit = magnitude(known)
     fill = float(np.median(known / unit)) * unit
-    return Scaling(fill, *mean_and_scale(column.fill_null(fill).to_numpy()))
+    mean, scale = mean_and_scale(column.fill_null(fill).to_numpy())
+    return Scaling(fill, mean, scale, inputs.limit, _knots(known, inputs.n_intervals(len(column))))
+
+
+def _knots(values: HostArray, n_intervals: int) -> tuple[float, ...]:
+    """Return the ends of intervals with equally many values; none where a line says as much."""
+    quantiles = np.quantile(values, np.linspace(0.0, 1.0, n_intervals + 1), method="closest_observation")
+    knots = 2.0 * np.unique(quantiles / 2.0)  # halves, as the width of an interval must not overflow
+    return tuple(knots.tolist()) if len(knots) >= MIN_KNOTS else ()
 
 
 def _counts(column: pl.Series) -> pl.DataFrame:

@@ -144,6 +144,27 @@ def hold_out(
     return rows.take(kept), rows.take(held)
 
 
+def assign_folds(rows: LabelledRows, n_folds: int, seed: int) -> HostArray:
+    """Return the fold of each row, from 0, stratified by class, or by value.
+
+    The rows of each class are dealt to the folds in turn. So whichever fold is left out, each class is among
+    the others; the only row of a class is in no fold: its number is -1. Of values, from the smallest on, as
+    many as there are folds are dealt at once, one to each.
+    """
+    _, codes, counts = np.unique(rows.y, return_inverse=True, return_counts=True)
+    random = np.random.RandomState(seed)
+    shuffled = random.permutation(len(codes))
+    order = shuffled[np.argsort(codes[shuffled], kind="stable")]
+    folds = np.empty(len(codes), dtype=np.int64)
+    if rows.y.dtype.kind == "f":
+        rounds = random.random_sample((-(-len(codes) // n_folds), n_folds))
+        folds[order] = np.argsort(rounds, axis=1).ravel()[: len(codes)]
+    else:
+        folds[order] = (np.arange(len(codes)) + random.randint(n_folds)) % n_folds
+        folds[counts[codes] == 1] = -1
+    return folds
+
+
 def _stratified(
     codes: HostArray, counts: HostArray, n_held: int, seed: int
 ) -> tuple[HostArray, HostArray] | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ import polars as pl
 from mlp_xp._arrays import HostArray
 from mlp_xp._functions import set_public_module
 from mlp_xp._messages import first_line
+from mlp_xp._training.history import History
 from mlp_xp._validation import check_path
 from mlp_xp.files._folders import write_json
 from mlp_xp.files._json_codec import load_json
@@ -29,8 +31,11 @@ from mlp_xp.tables._rows import LabelledRows, labelled_rows
 from mlp_xp.tables._schema import ColumnSchema, Schema
 from mlp_xp.tables._scores import Baseline, format_number, score
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Version of the folder's format, in its `pipeline.json`; a newer one is refused."""
+
+FORMER_VERSION = 2
+"""The version before, in which numbers have one input each; it is read too."""
 
 PIPELINE_FILE, NETWORK_FILE, DESCRIPTION_FILE, METRICS_FILE, HISTORY_FILE, COMMAND_FILE = (
     "pipeline.json",
@@ -258,7 +263,7 @@ def format_days(days: float, column: ColumnSchema) -> str:
 # Write.
 
 
-def write_run(folder: Path, run: Run) -> None:
+def write_run(folder: Path, run: Run, histories: Sequence[History]) -> None:
     """Write a run into an existing folder.
 
     The weights come first: if a later file fails, they are not lost.
@@ -267,29 +272,37 @@ def write_run(folder: Path, run: Run) -> None:
     ----------
     folder : Path
     run : Run
+    histories : sequence of History
+        Of each network of which the run's is the average, or of that one.
     """
     network = run.pipeline.estimator
     save_model(folder / NETWORK_FILE, network)
     document = _Document(FORMAT_VERSION, "", run.pipeline.schema, run.pipeline.preprocessor, run.baseline)
-    document = replace(document, sha256=_checksum(document, folder / NETWORK_FILE))
-    write_json(folder / PIPELINE_FILE, to_plain(document))
+    plain = to_plain(document)
+    plain["sha256"] = _checksum(plain, folder / NETWORK_FILE)
+    write_json(folder / PIPELINE_FILE, plain)
     write_json(folder / DESCRIPTION_FILE, run.description)
     (folder / COMMAND_FILE).write_text(run.description["command"] + "\n", encoding="utf-8")
-    write_json(folder / HISTORY_FILE, _without_non_finite(network.history_))
+    records = [
+        {"network": number, **record} if len(histories) > 1 else record
+        for number, history in enumerate(histories, 1)
+        for record in history
+    ]
+    write_json(folder / HISTORY_FILE, _without_non_finite(records))
 
 
-def _without_non_finite(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _without_non_finite(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Replace NaN and infinity by None, as JSON cannot hold them."""
     return [
-        {name: value if np.isfinite(value) else None for name, value in record.items()} for record in history
+        {name: value if np.isfinite(value) else None for name, value in record.items()} for record in records
     ]
 
 
-def _checksum(document: _Document, network: Path) -> str:
-    """Return the SHA-256 of a document, itself left out, and of its network's file."""
+def _checksum(document: dict[str, Any], network: Path) -> str:
+    """Return the SHA-256 of a document of plain values, itself left out, and of its network's file."""
     with network.open("rb") as file:
         checksum = hashlib.file_digest(file, "sha256")
-    checksum.update(json.dumps(to_plain(replace(document, sha256="")), sort_keys=True).encode())
+    checksum.update(json.dumps({**document, "sha256": ""}, sort_keys=True).encode())
     return checksum.hexdigest()
 
 
@@ -358,15 +371,31 @@ def _load_run(path: Path) -> Run:
         raise DataError(
             f"{path}: format {described_value(version)} is too new: this mlp_xp reads {FORMAT_VERSION}"
         )
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version not in (FORMER_VERSION, FORMAT_VERSION):
         raise ValueError(f"`format` must be {FORMAT_VERSION}, got {described_value(version)}")
-    described = from_plain(_Document, document, PIPELINE_FILE)
-    if described.sha256 != _checksum(described, path / NETWORK_FILE):
+    checksum = _checksum(document, path / NETWORK_FILE)
+    described = from_plain(_Document, _upgraded(document), PIPELINE_FILE)
+    if described.sha256 != checksum:
         raise ValueError(f"the checksum in {PIPELINE_FILE} is not that of its content and {NETWORK_FILE}")
     pipeline = Pipeline(described.schema, described.preprocessor, load_model(path / NETWORK_FILE))
     _check_fit(pipeline, described.baseline)
     pipeline.estimator.backend = None  # where to compute is the caller's choice
     return Run(path, pipeline, described.baseline, description)
+
+
+def _upgraded(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the document of a run of the former format as one of today: its numbers are scaled only."""
+    preprocessor = document.get("preprocessor")
+    if document["format"] == FORMAT_VERSION or not isinstance(preprocessor, dict):
+        return document
+    numbers = preprocessor.get("numbers")
+    if not isinstance(numbers, dict):
+        return document
+    upgraded = {
+        name: {**scaling, "limit": None, "knots": []} if isinstance(scaling, dict) else scaling
+        for name, scaling in numbers.items()
+    }
+    return {**document, "preprocessor": {**preprocessor, "numbers": upgraded}}
 
 
 def _load_object(path: Path) -> dict[str, Any]:
