@@ -307,6 +307,7 @@ def test_few_rows_are_all_trained_on_and_said(run):
     assert "Trained for all 5 epochs: 4 rows are too few to leave some out." in output
 
 
+@pytest.mark.slow
 def test_an_interrupt_between_networks_keeps_those_finished():
     code, screen = in_terminal(
         words("train digits --epochs 40 --n-iter-no-change inf --out run"),
@@ -738,7 +739,7 @@ def test_names_are_shown_as_they_are(run):
 
 def test_float32_is_what_is_trained_in(ask):
     for dtype in ("float32", "float64"):
-        ask("train", "xor", "--epochs", 3, "--dtype", dtype, "--out", dtype)
+        ask("train", "xor", "--networks", 1, "--epochs", 3, "--dtype", dtype, "--out", dtype)
         assert load_model(f"{dtype}/network.safetensors").coefs_[0].dtype == dtype
 
 
@@ -1290,13 +1291,15 @@ def test_a_running_number_predicts_nothing(ask, run):
     random = np.random.RandomState(0)
     points = [(k + random.randn(), random.randn() - k, "abc"[k]) for k in range(3) for _ in range(100)]
     written(lines_of(["id", "x", "y", "kind"], [(i, *point) for i, point in enumerate(points, 1)]))
-    found = ask("train", "table.csv", "--epochs", 60, "--learning-rate", 0.01, "--out", "run")
+    found = ask(
+        "train", "table.csv", "--networks", 1, "--epochs", 60, "--learning-rate", 0.01, "--out", "run"
+    )
     assert found["left_out"] == {"id": "it numbers the rows"}
     new = [points[index] for index in random.permutation(300)]
     written(lines_of(["id", "x", "y", "kind"], [(i, *point) for i, point in enumerate(new, 301)]), "new.csv")
     accuracy = ask("evaluate", "run", "new.csv")["scores"]["network"]["accuracy"]
     assert accuracy > found["scores"]["test"]["accuracy"] - 0.1 > 0.4
-    kept = ask("train", "table.csv", "--epochs", 2, "--keep-column", "id")
+    kept = ask("train", "table.csv", "--networks", 1, "--epochs", 2, "--keep-column", "id")
     assert (kept["columns"]["number"], kept["left_out"]) == (["id", "x", "y"], {})
 
 
@@ -1329,7 +1332,7 @@ def test_german_numbers(ask, run):
         for n in people
     ]
     written(lines_of(["people", "share", "label"], rows, ";"))
-    found = ask("train", "table.csv", "--solver", "lbfgs", "--out", "run")
+    found = ask("train", "table.csv", *PLAIN, "--solver", "lbfgs", "--out", "run")
     assert found["scores"]["test"]["accuracy"] > 0.95
     scaling = json.loads(Path("run/pipeline.json").read_text())["preprocessor"]["numbers"]
     assert scaling["people"]["mean"] / scaling["share"]["mean"] == pytest.approx(1e6, rel=1e-5)
@@ -1349,16 +1352,19 @@ def test_words_that_mean_a_missing_value(ask, run):
     scores = np.round(random.normal(4.0, 1.0, 1000), 2)
     rows = [("none yet" if i % 7 == 0 else x, round(3.0 * x, 2)) for i, x in enumerate(scores)]
     written(lines_of(["score", "value"], rows))
-    code, output, error = run("train", "table.csv", "--solver", "lbfgs", "--out", "run")
+    code, output, error = run("train", "table.csv", *PLAIN, "--solver", "lbfgs", "--out", "run")
     assert code == 0
     assert "mlp-xp: score: 'none yet' counts as a missing value" in error
     assert re.search(r"missing     score 143, filled with \d", output)
     assert "mlp-xp: missing: score 143, filled with " in run("predict", "run", "table.csv")[2]
-    assert ask("train", "table.csv", "--solver", "lbfgs", "--na", "none yet")["scores"]["test"]["r2"] > 0.75
+    assert (
+        ask("train", "table.csv", *PLAIN, "--solver", "lbfgs", "--na", "none yet")["scores"]["test"]["r2"]
+        > 0.75
+    )
     # "NA" as a class.
     written(lines_of(["x", "kind"], [(i % 10, "NA" if i % 10 > 5 else "EU") for i in range(100)]))
     assert run("train", "table.csv")[0] == 2
-    assert ask("train", "table.csv", "--na")["rows"] == {"training": 80, "test": 20}
+    assert ask("train", "table.csv", *PLAIN, "--epochs", 2, "--na")["rows"] == {"training": 80, "test": 20}
 
 
 def test_what_does_not_fit_is_named_at_once(trained, run):
@@ -1381,14 +1387,14 @@ def test_cells_that_overflow_are_named(cell, run):
     cells = [(cell if i == 5 else i % 7, i % 3, "x" if i % 7 > 3 else "y") for i in range(100)]
     written(lines_of("abk", [(i % 7, i % 3, "x" if i % 7 > 3 else "y") for i in range(100)]))
     written(lines_of("abk", cells), "far.csv")
-    assert run("train", "table.csv", "--epochs", 2, "--out", "run")[0] == 0
+    assert run("train", "table.csv", "--networks", 1, "--epochs", 2, "--out", "run")[0] == 0
     for command in (["train", "far.csv"], ["predict", "run", "far.csv"], ["evaluate", "run", "far.csv"]):
         code, output, error = run(*command)
         assert (code, output) == (2, "")
         assert re.search(
             r"the column 'a' must hold smaller numbers, got \S+ in row 6, too large for float32", error
         )
-    assert run("train", "far.csv", "--epochs", 2, f"--na={cell}")[0] == 0
+    assert run("train", "far.csv", "--networks", 1, "--epochs", 2, f"--na={cell}")[0] == 0
 
 
 @pytest.mark.parametrize("value", ["3.5", "7"])
@@ -1406,7 +1412,7 @@ def test_targets_of_any_magnitude(scale, ask):
     random = np.random.RandomState(0)
     a, b = random.randn(200), random.randn(200)
     pl.DataFrame({"a": a, "b": b, "y": (2.0 * a - b) * scale}).write_csv("table.csv")
-    found = ask("train", "table.csv", "--solver", "lbfgs", "--out", "run")
+    found = ask("train", "table.csv", *PLAIN, "--solver", "lbfgs", "--out", "run")
     assert found["scores"]["test"]["r2"] > 0.9
     assert ask("evaluate", "run", "table.csv")["scores"]["network"]["r2"] > 0.9
 
