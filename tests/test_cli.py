@@ -592,7 +592,8 @@ def test_the_command_of_the_best_network_can_be_pasted(data, given, run):
         frame = frame.select(pl.col(target).alias("-kind"), *frame.columns)
     frame.write_csv(data)
     code, output, error = run(*(data if word == "DATA" else word for word in words(given)))
-    assert (code, error) == (0, "")
+    assert code == 0
+    assert error == "" or "the network is no better than" in error  # after two epochs
     pasted = output.splitlines()[-1]
     assert pasted.startswith("  mlp-xp train ")
     assert ("--task" in pasted) == ("--task" in given)
@@ -600,7 +601,8 @@ def test_the_command_of_the_best_network_can_be_pasted(data, given, run):
     assert "--overwrite" not in pasted
     shell = pasted.replace("mlp-xp", shlex.quote(COMMAND), 1)
     done = subprocess.run(shell, shell=True, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    assert done.stderr == "" or "the network is no better than" in done.stderr
     (folder,) = Path().glob("*-best")
     document = json.loads(next(Path().glob("*/sweep.json")).read_text())
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -1464,7 +1466,7 @@ def test_text_of_many_values_takes_little_memory(ask):
     kept = ask("train", "table.csv", "--epochs", 1, "--keep-column", "user")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert kept["network"]["layer_sizes"][0] <= 103
+    assert kept["network"]["layer_sizes"][0] <= 102 + 13  # x has 12 intervals
     assert peak < 60e6
 
 
