@@ -23,7 +23,6 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-import mlp_xp.tables
 from benchmarks import __main__ as benchmarks_main
 from benchmarks.tables import command, learners, results
 from benchmarks.tables.data import Rows, load_table
@@ -195,8 +194,6 @@ def test_peers_are_scikit_learns_with_defaults(folder, task):
 
 @pytest.mark.parametrize("name", [name for name in LEARNERS if name != TRIVIAL])
 def test_participants_learn_from_gaps_and_text(folder, name):
-    if name == OURS and not hasattr(mlp_xp.tables, "TabularClassifier"):
-        pytest.skip("there are no estimators of tables")
     if why := why_missing(name):
         pytest.skip(why)
     training, held = table(folder, "fruit").split(0)

@@ -53,8 +53,9 @@ SCIKIT_LEARN_MLPS = ("sklearn", "sklearn-early")
 
 
 def _train_ours(task: str, seed: int, rows: Rows) -> Model:
-    tables: Any = import_module("mlp_xp.tables")
-    make = tables.TabularClassifier if task == "classification" else tables.TabularRegressor
+    from mlp_xp.tables import TabularClassifier, TabularRegressor
+
+    make: Any = TabularClassifier if task == "classification" else TabularRegressor
     model = make(random_state=seed).fit(rows.raw, rows.y)
     return lambda others: _outputs(model, others.raw, rows.y)
 

@@ -40,7 +40,7 @@ OWN_PARAMETERS = (
 
 
 @dataclass(eq=False, repr=False)
-class _Tabular(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class _Tabular(BaseEstimator):
     """What classifier and regressor have in common."""
 
     _: KW_ONLY
@@ -118,7 +118,7 @@ class _Tabular(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
 
 
 @dataclass(eq=False, repr=False)
-class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
+class TabularClassifier(ClassifierMixin, _Tabular):
     """Classifier of the rows of DataFrames: text, numbers and dates in, classes out, with nothing to tune.
 
     It is the network that ``mlp-xp train`` makes of a table. Columns are read by a schema that is learnt (see
@@ -256,7 +256,7 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
 
 
 @dataclass(eq=False, repr=False)
-class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]
+class TabularRegressor(RegressorMixin, _Tabular):
     """Regressor of the rows of DataFrames: text, numbers and dates in, values out, with nothing to tune.
 
     It is the network that ``mlp-xp train`` makes of a table; see `TabularClassifier`. The squared error is
