@@ -10,6 +10,7 @@ Training: `train`, `Trained`, `evaluate`, `History`, `Callback`, `EarlyStopping`
 What may go wrong: `TrainingError`, `DivergenceError`, `OutOfMemoryError`, `TrainingInterruptedWarning`,
 `EagerFallbackWarning`.
 Optimizers: `Optimizer`, `gradient_descent`, `momentum`, `adam`, `decoupled_weight_decay`.
+Several processes: `data_parallel`, `Processes`, `ProcessError` (need mpi4py).
 Learning rates: a number or a `Schedule`: `inverse_scaling`, `step_decay`, `cosine`.
 Files: `save_model` (needs safetensors), `load_model`, `ModelFileError`, `trusted_types` (of files of skops).
 Arrays: `to_host`, `one_hot`, `backend`, `BackendUnavailableError`.
@@ -31,6 +32,7 @@ from mlp_xp._losses import Loss
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer, adam, decoupled_weight_decay, gradient_descent, momentum
 from mlp_xp._parameters import Layer
+from mlp_xp._processes import ProcessError, Processes, data_parallel
 from mlp_xp._schedules import Schedule, cosine, inverse_scaling, step_decay
 from mlp_xp._training.early_stopping import EarlyStopping
 from mlp_xp._training.history import (
@@ -72,6 +74,8 @@ __all__ = [
     "Network",
     "Optimizer",
     "OutOfMemoryError",
+    "ProcessError",
+    "Processes",
     "ProgressBar",
     "Schedule",
     "Trained",
@@ -80,6 +84,7 @@ __all__ = [
     "adam",
     "backend",
     "cosine",
+    "data_parallel",
     "decoupled_weight_decay",
     "elu",
     "evaluate",

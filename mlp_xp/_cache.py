@@ -14,7 +14,7 @@ What the library caches with `cached_by_arguments`, each in the module that make
 
 They are shared by all threads and engines, and live until the process ends or `MAX_ENTRIES` others were used
 since. They hold code, but no arrays. Arrays of short trainings on NumPy are kept too, but for one training at
-a time (`_engines.compiled._Memory`). Captured CUDA graphs are not among them: each engine has its own
+a time (`_engines.compiled.Memory`). Captured CUDA graphs are not among them: each engine has its own
 (`_engines.cuda_graph`), because they contain the addresses of its arrays. Nor are the weights of an estimator
 that were copied to a device (`estimators._fitted`), which live as long as the estimator.
 """

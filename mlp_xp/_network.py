@@ -15,6 +15,7 @@ from mlp_xp._functions import HashablePartial, renamed
 from mlp_xp._initializers import Initializer, resolve_initializer
 from mlp_xp._losses import Loss, identity_link, resolve_loss
 from mlp_xp._parameters import Layer, Pair, Parameters, named
+from mlp_xp._processes import current_processes
 from mlp_xp._samples import Samples
 from mlp_xp._validation import (
     RandomSource,
@@ -302,35 +303,64 @@ class Network:
         Attributes that do not change from step to step are looked up here once: on small networks looking
         them up in each step takes a fiftieth of the time.
         """
-        evaluate, alpha, total = self._resolved_loss.evaluate, self.alpha, xp.sum
-        forward, backward = make_forward(xp, self._activations), make_backward(xp)
+        sums, complete = self._make_sums(xp), self._make_completion(xp)
 
         def objective_and_gradients(
             params: Parameters, X: Array, y: Array, sample_weight: Array | None
+        ) -> tuple[Array, list[Pair]]:
+            scale: Any = 1.0 / X.shape[0] if sample_weight is None else _inverse_total(xp, sample_weight)
+            return complete(params, *sums(params, X, y, sample_weight, scale), scale)
+
+        return objective_and_gradients
+
+    def _make_sums(
+        self, xp: Namespace
+    ) -> Callable[[Parameters, Array, Array, Array | None, Any], tuple[Array, list[Pair]]]:
+        """Return the part of a step that is a sum over samples, without the penalty on the weights.
+
+        That is ``(params, X, y, sample_weight, scale) -> (sum of losses, scale times its gradients)``; losses
+        are multiplied by their weights.
+        """
+        evaluate, total = self._resolved_loss.evaluate, xp.sum
+        forward, backward = make_forward(xp, self._activations), make_backward(xp)
+
+        def sums(
+            params: Parameters, X: Array, y: Array, sample_weight: Array | None, scale: Any
         ) -> tuple[Array, list[Pair]]:
             logits, inputs, tape = forward(params, X)
             losses, delta = evaluate(xp, logits, y)
             if len(losses.shape) != 2 or delta.shape != logits.shape:
                 raise _wrong_shapes(logits, losses, delta)
-            scale: Any
-            if sample_weight is None:
-                scale = 1.0 / X.shape[0]
-            else:
+            if sample_weight is not None:
                 weights = xp.reshape(sample_weight, (-1, 1))
                 losses, delta = losses * weights, delta * weights
-                scale = _inverse_total(xp, sample_weight)
-            objective = total(_wide_enough(xp, losses))
-            gradients = backward(params, inputs, tape, delta * scale)
-            if alpha:
-                objective = objective + 0.5 * alpha * _sum_of_squares(xp, params)
-                strength = alpha * scale
-                gradients = [
-                    (gradient + strength * weight, bias)
-                    for (weight, _), (gradient, bias) in zip(params, gradients)
-                ]
-            return objective * scale, gradients
+            summed = total(_wide_enough(xp, losses))
+            return summed, backward(params, inputs, tape, delta * scale)
 
-        return objective_and_gradients
+        return sums
+
+    def _make_completion(
+        self, xp: Namespace
+    ) -> Callable[[Parameters, Array, list[Pair], Any], tuple[Array, list[Pair]]]:
+        """Return the function that adds the penalty on the weights to what `_make_sums` returns.
+
+        That is ``(params, sum of the losses, scaled gradients, scale) -> (objective, gradients)``.
+        """
+        alpha = self.alpha
+
+        def complete(
+            params: Parameters, summed: Array, gradients: list[Pair], scale: Any
+        ) -> tuple[Array, list[Pair]]:
+            if not alpha:
+                return summed * scale, gradients
+            strength = alpha * scale
+            objective = (summed + 0.5 * alpha * _sum_of_squares(xp, params)) * scale
+            return objective, [
+                (gradient + strength * weight, bias)
+                for (weight, _), (gradient, bias) in zip(params, gradients)
+            ]
+
+        return complete
 
     def _data_loss(self, xp: Namespace, logits: Array, y: Array, sample_weight: Array | None) -> Array:
         """Return the mean loss of the samples, without the penalty on the weights."""
@@ -379,7 +409,7 @@ class Network:
         placement(params=params[0][0], X=X, **others)
         if X.ndim != 2 or X.shape[1] != self.layer_sizes[0]:
             raise ValueError(f"`X` must have shape (n_samples, {self.layer_sizes[0]}), got {tuple(X.shape)}")
-        if X.shape[0] == 0:
+        if X.shape[0] == 0 and current_processes() is None:  # one of several processes may have no rows
             raise ValueError("`X` must have at least one row, got none")
 
 

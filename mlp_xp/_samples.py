@@ -46,6 +46,7 @@ from mlp_xp._arrays import (
     to_host,
 )
 from mlp_xp._devices import is_out_of_memory, release_memory
+from mlp_xp._processes import Processes, shared
 from mlp_xp._uploads import HostRows, Upload, moved_dtype, put, uploading
 
 MAX_COLUMN_STEP = 4
@@ -75,6 +76,37 @@ class Batch(NamedTuple):
     sample_weight: Array | None
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Shard:
+    """Which rows of the whole a process has, the whole being those of all processes.
+
+    Parameters
+    ----------
+    processes : Processes
+    n_total : int
+        The number of rows of the whole.
+    start : int
+        Where this process's rows begin in the whole, if it has a part of it.
+    numbers : array of int of shape (n_total,), optional
+        For each row of the whole the number that it has among this process's rows, -1 if another has it; for
+        rows that do not lie one after the other.
+    """
+
+    processes: Processes
+    n_total: int
+    start: int = 0
+    numbers: Rows | None = None
+
+    def own_rows(self, order: Rows, n_rows: int) -> Rows:
+        """Return the numbers, among this process's `n_rows` rows, of rows of the whole; -1 for others."""
+        if self.numbers is not None:
+            own: Rows = self.numbers[order]
+            return own
+        own = order - order.dtype.type(self.start)
+        own[(own < 0) | (own >= n_rows)] = -1
+        return own
+
+
 @dataclass(frozen=True, eq=False, repr=False)  # arrays have no one truth value to compare by
 class Samples:
     """Samples to train on, or to measure on.
@@ -91,6 +123,8 @@ class Samples:
     sample_weight : array of shape (n,), optional
     rows : array of int, optional
         Indices of the rows to use, on the host; all by default.
+    shard : Shard, optional
+        Which rows of the whole these are, if other processes have the others.
     """
 
     place: Placement
@@ -98,9 +132,35 @@ class Samples:
     y: Array = None
     sample_weight: Array | None = None
     rows: Rows | None = None
+    shard: Shard | None = None
 
     def __len__(self) -> int:
         return int(self.X.shape[0]) if self.rows is None else len(self.rows)
+
+    @property
+    def n_total(self) -> int:
+        """The number of rows that all processes have together."""
+        return len(self) if self.shard is None else self.shard.n_total
+
+    def sharded(self, processes: Processes | None) -> Samples:
+        """Return the samples as those of one of these processes; all must call this."""
+        if processes is None:
+            return self
+        lengths = processes.exchange("the numbers of rows", len(self))
+        if not sum(lengths):
+            raise shared(ValueError("`X` must have at least one row in one of the processes, got none"))
+        shard = Shard(processes, sum(lengths), sum(lengths[: processes.rank]))
+        return replace(self, shard=shard)
+
+    def choose(self, rows: Rows) -> Samples:
+        """Return some rows: those with these numbers in the whole, of which a process gets its own."""
+        if self.shard is None:
+            return replace(self, rows=rows)
+        own = self.shard.own_rows(rows, len(self))
+        is_own = own >= 0
+        numbers = np.where(is_own, np.cumsum(is_own) - 1, -1)
+        shard = Shard(self.shard.processes, len(rows), numbers=numbers.astype(rows.dtype))
+        return replace(self, rows=own[is_own], shard=shard)
 
     @property
     def xp(self) -> Namespace:
@@ -226,6 +286,8 @@ class Samples:
         `row_width` is the largest number of elements that a row becomes, see `row_width()`. With `fetch` the
         result is a NumPy array, and only a few blocks are on the device at a time.
         """
+        if not len(self):  # of a process
+            return function(self.xp, params, self.whole().X)
         if self.xp is np:
             from mlp_xp._compiler.rows import map_rows  # not at the top: `import mlp_xp` imports no compiler
 

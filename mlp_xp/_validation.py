@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ForwardRef, TypeAlias, TypeGuard, TypeVar
 import numpy as np
 
 from mlp_xp._functions import without_addresses
+from mlp_xp._processes import current_processes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -185,12 +186,14 @@ def random_source(seed: Seed) -> RandomSource:
     """Return the NumPy generator for a seed.
 
     An integer seeds NumPy's ``RandomState``, whose streams never change: a seed gives the same network in
-    every version of NumPy, and the same as in scikit-learn.
+    every version of NumPy, and the same as in scikit-learn. Inside `data_parallel` all processes get the same
+    one for None too, if they ask for as many.
     """
     if isinstance(seed, (np.random.RandomState, np.random.Generator)):
         return seed
     if seed is None:
-        return np.random.RandomState()
+        processes = current_processes()
+        return np.random.RandomState() if processes is None else processes.random_state()
     integer = check_integer("seed", seed, minimum=0)
     if integer >= 2**32:
         raise ValueError(f"`seed` must be an integer < 2**32, got {integer}")

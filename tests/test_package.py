@@ -42,8 +42,17 @@ PUBLIC = {
             "Network",
             "Optimizer",
         ),
-        *("OutOfMemoryError", "ProgressBar", "Schedule", "Trained", "TrainingError"),
-        *("TrainingInterruptedWarning", "adam", "backend", "cosine", "decoupled_weight_decay", "elu"),
+        *(
+            "OutOfMemoryError",
+            "ProcessError",
+            "Processes",
+            "ProgressBar",
+            "Schedule",
+            "Trained",
+            "TrainingError",
+        ),
+        *("TrainingInterruptedWarning", "adam", "backend", "cosine", "data_parallel"),
+        *("decoupled_weight_decay", "elu"),
         *("evaluate", "glorot_uniform", "gradient_descent", "he_normal", "inverse_scaling", "leaky_relu"),
         *("load_model", "momentum", "normal", "one_hot", "save_model", "step_decay", "to_host", "train"),
         *("trusted_types", "zeros"),
@@ -268,7 +277,16 @@ def test_only_four_rooms_know_array_libraries():
 # Rooms.
 
 ROOMS = [
-    *("_version", "_messages", "_warnings", "_interrupts", "_cache", "_functions", "_validation"),
+    *(
+        "_version",
+        "_messages",
+        "_warnings",
+        "_interrupts",
+        "_cache",
+        "_functions",
+        "_processes",
+        "_validation",
+    ),
     *("_arrays", "_devices", "_uploads", "backends", "datasets"),
     *("_activations", "_losses", "_initializers", "_schedules", "_parameters", "_optimizers"),
     *("_compiler", "_samples", "_network", "_engines", "_training"),

@@ -8,6 +8,7 @@
 - CuPy, and PyTorch on CUDA: ``cuda_graph``, many steps in one replay of a captured CUDA graph; steps of fused
   kernels (`fused_steps`), which `mlp_xp._compiler` generates
 - all others, and what these engines cannot run: ``eager``, a Python loop of steps, call by call
+- where several processes train together: steps in two halves (`data_parallel`), of any library
 
 The eager engine works in every namespace. But at small sizes the overhead of each array call takes longer
 than its computation, and the other engines avoid that. The eager engine also runs what they cannot run: on
@@ -48,8 +49,9 @@ def make_engine(
 ) -> Engine:
     """Make the engine for the samples' namespace and device: this function decides which engine runs.
 
-    NumPy arrays get the compiled engine, JAX arrays the XLA engine, CuPy arrays and PyTorch tensors on CUDA
-    the engine of CUDA graphs. Where that engine cannot run the training, and in all other namespaces, the
+    Samples of one of several processes get the engine of steps in two halves. Others get, as NumPy arrays,
+    the compiled engine, as JAX arrays the XLA engine, as CuPy arrays and PyTorch tensors on CUDA the engine
+    of CUDA graphs. Where that engine cannot run the training, and in all other namespaces, the
     eager engine runs it. The module's docstring tells why. Further functions decide on that fallback:
     `make_jax_engine`, `make_cuda_engine` and, during the training, `CudaGraphEngine._fall_back`.
 
@@ -75,6 +77,10 @@ def make_engine(
     """
     from mlp_xp._engines.eager import EagerEngine
 
+    if samples.shard is not None:
+        from mlp_xp._engines.data_parallel import DataParallelEngine
+
+        return DataParallelEngine(network, optimizer, samples, batch_size, state)
     if is_jax(samples.xp):
         from mlp_xp._engines.jax import make_jax_engine
 

@@ -88,7 +88,7 @@ class CompiledEngine:
             programs = loops.programs
         key = (*programs.values(), n_samples)
         free = _FREE_MEMORIES.pop(key, None)
-        self.memory = free or _Memory(array_groups(self.structure), programs)
+        self.memory = free or Memory(array_groups(self.structure), programs)
         self.state = state
         self.epochs: EpochRunner | None = None
         self.batches: _Batches | None = None
@@ -155,7 +155,7 @@ class CompiledEngine:
             self.losses = np.concatenate([self.losses, losses[:n_done]])
 
 
-class _Memory:
+class Memory:
     """The arrays that a training's steps work in, and the steps bound to them; it refers to no samples.
 
     Attributes
@@ -175,7 +175,7 @@ class _Memory:
         self.views = [view for flat, group in zip(self.groups, layout) for view in _views(flat, group)]
         self.pool: list[HostArray] = []
         self.pool_nbytes = sum(sum(program.pool_nbytes) for program in programs.values())  # some are shared
-        self.steps: Mapping[int, Any] = {length: self._bind(program) for length, program in programs.items()}
+        self.steps: Mapping[int, Any] = {length: self.bind(program) for length, program in programs.items()}
         self.buffer: Batch | None = None
 
     @property
@@ -184,7 +184,7 @@ class _Memory:
         arrays = (*self.groups, *(self.buffer or ()))
         return self.pool_nbytes + sum(int(array.nbytes) for array in arrays if array is not None)
 
-    def _bind(self, program: Program) -> Any:
+    def bind(self, program: Program) -> Any:
         """Bind a program to the state and to a pool that all programs share: only one runs at a time."""
         self.pool += [np.empty(nbytes, np.uint8) for nbytes in program.pool_nbytes[len(self.pool) :]]
         # Rows of ones are written once: no other program may overwrite them.
@@ -196,14 +196,14 @@ class _Memory:
         return program.bind(self.groups, pool)
 
 
-_FREE_MEMORIES: dict[tuple[Any, ...], _Memory] = {}
+_FREE_MEMORIES: dict[tuple[Any, ...], Memory] = {}
 """Memory of trainings that have ended, by their programs and number of samples, the last one released at the
 end. A training takes it out, so that no two share one. Each call on this is atomic: it needs no lock."""
 
 MEMORY_RELEASE_HOOKS.append(_FREE_MEMORIES.clear)
 
 
-def _keep(key: tuple[Any, ...], memory: _Memory) -> None:
+def _keep(key: tuple[Any, ...], memory: Memory) -> None:
     """Keep memory for the next training with this key."""
     _FREE_MEMORIES[key] = memory
     for oldest in list(_FREE_MEMORIES)[:-MAX_MEMORIES_KEPT]:
@@ -254,7 +254,7 @@ class _Batches:
     samples each batch is copied to the same arrays, unless it can be a view.
     """
 
-    def __init__(self, samples: Samples, size: int, memory: _Memory, *, ones: bool) -> None:
+    def __init__(self, samples: Samples, size: int, memory: Memory, *, ones: bool) -> None:
         self.samples = samples
         self.takers = [None if array is None else RowTaker(array) for array in samples.arrays]
         self.steps = memory.steps

@@ -125,7 +125,7 @@ class JaxEngine:
 
     @state.setter
     def state(self, state: State) -> None:
-        self._number_types = [_number_type(leaf) for leaf in jax.tree.leaves(state)]
+        self._number_types = [number_type(leaf) for leaf in jax.tree.leaves(state)]
         # Numbers become arrays of JAX's weak type, which adopts the dtype of the other operand. Arrays that
         # are on the device already are put there too, because JAX compiles again for arrays that are not
         # committed to a device. No copy is needed: JAX arrays cannot be written in.
@@ -230,7 +230,7 @@ class StreamingJaxEngine(JaxEngine):
             self._store(state, loss, 1)
 
 
-def _number_type(leaf: Any) -> Callable[[Array], float] | None:
+def number_type(leaf: Any) -> Callable[[Array], float] | None:
     """Return the type of a number, which converts an array of shape () back to it; None for an array."""
     return type(leaf) if isinstance(leaf, (int, float)) else None
 

@@ -18,8 +18,8 @@ from mlp_xp._compiler import NotRecordableError
 from mlp_xp._compiler.trace import ArraySpec, TracedFunction, trace_function
 from mlp_xp._engines.base import State, make_step
 from mlp_xp._network import Network
-from mlp_xp._optimizers import Optimizer
-from mlp_xp._parameters import is_array, leaves, with_leaves
+from mlp_xp._optimizers import Optimizer, OptimizerState
+from mlp_xp._parameters import Parameters, is_array, leaves, with_leaves
 
 FlatStep: TypeAlias = Callable[[list[Any], list[Any], list[Any]], tuple[list[Any], list[Any]]]
 
@@ -55,7 +55,7 @@ class StepSpec(NamedTuple):
 
     def trace(self) -> TracedFunction:
         """Record the step; its arguments are a batch, the learning rate and the numbers of the state."""
-        function = flat_step(self.network, self.optimizer, self.structure)
+        function = flat_step(make_step(self.network, self.optimizer, np), self.structure)
         n_scalars = 1 + sum(map(is_number, leaves(self.structure)))
         groups = array_groups(self.structure)
         return trace_function(function, groups, self.batch, n_scalars, self.has_ones_column)
@@ -120,19 +120,18 @@ def filled(structure: State, arrays: Iterable[Any], numbers: Iterable[Any]) -> S
     return state
 
 
-def flat_step(network: Network, optimizer: Optimizer, structure: State) -> FlatStep:
-    """Return a step as a function ``(arrays of the state, batch, rate and numbers) -> (arrays, results)``.
+def flat_step(step: Callable[..., tuple[Parameters, OptimizerState, Any]], structure: State) -> FlatStep:
+    """Return a step as a function ``(arrays of the state, inputs, rate and numbers) -> (arrays, results)``.
 
-    The results are the loss and the numbers of the new state.
+    The step is ``(params, optimizer_state, *inputs, rate) -> (params, optimizer_state, loss)``. The results
+    are the loss and the numbers of the new state.
     """
-    step = make_step(network, optimizer, np)
     old = leaves(structure)
 
     def function(state: list[Any], inputs: list[Any], scalars: list[Any]) -> tuple[list[Any], list[Any]]:
         rate, *numbers = scalars
         params, optimizer_state = filled(structure, state, numbers)
-        X, y, sample_weight = inputs
-        params, optimizer_state, loss = step(params, optimizer_state, X, y, sample_weight, rate)
+        params, optimizer_state, loss = step(params, optimizer_state, *inputs, rate)
         new = leaves((params, optimizer_state))
         if len(new) != len(old):
             raise NotRecordableError("an optimizer's state whose structure changes")

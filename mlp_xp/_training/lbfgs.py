@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -20,7 +21,8 @@ from mlp_xp._arrays import (
 )
 from mlp_xp._devices import MemoryShortage, computing, room_beside
 from mlp_xp._network import Network
-from mlp_xp._parameters import Layer, Pair, Parameters, named, plain
+from mlp_xp._parameters import Layer, Pair, Parameters, flatten, named, plain
+from mlp_xp._processes import Processes
 from mlp_xp._samples import Samples, moved_if_they_fit
 from mlp_xp._training.history import Callback, DivergenceError, History, ProgressListener
 from mlp_xp._training.recovery import release_frames, run_with_recovery
@@ -33,6 +35,11 @@ converged, if that overflows: after trial steps that are far too long."""
 
 STOPPED_BY_CALLBACK = 99
 """SciPy's status where the callback has raised StopIteration."""
+
+Objective: TypeAlias = Callable[[HostArray], tuple[float, HostArray]]
+"""The objective and its gradient, of the flat parameters."""
+
+_POINT = "a message of L-BFGS"
 
 
 @dataclass
@@ -175,16 +182,11 @@ class _Minimisation:
 
     def run(self) -> None:
         """Minimise."""
-        from scipy.optimize import minimize
-
-        result = minimize(
-            _make_objective(self.network, self.start, self.samples),
-            _to_host(_flat(self.start)),
-            jac=True,
-            method="L-BFGS-B",
-            options=self.options,
-            callback=self._after_iteration,
-        )
+        objective, shard = _make_objective(self.network, self.start, self.samples), self.samples.shard
+        if shard is None:
+            result = self._minimise(objective, self._after_iteration)
+        else:
+            result = self._minimise_together(shard.processes, objective)
         if self.stop_iteration is not None:
             raise self.stop_iteration
         if not (result.fun < MAX_LOSS and np.all(np.isfinite(result.x))):
@@ -197,6 +199,44 @@ class _Minimisation:
         self.flat, self.loss = result.x, float(result.fun)
         self.problem = "" if result.status in (0, STOPPED_BY_CALLBACK) else str(result.message)
 
+    def _minimise(self, objective: Objective, callback: Callable[[Any], None]) -> Any:
+        from scipy.optimize import minimize
+
+        return minimize(
+            objective,
+            _to_host(_flat(self.start)),
+            jac=True,
+            method="L-BFGS-B",
+            options=self.options,
+            callback=callback,
+        )
+
+    def _minimise_together(self, processes: Processes, objective: Objective) -> Any:
+        """Minimise in process 0, which tells the others when to evaluate the objective with it.
+
+        So they cannot come to different decisions, however their processors round.
+        """
+
+        def evaluate(flat: HostArray) -> tuple[float, HostArray]:
+            processes.exchange(_POINT, ("evaluate", flat))
+            return objective(flat)
+
+        def after_iteration(intermediate_result: Any) -> None:
+            processes.exchange(_POINT, ("iteration", intermediate_result))
+            self._after_iteration(intermediate_result)
+
+        if processes.rank == 0:
+            return processes.share(_POINT, ("result", self._minimise(evaluate, after_iteration)))[1]
+        while True:
+            what, value = processes.share(_POINT, None)
+            if what == "result":
+                return value
+            if what == "evaluate":
+                objective(value)
+            else:
+                with suppress(StopIteration):  # the next message is the result
+                    self._after_iteration(value)
+
     def _after_iteration(self, intermediate_result: Any) -> None:
         self.flat, self.loss = intermediate_result.x.copy(), float(intermediate_result.fun)
         self.history.append({"epoch": len(self.history) + 1, "loss": self.loss})
@@ -208,6 +248,8 @@ class _Minimisation:
         except StopIteration as error:
             self.stop_iteration = error
             raise
+        if self.samples.shard is not None:
+            stop = self.samples.shard.processes.any("the end of an iteration", stop)
         if stop:
             raise StopIteration
 
@@ -223,40 +265,58 @@ class _Minimisation:
         return None
 
 
-def _make_objective(
-    network: Network, params: Parameters, samples: Samples
-) -> Callable[[HostArray], tuple[float, HostArray]]:
+def _make_objective(network: Network, params: Parameters, samples: Samples) -> Objective:
     """Return the function of the flat parameters: the objective and its gradient, summed over blocks."""
     samples = samples.with_small_arrays_cast()
+    processes = None if samples.shard is None else samples.shard.processes
     length = samples.rows_per_block(samples.row_width(network.layer_sizes))
     shares = _shares(samples, length)
-    # The penalty is split evenly over the blocks with non-zero weight.
+    # The penalty is split evenly over the blocks with non-zero weight, of all processes.
     n_counting = sum(share > 0.0 for share in shares)
+    if processes is not None:
+        n_counting = processes.sum("L-BFGS", n_counting)
     block_objective = replace(network, alpha=network.alpha / n_counting)._make_objective(samples.xp)
     whole = samples.whole() if len(shares) == 1 else None
+    n_params = sum(math.prod(array.shape) for array in flatten(params))
 
     def objective(flat: HostArray) -> tuple[float, HostArray]:
+        if processes is None:
+            loss, gradient = objective_of_rows(flat)
+            return min(loss, MAX_LOSS), gradient
+        sums, failure = np.zeros(n_params + 3), None
+        with processes.stepping():
+            try:
+                if shares:
+                    sums[0], sums[1:-2] = objective_of_rows(flat)
+            except Exception as error:
+                failure = error
+            processes.add_up(sums, failure)
+        return min(float(sums[0]), MAX_LOSS), sums[1:-2]
+
+    def objective_of_rows(flat: HostArray) -> tuple[float, HostArray]:
         layers = plain(_from_flat(flat, params, samples.place))
         loss: Any = 0.0
-        sums: Any = 0.0
+        sums: Any = _flat(layers) * 0.0 if processes is not None else 0.0
         for share, batch in zip(shares, samples.batches(length) if whole is None else [whole]):
             if share > 0.0:
                 block_loss, gradients = block_objective(layers, *batch)
                 loss = loss + share * block_loss
                 sums = sums + share * _flat(gradients)
-        return min(float(loss), MAX_LOSS), _to_host(sums)
+        return float(loss), _to_host(sums)
 
     return objective
 
 
 def _shares(samples: Samples, length: int) -> list[float]:
-    """Return the part of all sample weights that each block of so many rows has."""
+    """Return the part of all sample weights, of all processes, that each block of so many rows has."""
     blocks = list(row_slices(len(samples), length))
     if samples.sample_weight is None:
-        return [(block.stop - block.start) / len(samples) for block in blocks]
+        return [(block.stop - block.start) / samples.n_total for block in blocks]
     weight = to_host(samples.sample_weight)
     weight = weight if samples.rows is None else weight[samples.rows]
     total = weight.sum(dtype=np.float64)
+    if samples.shard is not None:
+        total = samples.shard.processes.sum("L-BFGS", total)
     return [float(weight[block].sum(dtype=np.float64) / total) for block in blocks]
 
 

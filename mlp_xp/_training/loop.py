@@ -159,7 +159,7 @@ def run_training(network: Network, progress: Progress, samples: Samples, setting
     The arrays of `progress` are replaced, never written in. Two calls train as one call of as many epochs
     does, except that a schedule of learning rates begins anew in each.
     """
-    batch_size, n_samples = settings.batch_size, len(samples)
+    batch_size, n_samples = settings.batch_size, samples.n_total
     progress.history = History()
     progress.early_stopping = _continued_early_stopping(progress, settings)
     place = samples.place
@@ -295,7 +295,8 @@ class _Loop:
         self.footprint = footprint
         self.plan = plan
         self.interrupts = interrupts
-        self.needs_host_each_epoch = settings.needs_host_each_epoch
+        self.processes = None if samples.shard is None else samples.shard.processes
+        self.needs_host_each_epoch = self._any(settings.needs_host_each_epoch)
         self.history = progress.history
         self.saved: State = progress.state
         self.saved_is_alias = False
@@ -311,6 +312,14 @@ class _Loop:
         else:
             self._run_several_at_once()
         self.is_complete = True
+
+    # Processes that train together must do the same.
+
+    def _any(self, value: bool) -> bool:
+        return value if self.processes is None else self.processes.any("the end of an epoch", value)
+
+    def _agreed(self, value: float) -> float:
+        return value if self.processes is None else float(self.processes.share("the end of epochs", value))
 
     def release_engine(self) -> None:
         """Give the engine's memory to the next training, after a copy of the state."""
@@ -344,7 +353,7 @@ class _Loop:
             self._report_progress()
             if stop:
                 return
-            seconds = time.perf_counter() - start
+            seconds = self._agreed(time.perf_counter() - start)
             # At most ten times as many: a few epochs are a poor estimate of how long more of them take.
             n_epochs = max(1, min(10 * len(epochs), int(len(epochs) * SECONDS_PER_RUN / seconds)))
 
@@ -448,7 +457,7 @@ class _Loop:
             # A copy: callbacks may keep or change the parameters they receive.
             copied = named(copy_tree(self.samples.place.xp, params))
             stop = as_truth("what `callback` returns", settings.callback(self.history, copied)) or stop
-        return stop
+        return self._any(stop)
 
     def _report_progress(self) -> None:
         if self.settings.on_progress is not None:

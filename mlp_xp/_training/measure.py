@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from mlp_xp._arrays import (
     Array,
+    HostArray,
     Placement,
     check_finite,
     for_value_checks,
     quiet_floating_point,
+    to_host,
     without_autodiff,
 )
 from mlp_xp._devices import computing, current_device, is_scalar_of, to_floats
 from mlp_xp._losses import identity_link
 from mlp_xp._network import Network
 from mlp_xp._parameters import Parameters
+from mlp_xp._processes import Processes, current_processes, shared, together
 from mlp_xp._samples import Samples
-from mlp_xp._training.metrics import Metric, UserMetric, check_weighted, resolve_metrics
+from mlp_xp._training.metrics import Metric, UserMetric, check_weighted, mean_of_shards, resolve_metrics
 from mlp_xp._validation import as_float, shown
 
 
@@ -63,9 +67,12 @@ def evaluate(
     >>> evaluate(network, params, np.array([[1.0], [2.0]]), np.array([[2.0], [5.0]]), metrics=["r2"])
     {'loss': 0.25, 'r2': 0.777...}
     """
-    with current_device(X):
+    with current_device(X), together("evaluate") as processes:
         check_network(network)
         resolved_metrics = resolve_metrics(metrics, network._resolved_loss)
+        if processes is not None:
+            names = [metric.name for metric in resolved_metrics]
+            processes.check_same("evaluate", {"network": network, "metrics": names})
         samples = check_samples(network, params, X, y, sample_weight)
         check_weighted(resolved_metrics, samples)
         with computing(samples.place, network.matmul_precision), without_autodiff(samples.place.xp):
@@ -86,13 +93,33 @@ def measure(
     logits = network._blockwise(samples, params, identity_link)
     y, sample_weight = samples.targets()
     values: dict[str, Any] = {"loss": network._data_loss(xp, logits, y, sample_weight)}
+    if samples.shard is not None:
+        values["loss"] = mean_of_shards(samples.place, values["loss"], y, sample_weight)
     predictions = loss.link(xp, logits)
     for metric in metrics:
-        value = metric.compute(xp, loss, y, predictions, sample_weight)
+        compute = partial(metric.compute, xp, loss)
+        if samples.shard is not None and not metric.is_of_means:
+            compute = partial(_compute_on_first, samples.place, metric.name, compute)
+        value = compute(y, predictions, sample_weight)
         # Metrics of users may return other numbers too: Python's, NumPy's, or arrays of another dtype.
         is_ours = is_scalar_of(samples.place, value)
         values[metric.name] = value if is_ours else as_float(f"metrics[{metric.name!r}]", value)
     return dict(zip(values, to_floats(samples.place, list(values.values()))))
+
+
+def _compute_on_first(
+    place: Placement, name: str, compute: Callable[..., Any], *arrays: Array | None
+) -> float:
+    """Compute a metric in process 0 from the targets, predictions and weights of all processes."""
+    processes = current_processes()
+    assert processes is not None
+
+    def computed(*gathered: HostArray | None) -> float:
+        there = (None if array is None else place.from_host(array) for array in gathered)
+        return as_float(f"metrics[{name!r}]", compute(*there))
+
+    on_host = (None if array is None else to_host(array) for array in arrays)
+    return float(processes.compute_on_first("metrics", computed, *on_host))
 
 
 def check_samples(
@@ -102,8 +129,12 @@ def check_samples(
     samples = network._check(params, X, y, sample_weight)
     check_finite(samples.place.xp, "X", X)
     check_targets(network, samples)
+    processes = current_processes()
+    if processes is not None:
+        weighted = {"sample_weight": "given" if sample_weight is not None else "None"}
+        processes.check_same("checks of samples", weighted | {"dtype": samples.place.dtype_name})
     check_weights(samples.place, samples.sample_weight)
-    return samples
+    return samples.sharded(processes)
 
 
 def check_targets(network: Network, samples: Samples) -> None:
@@ -126,17 +157,30 @@ def check_weights(place: Placement, sample_weight: Array | None) -> None:
     if sample_weight is not None:
         xp, sample_weight = for_value_checks(place.xp, place.cast(sample_weight))
         check_finite(xp, "sample_weight", xp.reshape(sample_weight, (-1, 1)))
-        if not bool(xp.all(sample_weight >= 0.0)) or not bool(xp.any(sample_weight > 0.0)):
+        processes = current_processes()
+        if not sample_weight.shape[0]:  # of one of several processes
+            _check_positive(processes, 0.0)
+            return
+        positive = bool(xp.any(sample_weight > 0.0)) or processes is not None
+        if not bool(xp.all(sample_weight >= 0.0)) or not positive:
             raise ValueError(
                 "`sample_weight` must be >= 0 and not all zero, got values from "
                 f"{float(xp.min(sample_weight)):g} to {float(xp.max(sample_weight)):g}"
             )
         with quiet_floating_point():
             total = xp.sum(sample_weight)
-            holds, divides = bool(xp.isfinite(total)), bool(xp.isfinite(1.0 / total))
+            is_positive = processes is None or bool(total > 0.0)
+            holds, divides = bool(xp.isfinite(total)), not is_positive or bool(xp.isfinite(1.0 / total))
         if not (holds and divides):
             able = "divide by" if holds else "hold"
             raise ValueError(
                 f"`sample_weight` must have a sum that {place.dtype_name} can {able}, got values up to "
                 f"{float(xp.max(sample_weight)):g}"
             )
+        _check_positive(processes, float(total))
+
+
+def _check_positive(processes: Processes | None, total: float) -> None:
+    """Raise a ValueError if the weights of all processes are zero."""
+    if processes is not None and not processes.any("checks of weights", total > 0.0):
+        raise shared(ValueError("`sample_weight` must not be all zero in all processes"))

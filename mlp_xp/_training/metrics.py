@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from mlp_xp._arrays import Array, Namespace
+import numpy as np
+
+from mlp_xp._arrays import Array, Namespace, Placement, placement, to_host
 from mlp_xp._losses import Loss
+from mlp_xp._processes import current_processes
 from mlp_xp._samples import Samples
 from mlp_xp._validation import is_iterable, lookup, shown
 
@@ -30,12 +33,16 @@ class Metric(NamedTuple):
         None for a metric of the user's own.
     takes_weight : bool
         Whether `compute` uses the sample weights.
+    is_of_means : bool
+        Whether it is computed from means over rows, which several processes take together. For others process
+        0 gathers the targets and predictions of all.
     """
 
     name: str
     compute: Callable[[Namespace, Loss, Array, Array, Array | None], float | Array]
     greater_is_better: bool | None
     takes_weight: bool = True
+    is_of_means: bool = False
 
 
 def resolve_metrics(metrics: Iterable[str | UserMetric], loss: Loss) -> tuple[Metric, ...]:
@@ -103,15 +110,44 @@ def _r2(xp: Namespace, loss: Loss, y: Array, predictions: Array, sample_weight: 
 
 
 def _mean(xp: Namespace, values: Array, sample_weight: Array | None) -> Array:
+    """Return the mean over the rows, of all processes."""
     if sample_weight is None:
-        return xp.mean(values, axis=0)
-    weight = sample_weight if values.ndim == 1 else xp.reshape(sample_weight, (-1, 1))
-    return xp.sum(values * weight, axis=0) / xp.sum(sample_weight)
+        mean = xp.mean(values, axis=0) if values.shape[0] else xp.sum(values, axis=0)
+    else:
+        weight = sample_weight if values.ndim == 1 else xp.reshape(sample_weight, (-1, 1))
+        mean = xp.sum(values * weight, axis=0) / xp.sum(sample_weight)
+    if current_processes() is None:
+        return mean
+    place = placement(values=values)
+    return place.from_host(mean_of_shards(place, mean, values, sample_weight))
+
+
+def mean_of_shards(place: Placement, mean: Array, values: Array, sample_weight: Array | None) -> Any:
+    """Return the mean over the rows of all processes, on the host, of the mean over those of this one.
+
+    Parameters
+    ----------
+    place : Placement
+    mean : array of shape () or (n,)
+    values : array of shape (n_rows, ...)
+    sample_weight : array of shape (n_rows,) or None
+    """
+    processes = current_processes()
+    assert processes is not None
+    if sample_weight is None:
+        total = float(values.shape[0])
+    else:
+        total = float(np.sum(to_host(sample_weight), dtype=np.float64))
+    # NumPy's reductions are scalars.
+    there = np.asarray(mean if isinstance(mean, np.generic) else to_host(mean), np.float64)
+    weighted = total * there if total else np.zeros_like(there)
+    *sums, all_total = processes.sum("a mean", np.append(weighted, total))
+    return np.reshape(sums, there.shape) / (all_total or 1.0)
 
 
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric("accuracy", _accuracy, greater_is_better=True),
-    "r2": Metric("r2", _r2, greater_is_better=True),
+    "accuracy": Metric("accuracy", _accuracy, greater_is_better=True, is_of_means=True),
+    "r2": Metric("r2", _r2, greater_is_better=True, is_of_means=True),
 }
 """Metrics by name.
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mlp_xp._arrays import Array, placement
+from mlp_xp._arrays import Array, placement, to_host
 from mlp_xp._devices import current_device
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer, check_optimizer
-from mlp_xp._parameters import Parameters, all_finite, copy_tree, named
+from mlp_xp._parameters import Parameters, all_finite, copy_tree, flatten, named
+from mlp_xp._processes import together
 from mlp_xp._training.early_stopping import EarlyStopping
 from mlp_xp._training.history import Callback, OutOfMemoryError, ProgressListener, Trained
 from mlp_xp._training.measure import check_network, check_samples
@@ -117,7 +118,7 @@ def train(
     from mlp_xp._training.loop import Settings, run_training, start_training
     from mlp_xp._training.recovery import without_frames
 
-    with current_device(X):
+    with current_device(X), together("train") as processes:
         epochs = check_integer("epochs", epochs, minimum=0)
         check_network(network)
         shuffle = check_bool("shuffle", shuffle)
@@ -142,11 +143,26 @@ def train(
         xp = samples.place.xp
         if not all_finite(xp, params):
             raise ValueError("`params` must hold finite numbers, got NaN or infinity")
-        progress = start_training(xp, params, optimizer, random_source(seed))
+        random = random_source(seed)
+        progress = start_training(xp, params, optimizer, random)
+        if processes is not None:
+            arguments = {
+                "network": network,
+                "params": [to_host(array) for array in flatten(params)],
+                "optimizer": optimizer,
+                "epochs": epochs,
+                "batch_size": batch_size,
+                "shuffle": shuffle,
+                "seed": random,
+                "validation_data": validation is not None,
+                "metrics": [metric.name for metric in resolved_metrics],
+                "early_stopping": early_stopping,
+            }
+            processes.check_same("train", arguments)
         settings = Settings(
             optimizer=optimizer,
             epochs=epochs,
-            batch_size=len(samples)
+            batch_size=samples.n_total
             if batch_size is None
             else check_integer("batch_size", batch_size, minimum=1),
             shuffle=shuffle,

@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from mlp_xp._arrays import Array, Placement, placement
 from mlp_xp._devices import current_device
+from mlp_xp._processes import together
 from mlp_xp._training.history import History, OutOfMemoryError
 from mlp_xp._training.loop import move_progress
 from mlp_xp._training.recovery import without_frames
@@ -105,7 +106,7 @@ class BaseMLP(Estimator, CallbackSupportMixin):
     def _fit(
         self: Self, X: Any, y: Any, sample_weight: Any, *, incremental: bool = False, **data: Any
     ) -> Self:
-        with current_device(X):
+        with current_device(X), together("partial_fit" if incremental else "fit"):
             draft = Draft(self)
             task = prepare_task(draft.copy, X, y, sample_weight, incremental=incremental, **data)
             report = FitReport(draft, task.home)

@@ -105,7 +105,7 @@ def _run_lbfgs(draft: Draft[Any], task: Task, report: FitReport) -> None:
 
 
 def _run_epochs(draft: Draft[Any], task: Task, report: FitReport) -> None:
-    estimator, n_samples = draft.copy, len(task.samples)
+    estimator, n_samples = draft.copy, task.samples.n_total
     n_seen = estimator.t_ if task.continues else 0
     optimizer = estimator._optimizer(n_seen, n_samples)
     progress = _starting_progress(task, optimizer)

@@ -13,6 +13,7 @@ from sklearn.utils import check_random_state
 from mlp_xp._activations import Activation, resolve_activation
 from mlp_xp._devices import MATMUL_PRECISIONS
 from mlp_xp._optimizers import Optimizer, adam, decoupled_weight_decay, momentum
+from mlp_xp._processes import current_processes
 from mlp_xp._schedules import Schedule, inverse_scaling
 from mlp_xp._validation import (
     check_bool,
@@ -21,6 +22,7 @@ from mlp_xp._validation import (
     check_real,
     is_iterable,
     lookup,
+    random_source,
     seeded,
     shown,
 )
@@ -61,6 +63,8 @@ class Hyperparameters(BaseEstimator):
     def _random(self) -> Any:
         if type(self.random_state) is int and 0 <= self.random_state < 2**32:
             return seeded(self.random_state)
+        if self.random_state is None and current_processes() is not None:
+            return random_source(None)  # scikit-learn's is another in each process
         try:
             return check_random_state(self.random_state)
         except (TypeError, ValueError) as error:

@@ -22,6 +22,7 @@ from mlp_xp._arrays import (
     to_host,
 )
 from mlp_xp._devices import MemoryShortage, free_bytes
+from mlp_xp._processes import current_processes
 from mlp_xp._training.history import History, OutOfMemoryError
 from mlp_xp._validation import errors_naming
 from mlp_xp.backends import backend
@@ -34,6 +35,11 @@ DATES = ("date", "time", "duration")
 """How the dtypes of dates and durations begin in pandas and polars, in lower case."""
 
 HOST = Placement(np, "cpu", np.float64)
+
+
+def min_samples() -> int:
+    """Return how many rows data must have: one of several processes may have none."""
+    return 1 if current_processes() is None else 0
 
 
 def check_samples(estimator: Any, X: Any, *, reset: bool) -> tuple[Any, Placement]:
@@ -54,7 +60,7 @@ def check_samples(estimator: Any, X: Any, *, reset: bool) -> tuple[Any, Placemen
             f"Expected 2D array, got {X.ndim}D array instead: `X` must have shape "
             f"(n_samples, n_features), got {tuple(X.shape)}"
         )
-    if 0 in X.shape:
+    if X.shape[1] == 0 or X.shape[0] < min_samples():
         raise ValueError(f"`X` must have at least one row and one column, got shape {tuple(X.shape)}")
     validate_data(estimator, X, reset=reset, skip_check_array=True)
     check_finite(home.xp, "X", X)
@@ -89,7 +95,14 @@ def _check_on_host(estimator: Any, X: Any, *, reset: bool) -> Any:
     _check_no_dates("X", X)
     given = getattr(X, "dtype", None)
     try:
-        checked = validate_data(estimator, X, reset=reset, accept_sparse=["csr", "csc"], dtype=dtype)
+        checked = validate_data(
+            estimator,
+            X,
+            reset=reset,
+            accept_sparse=["csr", "csc"],
+            dtype=dtype,
+            ensure_min_samples=min_samples(),
+        )
         if getattr(given, "kind", "") in ("S", "U") or getattr(given, "names", None):
             raise TypeError(f"`X` must hold real numbers, got dtype {given}")
         return checked
@@ -187,7 +200,13 @@ def check_weight(name: str, weight: Any, n_samples: int, there: Placement) -> Ar
         _check_no_dates(name, weight)
         with errors_naming(name):
             weight = np.full(n_samples, float(weight)) if isinstance(weight, Real) else weight
-            weight = check_array(weight, ensure_2d=False, dtype=[np.float64, np.float32], input_name=name)
+            weight = check_array(
+                weight,
+                ensure_2d=False,
+                dtype=[np.float64, np.float32],
+                input_name=name,
+                ensure_min_samples=min_samples(),
+            )
     placement(**{name: weight})
     if tuple(weight.shape) != (n_samples,):
         raise ValueError(f"`{name}` must have shape (n_samples,) = {(n_samples,)}, got {tuple(weight.shape)}")
@@ -200,7 +219,14 @@ def checked_on_host(y: Any, n_samples: int, estimator: Any, *, numeric: bool) ->
         return y  # certainly passes the checks, which take longer than a step on a small batch
     rows = np.broadcast_to(np.float32(0.0), (n_samples, 1))
     with errors_naming("y"):
-        _, y = check_X_y(rows, on_host("y", y), multi_output=True, y_numeric=numeric, estimator=estimator)
+        _, y = check_X_y(
+            rows,
+            on_host("y", y),
+            multi_output=True,
+            y_numeric=numeric,
+            estimator=estimator,
+            ensure_min_samples=min_samples(),
+        )
     y = y.toarray() if is_sparse(y) else y
     return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 

@@ -16,6 +16,7 @@ from sklearn.utils.multiclass import type_of_target, unique_labels
 
 from mlp_xp._arrays import Array, HostArray, Placement, quiet_floating_point, to_host
 from mlp_xp._network import Network
+from mlp_xp._processes import Processes, current_processes
 from mlp_xp._validation import check_real, errors_naming, lookup, shown
 from mlp_xp.estimators._input import is_plain_vector
 
@@ -55,6 +56,20 @@ class Classes(NamedTuple):
         return cls(unique_labels(labels), KINDS[found], sparse)
 
     @classmethod
+    def of_all(cls, labels: Any, processes: Processes, *, sparse: bool) -> Classes:
+        """Return the classes that the labels of all processes have; each passes its own, checked."""
+        own = cls.of(labels, sparse=sparse) if labels.shape[0] else None
+        several = labels.shape[1] if labels.ndim == 2 else None
+        processes.check_same("labels", {"y.shape[1:]": labels.shape[1:]})
+        found = [one for one in processes.exchange("labels", own) if one is not None]
+        sparse = processes.any("labels", sparse)
+        if several is not None:
+            return cls(np.arange(several), "multilabel", sparse)
+        with errors_naming("y"):
+            merged = unique_labels(*(one.labels for one in found)) if found else np.arange(1)
+        return cls(merged, "binary" if len(merged) <= 2 else "multiclass", sparse)
+
+    @classmethod
     def from_fitted(cls, labels: Any, sparse: Any, out_activation: str, n_outputs: int) -> Classes:
         """Return the classes that fitted attributes describe."""
         kind = "multiclass" if out_activation == "softmax" else "multilabel" if n_outputs > 1 else "binary"
@@ -72,7 +87,9 @@ class Classes(NamedTuple):
 
     def check_complete(self, labels: Any) -> None:
         """Raise a ValueError unless labels have all of the classes, and no others: for a warm start."""
-        given = _unique(labels)
+        given, processes = _unique(labels), current_processes()
+        if processes is not None:
+            given = _unique(np.concatenate(processes.exchange("labels", given)))
         if set(given) != set(self.labels):
             raise ValueError(
                 "warm_start can only be used where `y` has the same classes as in the previous call to fit. "
@@ -208,7 +225,16 @@ def class_weights(
 
 def _factors(class_weight: Any, classes: HostArray, labels: HostArray, sample_weight: HostArray) -> HostArray:
     """Return the factors that the weights of one label's classes make."""
-    if isinstance(class_weight, str):
+    processes = current_processes()
+    if isinstance(class_weight, str) and processes is not None:
+        counts = np.bincount(np.searchsorted(classes, labels), weights=sample_weight, minlength=len(classes))
+        counts = processes.sum("class weights", counts.astype(np.float64))
+        present = classes[counts > 0.0]
+        each = np.zeros(len(classes))
+        each[counts > 0.0] = compute_class_weight(
+            class_weight, classes=present, y=present, sample_weight=counts[counts > 0.0]
+        )
+    elif isinstance(class_weight, str):
         # All classes weigh the same in sum; rows without weight do not count.
         counted = sample_weight > 0.0
         y = labels[counted]

@@ -24,6 +24,7 @@ from mlp_xp._devices import current_device
 from mlp_xp._functions import set_public_module
 from mlp_xp._network import Network
 from mlp_xp._parameters import all_finite
+from mlp_xp._processes import Processes, current_processes, together
 from mlp_xp._training.measure import check_weights
 from mlp_xp._validation import errors_naming, lookup
 from mlp_xp._warnings import warn
@@ -196,7 +197,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         return checked_on_host(storable(on_host("y", y)), n_samples, self, numeric=False)
 
     def _learn_targets(self, y: Any, home: Placement, classes: Any, sparse: bool) -> None:
-        learned = Classes.of(y if classes is None or y.ndim == 2 else classes, sparse=sparse)
+        labels, processes = y if classes is None or y.ndim == 2 else classes, current_processes()
+        if processes is None:
+            learned = Classes.of(labels, sparse=sparse)
+        else:
+            learned = Classes.of_all(labels, processes, sparse=sparse)
         if classes is not None and not np.array_equal(learned.labels, classes):
             raise ValueError(
                 f"`classes` must be the numbers of the columns of `y`, {learned.labels}, got {classes}"
@@ -351,7 +356,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
 
 def _score(estimator: BaseMLP, metric: Any, X: Any, y: Any, sample_weight: Any) -> float:
     """Compute a metric of scikit-learn's for the predictions, on the host; arrays may be of any library."""
-    with current_device(X):
+    with current_device(X), together("score") as processes:
         predictions = on_host("predictions", estimator._decode(*estimator._outputs(X, "score")))
         weight = check_weight("sample_weight", sample_weight, predictions.shape[0], HOST)
         check_weights(HOST, weight)
@@ -363,7 +368,20 @@ def _score(estimator: BaseMLP, metric: Any, X: Any, y: Any, sample_weight: Any) 
                 y = np.asarray(y)
                 if y.dtype.kind in "mMSUc":
                     raise TypeError(f"it must hold real numbers, got dtype {y.dtype}")
+            if processes is not None:
+                return _score_of_all(processes, metric, y, predictions, weight)
             return float(metric(y, predictions, sample_weight=weight))
+
+
+def _score_of_all(processes: Processes, metric: Any, y: Any, predictions: Any, weight: Any) -> float:
+    """Compute a metric for the predictions of all processes."""
+    processes.check_same("score", {"sample_weight": "None" if weight is None else "given"})
+    arrays = (np.asarray(one.toarray() if is_sparse(one) else one) for one in (y, predictions))
+
+    def measured(y: HostArray, predictions: HostArray, weight: HostArray | None) -> float:
+        return float(metric(y, predictions, sample_weight=weight))
+
+    return float(processes.compute_on_first("score", measured, *arrays, weight))
 
 
 set_public_module("mlp_xp.estimators", globals(), ["MLPClassifier", "MLPRegressor", "_Labels"])

@@ -6,6 +6,7 @@ from typing import Any
 
 from mlp_xp._arrays import Placement
 from mlp_xp._parameters import Parameters
+from mlp_xp._processes import current_processes
 from mlp_xp._training.early_stopping import EarlyStoppingState
 from mlp_xp._training.history import History, ProgressListener
 from mlp_xp._training.loop import Progress
@@ -72,7 +73,8 @@ class FitReport:
         """Report the epoch that ended, and begin the next; return whether a callback asks to stop."""
         estimator, record = self.estimator, history[-1]
         state = None if self.progress is None else self.progress.early_stopping
-        if estimator.verbose:
+        processes = current_processes()
+        if estimator.verbose and (processes is None or processes.rank == 0):
             self._print(record, state)
         if not self.tells_epochs:
             return False

@@ -25,6 +25,7 @@ from mlp_xp._losses import LOSS_BY_OUT_ACTIVATION, Loss
 from mlp_xp._network import Network
 from mlp_xp._optimizers import check_adam_dtype
 from mlp_xp._parameters import Parameters
+from mlp_xp._processes import Processes, current_processes
 from mlp_xp._samples import Samples
 from mlp_xp._training.early_stopping import EarlyStopping
 from mlp_xp._training.measure import check_targets, check_weights, measure
@@ -97,6 +98,9 @@ def prepare_task(
     if continues:
         home = check_same_place(estimator, home, "partial_fit" if incremental else "fit")
     there = computing_place(estimator.backend, home)
+    processes = current_processes()
+    if processes is not None:
+        _check_same_arguments(estimator, processes, X, home, sample_weight, validation_data, incremental)
     if estimator.solver == "adam":
         check_adam_dtype(there.xp, there.dtype, estimator.beta_2, estimator.epsilon)
     given = y
@@ -116,6 +120,8 @@ def prepare_task(
     )
     if continues:
         _check_same_network(estimator, network)
+    if processes is not None:
+        processes.check_same("fit", {"y.shape[1]": targets.shape[1]})
     estimator.n_outputs_, estimator.n_layers_ = targets.shape[1], len(network.layer_sizes)
     stored = storing_place(X, there)
     weight = check_weight("sample_weight", sample_weight, X.shape[0], stored)
@@ -127,7 +133,7 @@ def prepare_task(
         if not incremental:  # a batch may have no class of positive weight
             with errors_naming("class_weight", "sample_weight"):
                 check_weights(stored, weight)
-    samples = _samples(estimator, network, there, X, targets, weight)
+    samples = _samples(estimator, network, there, X, targets, weight).sharded(processes)
     validation = _validation_samples(estimator, network, home, there, *validation_data)
 
     continuation = estimator._continuation if continues else None
@@ -150,7 +156,7 @@ def prepare_task(
         samples, validation = _split(estimator, samples, targets, split_random)
     if validation is not None:
         _try_scorer(estimator, network, params, validation)
-    batch_size = estimator._batch_size(len(samples))
+    batch_size = estimator._batch_size(samples.n_total)
     return Task(
         home=home,
         continues=continues,
@@ -164,6 +170,37 @@ def prepare_task(
         validation_random_state=state,
         continuation=continuation,
     )
+
+
+def _check_same_arguments(
+    estimator: Estimator,
+    processes: Processes,
+    X: Any,
+    home: Placement,
+    sample_weight: Any,
+    validation_data: tuple[Any, Any, Any],
+    incremental: bool,
+) -> None:
+    """Raise a ValueError unless all processes are to train the same network."""
+    parameters = {**estimator.get_params(deep=False)}
+    for name in ("verbose", "backend"):  # may differ
+        parameters.pop(name, None)
+    names = {
+        "sample_weight": sample_weight,
+        **dict(zip(("X_val", "y_val", "sample_weight_val"), validation_data)),
+    }
+    given = {name: "None" if value is None else "given" for name, value in names.items()}
+    columns = list(vars(estimator).get("feature_names_in_", ())) or None
+    fitted = None
+    if hasattr(estimator, "coefs_") and (incremental or estimator.warm_start):
+        fitted = [to_host(array) for array in (*estimator.coefs_, *estimator.intercepts_)]
+    arguments = {
+        "X.shape[1]": X.shape[1],
+        "X's columns": columns,
+        "X's dtype": home.dtype_name,
+        "coefs_": fitted,
+    }
+    processes.check_same("fit", {**parameters, **given, **arguments})
 
 
 def _check_same_network(estimator: Estimator, network: Network) -> None:
@@ -239,7 +276,8 @@ def _validation_samples(
     weight = check_weight("sample_weight_val", sample_weight, X.shape[0], stored)
     with errors_naming("sample_weight_val", "sample_weight"):
         check_weights(stored, weight)
-    return _samples(estimator, network, there, X, targets, weight, "_val")
+    samples = _samples(estimator, network, there, X, targets, weight, "_val")
+    return samples.sharded(current_processes())
 
 
 def _split(
@@ -249,24 +287,31 @@ def _split(
     if not estimator.validation_fraction:
         raise ValueError("`validation_fraction` must be > 0 for `early_stopping` without `X_val`, got 0")
     by_class = estimator._is_classifier and estimator.n_outputs_ == 1
+    stratify, shard = targets[:, 0] if by_class else None, samples.shard
+    if shard is not None and by_class:
+        stratify = np.concatenate(shard.processes.exchange("the validation part", stratify))
     train, validation = train_test_split(
-        np.arange(len(samples)),
+        np.arange(samples.n_total),
         random_state=random,
         test_size=float(estimator.validation_fraction),
-        stratify=targets[:, 0] if by_class else None,
+        stratify=stratify,
     )
     if len(validation) < 2:
         raise ValueError(
             "The validation set is too small. Increase `validation_fraction` or the size of your dataset."
         )
+    trained, validated = samples.choose(train), samples.choose(validation)
     if samples.sample_weight is not None:
         weight = to_host(samples.sample_weight)
-        if not (weight[train].any() and weight[validation].any()):
+        have_weight = [bool(weight[part.rows].any()) for part in (trained, validated)]
+        if shard is not None:
+            have_weight = [shard.processes.any("the validation part", one) for one in have_weight]
+        if not all(have_weight):
             raise ValueError(
                 "`sample_weight` must not be all zero in the rows to train on, nor in the validation "
                 "part that is split off (another `random_state` splits otherwise)"
             )
-    return replace(samples, rows=train), replace(samples, rows=validation)
+    return trained, validated
 
 
 # Early stopping by a score.

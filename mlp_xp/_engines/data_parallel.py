@@ -1,0 +1,259 @@
+"""The engine of several processes: each computes the gradients of its rows, and all add them up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+import numpy as np
+
+from mlp_xp._arrays import Array, HostArray, Namespace, Placement, is_jax, is_sparse, native_dtype, row_slices
+from mlp_xp._compiler import NotRecordableError
+from mlp_xp._engines.base import EpochSettings, State
+from mlp_xp._engines.step_halves import CompiledHalves, EagerHalves, StepHalves, Totals
+from mlp_xp._network import Network
+from mlp_xp._optimizers import Optimizer
+from mlp_xp._processes import Processes
+from mlp_xp._samples import Batch, Rows, RowTaker, Samples, Shard
+
+
+class DataParallelEngine:
+    """Runs steps in two halves, between which the processes add up their sums; see `Engine`.
+
+    All processes run the same steps, and stop at the same step if one of them fails or is interrupted.
+    Losses, and whether the state is finite, are what process 0 says: what the training decides from these
+    must not depend on how a processor rounds.
+    """
+
+    release = None
+
+    def __init__(
+        self,
+        network: Network,
+        optimizer: Optimizer,
+        samples: Samples,
+        batch_size: int,
+        state: State,
+    ) -> None:
+        assert samples.shard is not None
+        self.processes: Processes = samples.shard.processes
+        self.n_total = samples.n_total
+        self.halves: StepHalves = _make_step_halves(network, optimizer, samples.place, samples.xp, state)
+        self.batches = _ShardBatches(samples, samples.shard, batch_size, self.halves.pads)
+        self.is_weighted = samples.sample_weight is not None
+        self.losses: list[float] = []
+        self.state_is_finite = True
+        self.failure: Exception | None = None
+
+    @property
+    def name(self) -> str:
+        """The way in which the steps of a process run."""
+        return self.halves.name
+
+    @property
+    def state(self) -> State:
+        """The current state, in arrays that later steps write in."""
+        return self.halves.state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self.halves.state = state
+        self.state_is_finite = True
+
+    def copied_state(self) -> State:
+        """Return a copy of the state."""
+        return self.halves.copied_state()
+
+    def is_finite(self) -> bool:
+        """Whether the state is finite, and not left in the middle of an update."""
+        return self.state_is_finite and self.halves.is_finite()
+
+    def run(self, epochs: Sequence[EpochSettings]) -> None:
+        """Run these epochs."""
+        self.processes.exchange("the epochs of a training", len(epochs))
+        with self.processes.stepping():
+            for rate, order in epochs:
+                mean = 0.0
+                for rows in self.batches.of_epoch(order):
+                    mean += self._step(rows, rate) * (rows.n_total / self.n_total)
+                self.losses.append(mean)
+        if self.failure is not None:
+            raise self.failure
+        said = self.processes.share("the end of epochs", (self.losses, self.halves.is_finite()))
+        self.losses, self.state_is_finite = said
+
+    def _step(self, rows: _ShardRows, rate: float) -> float:
+        """Run a step; return its loss."""
+        buffer = self.halves.buffer
+        try:
+            batch = None if self.failure is not None else self.batches.batch(rows)
+            if batch is None:
+                buffer[:] = 0.0
+            else:
+                self.halves.add_gradients(batch, 1.0 / rows.n_total)
+        except Exception as error:
+            self.failure = error
+        self.processes.add_up(buffer, self.failure)
+        self.state_is_finite = False
+        try:
+            loss = self.halves.update(Totals(rows.n_total, self.is_weighted), rate)
+        except Exception as error:
+            self.failure = error  # the others learn of it in the next step, where they wait for this process
+            return math.nan
+        self.state_is_finite = True
+        return loss
+
+
+def _make_step_halves(
+    network: Network, optimizer: Optimizer, place: Placement, xp: Namespace, state: State
+) -> StepHalves:
+    """Return the halves of a step for arrays of a placement, to be computed with in a namespace."""
+    if is_jax(place.xp):
+        from mlp_xp._engines.jax_halves import JaxHalves
+
+        return JaxHalves(network, optimizer, place, state)
+    if xp is np:  # not for sparse matrices, whose namespace is a wrapper
+        with suppress(NotRecordableError):
+            return CompiledHalves(network, optimizer, place.dtype, state)
+    return EagerHalves(network, optimizer, place, xp, state)
+
+
+class _ShardRows(NamedTuple):
+    """The rows of a process in a batch.
+
+    Attributes
+    ----------
+    n_total : int
+        The number of rows of the batch, of all processes.
+    rows : array of int, or None
+        Their numbers among the process's rows; None for all of these.
+    """
+
+    n_total: int
+    rows: Rows | None
+
+
+class _ShardBatches:
+    """The parts of batches that a process has.
+
+    They have different lengths. If `pads` is not 0, rows without weight are added, so that there are only a
+    few lengths.
+    """
+
+    def __init__(self, samples: Samples, shard: Shard, batch_size: int, pads: float) -> None:
+        self.samples = samples
+        self.shard = shard
+        self.batch_size = min(batch_size, shard.n_total)
+        self.whole = samples.whole() if self.batch_size == shard.n_total and len(samples) else None
+        self.in_order: list[_ShardRows] | None = None
+        is_sparse_X = is_sparse(samples.X)
+        self.multiple = 1 if is_sparse_X else self._multiple(pads)
+        self.is_padded = bool(pads) and not is_sparse_X
+        is_host = isinstance(samples.X, np.ndarray)
+        self.takers = (
+            [RowTaker(array) if array is not None else None for array in samples.arrays] if is_host else None
+        )
+        self.buffers: dict[int, Batch] = {}
+
+    def _multiple(self, pads: float) -> int:
+        """Return the power of two that the lengths of batches are multiples of."""
+        share = len(self.samples) / self.shard.n_total
+        # Rows are drawn without replacement, so that their number is about binomial.
+        deviation = math.sqrt(self.batch_size * share * (1.0 - share))
+        return 1 << math.floor(math.log2(max(1.0, pads * deviation)))
+
+    def of_epoch(self, order: Rows | None) -> Iterator[_ShardRows]:
+        """Yield the process's rows in each batch of an epoch that takes all rows in this order."""
+        n_total, size = self.shard.n_total, self.batch_size
+        if size == n_total:
+            yield _ShardRows(n_total, None)
+            return
+        if order is None:
+            if self.in_order is None:
+                dtype = np.int32 if n_total < 2**31 else np.int64
+                self.in_order = list(self._divided(np.arange(n_total, dtype=dtype)))
+            yield from self.in_order
+            return
+        yield from self._divided(order)
+
+    def _divided(self, order: Rows) -> Iterator[_ShardRows]:
+        numbers = self.shard.own_rows(order, len(self.samples))
+        is_own = numbers >= 0
+        own = numbers[is_own]
+        slices = list(row_slices(self.shard.n_total, self.batch_size))
+        counts = np.add.reduceat(is_own, [some.start for some in slices], dtype=np.int64)
+        start = 0
+        for some, count in zip(slices, counts.tolist()):
+            yield _ShardRows(some.stop - some.start, own[start : start + count])
+            start += count
+
+    def batch(self, part: _ShardRows) -> Batch | None:
+        """Return the process's part of a batch; None if it has no rows."""
+        rows = part.rows
+        if rows is None:
+            return self.whole
+        if not len(rows):
+            return None
+        n_rows = len(rows)
+        n_padded = -(-n_rows // self.multiple) * self.multiple
+        if n_padded > n_rows:
+            rows = np.concatenate([rows, np.full(n_padded - n_rows, rows[0], rows.dtype)])
+        if self.samples.rows is not None:
+            rows = self.samples.rows[rows]
+        if self.takers is not None:
+            return self._from_host(rows, n_rows)
+        return self._from_device(rows, n_rows)
+
+    def _from_host(self, rows: Rows, n_rows: int) -> Batch:
+        """Return a batch of these rows of NumPy arrays, of which the first `n_rows` count."""
+        assert self.takers is not None
+        place, length = self.samples.place, len(rows)
+        if length not in self.buffers:
+            self.buffers[length] = self._allocate(length)
+        buffers = self.buffers[length]
+        rows = rows.astype(np.intp, copy=False)
+        for taker, buffer in zip(self.takers, buffers):
+            if taker is not None:
+                taker.take_into(buffer, rows)
+        if buffers.sample_weight is not None:
+            if self.takers[2] is None:
+                buffers.sample_weight[:n_rows] = 1.0
+            buffers.sample_weight[n_rows:] = 0.0
+        if place.xp is np:
+            return buffers
+        X, y, sample_weight = (
+            None if buffer is None else place.cast(place.transfer(buffer)) for buffer in buffers
+        )
+        return Batch(X, y, sample_weight)
+
+    def _allocate(self, length: int) -> Batch:
+        X, y, sample_weight = self.samples.arrays
+        place = self.samples.place
+
+        def empty(array: HostArray) -> HostArray:
+            # What is moved to a device is cast there, as far as it is of integers.
+            as_is = place.xp is not np and array.dtype.kind != "f"
+            return np.empty((length, *array.shape[1:]), native_dtype(array) if as_is else place.host_dtype)
+
+        has_weight = self.is_padded or sample_weight is not None
+        return Batch(empty(X), empty(y), np.empty(length, place.host_dtype) if has_weight else None)
+
+    def _from_device(self, rows: Rows, n_rows: int) -> Batch:
+        """Return a batch of these rows of arrays in the place to compute; the first `n_rows` count."""
+        samples, place = self.samples, self.samples.place
+        xp = samples.xp
+        indices = place.xp.asarray(rows, device=place.device) if place.xp is not np else rows
+
+        def take(array: Array) -> Array:
+            taken = xp.take(array, indices, axis=0)
+            return taken if taken.dtype == place.dtype else xp.astype(taken, place.dtype)
+
+        sample_weight = None if samples.sample_weight is None else take(samples.sample_weight)
+        if self.is_padded:
+            counts = np.zeros(len(rows))
+            counts[:n_rows] = 1.0
+            there = place.from_host(counts)
+            sample_weight = there if sample_weight is None else sample_weight * there
+        return Batch(take(samples.X), take(samples.y), sample_weight)
