@@ -448,8 +448,10 @@ def data_parallel(comm: Any = None) -> Iterator[Processes]:
     >>> X, y = planar().X, planar().y
     >>> with data_parallel(MPI.COMM_WORLD) as processes:
     ...     mine = processes.rows(len(X))
-    ...     model = MLPClassifier(solver="lbfgs", random_state=0).fit(X[mine], y[mine])
+    ...     model = MLPClassifier((16,), "tanh", solver="lbfgs", tol=0.01, random_state=0)
+    ...     model.fit(X[mine], y[mine])
     ...     accuracy = model.score(X[mine], y[mine])
+    MLPClassifier(...)
     >>> accuracy > 0.85
     True
     """
