@@ -106,7 +106,7 @@ class Processes:
     def __init__(self, communicator: Any) -> None:
         self.rank: int = communicator.Get_rank()
         self.size: int = communicator.Get_size()
-        self._n_guards = 0
+        self._points: list[str] = []
         self._interrupts = DeferredInterrupts(None, None)
         self._is_stepping = False
         self._random: Any = None
@@ -157,6 +157,8 @@ class Processes:
         KeyboardInterrupt
             If a process was interrupted.
         """
+        if self._points and self._points[0] not in point:
+            point = f"{point} of {self._points[0]}"
         answers = self._messages.allgather(_Message(point, value, self.interrupted))
         for rank, answer in enumerate(answers):
             if isinstance(answer, _Failure):
@@ -284,12 +286,12 @@ class Processes:
     @contextmanager
     def together(self, point: str) -> Iterator[Processes]:
         """Context that all processes enter and leave; an error in one of them is raised in all."""
-        if self._n_guards == 0:
-            guard: Any = deferred_interrupts(MAX_INTERRUPTS_DEFERRED)
+        if self._points:
+            guard: Any = nullcontext(self._interrupts)
         else:
-            guard = nullcontext(self._interrupts)
+            guard = deferred_interrupts(MAX_INTERRUPTS_DEFERRED)
         with guard as self._interrupts:
-            self._n_guards += 1
+            self._points.append(point)
             try:
                 yield self
                 self.exchange(f"the end of {point}")
@@ -297,30 +299,47 @@ class Processes:
                 self.fail(error)
                 raise
             finally:
-                self._n_guards -= 1
+                self._points.pop()
 
     def leave(self, error: BaseException | None) -> None:
         """Wait until all processes leave the context; an error of one alone ends all."""
         if self.size == 1:
             return
-        flags, sums = np.zeros(self.size, np.int64), np.zeros(self.size, np.int64)
-        flags[self.rank] = error is not None
-        request = self._leaving.Iallreduce(flags, sums)
+        request = self._leaving.Ibarrier()
         waited, pause = 0.0, 1e-5
         while not request.Test():
             if error is not None and not is_shared(error) and waited > SECONDS_TO_LEAVE_TOGETHER:
                 self.end(error)
             time.sleep(pause)
             waited, pause = waited + pause, min(2.0 * pause, 0.01)
+        said = "" if error is None else f"{type(error).__name__}: {error}"
+        is_silent = isinstance(error, (ProcessError, SystemExit))
+        all_said = self._leaving.allgather((said, is_silent))
         self._messages.Free()
         self._leaving.Free()
-        failed = np.flatnonzero(sums).tolist()
+        failed = [rank for rank, (text, _) in enumerate(all_said) if text]
         if error is None and failed:
-            raise ProcessError(f"process {failed[0]} of {self.size} has failed inside `data_parallel`")
+            raise ProcessError(f"process {failed[0]} of {self.size} has failed: {all_said[failed[0]][0]}")
+        if error is not None:
+            causes = [text for text, silent in all_said if text and not silent]
+            is_known = said in [text for text, _ in all_said[: self.rank]]
+            if is_known or (causes and is_silent):
+                _keep_quiet(error)
 
     def random_state(self) -> np.random.RandomState:
         """Return a generator for a seed of None: the same in all processes."""
         return np.random.RandomState(self._random.randint(2**32, dtype=np.uint32))
+
+
+def _keep_quiet(error: BaseException) -> None:
+    """Have the interpreter not print an error that another process prints, if it ends the program."""
+    show = sys.excepthook
+
+    def show_others(kind: type[BaseException], one: BaseException, where: Any) -> None:
+        if one is not error:
+            show(kind, one, where)
+
+    sys.excepthook = show_others
 
 
 def _entropy() -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from mlp_xp._arrays import Array, HostArray, Namespace, Placement, is_jax, is_sparse, native_dtype, row_slices
+from mlp_xp._arrays import Array, HostArray, is_jax, is_sparse, native_dtype, row_slices
 from mlp_xp._compiler import NotRecordableError
 from mlp_xp._engines.base import EpochSettings, State
 from mlp_xp._engines.step_halves import CompiledHalves, EagerHalves, StepHalves, Totals
@@ -40,12 +41,25 @@ class DataParallelEngine:
         assert samples.shard is not None
         self.processes: Processes = samples.shard.processes
         self.n_total = samples.n_total
-        self.halves: StepHalves = _make_step_halves(network, optimizer, samples.place, samples.xp, state)
+        self.make_eager_halves = partial(EagerHalves, network, optimizer, samples.place, samples.xp)
+        self.halves = self._make_halves(network, optimizer, samples, state)
         self.batches = _ShardBatches(samples, samples.shard, batch_size, self.halves.pads)
         self.is_weighted = samples.sample_weight is not None
         self.losses: list[float] = []
         self.state_is_finite = True
         self.failure: Exception | None = None
+
+    def _make_halves(
+        self, network: Network, optimizer: Optimizer, samples: Samples, state: State
+    ) -> StepHalves:
+        if is_jax(samples.xp):
+            from mlp_xp._engines.jax_halves import JaxHalves
+
+            return JaxHalves(network, optimizer, samples.place, state)
+        if samples.xp is np:  # not for sparse matrices, whose namespace is a wrapper
+            with suppress(NotRecordableError):
+                return CompiledHalves(network, optimizer, samples.place.dtype, state)
+        return self.make_eager_halves(state)
 
     @property
     def name(self) -> str:
@@ -86,16 +100,15 @@ class DataParallelEngine:
 
     def _step(self, rows: _ShardRows, rate: float) -> float:
         """Run a step; return its loss."""
-        buffer = self.halves.buffer
         try:
             batch = None if self.failure is not None else self.batches.batch(rows)
             if batch is None:
-                buffer[:] = 0.0
+                self.halves.buffer[:] = 0.0
             else:
-                self.halves.add_gradients(batch, 1.0 / rows.n_total)
+                self._add_gradients(batch, 1.0 / rows.n_total)
         except Exception as error:
             self.failure = error
-        self.processes.add_up(buffer, self.failure)
+        self.processes.add_up(self.halves.buffer, self.failure)
         self.state_is_finite = False
         try:
             loss = self.halves.update(Totals(rows.n_total, self.is_weighted), rate)
@@ -105,19 +118,12 @@ class DataParallelEngine:
         self.state_is_finite = True
         return loss
 
-
-def _make_step_halves(
-    network: Network, optimizer: Optimizer, place: Placement, xp: Namespace, state: State
-) -> StepHalves:
-    """Return the halves of a step for arrays of a placement, to be computed with in a namespace."""
-    if is_jax(place.xp):
-        from mlp_xp._engines.jax_halves import JaxHalves
-
-        return JaxHalves(network, optimizer, place, state)
-    if xp is np:  # not for sparse matrices, whose namespace is a wrapper
-        with suppress(NotRecordableError):
-            return CompiledHalves(network, optimizer, place.dtype, state)
-    return EagerHalves(network, optimizer, place, xp, state)
+    def _add_gradients(self, batch: Batch, scale: float) -> None:
+        try:
+            self.halves.add_gradients(batch, scale)
+        except NotRecordableError:
+            self.halves = self.make_eager_halves(self.halves.state)
+            self.halves.add_gradients(batch, scale)
 
 
 class _ShardRows(NamedTuple):

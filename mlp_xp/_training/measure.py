@@ -72,7 +72,7 @@ def evaluate(
         resolved_metrics = resolve_metrics(metrics, network._resolved_loss)
         if processes is not None:
             names = [metric.name for metric in resolved_metrics]
-            processes.check_same("evaluate", {"network": network, "metrics": names})
+            processes.check_same("the arguments", {"network": network, "metrics": names})
         samples = check_samples(network, params, X, y, sample_weight)
         check_weighted(resolved_metrics, samples)
         with computing(samples.place, network.matmul_precision), without_autodiff(samples.place.xp):
@@ -132,7 +132,7 @@ def check_samples(
     processes = current_processes()
     if processes is not None:
         weighted = {"sample_weight": "given" if sample_weight is not None else "None"}
-        processes.check_same("checks of samples", weighted | {"dtype": samples.place.dtype_name})
+        processes.check_same("the checks of samples", weighted | {"dtype": samples.place.dtype_name})
     check_weights(samples.place, samples.sample_weight)
     return samples.sharded(processes)
 
@@ -182,5 +182,5 @@ def check_weights(place: Placement, sample_weight: Array | None) -> None:
 
 def _check_positive(processes: Processes | None, total: float) -> None:
     """Raise a ValueError if the weights of all processes are zero."""
-    if processes is not None and not processes.any("checks of weights", total > 0.0):
+    if processes is not None and not processes.any("the checks of weights", total > 0.0):
         raise shared(ValueError("`sample_weight` must not be all zero in all processes"))

@@ -8,7 +8,7 @@ from mlp_xp._arrays import Array, placement, to_host
 from mlp_xp._devices import current_device
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer, check_optimizer
-from mlp_xp._parameters import Parameters, all_finite, copy_tree, flatten, named
+from mlp_xp._parameters import Parameters, all_finite, copy_tree, named
 from mlp_xp._processes import together
 from mlp_xp._training.early_stopping import EarlyStopping
 from mlp_xp._training.history import Callback, OutOfMemoryError, ProgressListener, Trained
@@ -148,7 +148,7 @@ def train(
         if processes is not None:
             arguments = {
                 "network": network,
-                "params": [to_host(array) for array in flatten(params)],
+                **{f"params[{index}]": list(map(to_host, layer)) for index, layer in enumerate(params)},
                 "optimizer": optimizer,
                 "epochs": epochs,
                 "batch_size": batch_size,
@@ -158,7 +158,7 @@ def train(
                 "metrics": [metric.name for metric in resolved_metrics],
                 "early_stopping": early_stopping,
             }
-            processes.check_same("train", arguments)
+            processes.check_same("the arguments", arguments)
         settings = Settings(
             optimizer=optimizer,
             epochs=epochs,

@@ -121,7 +121,7 @@ def prepare_task(
     if continues:
         _check_same_network(estimator, network)
     if processes is not None:
-        processes.check_same("fit", {"y.shape[1]": targets.shape[1]})
+        processes.check_same("the arguments", {"y.shape[1]": targets.shape[1]})
     estimator.n_outputs_, estimator.n_layers_ = targets.shape[1], len(network.layer_sizes)
     stored = storing_place(X, there)
     weight = check_weight("sample_weight", sample_weight, X.shape[0], stored)
@@ -200,7 +200,7 @@ def _check_same_arguments(
         "X's dtype": home.dtype_name,
         "coefs_": fitted,
     }
-    processes.check_same("fit", {**parameters, **given, **arguments})
+    processes.check_same("the arguments", {**parameters, **given, **arguments})
 
 
 def _check_same_network(estimator: Estimator, network: Network) -> None:
