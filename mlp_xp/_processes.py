@@ -114,6 +114,7 @@ class Processes:
         if self.size > 1:
             # Of our own, so that the user's messages, and those of a process that leaves, are not mixed up.
             self._messages, self._leaving = communicator.Dup(), communicator.Dup()
+            _end_by_uncaught_errors(communicator)
             self._random = np.random.RandomState(self.exchange("data_parallel", _entropy())[0])
 
     def __repr__(self) -> str:
@@ -323,23 +324,32 @@ class Processes:
         if error is not None:
             causes = [text for text, silent in all_said if text and not silent]
             is_known = said in [text for text, _ in all_said[: self.rank]]
+            shared(error)
             if is_known or (causes and is_silent):
-                _keep_quiet(error)
+                error._mlp_xp_is_printed = True  # type: ignore[attr-defined]
 
     def random_state(self) -> np.random.RandomState:
         """Return a generator for a seed of None: the same in all processes."""
         return np.random.RandomState(self._random.randint(2**32, dtype=np.uint32))
 
 
-def _keep_quiet(error: BaseException) -> None:
-    """Have the interpreter not print an error that another process prints, if it ends the program."""
+def _end_by_uncaught_errors(communicator: Any) -> None:
+    """Have an error that ends the program of one process end all, now and after `data_parallel`.
+
+    Otherwise the others might wait for it forever. An error that another process prints is not printed again.
+    """
     show = sys.excepthook
 
-    def show_others(kind: type[BaseException], one: BaseException, where: Any) -> None:
-        if one is not error:
-            show(kind, one, where)
+    def show_and_end(kind: type[BaseException], error: BaseException, where: Any) -> None:
+        if not getattr(error, "_mlp_xp_is_printed", False):
+            show(kind, error, where)
+        if not is_shared(error):
+            sys.stderr.flush()
+            communicator.Abort(1)
 
-    sys.excepthook = show_others
+    show_and_end.is_ours = True  # type: ignore[attr-defined]
+    if not hasattr(show, "is_ours"):
+        sys.excepthook = show_and_end
 
 
 def _entropy() -> int:
@@ -399,7 +409,8 @@ _CURRENT: ContextVar[Processes | None] = ContextVar("mlp_xp.processes", default=
 
 def current_processes() -> Processes | None:
     """Return the processes of the context `data_parallel`; None outside, and where there is but one."""
-    return _CURRENT.get()
+    processes = _CURRENT.get()
+    return None if processes is None or processes.size == 1 else processes
 
 
 @contextmanager
@@ -474,10 +485,10 @@ def data_parallel(comm: Any = None) -> Iterator[Processes]:
     >>> accuracy > 0.85
     True
     """
-    if current_processes() is not None:
+    if _CURRENT.get() is not None:
         raise RuntimeError("`data_parallel` must not be entered a second time inside itself")
     processes = Processes(_communicator(comm))
-    token = _CURRENT.set(processes if processes.size > 1 else None)
+    token = _CURRENT.set(processes)
     try:
         with _terminations_as_interrupts(), _threads_limited(processes):
             try:

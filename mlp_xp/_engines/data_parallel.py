@@ -119,11 +119,11 @@ class DataParallelEngine:
         return loss
 
     def _add_gradients(self, batch: Batch, scale: float) -> None:
-        try:
+        with suppress(NotRecordableError):
             self.halves.add_gradients(batch, scale)
-        except NotRecordableError:
-            self.halves = self.make_eager_halves(self.halves.state)
-            self.halves.add_gradients(batch, scale)
+            return
+        self.halves = self.make_eager_halves(self.halves.state)
+        self.halves.add_gradients(batch, scale)
 
 
 class _ShardRows(NamedTuple):

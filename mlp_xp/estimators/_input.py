@@ -217,6 +217,12 @@ def checked_on_host(y: Any, n_samples: int, estimator: Any, *, numeric: bool) ->
     """Check targets of any library as scikit-learn does; return them as a NumPy array."""
     if is_plain_vector(y, "biuf") and len(y) == n_samples and np.isfinite(y).all():
         return y  # certainly passes the checks, which take longer than a step on a small batch
+    if n_samples == 0:  # of one of several processes; scikit-learn refuses it
+        y = on_host("y", y)
+        empty = np.asarray(y.toarray() if is_sparse(y) else y)
+        if empty.shape[:1] != (0,):
+            raise ValueError(f"`y` must have as many rows as `X`, none, got shape {empty.shape}")
+        return empty[:, 0] if empty.ndim == 2 and empty.shape[1] == 1 else empty
     rows = np.broadcast_to(np.float32(0.0), (n_samples, 1))
     with errors_naming("y"):
         _, y = check_X_y(
@@ -225,7 +231,6 @@ def checked_on_host(y: Any, n_samples: int, estimator: Any, *, numeric: bool) ->
             multi_output=True,
             y_numeric=numeric,
             estimator=estimator,
-            ensure_min_samples=min_samples(),
         )
     y = y.toarray() if is_sparse(y) else y
     return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
