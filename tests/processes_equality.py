@@ -249,7 +249,7 @@ def check_decisions() -> None:
             *(NETWORK, params, X[rows], Y[rows]),
             optimizer=adam(0.1),
             epochs=9,
-            callback=stop if last else stop,
+            callback=stop,
         )
         assert len(history) == 3, "a callback of one process stops all"
 
