@@ -493,6 +493,8 @@ def data_parallel(comm: Any = None) -> Iterator[Processes]:
         with _terminations_as_interrupts(), _threads_limited(processes):
             try:
                 yield processes
+                if processes.size > 1:
+                    processes.exchange("the end of data_parallel")
             except BaseException as error:
                 processes.leave(error)
                 raise

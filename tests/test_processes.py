@@ -82,7 +82,14 @@ def tracebacks(done):
         pytest.param("columns", "ValueError: `X.shape[1]` must be the same in all", marks=pytest.mark.slow),
         pytest.param(
             "elsewhere",
-            "process 1 of 3 is at the arguments of evaluate while process 0 is at the checks of samples of train",
+            "process 1 of 3 is at the arguments of evaluate while process 0 is at the checks of samples of "
+            "train",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "absent",
+            "process 1 of 3 is at the end of data_parallel while process 0 is at the checks of samples of "
+            "train",
             marks=pytest.mark.slow,
         ),
         pytest.param("scipy", "ZeroDivisionError: from a callback of L-BFGS\n", marks=pytest.mark.slow),
