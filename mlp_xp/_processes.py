@@ -225,6 +225,17 @@ class Processes:
                     )
                     raise shared(ValueError(message))
 
+    def check_same_presence(self, **arguments: Any) -> None:
+        """Raise a ValueError unless each argument is None in all processes or in none."""
+        given = self.exchange("the arguments", {name: value is not None for name, value in arguments.items()})
+        for name in arguments:
+            lacking = [rank for rank, one in enumerate(given) if not one[name]]
+            if lacking and len(lacking) < self.size:
+                message = (
+                    f"`{name}` must be given in all processes or in none, got None in process {lacking[0]}"
+                )
+                raise shared(ValueError(message))
+
     def add_up(self, buffer: HostArray, error: BaseException | None = None) -> None:
         """Replace a buffer by its sum over the processes; its last two numbers are for the news.
 
@@ -432,7 +443,8 @@ def data_parallel(comm: Any = None) -> Iterator[Processes]:
     process's rows as its part of the data: these parts, one after the other in the order of the processes,
     are the whole. All processes must make the same calls, with the same arguments but for the data. All get
     the same parameters and histories, bit for bit: those that one process gets of the whole, to rounding.
-    Predictions are of a process's own rows.
+    Predictions are of a process's own rows; so is what scikit-learn's transformers learn, such as a
+    `StandardScaler` in front of an estimator.
 
     Parameters
     ----------

@@ -131,8 +131,8 @@ def check_samples(
     check_targets(network, samples)
     processes = current_processes()
     if processes is not None:
-        weighted = {"sample_weight": "given" if sample_weight is not None else "None"}
-        processes.check_same("the checks of samples", weighted | {"dtype": samples.place.dtype_name})
+        processes.check_same_presence(sample_weight=sample_weight)
+        processes.check_same("the checks of samples", {"dtype": samples.place.dtype_name})
     check_weights(samples.place, samples.sample_weight)
     return samples.sharded(processes)
 

@@ -119,6 +119,8 @@ def train(
     from mlp_xp._training.recovery import without_frames
 
     with current_device(X), together("train") as processes:
+        if processes is not None:
+            processes.check_same_presence(validation_data=validation_data, sample_weight=sample_weight)
         epochs = check_integer("epochs", epochs, minimum=0)
         check_network(network)
         shuffle = check_bool("shuffle", shuffle)
@@ -154,7 +156,6 @@ def train(
                 "batch_size": batch_size,
                 "shuffle": shuffle,
                 "seed": random,
-                "validation_data": validation is not None,
                 "metrics": [metric.name for metric in resolved_metrics],
                 "early_stopping": early_stopping,
             }

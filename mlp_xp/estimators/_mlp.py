@@ -375,7 +375,7 @@ def _score(estimator: BaseMLP, metric: Any, X: Any, y: Any, sample_weight: Any) 
 
 def _score_of_all(processes: Processes, metric: Any, y: Any, predictions: Any, weight: Any) -> float:
     """Compute a metric for the predictions of all processes."""
-    processes.check_same("the arguments", {"sample_weight": "None" if weight is None else "given"})
+    processes.check_same_presence(sample_weight=weight)
     arrays = (np.asarray(one.toarray() if is_sparse(one) else one) for one in (y, predictions))
 
     def measured(y: HostArray, predictions: HostArray, weight: HostArray | None) -> float:

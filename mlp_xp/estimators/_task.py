@@ -100,7 +100,9 @@ def prepare_task(
     there = computing_place(estimator.backend, home)
     processes = current_processes()
     if processes is not None:
-        _check_same_arguments(estimator, processes, X, home, sample_weight, validation_data, incremental)
+        _check_same_arguments(
+            estimator, processes, X, home, sample_weight, validation_data, classes, incremental
+        )
     if estimator.solver == "adam":
         check_adam_dtype(there.xp, there.dtype, estimator.beta_2, estimator.epsilon)
     given = y
@@ -179,17 +181,15 @@ def _check_same_arguments(
     home: Placement,
     sample_weight: Any,
     validation_data: tuple[Any, Any, Any],
+    classes: Any,
     incremental: bool,
 ) -> None:
     """Raise a ValueError unless all processes are to train the same network."""
     parameters = {**estimator.get_params(deep=False)}
     for name in ("verbose", "backend"):  # may differ
         parameters.pop(name, None)
-    names = {
-        "sample_weight": sample_weight,
-        **dict(zip(("X_val", "y_val", "sample_weight_val"), validation_data)),
-    }
-    given = {name: "None" if value is None else "given" for name, value in names.items()}
+    given = dict(zip(("X_val", "y_val", "sample_weight_val"), validation_data))
+    processes.check_same_presence(sample_weight=sample_weight, **given)
     columns = list(vars(estimator).get("feature_names_in_", ())) or None
     fitted = None
     if hasattr(estimator, "coefs_") and (incremental or estimator.warm_start):
@@ -199,8 +199,9 @@ def _check_same_arguments(
         "X's columns": columns,
         "X's dtype": home.dtype_name,
         "coefs_": fitted,
+        "classes": None if classes is None else list(classes),
     }
-    processes.check_same("the arguments", {**parameters, **given, **arguments})
+    processes.check_same("the arguments", {**parameters, **arguments})
 
 
 def _check_same_network(estimator: Estimator, network: Network) -> None:
