@@ -199,7 +199,7 @@ def _check_same_arguments(
         "X's columns": columns,
         "X's dtype": home.dtype_name,
         "coefs_": fitted,
-        "classes": None if classes is None else list(classes),
+        "classes": None if classes is None else np.asarray(classes).tolist(),
     }
     processes.check_same("the arguments", {**parameters, **arguments})
 
