@@ -282,7 +282,7 @@ class Processes:
             raise self.interrupt()
 
     def reduce_on_host(self, buffer: HostArray, interrupted: bool, failed: bool) -> tuple[bool, bool]:
-        """The `Reduction` of NumPy arrays."""  # noqa: D401
+        """Add up NumPy arrays: this is a `Reduction`."""
         buffer[-2:] = interrupted, failed
         self.allreduce(buffer)
         return bool(buffer[-2]), bool(buffer[-1])

@@ -24,7 +24,7 @@ import torch_stand_in
 from conftest import may_run_call_by_call
 from processes_stand_in import Communicator, within
 from test_cuda import CAPTURING, assert_same, gpu, on, two_classes  # noqa: F401
-from test_cuda_graph import OPTIMIZERS, REFUSED
+from test_cuda_graph import OPTIMIZERS, REFUSED, graphs
 
 from mlp_xp import (
     EagerFallbackWarning,
@@ -43,6 +43,7 @@ from mlp_xp._engines.graph_halves import GraphHalves
 from mlp_xp._engines.graph_inputs import GraphInputs
 from mlp_xp._parameters import leaves, plain
 from mlp_xp._samples import Batch, Samples
+from mlp_xp._training.footprint import Footprint
 
 NETWORK = Network((30, 16, 1), activation="tanh", loss="binary_cross_entropy", alpha=1e-2)
 ROUTES = {"nccl": "NCCL", "cuda-mpi": "CUDA-aware MPI", "host": "MPI through host memory"}
@@ -298,6 +299,23 @@ def test_arrays_of_the_caller_are_read_in_place_and_never_written():
             np.testing.assert_array_equal(block.X.get(), np.full((4, 2), n))
 
 
+@on("stand-in")
+@pytest.mark.parametrize("batch_size", [200, 2000])
+def test_a_footprint_is_the_memory_that_a_training_takes(gpu, communicator, batch_size, monkeypatch):
+    monkeypatch.setenv(reductions.VARIABLE, "host")
+    X, y = gpu.array(np.ones((1000, 60)), "float32"), gpu.array(np.ones((1000, 1)), "float32")
+    network = Network((60, 200, 100, 1), activation="relu", loss="squared_error")
+    params, optimizer, pool = network.init(0, like=X), adam(), gpu.machine.default_pool
+    with within(communicator):
+        samples = Samples(placement(X=X), X, y).sharded(current())
+        needed = Footprint(network, optimizer, samples, state_of(samples, network, optimizer), epochs=6)
+        cuda, before = graphs(), pool.used_bytes()
+        pool.peak = cuda.pool.peak = 0
+        train(network, params, X, y, optimizer=optimizer, epochs=6, batch_size=batch_size)
+    taken = pool.peak - before + cuda.pool.peak
+    assert 0.7 * taken <= needed.bytes_needed(batch_size) <= 1.4 * taken
+
+
 # What cannot be captured.
 
 
@@ -474,7 +492,7 @@ def test_processes_with_arrays_on_the_host_and_on_gpus_add_up_on_the_host(monkey
         there = SimpleNamespace(array=sys.modules["cupy"].asarray)
         with within(communicator) as processes:
             both = trained(data(), there)
-        assert processes.reduction.startswith("MPI through host memory (no NCCL: process 1 has its arrays")
+        assert processes.reduction.startswith("MPI through host memory (no NCCL: process 1 has its sums")
         assert communicator.kinds == {np.ndarray}
         assert_same(both, trained(of_both(data())), 1e-9)
 
@@ -556,18 +574,17 @@ def test_mpi_reads_and_writes_arrays_of_other_libraries(dtype):
 @on("cupy", "torch_cuda")
 def test_nccl_adds_up_one_process(gpu, monkeypatch):
     library, buffer = one_process(gpu)
-    processes = SimpleNamespace(size=1, rank=0)
     nccl = pytest.importorskip("cupy.cuda.nccl")
     if not nccl.available:
         pytest.skip("CuPy does not find NCCL")
     with library.own_stream():
-        made = reductions._Nccl(processes, nccl.get_unique_id())
+        made = reductions._Nccl(1, nccl.get_unique_id(), 0)
         reduction = reductions._NcclReduction(made, library)
         for news in ((False, False), (True, False), (False, True)):
             buffer[-2:] = 0.0
             assert reduction(buffer, *news) == news
         np.testing.assert_array_equal(to_host(buffer)[:-2], np.arange(1000.0))
-        made.close()
+        made.communicator.destroy()
 
 
 @on("cupy", "torch_cuda")

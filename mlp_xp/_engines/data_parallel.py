@@ -44,7 +44,7 @@ class DataParallelEngine:
         self.n_total = samples.n_total
         self.make_eager_halves = partial(EagerHalves, network, optimizer, samples.place, samples.xp)
         self.halves: StepHalves = self._make_halves(network, optimizer, samples, state)
-        self.reduction = make_reduction(self.processes, self.halves.buffer, self.halves.library)
+        self.reduction = make_reduction(self.processes, self.halves.library)
         self.batches = _ShardBatches(samples, samples.shard, batch_size, self.halves)
         # The same in all steps, so that captured graphs need no number that changes.
         self.unit = 1.0 / self.batches.batch_size

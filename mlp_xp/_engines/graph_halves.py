@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 
 import numpy as np
 
-from mlp_xp._arrays import Array, Placement
+from mlp_xp._arrays import Array, HostArray, Placement
 from mlp_xp._engines.base import State
 from mlp_xp._engines.capture import GraphLibrary, exclusive_capture
 from mlp_xp._engines.cuda_graph import warn_of_fallback, why_not_captured
@@ -199,7 +199,7 @@ class GraphHalves:
         finally:
             self._state = with_numbers(self._state, numbers)
 
-    def _upload(self, values: np.ndarray[tuple[int], np.dtype[np.float64]], out: Array) -> None:
+    def _upload(self, values: HostArray, out: Array) -> None:
         """Copy numbers to the device, unless they are there."""
         if self.uploaded.get(id(out)) != values.tobytes():
             self.library.upload(values, out)

@@ -15,8 +15,6 @@ import sys
 import warnings
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from mlp_xp._arrays import Array, to_host
 from mlp_xp._engines.capture import GraphLibrary
 from mlp_xp._processes import Processes, Reduction, shared
@@ -49,72 +47,73 @@ class _Offer(NamedTuple):
     wanted: str
 
 
-def make_reduction(processes: Processes, buffer: Array, library: GraphLibrary | None) -> Reduction | None:
-    """Decide together with the other processes how to add up; return None for a buffer on the host.
+def make_reduction(processes: Processes, library: GraphLibrary | None) -> Reduction | None:
+    """Decide together with the other processes how to add up; return None for buffers on the host.
 
     Parameters
     ----------
     processes : Processes
         All of them must call this.
-    buffer : array of shape (n,)
-        Of float32 or float64.
     library : GraphLibrary or None
-        Of the buffer's device; None if it is on the host.
+        Of the device where the buffer is; None if it is on the host.
     """
     offers = processes.exchange("the choice of a reduction", _offer(library))
     if all(offer.device is None for offer in offers):
         return None
-    way = _agreed_way(processes, offers, library)
+    decision: _Decision | None = processes.resources.get("reduction")
+    if decision is None or decision.offers != offers:
+        if decision is not None:
+            decision.close()
+        decision = processes.resources["reduction"] = _decide(processes, offers, library)
+        processes.reduction = decision.text
     if library is None:
         return None
-    if way == "nccl":
-        return _NcclReduction(processes.resources["nccl"], library)
-    kind = _CudaAwareReduction if way == "cuda-mpi" else _StagedReduction
+    if decision.nccl is not None:
+        return _NcclReduction(decision.nccl, library)
+    kind = _CudaAwareReduction if decision.way == "cuda-mpi" else _StagedReduction
     return kind(processes, library)
 
 
 def _offer(library: GraphLibrary | None) -> _Offer:
+    wanted = os.environ.get(VARIABLE, "")
     if library is None:
-        return _Offer(None, {}, os.environ.get(VARIABLE, ""))
+        return _Offer(None, {}, wanted)
     from socket import gethostname  # `import mlp_xp` is quick
 
     obstacles = {"nccl": _nccl_obstacle(), "cuda-mpi": _cuda_mpi_obstacle(), "host": ""}
-    return _Offer((gethostname(), library.device_id()), obstacles, os.environ.get(VARIABLE, ""))
-
-
-def _agreed_way(processes: Processes, offers: list[_Offer], library: GraphLibrary | None) -> str:
-    """Return the way of adding up: that decided before, if the processes say the same as then."""
-    decision = processes.resources.get("reduction")
-    if decision is None or decision.offers != offers:
-        decision = processes.resources["reduction"] = _decide(processes, offers, library)
-        processes.reduction = decision.text
-    way: str = decision.way
-    return way
+    return _Offer((gethostname(), library.device_id()), obstacles, wanted)
 
 
 class _Decision(NamedTuple):
+    """How all processes add up, and what they said of themselves when they decided that."""
+
     offers: list[_Offer]
     way: str
     text: str
+    nccl: _Nccl | None
 
     def close(self) -> None:
-        """Do nothing: see `Processes.resources`."""
+        """Free what NCCL takes; all processes do that together."""
+        if self.nccl is not None:
+            self.nccl.communicator.destroy()
 
 
 def _decide(processes: Processes, offers: list[_Offer], library: GraphLibrary | None) -> _Decision:
-    """Take the first way that has no obstacle; all processes get the same answer."""
+    """Take the first way that has no obstacle; all processes come to the same decision."""
     wanted = offers[0].wanted
     if wanted and wanted not in CHOICES:
         raise shared(ValueError(f"{VARIABLE} must be one of {', '.join(CHOICES)}, got {wanted!r}"))
     reasons: list[str] = []
     for way, name in CHOICES.items():
-        if wanted in ("", way):
-            why_not = _obstacle(offers, way, is_wanted=bool(wanted))
-            if not why_not and way == "nccl":
-                why_not = _open_nccl(processes, library)
-            if not why_not:
-                return _Decision(offers, way, f"{name} ({'; '.join(reasons)})" if reasons else name)
-            reasons.append(f"no {name}: {why_not}")
+        if wanted not in ("", way):
+            continue
+        nccl, why_not = None, _obstacle(offers, way, is_wanted=bool(wanted))
+        if way == "nccl" and not why_not:
+            assert library is not None
+            nccl, why_not = _open_nccl(processes, library)
+        if not why_not:
+            return _Decision(offers, way, f"{name} ({'; '.join(reasons)})" if reasons else name, nccl)
+        reasons.append(f"no {name}: {why_not}")
     raise shared(RuntimeError(f"{VARIABLE}={wanted} is not possible: {'; '.join(reasons)}"))
 
 
@@ -124,15 +123,13 @@ def _obstacle(offers: list[_Offer], way: str, *, is_wanted: bool) -> str:
         return ""
     devices = [offer.device for offer in offers]
     if None in devices:
-        return f"process {devices.index(None)} has its arrays on the host"
+        return f"process {devices.index(None)} has its sums on the host"
     # What a library says of CUDA-aware MPI may be wrong, and the user know better.
     if not (way == "cuda-mpi" and is_wanted):
         for offer in offers:
             if offer.obstacles[way]:
                 return offer.obstacles[way]
-    if way == "nccl" and len(set(devices)) < len(devices):
-        return "processes share a GPU"
-    return ""
+    return "processes share a GPU" if way == "nccl" and len(set(devices)) < len(devices) else ""
 
 
 # NCCL.
@@ -141,13 +138,9 @@ def _obstacle(offers: list[_Offer], way: str, *, is_wanted: bool) -> str:
 class _Nccl:
     """A communicator of NCCL."""
 
-    def __init__(self, processes: Processes, unique_id: tuple[int, ...]) -> None:
+    def __init__(self, size: int, unique_id: tuple[int, ...], rank: int) -> None:
         self.module = _nccl()
-        self.communicator = self.module.NcclCommunicator(processes.size, unique_id, processes.rank)
-
-    def close(self) -> None:
-        """Free it; all processes do that together."""
-        self.communicator.destroy()
+        self.communicator = self.module.NcclCommunicator(size, unique_id, rank)
 
 
 def _nccl() -> Any:
@@ -164,12 +157,8 @@ def _nccl_obstacle() -> str:
         return f"it takes CuPy ({error})"
 
 
-def _open_nccl(processes: Processes, library: GraphLibrary | None) -> str:
-    """Make the communicator of all processes; return why that failed, "" if it did not."""
-    assert library is not None
-    old = processes.resources.pop("nccl", None)
-    if old is not None:
-        old.close()
+def _open_nccl(processes: Processes, library: GraphLibrary) -> tuple[_Nccl | None, str]:
+    """Make the communicator of all processes; if that fails in one, return None and why."""
     unique_id, why_not = None, ""
     if processes.rank == 0:
         try:
@@ -178,20 +167,17 @@ def _open_nccl(processes: Processes, library: GraphLibrary | None) -> str:
             why_not = f"{error}"
     unique_id, why_not = processes.share("NCCL", (unique_id, why_not))
     if unique_id is None:
-        return str(why_not)
+        return None, str(why_not)
     made = None
     try:
-        with library.own_stream():
-            made = _Nccl(processes, unique_id)
+        with library.own_stream():  # NCCL takes the current device
+            made = _Nccl(processes.size, unique_id, processes.rank)
     except Exception as error:
         why_not = f"{error}"
     problems = list(filter(None, processes.exchange("NCCL", why_not)))
-    if problems:
-        if made is not None:
-            made.communicator.abort()  # to free it together would wait for those that failed
-        return str(problems[0])
-    processes.resources["nccl"] = made
-    return ""
+    if problems and made is not None:
+        made.communicator.abort()  # to free it together would wait for those that failed
+    return (None, str(problems[0])) if problems else (made, "")
 
 
 class _NcclReduction:
@@ -205,7 +191,7 @@ class _NcclReduction:
         module = self.nccl.module
         _write_news(buffer, interrupted, failed)
         address, stream = self.library.addresses(buffer)
-        kind = module.NCCL_FLOAT64 if _itemsize(buffer) == 8 else module.NCCL_FLOAT32
+        kind = module.NCCL_FLOAT64 if "float64" in str(buffer.dtype) else module.NCCL_FLOAT32
         n_numbers = int(buffer.shape[0])
         self.nccl.communicator.allReduce(address, address, n_numbers, kind, module.NCCL_SUM, stream)
         return _read_news(buffer)
@@ -268,7 +254,3 @@ def _read_news(buffer: Array) -> tuple[bool, bool]:
     """Read the news, which waits for the buffer."""
     interrupted, failed = to_host(buffer[-2:])
     return bool(interrupted), bool(failed)
-
-
-def _itemsize(array: Array) -> int:
-    return np.dtype(str(array.dtype).rpartition(".")[2]).itemsize
