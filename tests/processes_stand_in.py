@@ -89,7 +89,7 @@ class Communicator:
 @contextmanager
 def within(communicator):
     """Context like `data_parallel`; yields its `Processes`."""
-    before = sys.modules.get("mpi4py.MPI")
+    before, show = sys.modules.get("mpi4py.MPI"), sys.excepthook
     if before is None:
         sys.modules["mpi4py.MPI"] = SimpleNamespace(IN_PLACE=None, __file__="")
     processes = Processes(communicator)
@@ -103,5 +103,6 @@ def within(communicator):
         processes.leave(None)
     finally:
         _processes._CURRENT.reset(token)
+        sys.excepthook = show
         if before is None:
             del sys.modules["mpi4py.MPI"]

@@ -6,15 +6,11 @@ On the stand-ins for CUDA and for MPI; and on a real GPU, which shows whether th
 
 # ruff: noqa: F811 - the fixture `gpu` is that of another file
 
-import os
 import signal
-import subprocess
 import sys
 import warnings
 from functools import partial
 from importlib import import_module
-from pathlib import Path
-from shutil import which
 from types import SimpleNamespace
 
 import cuda_stand_in
@@ -22,6 +18,7 @@ import numpy as np
 import pytest
 import torch_stand_in
 from conftest import may_run_call_by_call
+from mpi import HERE, mpiexec, needs_mpi
 from processes_stand_in import Communicator, within
 from test_cuda import CAPTURING, assert_same, gpu, on, two_classes  # noqa: F401
 from test_cuda_graph import OPTIMIZERS, REFUSED, graphs
@@ -631,20 +628,13 @@ with cuda_stand_in.installed():
 """
 
 
+@needs_mpi
 @pytest.mark.slow
 def test_real_processes_train_on_the_stand_in():
-    pytest.importorskip("mpi4py")
-    mpiexec = which("mpiexec", path=str(Path(sys.executable).parent)) or which("mpiexec")
-    if mpiexec is None:
-        pytest.skip("there is no mpiexec")
-    program = PROGRAM.format(tests=str(Path(__file__).parent))
-    command = [mpiexec, "-n", "2", sys.executable, "-c", program]
-    allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    environment = {**os.environ, **allowed, "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, env=environment)
-    one, other = (line.split(";") for line in done.stdout.splitlines())
+    done = mpiexec(2, "-c", PROGRAM.format(tests=str(HERE)))
+    assert done.code == 0, done.errors
+    one, other = (line.split(";") for line in done.said.splitlines())
     assert one == other
     assert one[:2] == ["cuda_graph", "MPI through host memory"]
-    X, y, weight = data(weighted=True)
-    alone = trained((X, y, weight), optimizer=adam(0.01), epochs=5, batch_size=32)
+    alone = trained(data(weighted=True), optimizer=adam(0.01), epochs=5, batch_size=32)
     assert float.fromhex(one[2]) == pytest.approx(alone.history["loss"][-1], rel=1e-9)
