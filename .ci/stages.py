@@ -305,7 +305,8 @@ def benchmark_stage(name: str, limit: float, out: Path, arguments: Sequence[str]
 def project_stages(out: Path) -> dict[str, Stage]:
     """Return the stages by name, in the order they run. All but `full` together stay under five minutes."""
     all_cores = min(16, len(os.sched_getaffinity(0)))
-    probes = ["--require", "cupy,torch_cuda", "-m", "cuda", "tests/test_cuda.py"]
+    files = ["tests/test_cuda.py", "tests/test_cuda_processes.py"]
+    probes = ["--require", "cupy,torch_cuda", "-m", "cuda", *files]
     # What carries the marker has been run by the probe.
     on_gpus = ["--libraries", ",".join(NAMESPACES), "-m", "not cuda", "tests"]
     stages = [

@@ -24,7 +24,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -83,6 +83,19 @@ class _Failure(NamedTuple):
     is_interrupt: bool
 
 
+class Reduction(Protocol):
+    """Sums the buffers of all processes, wherever these are in memory."""
+
+    def __call__(self, buffer: Any, interrupted: bool, failed: bool) -> tuple[bool, bool]:
+        """Replace a buffer by its sum over the processes; its last two numbers are for the news.
+
+        Returns
+        -------
+        interrupted, failed : bool
+            Whether one of the processes says so.
+        """
+
+
 class Processes:
     """The processes of `data_parallel`, as one of them sees them.
 
@@ -92,6 +105,10 @@ class Processes:
         This process's number, from 0.
     size : int
         The number of processes.
+    reduction : str
+        How the processes add up the gradients of a step: "MPI" for arrays on the host. For arrays on GPUs,
+        from the first training on, "NCCL", "CUDA-aware MPI", or "MPI through host memory", and why nothing
+        faster.
 
     Examples
     --------
@@ -106,6 +123,8 @@ class Processes:
     def __init__(self, communicator: Any) -> None:
         self.rank: int = communicator.Get_rank()
         self.size: int = communicator.Get_size()
+        self.reduction = "MPI"
+        self.resources: dict[Any, Any] = {}  # of engines, for the time of the context
         self._points: list[str] = []
         self._interrupts = DeferredInterrupts(None, None)
         self._is_stepping = False
@@ -118,7 +137,8 @@ class Processes:
             self._random = np.random.RandomState(self.exchange("data_parallel", _entropy())[0])
 
     def __repr__(self) -> str:
-        return f"<process {self.rank} of {self.size}>"
+        how = "" if self.reduction == "MPI" else f", which add up by {self.reduction}"
+        return f"<process {self.rank} of {self.size}{how}>"
 
     def rows(self, n_rows: int) -> slice:
         """Return the part of so many rows that falls to this process: the parts are as equal as can be.
@@ -236,7 +256,9 @@ class Processes:
                 )
                 raise shared(ValueError(message))
 
-    def add_up(self, buffer: HostArray, error: BaseException | None = None) -> None:
+    def add_up(
+        self, buffer: Any, error: BaseException | None = None, reduction: Reduction | None = None
+    ) -> None:
         """Replace a buffer by its sum over the processes; its last two numbers are for the news.
 
         Parameters
@@ -244,18 +266,30 @@ class Processes:
         buffer : array of shape (n + 2,)
         error : Exception, optional
             What went wrong in this process when it computed the buffer: all processes raise an error then.
+        reduction : Reduction, optional
+            For arrays that are not NumPy's.
         """
-        buffer[-2:] = self.interrupted, error is not None
-        self._messages.Allreduce(_in_place(), buffer)
-        if buffer[-1]:
+        reduce = self.reduce_on_host if reduction is None else reduction
+        interrupted, failed = reduce(buffer, self.interrupted, error is not None)
+        if failed:
             self._is_stepping = False
             if error is not None:
                 self.fail(error)
                 raise error
             self.exchange("a step")  # raises the error that the other one tells of
-        if buffer[-2]:
+        if interrupted:
             self._is_stepping = False
             raise self.interrupt()
+
+    def reduce_on_host(self, buffer: HostArray, interrupted: bool, failed: bool) -> tuple[bool, bool]:
+        """Add up NumPy arrays: this is a `Reduction`."""
+        buffer[-2:] = interrupted, failed
+        self.allreduce(buffer)
+        return bool(buffer[-2]), bool(buffer[-1])
+
+    def allreduce(self, buffer: Any) -> None:
+        """Replace a buffer that MPI can read and write by its sum over the processes."""
+        self._messages.Allreduce(_in_place(), buffer)
 
     @contextmanager
     def stepping(self) -> Iterator[None]:
@@ -324,6 +358,9 @@ class Processes:
                 self.end(error)
             time.sleep(pause)
             waited, pause = waited + pause, min(2.0 * pause, 0.01)
+        while self.resources:
+            with suppress(Exception):
+                self.resources.popitem()[1].close()
         said = "" if error is None else f"{type(error).__name__}: {error}"
         is_silent = isinstance(error, (ProcessError, SystemExit))
         all_said = self._leaving.allgather((said, is_silent))
@@ -471,6 +508,12 @@ def data_parallel(comm: Any = None) -> Iterator[Processes]:
     that it has. So batches do not depend on the number of processes, and are scikit-learn's. Each process
     holds that order: 4 bytes for each row of the whole. With ``shuffle=False`` a batch is of neighbouring
     rows, which few processes have: shuffle, or take all rows as one batch.
+
+    *GPUs.* Each process trains where its arrays are, best on a GPU of its own: CuPy and PyTorch replay
+    captured graphs of a step's two halves, between which the processes add up. They do that on the GPUs by
+    NCCL, where CuPy finds it and no two processes share a GPU; else by an MPI library that is CUDA-aware;
+    else in pinned memory of the host. `Processes.reduction` says which; the environment variable
+    MLP_XP_REDUCTION of process 0 chooses: "nccl", "cuda-mpi" or "host". JAX's sums go through the host.
 
     *Threads.* Processes on one machine share its cores: libraries of linear algebra are limited to as many
     threads as there are cores for each process, where threadpoolctl is installed and the number of threads

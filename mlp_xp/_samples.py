@@ -16,6 +16,7 @@ The engines copy batches as follows; if all samples are one batch, that is made 
 - compiled (`_Batches`): to buffers that its programs reuse, small samples all at once for each epoch; a batch
   of other samples is not copied if it can be a view
 - xla (`_take`): the compiled function gathers and casts each batch, of all samples or of those streamed
+- halves of steps on CUDA (`GraphInputs`): rows are gathered in the arrays that captured graphs read
 - cuda_graph (`inputs`): what `Samples.batches` yields, to the arrays that captured graphs read in each replay
 """
 

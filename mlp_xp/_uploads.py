@@ -253,6 +253,13 @@ def allocate_by_cupy(n_bytes: int) -> HostArray:
     return np.frombuffer(sys.modules["cupy"].cuda.alloc_pinned_memory(n_bytes), np.uint8, n_bytes)
 
 
+def allocate_by_torch(n_bytes: int) -> HostArray:
+    """Return pinned memory."""
+    torch = sys.modules["torch"]
+    memory: HostArray = torch.empty(n_bytes, dtype=torch.uint8, device="cpu", pin_memory=True).numpy()
+    return memory
+
+
 class _PinnedTransfer(ABC):
     """Copies from pinned memory on a stream of their own.
 
@@ -337,13 +344,7 @@ class _TorchTransfer(_PinnedTransfer):
         return self.torch.cuda.Event()
 
     def new_buffer(self) -> PinnedBuffer:
-        return PinnedBuffer(self._allocate, self.new_event())
-
-    def _allocate(self, n_bytes: int) -> HostArray:
-        memory: HostArray = self.torch.empty(
-            n_bytes, dtype=self.torch.uint8, device="cpu", pin_memory=True
-        ).numpy()
-        return memory
+        return PinnedBuffer(allocate_by_torch, self.new_event())
 
     def current_stream(self) -> Any:
         return self.torch.cuda.current_stream(self.device)

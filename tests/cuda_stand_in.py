@@ -170,6 +170,10 @@ class Device:
     def mem_info(self):
         return MACHINE.total[self.id] - MACHINE.used[self.id], MACHINE.total[self.id]
 
+    @property
+    def pci_bus_id(self):
+        return f"0000:{self.id:02x}:00.0"
+
     compute_capability = "90"
     # Kernels are compiled for the host, where a block has one thread.
     attributes = MappingProxyType({"MaxThreadsPerBlock": 1})
@@ -526,19 +530,19 @@ class ndarray(NDArrayOperatorsMixin):  # noqa: N801 - CuPy's name
         data = SimpleNamespace(mem=self.data.mem, ptr=view.ctypes.data)
         return ndarray(data, view, self.device)
 
-    def get(self, stream=None):
-        machine, stream = MACHINE, MACHINE.stream
+    def get(self, stream=None, out=None):
+        machine, stream = MACHINE, MACHINE.stream if stream is None else stream
         if stream.work is not None:
             stream.invalid = True
             raise CUDARuntimeError(UNSUPPORTED)
         machine.counts["reads"] += 1
         with self.device:
-            result = []
-            MACHINE.stream.launch(
-                lambda on: (_check_reading(on, [self.data.mem.writers]), result.append(self.view.copy()))
+            result = np.empty(self.shape, self.dtype) if out is None else out
+            stream.launch(
+                lambda on: (_check_reading(on, [self.data.mem.writers]), np.copyto(result, self.view))
             )
-            _join(machine.host_knows, MACHINE.stream.known)
-        return result[0]
+            _join(machine.host_knows, stream.known)
+        return result
 
     def set(self, array, stream=None):
         stream = MACHINE.stream if stream is None else stream
@@ -963,6 +967,74 @@ def _compile_for_host(code, options):
         if subprocess.run(command, capture_output=True).returncode:
             raise CompileException
         return ctypes.CDLL(str(library))
+
+
+# Processes.
+
+
+def add_up_on_host(array, function):
+    """Let the host read and write the memory of an array, as an MPI library that is CUDA-aware does."""
+    for writer, count in list(array.data.mem.writers.items()):
+        other = writer[1] if isinstance(writer, tuple) else writer
+        if MACHINE.host_knows.get(other, 0) < count:
+            raise RaceError("the host reads what a stream may still be writing")
+    function(array.view)
+
+
+class Nccl(ModuleType):
+    """The module cupy.cuda.nccl; `partner` has the function that makes the sum of a buffer in place.
+
+    Attributes
+    ----------
+    problem : str
+        An error of each communicator that is made.
+    """
+
+    available = True
+    NCCL_FLOAT32, NCCL_FLOAT64, NCCL_SUM = 7, 8, 0
+    problem = ""
+
+    def __init__(self, partner):
+        super().__init__("cupy.cuda.nccl")
+        self.partner = partner
+        self.communicators = []
+
+    def get_unique_id(self):
+        return (1,) * 128
+
+    def NcclCommunicator(self, size, unique_id, rank):  # noqa: N802 - CuPy's name
+        if self.problem:
+            raise RuntimeError(self.problem)
+        assert unique_id == (1,) * 128
+        self.communicators.append(NcclCommunicator(self, size, rank))
+        return self.communicators[-1]
+
+
+class NcclCommunicator:
+    def __init__(self, module, size, rank):
+        self.module, self.size, self.rank = module, size, rank
+        self.is_open = True
+        self.device = MACHINE.device
+
+    def allReduce(self, source, target, count, kind, operation, stream):  # noqa: N802 - NCCL's name
+        assert (source, operation, self.device, self.is_open) == (target, 0, MACHINE.device, True)
+        memory = MACHINE.memory_at(source)
+        start, dtype = source - memory.bytes.ctypes.data, {7: np.float32, 8: np.float64}[kind]
+        view = memory.bytes[start : start + count * np.dtype(dtype).itemsize].view(dtype)
+        writers = memory.writers
+
+        def work(on):
+            _check_writing(on, [writers])
+            self.module.partner(view)
+
+        MACHINE.counts["NCCL"] += 1
+        (on,) = [one for one in MACHINE.streams if one.ptr == stream]
+        on.launch(work)
+
+    def destroy(self):
+        self.is_open = False
+
+    abort = destroy
 
 
 # Modules.

@@ -827,9 +827,9 @@ def test_an_interrupt_at_any_line_leaves_whole_steps(gpu, batch_size):
     """After Ctrl-C at any line of the engine, parameters and losses are of the same epochs."""
     import signal
 
-    names = ("cuda_graph", "step_numbers", "capture")
+    names = ("cuda_graph", "graph_state", "step_numbers", "capture")
     engine_files = {import_module(f"mlp_xp._engines.{name}").__file__ for name in names}
-    working = ("_run", "_store", "_copy_into", "with_", "_capture", "steps", "exclusive", "_graph", "method")
+    working = ("_run", "_store", "copy_into", "with_", "_capture", "steps", "exclusive", "_graph", "method")
     expected = classifier(NETWORK, None, epochs=40, batch_size=batch_size)
     for at in range(40, 1600, 170):
         lines = [0]

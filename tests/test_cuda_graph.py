@@ -343,7 +343,7 @@ def test_a_missing_library_warns_once(monkeypatch):
     def missing(samples):
         raise ImportError("no nvmath here; `pip install nvmath-python[cu13]`")
 
-    monkeypatch.setattr(cuda_graph, "_graph_library", missing)
+    monkeypatch.setattr(cuda_graph, "graph_library", missing)
     X, y, _ = data("squared_error")
     network = Network((3, 4, 2), loss="squared_error")
     params = plain(network.init(0, like=X))

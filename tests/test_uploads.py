@@ -286,7 +286,7 @@ def test_pytorchs_uploads_are_ordered_by_events(monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "copy_", copy)
     monkeypatch.setattr(torch, "empty_like", allocate)
-    monkeypatch.setattr(_TorchTransfer, "_allocate", lambda self, n_bytes: np.empty(n_bytes, np.uint8))
+    monkeypatch.setattr("mlp_xp._uploads.allocate_by_torch", lambda n_bytes: np.empty(n_bytes, np.uint8))
     place = Placement(import_module("array_api_compat.torch"), torch.device("cpu"), torch.float64)
     monkeypatch.setattr("mlp_xp._uploads._transfer_to", _TorchTransfer)
     batches = Samples(place, X, Y > 0.5).batches(60)

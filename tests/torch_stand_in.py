@@ -28,6 +28,17 @@ class Stream:
     def wait_stream(self, other):
         self.cuda.calls.append((self.name, "waits for", other.name))
 
+    def synchronize(self):
+        self.cuda.calls.append(f"the host waits for {self.name}")
+
+
+class Event:
+    def record(self, stream):
+        stream.cuda.calls.append(f"an event of {stream.name}")
+
+    def synchronize(self):
+        pass
+
 
 class Graph:
     def replay(self):
@@ -190,6 +201,8 @@ def installed():
         patch.setattr(graphs._THREAD_LOCAL, "streams", {}, raising=False)
         for name, value in {
             "CUDAGraph": Graph,
+            "Event": Event,
+            "get_device_properties": lambda device: SimpleNamespace(uuid="a stand-in"),
             "Stream": cuda.new_stream,
             "current_stream": lambda device=None: cuda.caller,
             "stream": lambda stream: nullcontext(),

@@ -8,7 +8,8 @@
 - CuPy, and PyTorch on CUDA: ``cuda_graph``, many steps in one replay of a captured CUDA graph; steps of fused
   kernels (`fused_steps`), which `mlp_xp._compiler` generates
 - all others, and what these engines cannot run: ``eager``, a Python loop of steps, call by call
-- where several processes train together: steps in two halves (`data_parallel`), of any library
+- where several processes train together: steps in two halves (`data_parallel`), of any library, on CUDA two
+  captured graphs (`graph_halves`), and between them a sum over the processes (`reductions`)
 
 The eager engine works in every namespace. But at small sizes the overhead of each array call takes longer
 than its computation, and the other engines avoid that. The eager engine also runs what they cannot run: on

@@ -13,6 +13,7 @@ from mlp_xp._engines.base import State, Step
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
 from mlp_xp._samples import Batch
+from mlp_xp._uploads import PinnedBuffer
 
 StepInto: TypeAlias = Callable[[State, Batch, float, Array], State]
 """``(state, batch, learning_rate, loss) -> state``
@@ -64,6 +65,24 @@ class GraphLibrary(Protocol):
 
     def gather(self, array: Array, indices: Array, out: Array) -> None:
         """Write the rows of an array that have these indices into another one of its dtype."""
+
+    def new_staging(self) -> PinnedBuffer:
+        """Return pinned memory on the host for `download` and `send_back`."""
+
+    def download(self, array: Array, staging: PinnedBuffer) -> HostArray:
+        """Copy an array to pinned memory; return it there, when the copy is done."""
+
+    def send_back(self, values: HostArray, staging: PinnedBuffer, out: Array) -> None:
+        """Copy what `download` returned into an array, without waiting for the stream."""
+
+    def synchronize(self) -> None:
+        """Wait for the engine's stream."""
+
+    def addresses(self, array: Array) -> tuple[int, int]:
+        """Return the addresses of an array's memory and of the engine's stream, for libraries in C."""
+
+    def device_id(self) -> str:
+        """Return what tells the device from all others of the machine, in every process."""
 
     def retain(self) -> None:
         """Increment the number of engines that use the graphs' memory: it is kept until `release`."""

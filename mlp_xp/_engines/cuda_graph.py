@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from mlp_xp._arrays import Array, copy_array, is_cupy, row_slices
+from mlp_xp._arrays import Array, is_cupy, row_slices
 from mlp_xp._devices import free_bytes
 from mlp_xp._engines.base import EagerFallbackWarning, Engine, EpochSettings, State
 from mlp_xp._engines.capture import GraphLibrary, exclusive_capture
 from mlp_xp._engines.eager import EagerEngine
+from mlp_xp._engines.graph_state import assign_state, contiguous_copy, copy_into_state_arrays
 from mlp_xp._engines.step_numbers import (
     MAX_NUMBERS_PER_STEP,
     CapturedSteps,
@@ -29,7 +30,7 @@ from mlp_xp._engines.step_numbers import (
 from mlp_xp._interrupts import deferred_interrupts
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
-from mlp_xp._parameters import all_finite, copy_tree, is_array, leaves, map_tree, with_leaves
+from mlp_xp._parameters import all_finite, copy_tree, map_tree
 from mlp_xp._samples import Batch, Samples
 from mlp_xp._warnings import warn
 
@@ -71,14 +72,14 @@ def make_cuda_engine(
     if epochs * math.ceil(len(samples) / batch_size) <= MIN_REPLAYS:
         return EagerEngine(*settings)  # before the libraries for captures are imported
     try:
-        library = _graph_library(samples)
+        library = graph_library(samples)
     except ImportError as error:
-        _warn(f"{error}")
+        warn_of_fallback(f"{error}")
         return EagerEngine(*settings)
     return CudaGraphEngine(library, *settings, epochs, max_sample_bytes)
 
 
-def _graph_library(samples: Samples) -> GraphLibrary:
+def graph_library(samples: Samples) -> GraphLibrary:
     """Return what captures graphs of the samples' library; it is imported here."""
     if is_cupy(samples.place.xp):
         from mlp_xp._engines.cupy_graphs import CupyGraphs
@@ -89,12 +90,19 @@ def _graph_library(samples: Samples) -> GraphLibrary:
     return TorchGraphs(samples.place, samples.xp)
 
 
-def _warn(why: str) -> None:
+def warn_of_fallback(why: str) -> None:
     """Warn that the training falls back to calls one by one."""
     warn(
         f"training runs call by call, which is slower, and not as a captured CUDA graph: {why}",
         EagerFallbackWarning,
     )
+
+
+def why_not_captured(error: Exception) -> str:
+    """Return the reason to say for a capture that raised an error."""
+    if isinstance(error, NotCapturableError):
+        return str(error)
+    return f"the capture failed ({type(error).__name__}: {error})"
 
 
 class CudaGraphEngine:
@@ -144,7 +152,7 @@ class CudaGraphEngine:
         weakref.finalize(self, library.release).atexit = False
         with library.own_stream():
             # A copy, because steps write in it, and the caller keeps the state given.
-            self._state: State = self._contiguous_copy(state)
+            self._state: State = contiguous_copy(self.samples.place, state)
             self.inputs = samples.whole() if self.is_full_batch else self._make_inputs()
             self.table = self._zeros(self.n_steps, MAX_NUMBERS_PER_STEP)
             self.step_losses = self._zeros(self.n_steps)
@@ -195,28 +203,12 @@ class CudaGraphEngine:
                 self._replace_state(state)
                 self.graphs.clear()  # they use the arrays of the old state
                 return
-            # Copied into the arrays that the graphs use.
-            for target, source in zip(leaves(self._state), leaves(state)):
-                if is_array(target):
-                    target[...] = source
-            self._state = with_numbers(self._state, numbers_of(state))
+            self._state = assign_state(self._state, state)
 
     def _replace_state(self, state: State) -> None:
         """Go on from a copy of a state of another structure, which needs another step."""
-        self._state, self.step = self._contiguous_copy(state), self.make_step()
+        self._state, self.step = contiguous_copy(self.samples.place, state), self.make_step()
         self.warmed_up_lengths.clear()  # the new step compiles kernels
-
-    def _contiguous_copy(self, state: State) -> State:
-        """Return a copy of a state in arrays that are contiguous by rows, as fused kernels take them."""
-        place = self.samples.place
-
-        def copy(array: Array) -> Array:
-            new = place.xp.empty(tuple(array.shape), dtype=array.dtype, device=place.device)
-            new[...] = array
-            return new
-
-        copied: State = map_tree(copy, state)
-        return copied
 
     def is_finite(self) -> bool:
         """Whether all arrays of the state are finite."""
@@ -327,26 +319,10 @@ class CudaGraphEngine:
     def _store_state(self, state: State) -> None:
         """Store the state after steps, in the arrays of the old one if the structure is the same."""
         if same_structure(self._state, state):
-            self._state = self._copy_into_state_arrays(state)
+            self._state = copy_into_state_arrays(self.samples.place.xp, self._state, state)
             return
         self._replace_state(state)
         self._fall_back("the optimizer's state changes its structure")
-
-    def _copy_into_state_arrays(self, state: State) -> State:
-        """Return a new state, written into the arrays of the old one, which the graphs use."""
-        old, new = leaves(self._state), leaves(state)
-        # All are copied before the first is written, because a new array may be a view of an old one.
-        copies = [
-            copy_array(self.samples.place.xp, after) if is_array(before) and after is not before else after
-            for before, after in zip(old, new)
-        ]
-        for before, after in zip(old, copies):
-            if is_array(before) and after is not before:
-                before[...] = after
-        result: State = with_leaves(
-            state, [before if is_array(before) else after for before, after in zip(old, new)]
-        )
-        return result
 
     # Capture
 
@@ -359,11 +335,8 @@ class CudaGraphEngine:
                 return None
             try:
                 self.graphs[lengths] = self._capture(lengths)
-            except NotCapturableError as error:
-                self._fall_back(str(error))
-                return None
             except Exception as error:
-                self._fall_back(f"the capture failed ({type(error).__name__}: {error})")
+                self._fall_back(why_not_captured(error))
                 return None
         return self.graphs[lengths]
 
@@ -372,7 +345,7 @@ class CudaGraphEngine:
         if not self.fell_back:
             self.fell_back = True
             self.graphs.clear()
-            _warn(why)
+            warn_of_fallback(why)
 
     def _capture(self, lengths: tuple[int, ...]) -> CapturedSteps:
         """Capture steps on batches of these lengths."""
@@ -386,7 +359,8 @@ class CudaGraphEngine:
                 state = self.step(before, batch, learning_rate(row), self.step_losses[index, ...])
                 if not same_structure(self._state, state):
                     raise NotCapturableError("the optimizer's state changes its structure")
-                numbers_after[:] = positions_of(self._copy_into_state_arrays(state), row)
+                state = copy_into_state_arrays(self.samples.place.xp, self._state, state)
+                numbers_after[:] = positions_of(state, row)
                 rows.append(row)
 
         with exclusive_capture():

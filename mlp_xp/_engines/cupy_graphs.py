@@ -141,6 +141,34 @@ class CupyGraphs:
         """Write the rows of an array that have these indices into another one of its dtype."""
         cupy.take(array, indices, axis=0, out=out)
 
+    def new_staging(self) -> PinnedBuffer:
+        """Return pinned memory on the host."""
+        return PinnedBuffer(allocate_by_cupy, cupy.cuda.Event())
+
+    def download(self, array: Array, staging: PinnedBuffer) -> HostArray:
+        """Copy an array to pinned memory; return it there, when the copy is done."""
+        host = staging.array(array.shape, array.dtype)
+        array.get(stream=self.stream, out=host)
+        self.stream.synchronize()  # for which some versions of `get` do not wait
+        return host
+
+    def send_back(self, values: HostArray, staging: PinnedBuffer, out: Array) -> None:
+        """Copy what `download` returned into an array, without waiting for the stream."""
+        out.set(values, stream=self.stream)
+        staging.copied.record(self.stream)
+
+    def synchronize(self) -> None:
+        """Wait for the engine's stream."""
+        self.stream.synchronize()
+
+    def addresses(self, array: Array) -> tuple[int, int]:
+        """Return the addresses of an array's memory and of the engine's stream."""
+        return array.data.ptr, self.stream.ptr
+
+    def device_id(self) -> str:
+        """Return the address of the device on the PCI bus."""
+        return str(self.device.pci_bus_id)
+
     def retain(self) -> None:
         """Increment the number of engines that use the pool: its memory is kept until `release`."""
         with CAPTURE_LOCK:

@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlp_xp._arrays import Array, HostArray, is_jax, is_sparse, native_dtype, row_slices
+from mlp_xp._arrays import Array, HostArray, is_jax, is_on_cuda, is_sparse, native_dtype, row_slices
 from mlp_xp._compiler import NotRecordableError
 from mlp_xp._engines.base import EpochSettings, State
+from mlp_xp._engines.reductions import make_reduction
 from mlp_xp._engines.step_halves import CompiledHalves, EagerHalves, StepHalves, Totals
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
@@ -42,8 +43,11 @@ class DataParallelEngine:
         self.processes: Processes = samples.shard.processes
         self.n_total = samples.n_total
         self.make_eager_halves = partial(EagerHalves, network, optimizer, samples.place, samples.xp)
-        self.halves = self._make_halves(network, optimizer, samples, state)
-        self.batches = _ShardBatches(samples, samples.shard, batch_size, self.halves.pads)
+        self.halves: StepHalves = self._make_halves(network, optimizer, samples, state)
+        self.reduction = make_reduction(self.processes, self.halves.library)
+        self.batches = _ShardBatches(samples, samples.shard, batch_size, self.halves)
+        # The same in all steps, so that captured graphs need no number that changes.
+        self.unit = 1.0 / self.batches.batch_size
         self.is_weighted = samples.sample_weight is not None
         self.losses: list[float] = []
         self.state_is_finite = True
@@ -56,6 +60,14 @@ class DataParallelEngine:
             from mlp_xp._engines.jax_halves import JaxHalves
 
             return JaxHalves(network, optimizer, samples.place, state)
+        if is_on_cuda(samples.place):
+            from mlp_xp._engines.cuda_graph import graph_library, warn_of_fallback
+            from mlp_xp._engines.graph_halves import GraphHalves
+
+            try:
+                return GraphHalves(graph_library(samples), network, optimizer, samples, state)
+            except ImportError as error:
+                warn_of_fallback(f"{error}")
         if samples.xp is np:  # not for sparse matrices, whose namespace is a wrapper
             with suppress(NotRecordableError):
                 return CompiledHalves(network, optimizer, samples.place.dtype, state)
@@ -87,43 +99,57 @@ class DataParallelEngine:
     def run(self, epochs: Sequence[EpochSettings]) -> None:
         """Run these epochs."""
         self.processes.exchange("the epochs of a training", len(epochs))
-        with self.processes.stepping():
+        with self.processes.stepping(), self.halves.running():
             for rate, order in epochs:
-                mean = 0.0
-                for rows in self.batches.of_epoch(order):
-                    mean += self._step(rows, rate) * (rows.n_total / self.n_total)
-                self.losses.append(mean)
+                self.losses.append(self._run_epoch(rate, order))
         if self.failure is not None:
             raise self.failure
         said = self.processes.share("the end of epochs", (self.losses, self.halves.is_finite()))
         self.losses, self.state_is_finite = said
 
-    def _step(self, rows: _ShardRows, rate: float) -> float:
-        """Run a step; return its loss."""
+    def _run_epoch(self, rate: float, order: Rows | None) -> float:
+        """Run an epoch; return its mean loss."""
+        # The others learn of errors in the next step, where they wait for this process.
+        try:
+            self.halves.start_epoch()
+        except Exception as error:
+            self.failure = error
+        for rows in self.batches.of_epoch(order):
+            self._step(rows, rate)
+        try:
+            return self.halves.mean_loss()
+        except Exception as error:
+            self.failure = error
+            return math.nan
+
+    def _step(self, rows: _ShardRows, rate: float) -> None:
+        """Run a step."""
         try:
             batch = None if self.failure is not None else self.batches.batch(rows)
             if batch is None:
                 self.halves.buffer[:] = 0.0
             else:
-                self._add_gradients(batch, 1.0 / rows.n_total)
+                self._add_gradients(batch)
         except Exception as error:
             self.failure = error
-        self.processes.add_up(self.halves.buffer, self.failure)
+        self.processes.add_up(self.halves.buffer, self.failure, self.reduction)
         self.state_is_finite = False
+        totals = Totals(rows.n_total, self.is_weighted, self.unit, rows.n_total / self.n_total)
         try:
-            loss = self.halves.update(Totals(rows.n_total, self.is_weighted), rate)
+            self.halves.update(totals, rate)
         except Exception as error:
             self.failure = error  # the others learn of it in the next step, where they wait for this process
-            return math.nan
-        self.state_is_finite = True
-        return loss
-
-    def _add_gradients(self, batch: Batch, scale: float) -> None:
-        with suppress(NotRecordableError):
-            self.halves.add_gradients(batch, scale)
             return
-        self.halves = self.make_eager_halves(self.halves.state)
-        self.halves.add_gradients(batch, scale)
+        self.state_is_finite = True
+
+    def _add_gradients(self, batch: Batch) -> None:
+        with suppress(NotRecordableError):
+            self.halves.add_gradients(batch, self.unit)
+            return
+        eager = self.make_eager_halves(self.halves.state)
+        eager.mean = self.halves.mean_loss()
+        self.halves = eager
+        self.halves.add_gradients(batch, self.unit)
 
 
 class _ShardRows(NamedTuple):
@@ -148,7 +174,8 @@ class _ShardBatches:
     few lengths.
     """
 
-    def __init__(self, samples: Samples, shard: Shard, batch_size: int, pads: float) -> None:
+    def __init__(self, samples: Samples, shard: Shard, batch_size: int, halves: StepHalves) -> None:
+        pads = halves.pads
         self.samples = samples
         self.shard = shard
         self.batch_size = min(batch_size, shard.n_total)
@@ -162,6 +189,7 @@ class _ShardBatches:
             [RowTaker(array) if array is not None else None for array in samples.arrays] if is_host else None
         )
         self.buffers: dict[int, Batch] = {}
+        self.inputs = halves.inputs
 
     def _multiple(self, pads: float) -> int:
         """Return the power of two that the lengths of batches are multiples of."""
@@ -248,6 +276,8 @@ class _ShardBatches:
 
     def _from_device(self, rows: Rows, n_rows: int) -> Batch:
         """Return a batch of these rows of arrays in the place to compute; the first `n_rows` count."""
+        if self.inputs is not None:
+            return self.inputs.gather(self.samples.arrays, rows, n_rows)
         samples, place = self.samples, self.samples.place
         xp = samples.xp
         indices = place.xp.asarray(rows, device=place.device) if place.xp is not np else rows

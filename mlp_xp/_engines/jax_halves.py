@@ -13,14 +13,14 @@ from mlp_xp._arrays import Array, Placement
 from mlp_xp._cache import cached_by_arguments
 from mlp_xp._engines.base import State
 from mlp_xp._engines.jax import number_type
-from mlp_xp._engines.step_halves import N_EXTRA, Totals, buffer_for, split
+from mlp_xp._engines.step_halves import N_EXTRA, HostHalves, Totals, buffer_for, split
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
 from mlp_xp._parameters import Parameters, all_finite, flatten, plain, unflatten_like
 from mlp_xp._samples import Batch
 
 
-class JaxHalves:
+class JaxHalves(HostHalves):
     """Runs compiled functions; numbers in the optimizer's state are arrays of shape () in between."""
 
     name = "xla"
@@ -56,19 +56,18 @@ class JaxHalves:
         """Whether all arrays of the state are finite."""
         return all_finite(jnp, self.state)
 
-    def add_gradients(self, batch: Batch, scale: float) -> None:
+    def add_gradients(self, batch: Batch, unit: float) -> None:
         """Write the sums over a batch to the buffer, times a number."""
-        self.buffer[:-2] = self.first(self._state[0], *batch, self._number(scale))
+        self.buffer[:-2] = self.first(self._state[0], *batch, self._number(unit))
 
-    def update(self, totals: Totals, rate: float) -> float:
-        """Update the state by the buffer; return the objective."""
+    def update(self, totals: Totals, rate: float) -> None:
+        """Update the state by the buffer."""
         losses, scale, factor = totals.numbers(self.buffer, self.smallest)
         numbers = map(self._number, (rate, losses, scale))
         flat = self.place.from_host(self.buffer[:-N_EXTRA] * self.buffer.dtype.type(factor))
         state, objective = self.second(self._state, flat, *numbers)
-        objective = float(objective)  # waits, and raises an error of the call
+        self.mean += float(objective) * totals.share  # waits, and raises an error of the call
         self._state = state
-        return objective
 
     def _number(self, value: float) -> Any:
         return np.asarray(value, self.place.dtype)

@@ -1,13 +1,15 @@
 """The two halves of a training step, between which processes add up their gradients.
 
 The first half computes sums over the rows of one process: the gradients, the losses and the weights, in one
-flat buffer on the host. The second takes the sums over all processes, adds the penalty on the weights, and
-updates the state. Each kind of array library has its own `StepHalves`, as it has an engine of its own.
+flat buffer on the host or on a CUDA device. The second takes the sums over all processes, adds the penalty
+on the weights, and updates the state. Each kind of array library has its own `StepHalves`, as it has an
+engine of its own.
 """
 
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
@@ -18,7 +20,9 @@ from mlp_xp._arrays import Array, HostArray, Namespace, Placement, to_host
 from mlp_xp._compiler import NotRecordableError, write_calls
 from mlp_xp._compiler.trace import TracedFunction, trace_function
 from mlp_xp._engines.base import State
+from mlp_xp._engines.capture import GraphLibrary
 from mlp_xp._engines.compiled import Memory
+from mlp_xp._engines.graph_inputs import GraphInputs
 from mlp_xp._engines.recordable import (
     BatchSpecs,
     StepSpec,
@@ -54,10 +58,16 @@ class Totals(NamedTuple):
     n_rows : int
     is_weighted : bool
         Whether its rows have weights.
+    unit : float
+        What the sums in the buffer were multiplied by.
+    share : float
+        The part of the epoch's rows that these are.
     """
 
     n_rows: int
     is_weighted: bool
+    unit: float
+    share: float
 
     def numbers(self, buffer: HostArray, smallest: float) -> tuple[float, float, float]:
         """Return the sum of the losses, 1 over that of the weights, and what the gradients lack of that.
@@ -65,9 +75,9 @@ class Totals(NamedTuple):
         A batch without weight, whose sum has no inverse, has the gradient 0.
         """
         loss, weight = map(float, buffer[-N_EXTRA:-2])
-        total = weight * self.n_rows if self.is_weighted else float(self.n_rows)
+        total = weight / self.unit if self.is_weighted else float(self.n_rows)
         scale = 1.0 / total if total >= smallest else 0.0
-        return loss * self.n_rows, scale, scale * self.n_rows
+        return loss / self.unit, scale, scale / self.unit
 
 
 class StepHalves(Protocol):
@@ -76,17 +86,29 @@ class StepHalves(Protocol):
     Attributes
     ----------
     name : str
-        How the steps run: "eager", "compiled" or "xla".
+        How the steps run: "eager", "compiled", "xla" or "cuda_graph".
     pads : float
         Batches are padded to one of a few lengths, which are so many standard deviations of their lengths
         apart, because for each the first half is compiled; 0 if batches of any length run.
     buffer : array of shape (n_parameters + N_EXTRA,)
-        On the host.
+        On the host, unless there is a library.
+    library : GraphLibrary or None
+        Of the buffer's device, if it is on a CUDA device.
+    inputs : GraphInputs or None
+        The arrays that batches are copied to.
     """
 
-    name: str
     pads: float
-    buffer: HostArray
+    buffer: Array
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def library(self) -> GraphLibrary | None: ...
+
+    @property
+    def inputs(self) -> GraphInputs | None: ...
 
     @property
     def state(self) -> State:
@@ -101,15 +123,44 @@ class StepHalves(Protocol):
     def is_finite(self) -> bool:
         """Whether all arrays of the state are finite."""
 
-    def add_gradients(self, batch: Batch, scale: float) -> None:
-        """Write the sums over a batch to the buffer, times a number."""
+    def running(self) -> AbstractContextManager[None]:
+        """Context of steps."""
 
-    def update(self, totals: Totals, rate: float) -> float:
-        """Update the state by the buffer, which has the sums over all processes; return the objective."""
+    def add_gradients(self, batch: Batch, unit: float) -> None:
+        """Write the sums over a batch to the buffer, times a number that is the same in all steps."""
+
+    def update(self, totals: Totals, rate: float) -> None:
+        """Update the state by the buffer, which has the sums over all processes."""
+
+    def start_epoch(self) -> None:
+        """Set the mean loss to 0."""
+
+    def mean_loss(self) -> float:
+        """Return the sum of the objectives of the epoch's steps, times the shares of their batches."""
+
+
+class HostHalves:
+    """What halves with their buffer on the host have in common: each step waits for its objective."""
+
+    library = None
+    inputs = None
+    mean = 0.0
+
+    def running(self) -> AbstractContextManager[None]:
+        """Return a context that does nothing."""
+        return nullcontext()
+
+    def start_epoch(self) -> None:
+        """Set the mean loss to 0."""
+        self.mean = 0.0
+
+    def mean_loss(self) -> float:
+        """Return the mean loss of the epoch."""
+        return self.mean
 
 
 def buffer_for(params: Parameters, dtype: np.dtype[Any]) -> HostArray:
-    """Allocate the buffer of sums: in float32 at least, which MPI can add up."""
+    """Allocate the buffer of sums: in float32 at least, which MPI and NCCL can add up."""
     n_params = sum(math.prod(array.shape) for array in flatten(params))
     return np.zeros(n_params + N_EXTRA, np.float64 if dtype == np.float64 else np.float32)
 
@@ -121,7 +172,7 @@ def split(xp: Namespace, flat: Array, params: Parameters) -> list[Array]:
     return [xp.reshape(flat[end - math.prod(shape) : end], shape) for shape, end in zip(shapes, ends)]
 
 
-class EagerHalves:
+class EagerHalves(HostHalves):
     """Runs array calls one by one, in any namespace."""
 
     name = "eager"
@@ -156,24 +207,24 @@ class EagerHalves:
         """Whether all arrays of the state are finite."""
         return all_finite(self.place.xp, self._state)
 
-    def add_gradients(self, batch: Batch, scale: float) -> None:
+    def add_gradients(self, batch: Batch, unit: float) -> None:
         """Write the sums over a batch to the buffer, times a number."""
         xp = self.xp
-        summed, gradients = self.sums(self._state[0], *batch, scale)
+        summed, gradients = self.sums(self._state[0], *batch, unit)
         flat = xp.concat([xp.reshape(gradient, (-1,)) for gradient in flatten(gradients)])
         weight = batch.X.shape[0] if batch.sample_weight is None else float(xp.sum(batch.sample_weight))
         self.buffer[:-N_EXTRA] = to_host(flat)
-        self.buffer[-N_EXTRA:-2] = float(summed) * scale, weight * scale
+        self.buffer[-N_EXTRA:-2] = float(summed) * unit, weight * unit
 
-    def update(self, totals: Totals, rate: float) -> float:
-        """Update the state by the buffer; return the objective."""
+    def update(self, totals: Totals, rate: float) -> None:
+        """Update the state by the buffer."""
         params, optimizer_state = self._state
         losses, scale, factor = totals.numbers(self.buffer, self.smallest)
         there = self.place.from_host(self.buffer[:-N_EXTRA] * self.buffer.dtype.type(factor))
         gradients = unflatten_like(params, split(self.xp, there, params))
         objective, completed = self.complete(params, losses, list(gradients), scale)
         self._state = self.optimizer_update(self.xp, params, completed, optimizer_state, rate)
-        return float(objective)
+        self.mean += float(objective) * totals.share
 
 
 class _GradientsSpec(NamedTuple):
@@ -234,7 +285,7 @@ def _groups(structure: State) -> list[list[Any]]:
     return [*array_groups(structure), flatten(structure[0])]
 
 
-class CompiledHalves:
+class CompiledHalves(HostHalves):
     """Runs compiled programs, on NumPy arrays; see `mlp_xp._compiler`."""
 
     name = "compiled"
@@ -280,16 +331,16 @@ class CompiledHalves:
         """Whether all arrays of the state are finite."""
         return all_finite(np, self.memory.groups[:-1])
 
-    def add_gradients(self, batch: Batch, scale: float) -> None:
+    def add_gradients(self, batch: Batch, unit: float) -> None:
         """Write the sums over a batch to the buffer, times a number."""
         specs = tuple(None if array is None else array_spec(array) for array in batch)
         if specs not in self.firsts:
             program = compile_step(write_calls, self.first._replace(batch=specs))
             self.firsts[specs] = self.memory.bind(program)
-        self.buffer[-N_EXTRA:-2] = self.firsts[specs](*batch, scale)
+        self.buffer[-N_EXTRA:-2] = self.firsts[specs](*batch, unit)
 
-    def update(self, totals: Totals, rate: float) -> float:
-        """Update the state by the buffer; return the objective."""
+    def update(self, totals: Totals, rate: float) -> None:
+        """Update the state by the buffer."""
         losses, scale, factor = totals.numbers(self.buffer, self.smallest)
         objective, *self.numbers = self.second(rate, losses, scale, factor, *self.numbers)
-        return float(objective)
+        self.mean += float(objective) * totals.share

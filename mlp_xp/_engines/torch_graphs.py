@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -15,6 +16,7 @@ from mlp_xp._engines.capture import StepInto, step_into
 from mlp_xp._engines.fused_steps import FusedStep, KernelLibrary
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
+from mlp_xp._uploads import PinnedBuffer, allocate_by_torch
 
 MIN_STEPS_TO_COMPILE = 4000
 """Minimum number of planned steps for which kernels are compiled.
@@ -109,6 +111,36 @@ class TorchGraphs:
     def gather(self, array: Array, indices: Array, out: Array) -> None:
         """Write the rows of an array that have these indices into another one of its dtype."""
         torch.index_select(array, 0, indices, out=out)
+
+    def new_staging(self) -> PinnedBuffer:
+        """Return pinned memory on the host."""
+        return PinnedBuffer(allocate_by_torch, torch.cuda.Event())
+
+    def download(self, array: Array, staging: PinnedBuffer) -> HostArray:
+        """Copy a tensor to pinned memory; return it there, when the copy is done."""
+        host = staging.array(tuple(array.shape), str(array.dtype).removeprefix("torch."))
+        torch.from_numpy(host).copy_(array, non_blocking=True)
+        self.stream.synchronize()
+        return host
+
+    def send_back(self, values: HostArray, staging: PinnedBuffer, out: Array) -> None:
+        """Copy what `download` returned into a tensor, without waiting for the stream."""
+        out.copy_(torch.from_numpy(values), non_blocking=True)
+        staging.copied.record(self.stream)
+
+    def synchronize(self) -> None:
+        """Wait for the engine's stream."""
+        self.stream.synchronize()
+
+    def addresses(self, array: Array) -> tuple[int, int]:
+        """Return the addresses of a tensor's memory and of the engine's stream."""
+        return array.data_ptr(), self.stream.cuda_stream
+
+    def device_id(self) -> str:
+        """Return the device's UUID, or where PyTorch does not know it, its number among the visible ones."""
+        properties = torch.cuda.get_device_properties(self.device)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+        return str(getattr(properties, "uuid", f"{self.device.index} of {visible}"))
 
     def retain(self) -> None:
         """Do nothing: PyTorch counts the graphs that use a pool."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -87,8 +88,10 @@ class Footprint:
         `are_moved` is for samples on the host once they are moved.
         """
         samples, state_bytes = self.samples, self._bytes(self.state)
+        # Of a batch, a process gets about the part that it has of all rows.
+        n_rows = min(len(samples), math.ceil(batch_size * len(samples) / samples.n_total))
         try:
-            step = self._step_bytes(min(batch_size, len(samples)))
+            step = self._step_bytes(max(1, n_rows))
         except Exception:  # a user's own functions may do what cannot be traced
             return None
         # The engine's state and, if there are several epochs, a copy of the last finite one.
@@ -97,11 +100,13 @@ class Footprint:
         # streamed, there are three batches: that of the step, the last one, and one on its way.
         are_streamed = samples.is_on_host and not are_moved
         gathered = 0
-        if batch_size < len(samples):
-            gathered = (4 if are_streamed else 2) * batch_size * samples.row_bytes
+        if batch_size < samples.n_total:
+            gathered = (4 if are_streamed else 2) * n_rows * samples.row_bytes
         elif samples.rows is not None or are_streamed:
             gathered = len(samples) * samples.row_bytes
-        return copies + gathered + step
+        # Between the halves of a step, the gradients are in a buffer.
+        buffer = 0 if samples.shard is None else self._bytes(self.state[0])
+        return copies + gathered + buffer + step
 
     def _largest(self, below: int, free: int) -> int:
         """Return the largest batch size up to `below` that fits, 0 if none does: by bisection."""

@@ -1,0 +1,45 @@
+"""Training states in arrays that captured graphs read and write: their addresses must not change."""
+
+from __future__ import annotations
+
+from mlp_xp._arrays import Array, Namespace, Placement, copy_array
+from mlp_xp._engines.base import State
+from mlp_xp._engines.step_numbers import numbers_of, with_numbers
+from mlp_xp._parameters import is_array, leaves, map_tree, with_leaves
+
+
+def contiguous_copy(place: Placement, state: State) -> State:
+    """Return a copy of a state in arrays that are contiguous by rows, as fused kernels take them."""
+
+    def copy(array: Array) -> Array:
+        new = place.xp.empty(tuple(array.shape), dtype=array.dtype, device=place.device)
+        new[...] = array
+        return new
+
+    copied: State = map_tree(copy, state)
+    return copied
+
+
+def assign_state(old: State, new: State) -> State:
+    """Copy a state of the same structure into the arrays of the old one; return it in these."""
+    for target, source in zip(leaves(old), leaves(new)):
+        if is_array(target):
+            target[...] = source
+    return with_numbers(old, numbers_of(new))
+
+
+def copy_into_state_arrays(xp: Namespace, old: State, new: State) -> State:
+    """Return the state that a step made of the old one, written into the arrays of that."""
+    before, after = leaves(old), leaves(new)
+    # All are copied before the first is written, because a new array may be a view of an old one.
+    copies = [
+        copy_array(xp, later) if is_array(earlier) and later is not earlier else later
+        for earlier, later in zip(before, after)
+    ]
+    for earlier, later in zip(before, copies):
+        if is_array(earlier) and later is not earlier:
+            earlier[...] = later
+    result: State = with_leaves(
+        new, [earlier if is_array(earlier) else later for earlier, later in zip(before, after)]
+    )
+    return result
