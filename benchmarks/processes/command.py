@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -67,7 +68,7 @@ def run(arguments: list[str]) -> None:
     if options.report is not None:
         content = _read(parser, options.report)
     else:
-        content = describe(repeats=options.repeats, quick=options.quick, workloads=[])
+        content = describe(load_before=_load(), repeats=options.repeats, quick=options.quick, workloads=[])
         try:
             _measure(options, content)
         except KeyboardInterrupt:
@@ -112,6 +113,11 @@ def _read(parser: Parser, path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         parser.error(f"--report: cannot read {str(path)!r}: {error}")
     return content
+
+
+def _load() -> float | None:
+    """Return the number of processes that ran in the last minute; None if the system does not say."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 # What is measured.

@@ -21,7 +21,7 @@ END_SECONDS = 10.0
 WORKER = "from benchmarks.processes.worker import main; main()"
 """Not ``-m``: the classes of a module that is run as a script do not pickle."""
 PAUSE_SECONDS = 0.05
-"""How long to wait before each request: OpenBLAS's threads keep their cores busy for about 30 ms after the last
+"""How long to wait before each request: OpenBLAS's threads keep their cores busy for about 30 ms after a
 product, in which another group must not be timed."""
 
 
@@ -83,6 +83,7 @@ class Group:
                 ranks = [self._receive(connection) for connection in connections]
             except BaseException:
                 self._kill()
+                self.folder.cleanup()
                 raise
         self.connections: list[Connection] = [connections[ranks.index(rank)] for rank in range(n_processes)]
 
@@ -113,6 +114,8 @@ class Group:
             self.process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             self._kill()
+        for connection in self.connections:
+            connection.close()
         self.folder.cleanup()
 
     def _accept(self, server: socket.socket) -> Connection:

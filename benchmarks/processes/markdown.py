@@ -96,8 +96,8 @@ def _allreduce(content: dict[str, Any]) -> str:
     lines = [[dtype, *(cells.get(dtype, "") for cells in by_size.values())] for dtype in dtypes]
     off = max(_times_off(one["fitted_seconds"], one["seconds"]) for one in measured)
     words = (
-        f"Fitted: {duration(link['latency'])} and {link['bandwidth'] / 1e9:.2g} GB/s ({link['about']}), which "
-        f"are off by a factor of up to {off:.1f}."
+        f"Fitted: {duration(link['latency'])} and {link['bandwidth'] / 1e9:.2g} GB/s ({link['about']}), "
+        f"which are off by a factor of up to {off:.1f}."
     )
     table = markdown_table(["", *(f"{n:,}" for n in by_size)], lines)
     return f"Allreduce, by the number of parameters:\n\n{table}\n\n{words}"

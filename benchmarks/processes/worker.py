@@ -31,6 +31,9 @@ N_SHARDS_OF_ORDER = 8
 """Number of processes that an order is divided among when that is timed: the fewest of the projection."""
 
 
+MAX_STEPS_ALONE = 32
+
+
 class Training(NamedTuple):
     """A training, as one of the processes saw it.
 
@@ -85,7 +88,8 @@ class Worker:
 
         All processes of a group do so at the same time, as they do in a training.
         """
-        steps = len(workload.batches)
+        # So many that what is done once in a training matters little.
+        steps = max(len(workload.batches), min(MAX_STEPS_ALONE, workload.rows // n_rows))
         little = replace(workload, rows=n_rows * steps, batch_size=n_rows, epochs=1)
         prepared, seconds = train_arrays(_task(little)), []
         with _by_itself():
