@@ -175,3 +175,15 @@ def test_a_quick_run(monkeypatch, capsys, tmp_path):
     # The tables can be made again from the file.
     command.run(["--report", str(written)])
     assert capsys.readouterr().out in printed
+
+
+def test_different_losses_are_an_error():
+    def training(scaling, processes, threads, loss):
+        return {"scaling": scaling, "processes": processes, "threads": threads, "loss": loss}
+
+    workload = command.NETWORKS["deep"]
+    same = [training("strong", 1, 1, 0.5), training("strong", 2, 1, 0.500001), training("weak", 2, 1, 0.7)]
+    command._check_losses(same, workload)
+    with pytest.raises(WorkerError, match=r"deep: different losses: 0\.7, 0\.71"):
+        command._check_losses([*same, training("weak", 1, 2, 0.71)], workload)
+    command._check_losses([*same, training("weak", 1, 4, 0.71)], workload)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shlex
 import statistics
@@ -65,19 +66,17 @@ def run(arguments: list[str]) -> None:
     parser = _parser()
     options = parser.parse_args(arguments)
     path = folder(parser, options)
+    problem = ""
     if options.report is not None:
         content = _read(parser, options.report)
     else:
         content = describe(load_before=_load(), repeats=options.repeats, quick=options.quick, workloads=[])
-        try:
-            _measure(options, content)
-        except KeyboardInterrupt:
-            print("interrupted; what was measured is kept")
-        except WorkerError as error:
-            parser.exit(1, f"{parser.prog}: error: {error}\n")
+        problem = _measure_or_say_why_not(options, content)
     print(markdown(content))
     if path is not None:
         _write(path, content, only_picture=options.report is not None)
+    if problem:
+        parser.exit(1, f"{parser.prog}: error: {problem}; what was measured before is kept\n")
 
 
 def _parser() -> Parser:
@@ -123,6 +122,17 @@ def _load() -> float | None:
 # What is measured.
 
 
+def _measure_or_say_why_not(options: argparse.Namespace, content: dict[str, Any]) -> str:
+    """Measure; return what ended it early, or ""."""
+    try:
+        _measure(options, content)
+    except KeyboardInterrupt:
+        return "interrupted"
+    except WorkerError as error:
+        return str(error)
+    return ""
+
+
 def _measure(options: argparse.Namespace, content: dict[str, Any]) -> None:
     """Measure, adding to the content at each step, so that Ctrl-C loses none."""
     console = Console(stderr=True, highlight=False)
@@ -137,7 +147,7 @@ def _measure(options: argparse.Namespace, content: dict[str, Any]) -> None:
         with console.status("Allreduce"):
             content["allreduce"] = _allreduce(together, counts[-1], quick=options.quick)
         link = fit_link(
-            f"as measured: shared memory of one machine, {counts[-1]} processes",
+            f"shared memory of one machine, as measured with {counts[-1]} processes",
             {one["bytes"]: one["seconds"] for one in content["allreduce"]},
             counts[-1],
         )
@@ -152,6 +162,7 @@ def _measure(options: argparse.Namespace, content: dict[str, Any]) -> None:
             workload = _quick(NETWORKS[name]) if options.quick else NETWORKS[name]
             with console.status(f"{name}: {workload.title}"):
                 measured = _network(workload, groups, options.repeats)
+                _check_losses(measured["measured"], workload)
                 measured["projected"] = _projections(measured, order, links, counts)
             content["workloads"].append(measured)
 
@@ -264,6 +275,17 @@ def _trainings(
         }
         for case in cases
     ]
+
+
+def _check_losses(trainings: Sequence[dict[str, Any]], workload: Workload) -> None:
+    """Raise a WorkerError if trainings of the same work ended at different losses."""
+    losses: dict[Any, list[float]] = {}
+    for one in trainings:
+        times = max(one["processes"], one["threads"]) if one["scaling"] == "weak" else 1
+        losses.setdefault(times, []).append(one["loss"])
+    for found in losses.values():
+        if not all(math.isclose(found[0], loss, rel_tol=workload.tolerance) for loss in found):
+            raise WorkerError(f"{workload.name}: different losses: {', '.join(map(repr, found))}")
 
 
 def _row_counts(batch_size: int) -> list[int]:

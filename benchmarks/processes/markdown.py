@@ -108,23 +108,28 @@ def _times_off(one: float, other: float) -> float:
 
 
 def _projected(content: dict[str, Any]) -> str:
-    links = [link["about"] for link in content["links"]]
-    counts = [step["processes"] for step in content["workloads"][0]["projected"][0]["steps"]]
-    shown = [k for k in counts if k not in content["processes"]]
+    shown = [k for k in _projected_counts(content) if k not in content["processes"]]
     lines = []
     for network in content["workloads"]:
-        for one in network["projected"]:
-            letter = "ab"[links.index(one["link"])]
-            speedups = {step["processes"]: f"{step['speedup']:.3g}" for step in one["steps"]}
-            lines.append(
-                [f"{network['name']}, {_work(one['scaling'])}", letter, *(speedups[k] for k in shown)]
-            )
+        for scaling in dict.fromkeys(one["scaling"] for one in network["projected"]):
+            of_links = [
+                {step["processes"]: f"{step['speedup']:.3g}" for step in one["steps"]}
+                for one in network["projected"]
+                if one["scaling"] == scaling
+            ]
+            cells = (" / ".join(speedups[k] for speedups in of_links) for k in shown)
+            lines.append([f"{network['name']}, {_work(scaling)}", *cells])
+    first, second = (link["about"] for link in content["links"])
     words = (
         f"**A projection, not a measurement**: how many times the rows a second of one process {shown[0]} to "
         f"{shown[-1]} processes would train, if each had a core as fast as here. {content['arithmetic']}. "
-        "Links: " + "; ".join(f"({letter}) {about}" for letter, about in zip("ab", links)) + "."
+        f"Latency and bandwidth before the stroke: {first}; after it: {second}."
     )
-    return f"{words}\n\n{markdown_table(['', 'link', *map(str, shown)], lines)}\n\n{_check(content)}"
+    return f"{words}\n\n{markdown_table(['', *map(str, shown)], lines)}\n\n{_check(content)}"
+
+
+def _projected_counts(content: dict[str, Any]) -> list[int]:
+    return [step["processes"] for step in content["workloads"][0]["projected"][0]["steps"]]
 
 
 def _check(content: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def draw(content: dict[str, Any], path: Path) -> None:
     _draw_parts(panels[0, 1], content)
     _draw_allreduce(panels[1, 0], content)
     panels[1, 1].set_axis_off()
-    panels[1, 1].text(0.0, 0.5, _explanation(content), va="center", fontsize=9, wrap=True)
+    panels[1, 1].text(0.0, 0.5, _explanation(content), va="center", fontsize=9)
     for panel, scaling, title in zip(
         panels[2], ("strong", "weak"), ("at fixed total work", "at fixed work a process")
     ):
@@ -44,7 +45,7 @@ def _explanation(content: dict[str, Any]) -> str:
         f"{style}: {link['about']}: {link['latency'] * 1e6:.3g} µs, {link['bandwidth'] / 1e9:.2g} GB/s"
         for style, link in zip(("solid", "dashed"), content["links"])
     )
-    arithmetic = "\n".join(content["arithmetic"].split("; "))
+    arithmetic = "\n".join(textwrap.fill(part, 90) for part in content["arithmetic"].split("; "))
     return f"Projection below:\n{arithmetic}\n\nLinks:\n{links}\ngrey: as many times as processes"
 
 

@@ -1,6 +1,6 @@
 """Arithmetic of a projection: time of a step on more processes than were measured.
 
-A step of k processes takes the sum of three times, each explained at its function:
+The time of a step of k processes is the sum of three:
 
 - of the process that has most rows of the batch: `expected_max`, then what so many rows take a process by
   itself, measured
@@ -11,8 +11,8 @@ A step of k processes takes the sum of three times, each explained at its functi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,9 +20,10 @@ from mlp_xp._engines.step_halves import CompiledHalves
 
 ARITHMETIC = (
     "T(k) = local(rows) + 2 (k - 1)/k bytes/bandwidth + log2(k) latency + order; rows: the expected maximum "
-    "of k binomials (batch, 1/k), as if independent, and the mean padding; local(rows): measured, by k = 2 "
-    "processes at the same time, each by itself, linear between the measured numbers of rows; bytes: those "
-    "of the parameters; order: rows of the whole in a step, times the measured seconds a row"
+    "of k binomials (batch, 1/k), as if independent, and the mean padding; local(rows): a step without order "
+    "and messages, measured in processes at the same time, each by itself, and linear between the measured "
+    "numbers of rows; bytes: those of the parameters; order: rows of the whole in a step, times the measured "
+    "seconds a row"
 )
 
 
@@ -52,7 +53,7 @@ class Link(NamedTuple):
         return 2.0 * (k - 1) / k * n_bytes / self.bandwidth + math.log2(k) * self.latency
 
 
-ASSUMED_LINK = Link("an assumption: 25 GB/s and 2 µs between any two processes", 2e-6, 25e9)
+ASSUMED_LINK = Link("2 µs and 25 GB/s between any two processes, an assumption", 2e-6, 25e9)
 
 
 def fit_link(about: str, seconds: Mapping[int, float], n_processes: int) -> Link:
@@ -171,8 +172,3 @@ def _on_logarithm(values: Mapping[int, float], rows: int) -> float:
     """Return the value at so many rows: linear in their logarithm, beyond the ends that of the nearest."""
     known = sorted(values)
     return float(np.interp(math.log(rows), np.log(known), [values[one] for one in known]))
-
-
-def as_dict(projected: Sequence[Projected]) -> list[dict[str, Any]]:
-    """Return projections for JSON."""
-    return [one._asdict() for one in projected]
