@@ -8,6 +8,7 @@ import math
 import os
 import shlex
 import statistics
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -48,7 +49,10 @@ NETWORKS = {
 """Networks of the comparison with the peers, all of whose batches have the same number of rows."""
 
 N_ALONE = 3
-"""Repeats of the steps of processes by themselves, and of drawing orders; a minimum, as they are at most."""
+"""Repeats of steps of processes by themselves, and of orders, of which the shortest counts."""
+
+MIN_REPEATS, MAX_SECONDS_OF_REPEATS = 3, 40.0
+"""A network has fewer repeats than asked for, but not fewer than this, if they would take longer."""
 
 ALLREDUCE_SIZES = (1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000)
 ORDER_SIZES = (100_000, 1_000_000, 10_000_000)
@@ -258,10 +262,17 @@ def _trainings(
 ) -> list[dict[str, Any]]:
     """Train in turn, once to warm up and then several times; return the seconds of the slowest process."""
     slowest: dict[str, list[Training]] = {case.title: [] for case in cases}
-    for _ in range(repeats + 1):
+
+    def once() -> float:
+        start = time.perf_counter()
         for case in cases:
-            answers = groups[case.configuration].ask("train", case.workload)
-            slowest[case.title].append(max(answers))
+            slowest[case.title].append(max(groups[case.configuration].ask("train", case.workload)))
+        return time.perf_counter() - start
+
+    once()
+    seconds = once()
+    for _ in range(1, min(repeats, max(MIN_REPEATS, int(MAX_SECONDS_OF_REPEATS / seconds)))):
+        once()
     timings = Timings({title: [one.seconds for one in all_[1:]] for title, all_ in slowest.items()})
     return [
         {

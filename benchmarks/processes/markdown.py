@@ -34,8 +34,10 @@ def seconds(network: dict[str, Any], scaling: str, processes: int, threads: int)
 
 def _where(content: dict[str, Any]) -> str:
     numpy, mpi4py = (content["versions"].get(name, "?") for name in ("numpy", "mpi4py"))
+    counts = [len(one["all_seconds"]) for network in content["workloads"] for one in network["measured"]]
+    repeats = " to ".join(map(str, sorted({min(counts), max(counts)})))
     return (
-        f"Medians of {content['repeats']} interleaved repeats on {content['machine']}; BLAS: "
+        f"Medians of {repeats} interleaved repeats on {content['machine']}; BLAS: "
         f"{content['blas']}; {content['mpi']}, mpi4py {mpi4py}, NumPy {numpy}, {content['date'][:10]}."
     )
 

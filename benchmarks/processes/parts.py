@@ -8,21 +8,23 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from mlp_xp._engines.data_parallel import _ShardBatches
+from mlp_xp._engines.data_parallel import DataParallelEngine, _ShardBatches
 from mlp_xp._engines.step_halves import CompiledHalves
 from mlp_xp._processes import Processes
 from mlp_xp._training import loop
 
-PARTS = ("order", "rows", "gradients", "waiting", "Allreduce", "update", "rest")
-"""Drawing the order of all rows and dividing it; gathering the process's rows of a batch; the first half of a
-step; waiting for the slowest process; adding up; the second half; all else, with the start of a training."""
+PARTS = ("order", "division", "rows", "gradients", "waiting", "Allreduce", "update", "rest")
+"""Drawing the order of all rows; finding the process's own in it; gathering these for a batch; the first half
+of a step; waiting for the slowest process; adding up; the second half; all else, with a training's start."""
+
+_RUN = "run"
 
 
 class Parts:
     """Seconds by the names of parts."""
 
     def __init__(self) -> None:
-        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.seconds = dict.fromkeys((*PARTS, _RUN), 0.0)
 
     def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function whose time counts as a part."""
@@ -49,8 +51,12 @@ class Parts:
 
     def finish(self, total: float) -> dict[str, float]:
         """Return the seconds of all parts, whose sum is the total."""
-        self.seconds["rest"] = total - sum(self.seconds.values())
-        return self.seconds
+        measured = {part: self.seconds[part] for part in PARTS}
+        return {**measured, "rest": total - sum(measured.values())}
+
+    def of_steps(self) -> float:
+        """Return the seconds of steps without order and messages, and without the start of a training."""
+        return self.seconds[_RUN] - sum(self.seconds[part] for part in ("division", "waiting", "Allreduce"))
 
 
 @contextmanager
@@ -69,11 +75,12 @@ def timed_parts() -> Iterator[Parts]:
 
     replaced: list[tuple[Any, str, Any]] = [
         (loop, "_orders", parts.timed_iterator("order", loop._orders)),
-        (_ShardBatches, "_divided", parts.timed_iterator("order", _ShardBatches._divided)),
+        (_ShardBatches, "_divided", parts.timed_iterator("division", _ShardBatches._divided)),
         (_ShardBatches, "batch", parts.timed("rows", _ShardBatches.batch)),
         (CompiledHalves, "add_gradients", parts.timed("gradients", CompiledHalves.add_gradients)),
         (CompiledHalves, "update", parts.timed("update", CompiledHalves.update)),
         (Processes, "add_up", meet_and_add_up),
+        (DataParallelEngine, "run", parts.timed(_RUN, DataParallelEngine.run)),
     ]
     with ExitStack() as stack:
         for owner, name, function in replaced:

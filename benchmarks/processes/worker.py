@@ -31,7 +31,7 @@ N_SHARDS_OF_ORDER = 8
 """Number of processes that an order is divided among when that is timed: the fewest of the projection."""
 
 
-MAX_STEPS_ALONE = 32
+MAX_STEPS_ALONE = 50
 
 
 class Training(NamedTuple):
@@ -84,24 +84,19 @@ class Worker:
         return {part: of_all / workload.units for part, of_all in seconds.items()}
 
     def alone(self, workload: Workload, n_rows: int, repeats: int) -> list[float]:
-        """Return the seconds of a step of so many rows of this process by itself, but not of messages.
+        """Return the seconds of a step of so many rows of this process by itself: see `Parts.of_steps`.
 
-        All processes of a group do so at the same time, as they do in a training.
+        All processes of a group do so at the same time, as they do in a training. The first repeat compiles.
         """
-        # So many that what is done once in a training matters little.
-        steps = max(len(workload.batches), min(MAX_STEPS_ALONE, workload.rows // n_rows))
+        steps = min(MAX_STEPS_ALONE, max(2, workload.rows // (2 * n_rows)))
         little = replace(workload, rows=n_rows * steps, batch_size=n_rows, epochs=1)
         prepared, seconds = train_arrays(_task(little)), []
         with _by_itself():
-            prepared.repeat()
             for _ in range(repeats):
                 self._meet()
                 with timed_parts() as parts:
-                    start = time.perf_counter()
                     prepared.repeat()
-                    each = parts.finish(time.perf_counter() - start)
-                without = sum(each[part] for part in ("order", "waiting", "Allreduce"))
-                seconds.append((sum(each.values()) - without) / steps)
+                seconds.append(parts.of_steps() / steps)
         return seconds
 
     def order(self, n_rows: int, repeats: int) -> list[float]:
