@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
-COMMANDS = ("costs", "growth", "tables")
+COMMANDS = ("costs", "growth", "processes", "tables")
 
 
 def main() -> None:

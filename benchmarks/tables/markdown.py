@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from benchmarks.report import duration
+from benchmarks.report import duration, markdown_table
 from benchmarks.tables.learners import LEARNERS, OURS
 from benchmarks.tables.results import TableResult
 from benchmarks.tables.summary import BETTER_MLP, DEFINITIONS, Summary, Versus, summarise
@@ -31,7 +31,7 @@ def _errors(results: Sequence[TableResult]) -> str:
         measure = "log loss" if result.task == "classification" else "1 - R2"
         cells = [_error(result, name, is_best=name == best) for name in names]
         lines.append([result.name, f"{result.n_rows:,}", str(result.n_features), measure, *cells])
-    return _table(heading, lines)
+    return markdown_table(heading, lines)
 
 
 def _error(result: TableResult, name: str, is_best: bool) -> str:
@@ -57,7 +57,7 @@ def _learners(summary: Summary) -> str:
         lines.append([*cells, str(len(one.worse_than_trivial))])
     if BETTER_MLP in summary.versus:
         lines.append([BETTER_MLP, "", "", *_versus_cells(summary.versus[BETTER_MLP]), ""])
-    return _table(heading, lines)
+    return markdown_table(heading, lines)
 
 
 def _versus_cells(versus: Versus | None) -> list[str]:
@@ -89,9 +89,3 @@ def _in_words(results: Sequence[TableResult], summary: Summary) -> list[str]:
 
 def _names(names: Sequence[str]) -> str:
     return f"{len(names)} ({', '.join(names)})" if names else "none"
-
-
-def _table(heading: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    rows = [heading, ["---"] * len(heading), *lines]
-    escaped = [[cell.replace("|", r"\|") for cell in row] for row in rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in escaped)
