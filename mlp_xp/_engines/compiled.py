@@ -16,7 +16,7 @@ from mlp_xp._devices import MEMORY_RELEASE_HOOKS
 from mlp_xp._engines.base import EpochSettings, State
 from mlp_xp._engines.loops import choose_loops
 from mlp_xp._engines.recordable import BatchSpecs, StepSpec, array_groups, compile_step, filled, is_number
-from mlp_xp._interrupts import deferred_interrupts
+from mlp_xp._interrupts import DeferredInterrupts, deferred_interrupts
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
 from mlp_xp._parameters import all_finite, is_array, leaves
@@ -53,52 +53,24 @@ class StepBatch(NamedTuple):
     batch: Batch
 
 
-class CompiledEngine:
-    """Runs compiled steps; see `mlp_xp._engines.Engine` and `mlp_xp._compiler`."""
+class CompiledState:
+    """The state that compiled programs update in place, in the arrays of a `Memory`.
 
-    name = "compiled"
+    Attributes
+    ----------
+    structure : State
+        See `mlp_xp._engines.recordable.state_structure`.
+    memory : Memory
+    numbers : list of int or float
+        Those in the optimizer's state.
+    is_within_step : bool
+        Whether a step was left in the middle, by an error or an interrupt.
+    """
 
-    def __init__(
-        self,
-        network: Network,
-        optimizer: Optimizer,
-        samples: Samples,
-        batch_size: int,
-        state: State,
-        epochs: int = 1,
-    ) -> None:
-        self.losses: list[Array] | HostArray = []
-        n_samples = len(samples)
-        batch_size = min(batch_size, n_samples)
-        step = StepSpec.of(network, optimizer, state, _batch_specs(samples, batch_size))
-        self.structure = step.structure
-        # The longer batches first: the buffers of their program are large enough for the other one.
-        lengths = dict.fromkeys((batch_size, n_samples % batch_size or batch_size))
-        steps = {length: step._replace(batch=_batch_specs(samples, length)) for length in lengths}
-        n_steps = epochs * -(-n_samples // batch_size)
-        loops = choose_loops(steps, n_steps, _bytes_to_copy(samples))
-        ones = loops is None and _has_ones_column(samples, batch_size)
-        programs: Mapping[int, Program] = {}
-        if loops is None:
-            programs = {
-                length: compile_step(write_calls, step._replace(has_ones_column=ones))
-                for length, step in steps.items()
-            }
-        elif not loops.whole_epochs:
-            programs = loops.programs
-        key = (*programs.values(), n_samples)
-        free = _FREE_MEMORIES.pop(key, None)
-        self.memory = free or Memory(array_groups(self.structure), programs)
+    def __init__(self, structure: State, memory: Memory, state: State) -> None:
+        self.structure = structure
+        self.memory = memory
         self.state = state
-        self.epochs: EpochRunner | None = None
-        self.batches: _Batches | None = None
-        self.release: Callable[[], None] | None = None
-        if loops is not None and loops.whole_epochs:
-            self.epochs = loops.epochs(samples, batch_size, [view.reshape(-1) for view in self.memory.views])
-            return
-        self.batches = _Batches(samples, batch_size, self.memory, ones=ones)
-        if loops is None and self.memory.nbytes <= MAX_BYTES_KEPT:
-            self.release = partial(_keep, key, self.memory)
 
     @property
     def state(self) -> State:
@@ -121,6 +93,66 @@ class CompiledEngine:
         """Return a copy of the state."""
         return filled(self.structure, [view.copy() for view in self.memory.views], self.numbers)
 
+    def run_batches(
+        self, steps: Iterable[StepBatch], rate: float, interrupts: DeferredInterrupts | None = None
+    ) -> Any:
+        """Run steps; return the sum of their losses, each times its share. Ctrl-C takes effect in between."""
+        mean: Any = 0.0
+        for step, share, (X, y, sample_weight) in steps:
+            if interrupts is not None and interrupts.received:
+                interrupts.deliver()
+            self.is_within_step = True
+            loss, *self.numbers = step(X, y, sample_weight, rate, *self.numbers)
+            self.is_within_step = False
+            mean = mean + share * loss
+        return mean
+
+
+class CompiledEngine(CompiledState):
+    """Runs compiled steps; see `mlp_xp._engines.Engine` and `mlp_xp._compiler`."""
+
+    name = "compiled"
+
+    def __init__(
+        self,
+        network: Network,
+        optimizer: Optimizer,
+        samples: Samples,
+        batch_size: int,
+        state: State,
+        epochs: int = 1,
+    ) -> None:
+        self.losses: list[Array] | HostArray = []
+        n_samples = len(samples)
+        batch_size = min(batch_size, n_samples)
+        step = StepSpec.of(network, optimizer, state, _batch_specs(samples, batch_size))
+        # The longer batches first: the buffers of their program are large enough for the other one.
+        lengths = dict.fromkeys((batch_size, n_samples % batch_size or batch_size))
+        steps = {length: step._replace(batch=_batch_specs(samples, length)) for length in lengths}
+        n_steps = epochs * -(-n_samples // batch_size)
+        loops = choose_loops(steps, n_steps, _bytes_to_copy(samples))
+        ones = loops is None and _has_ones_column(samples, batch_size)
+        programs: Mapping[int, Program] = {}
+        if loops is None:
+            programs = {
+                length: compile_step(write_calls, step._replace(has_ones_column=ones))
+                for length, step in steps.items()
+            }
+        elif not loops.whole_epochs:
+            programs = loops.programs
+        key = (*programs.values(), n_samples)
+        free = _FREE_MEMORIES.pop(key, None)
+        super().__init__(step.structure, free or Memory(array_groups(step.structure), programs), state)
+        self.epochs: EpochRunner | None = None
+        self.batches: _Batches | None = None
+        self.release: Callable[[], None] | None = None
+        if loops is not None and loops.whole_epochs:
+            self.epochs = loops.epochs(samples, batch_size, [view.reshape(-1) for view in self.memory.views])
+            return
+        self.batches = _Batches(samples, batch_size, self.memory, ones=ones)
+        if loops is None and self.memory.nbytes <= MAX_BYTES_KEPT:
+            self.release = partial(_keep, key, self.memory)
+
     def run(self, epochs: Sequence[EpochSettings]) -> None:
         """Run these epochs; Ctrl-C takes effect between steps, or between calls that take little time."""
         if self.epochs is not None:
@@ -128,18 +160,9 @@ class CompiledEngine:
             return
         assert self.batches is not None
         assert isinstance(self.losses, list)
-        append = self.losses.append
         with deferred_interrupts(limit=1) as interrupts:
             for rate, order in epochs:
-                mean = 0.0
-                for step, share, (X, y, sample_weight) in self.batches.of_epoch(order):
-                    if interrupts.received:
-                        interrupts.deliver()
-                    self.is_within_step = True
-                    loss, *self.numbers = step(X, y, sample_weight, rate, *self.numbers)
-                    self.is_within_step = False
-                    mean = mean + share * loss
-                append(mean)
+                self.losses.append(self.run_batches(self.batches.of_epoch(order), rate, interrupts))
 
     def _run_whole(self, runner: EpochRunner, epochs: Sequence[EpochSettings]) -> None:
         losses, n_done = np.zeros(len(epochs)), 0
@@ -155,7 +178,23 @@ class CompiledEngine:
             self.losses = np.concatenate([self.losses, losses[:n_done]])
 
 
-class Memory:
+class Workspace:
+    """What steps on batches of a few lengths need beside the state.
+
+    Attributes
+    ----------
+    steps : mapping of int to callable
+        The step, by the length of a batch.
+    buffer : Batch or None
+        Where `_Batches` copies samples to; it allocates that.
+    """
+
+    def __init__(self, steps: Mapping[int, Any]) -> None:
+        self.steps = steps
+        self.buffer: Batch | None = None
+
+
+class Memory(Workspace):
     """The arrays that a training's steps work in, and the steps bound to them; it refers to no samples.
 
     Attributes
@@ -164,10 +203,6 @@ class Memory:
         The state, as `array_groups` groups it.
     views : list of array
         The arrays of the state.
-    steps : mapping of int to callable
-        The step, by the length of a batch.
-    buffer : Batch or None
-        Where `_Batches` copies samples to; it allocates that.
     """
 
     def __init__(self, layout: list[list[Any]], programs: Mapping[int, Program]) -> None:
@@ -175,8 +210,7 @@ class Memory:
         self.views = [view for flat, group in zip(self.groups, layout) for view in _views(flat, group)]
         self.pool: list[HostArray] = []
         self.pool_nbytes = sum(sum(program.pool_nbytes) for program in programs.values())  # some are shared
-        self.steps: Mapping[int, Any] = {length: self.bind(program) for length, program in programs.items()}
-        self.buffer: Batch | None = None
+        super().__init__({length: self.bind(program) for length, program in programs.items()})
 
     @property
     def nbytes(self) -> int:
@@ -254,10 +288,10 @@ class _Batches:
     samples each batch is copied to the same arrays, unless it can be a view.
     """
 
-    def __init__(self, samples: Samples, size: int, memory: Memory, *, ones: bool) -> None:
+    def __init__(self, samples: Samples, size: int, workspace: Workspace, *, ones: bool) -> None:
         self.samples = samples
         self.takers = [None if array is None else RowTaker(array) for array in samples.arrays]
-        self.steps = memory.steps
+        self.steps = workspace.steps
         n_samples = len(samples)
         self.slices = partial(row_slices, n_samples, size)
         self.buffer_is_in_order = False
@@ -265,14 +299,14 @@ class _Batches:
         self.shuffles_at_once = _fits_shuffle_buffer(samples)
         if self.shuffles_at_once:
             self.n_ones = int(ones)
-            self.buffer = memory.buffer = memory.buffer or self._allocate(n_samples, self.n_ones)
+            self.buffer = workspace.buffer = workspace.buffer or self._allocate(n_samples, self.n_ones)
             self.reused_batches = [
                 self._step_batch(rows, _row_views(self.buffer, rows)) for rows in self.slices()
             ]
         elif size >= n_samples:
             self.reused_batches = [self._step_batch(slice(0, n_samples), samples.whole())]
         else:
-            self.buffer = memory.buffer = memory.buffer or self._allocate(size)
+            self.buffer = workspace.buffer = workspace.buffer or self._allocate(size)
 
     def of_epoch(self, order: Rows | None) -> Iterable[StepBatch]:
         """Return the steps of an epoch that takes the samples in this order (None: as they are)."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlp_xp._arrays import Array, HostArray, is_jax, is_sparse, native_dtype, row_slices
+from mlp_xp._arrays import Array, HostArray, Namespace, Placement, is_jax, is_sparse, native_dtype, row_slices
 from mlp_xp._compiler import NotRecordableError
 from mlp_xp._engines.base import EpochSettings, State
 from mlp_xp._engines.step_halves import CompiledHalves, EagerHalves, StepHalves, Totals
@@ -20,45 +20,42 @@ from mlp_xp._processes import Processes
 from mlp_xp._samples import Batch, Rows, RowTaker, Samples, Shard
 
 
-class DataParallelEngine:
-    """Runs steps in two halves, between which the processes add up their sums; see `Engine`.
+class ShardSteps:
+    """Runs steps in two halves, between which the processes add up their sums; see `Steps`.
 
     All processes run the same steps, and stop at the same step if one of them fails or is interrupted.
     Losses, and whether the state is finite, are what process 0 says: what the training decides from these
     must not depend on how a processor rounds.
     """
 
-    release = None
-
     def __init__(
         self,
         network: Network,
         optimizer: Optimizer,
-        samples: Samples,
-        batch_size: int,
+        place: Placement,
+        xp: Namespace,
+        processes: Processes,
         state: State,
+        *,
+        is_weighted: bool = True,
     ) -> None:
-        assert samples.shard is not None
-        self.processes: Processes = samples.shard.processes
-        self.n_total = samples.n_total
-        self.make_eager_halves = partial(EagerHalves, network, optimizer, samples.place, samples.xp)
-        self.halves = self._make_halves(network, optimizer, samples, state)
-        self.batches = _ShardBatches(samples, samples.shard, batch_size, self.halves.pads)
-        self.is_weighted = samples.sample_weight is not None
-        self.losses: list[float] = []
+        self.processes = processes
+        self.make_eager_halves = partial(EagerHalves, network, optimizer, place, xp)
+        self.halves = self._make_halves(network, optimizer, place, xp, state)
+        self.is_weighted = is_weighted
         self.state_is_finite = True
         self.failure: Exception | None = None
 
     def _make_halves(
-        self, network: Network, optimizer: Optimizer, samples: Samples, state: State
+        self, network: Network, optimizer: Optimizer, place: Placement, xp: Namespace, state: State
     ) -> StepHalves:
-        if is_jax(samples.xp):
+        if is_jax(xp):
             from mlp_xp._engines.jax_halves import JaxHalves
 
-            return JaxHalves(network, optimizer, samples.place, state)
-        if samples.xp is np:  # not for sparse matrices, whose namespace is a wrapper
+            return JaxHalves(network, optimizer, place, state)
+        if xp is np:  # not for sparse matrices, whose namespace is a wrapper
             with suppress(NotRecordableError):
-                return CompiledHalves(network, optimizer, samples.place.dtype, state)
+                return CompiledHalves(network, optimizer, place.dtype, state)
         return self.make_eager_halves(state)
 
     @property
@@ -84,24 +81,38 @@ class DataParallelEngine:
         """Whether the state is finite, and not left in the middle of an update."""
         return self.state_is_finite and self.halves.is_finite()
 
-    def run(self, epochs: Sequence[EpochSettings]) -> None:
-        """Run these epochs."""
-        self.processes.exchange("the epochs of a training", len(epochs))
+    def run_steps(self, samples: Samples, batch_size: int, order: Rows | None, rate: float) -> float:
+        """Run steps on all samples of all processes, in an order; return their mean loss."""
+        assert samples.shard is not None
         with self.processes.stepping():
-            for rate, order in epochs:
-                mean = 0.0
-                for rows in self.batches.of_epoch(order):
-                    mean += self._step(rows, rate) * (rows.n_total / self.n_total)
-                self.losses.append(mean)
+            batches = ShardBatches(samples, samples.shard, batch_size, self.halves.pads)
+            mean = self.run_epoch(batches, order, rate)
+        self.raise_failure()
+        return mean
+
+    def run_epoch(self, batches: ShardBatches, order: Rows | None, rate: float) -> float:
+        """Run an epoch's steps; return their mean loss."""
+        mean = 0.0
+        for rows in batches.of_epoch(order):
+            mean += self._step(batches, rows, rate) * (rows.n_total / batches.shard.n_total)
+        return mean
+
+    def raise_failure(self) -> None:
+        """Raise the error of the last step, if there was one."""
         if self.failure is not None:
             raise self.failure
-        said = self.processes.share("the end of epochs", (self.losses, self.halves.is_finite()))
-        self.losses, self.state_is_finite = said
 
-    def _step(self, rows: _ShardRows, rate: float) -> float:
+    def agreed(self, losses: list[float]) -> list[float]:
+        """Return the losses of process 0; whether the state is finite is what it says from here on."""
+        losses, self.state_is_finite = self.processes.share(
+            "the end of epochs", (losses, self.halves.is_finite())
+        )
+        return losses
+
+    def _step(self, batches: ShardBatches, rows: _ShardRows, rate: float) -> float:
         """Run a step; return its loss."""
         try:
-            batch = None if self.failure is not None else self.batches.batch(rows)
+            batch = None if self.failure is not None else batches.batch(rows)
             if batch is None:
                 self.halves.buffer[:] = 0.0
             else:
@@ -126,6 +137,42 @@ class DataParallelEngine:
         self.halves.add_gradients(batch, scale)
 
 
+class DataParallelEngine(ShardSteps):
+    """Runs epochs on the samples of all processes; see `mlp_xp._engines.Engine`."""
+
+    release = None
+
+    def __init__(
+        self,
+        network: Network,
+        optimizer: Optimizer,
+        samples: Samples,
+        batch_size: int,
+        state: State,
+    ) -> None:
+        assert samples.shard is not None
+        super().__init__(
+            network,
+            optimizer,
+            samples.place,
+            samples.xp,
+            samples.shard.processes,
+            state,
+            is_weighted=samples.sample_weight is not None,
+        )
+        self.batches = ShardBatches(samples, samples.shard, batch_size, self.halves.pads)
+        self.losses: list[float] = []
+
+    def run(self, epochs: Sequence[EpochSettings]) -> None:
+        """Run these epochs."""
+        self.processes.exchange("the epochs of a training", len(epochs))
+        with self.processes.stepping():
+            for rate, order in epochs:
+                self.losses.append(self.run_epoch(self.batches, order, rate))
+        self.raise_failure()
+        self.losses = self.agreed(self.losses)
+
+
 class _ShardRows(NamedTuple):
     """The rows of a process in a batch.
 
@@ -141,7 +188,7 @@ class _ShardRows(NamedTuple):
     rows: Rows | None
 
 
-class _ShardBatches:
+class ShardBatches:
     """The parts of batches that a process has.
 
     They have different lengths. If `pads` is not 0, rows without weight are added, so that there are only a
