@@ -83,14 +83,15 @@ class Steps(Protocol):
 
     Attributes
     ----------
-    name : str
-        How the steps run, see `History.engine`.
     state : State
         As that of an engine.
     """
 
-    name: str
     state: State
+
+    @property
+    def name(self) -> str:
+        """How the steps run, see `History.engine`."""
 
     def copied_state(self) -> State:
         """Return the state in arrays that no later step writes in."""

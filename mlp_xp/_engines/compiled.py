@@ -29,6 +29,9 @@ MAX_BYTES_SHUFFLED_AT_ONCE = 2**20
 """Samples of up to this size are copied in their shuffled order once an epoch, larger ones batch by batch.
 Chosen so that the copy about fits a core's second-level cache."""
 
+MAX_LENGTHS_KEPT = 16
+"""For how many numbers of rows that a stream's batches have the bound programs are kept."""
+
 MAX_MEMORIES_KEPT = 8
 MAX_BYTES_KEPT = 2**20
 """How many trainings' memory, each of up to this size, is kept for later ones. To allocate and bind it takes
@@ -125,10 +128,8 @@ class CompiledEngine(CompiledState):
         self.losses: list[Array] | HostArray = []
         n_samples = len(samples)
         batch_size = min(batch_size, n_samples)
-        step = StepSpec.of(network, optimizer, state, _batch_specs(samples, batch_size))
-        # The longer batches first: the buffers of their program are large enough for the other one.
-        lengths = dict.fromkeys((batch_size, n_samples % batch_size or batch_size))
-        steps = {length: step._replace(batch=_batch_specs(samples, length)) for length in lengths}
+        step = StepSpec.of(network, optimizer, state, ())
+        steps = _steps_by_length(step, samples, batch_size)
         n_steps = epochs * -(-n_samples // batch_size)
         loops = choose_loops(steps, n_steps, _bytes_to_copy(samples))
         ones = loops is None and _has_ones_column(samples, batch_size)
@@ -176,6 +177,48 @@ class CompiledEngine(CompiledState):
                     n_done = some.stop
         finally:
             self.losses = np.concatenate([self.losses, losses[:n_done]])
+
+
+class CompiledSteps(CompiledState):
+    """Runs compiled steps on any samples; see `mlp_xp._engines.base.Steps`.
+
+    They are those that `CompiledEngine` runs on these samples, to the bit.
+    """
+
+    name = "compiled"
+
+    def __init__(self, network: Network, optimizer: Optimizer, state: State) -> None:
+        self.step = StepSpec.of(network, optimizer, state, ())
+        structure = self.step.structure
+        super().__init__(structure, Memory(array_groups(structure), {}), state)
+        self.batches: dict[tuple[int, bool], _Batches] = {}
+
+    def run_steps(self, samples: Samples, batch_size: int, order: Rows | None, rate: float) -> Any:
+        """Run steps on all samples, in an order; return their mean loss."""
+        batches = self.compile(samples, batch_size)
+        batches.set_samples(samples)
+        mean = self.run_batches(batches.of_epoch(order), rate)
+        batches.forget_samples()
+        return mean
+
+    def compile(self, samples: Samples, batch_size: int) -> _Batches:
+        """Return the batches of so many samples, with their steps, compiled unless they are known."""
+        key = len(samples), samples.sample_weight is None
+        if key not in self.batches:
+            for oldest in list(self.batches)[: 1 - MAX_LENGTHS_KEPT]:
+                del self.batches[oldest]
+            size = min(batch_size, len(samples))
+            steps = _steps_by_length(self.step, samples, size)
+            ones = _has_ones_column(samples, size)
+            workspace = Workspace(
+                {
+                    length: self.memory.bind(compile_step(write_calls, step._replace(has_ones_column=ones)))
+                    for length, step in steps.items()
+                }
+            )
+            self.batches[key] = _Batches(samples, size, workspace, ones=ones)
+            self.batches[key].forget_samples()
+        return self.batches[key]
 
 
 class Workspace:
@@ -244,6 +287,16 @@ def _keep(key: tuple[Any, ...], memory: Memory) -> None:
         _FREE_MEMORIES.pop(oldest, None)
 
 
+def _steps_by_length(step: StepSpec, samples: Samples, batch_size: int) -> dict[int, StepSpec]:
+    """Return the steps of an epoch on these samples, by the lengths of their batches.
+
+    The longer one is the first: the buffers of its program are large enough for the other one.
+    """
+    size = min(batch_size, len(samples))
+    lengths = dict.fromkeys((size, len(samples) % size or size))
+    return {length: step._replace(batch=_batch_specs(samples, length)) for length in lengths}
+
+
 def _batch_specs(samples: Samples, length: int) -> BatchSpecs:
     """Return shapes and dtypes of the arrays of a batch."""
     dtype = np.dtype(samples.place.dtype)
@@ -289,24 +342,35 @@ class _Batches:
     """
 
     def __init__(self, samples: Samples, size: int, workspace: Workspace, *, ones: bool) -> None:
-        self.samples = samples
-        self.takers = [None if array is None else RowTaker(array) for array in samples.arrays]
         self.steps = workspace.steps
         n_samples = len(samples)
         self.slices = partial(row_slices, n_samples, size)
-        self.buffer_is_in_order = False
         self.reused_batches: list[StepBatch] | None = None
         self.shuffles_at_once = _fits_shuffle_buffer(samples)
+        self.is_whole = size >= n_samples and not self.shuffles_at_once
+        self.set_samples(samples)
         if self.shuffles_at_once:
             self.n_ones = int(ones)
             self.buffer = workspace.buffer = workspace.buffer or self._allocate(n_samples, self.n_ones)
             self.reused_batches = [
                 self._step_batch(rows, _row_views(self.buffer, rows)) for rows in self.slices()
             ]
-        elif size >= n_samples:
-            self.reused_batches = [self._step_batch(slice(0, n_samples), samples.whole())]
-        else:
+        elif not self.is_whole:
             self.buffer = workspace.buffer = workspace.buffer or self._allocate(size)
+
+    def set_samples(self, samples: Samples) -> None:
+        """Take batches from these samples, as many as before."""
+        self.samples = samples
+        self.takers = [None if array is None else RowTaker(array) for array in samples.arrays]
+        self.buffer_is_in_order = False
+        if self.is_whole:
+            self.reused_batches = [self._step_batch(slice(0, len(samples)), samples.whole())]
+
+    def forget_samples(self) -> None:
+        """Refer to no samples any more."""
+        del self.samples, self.takers
+        if self.is_whole:
+            self.reused_batches = None
 
     def of_epoch(self, order: Rows | None) -> Iterable[StepBatch]:
         """Return the steps of an epoch that takes the samples in this order (None: as they are)."""

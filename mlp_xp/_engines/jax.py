@@ -119,7 +119,7 @@ class JaxSteps(JaxState):
     def __init__(self, network: Network, optimizer: Optimizer, place: Placement, state: State) -> None:
         super().__init__(place, state)
         self.settings = network, replace(optimizer, learning_rate=0.0)
-        self._last_loss: Any = None
+        self._under_way: tuple[State, Any] = self._state, None
 
     def trace(self, samples: Samples, batch_size: int) -> None:
         """Trace the function without running it; raise an error if it cannot be compiled."""
@@ -139,11 +139,14 @@ class JaxSteps(JaxState):
         arrays = jax.device_put(arrays, self.place.device)
         compiled, number = self._compiled(samples, batch_size), np.asarray(rate, self.place.dtype)
         state, loss = compiled(self._state, zero, arrays, order, number, ONE)
-        # So that no more samples are on the device than those computed with and the next. It raises an error
-        # of the call before.
-        before, self._last_loss = self._last_loss, loss
-        jax.block_until_ready(before)
-        self._state = state
+        state_before, loss_before = self._under_way
+        try:
+            # So that no more samples are on the device than those computed with and the next.
+            jax.block_until_ready(loss_before)
+        except Exception:  # of the call before, as JAX runs calls asynchronously
+            self._state = state_before
+            raise
+        self._under_way, self._state = (self._state, loss), state
         return loss
 
     def _compiled(self, samples: Samples, batch_size: int) -> Any:
