@@ -275,7 +275,12 @@ class Network:
 
     def _check(self, params: Parameters, X: Array, y: Array, sample_weight: Array | None) -> Samples:
         """Check shapes and places; return the samples, whose batches have the parameters' dtype."""
-        place = self._check_params(params)
+        return self._check_samples(self._check_params(params), params, X, y, sample_weight)
+
+    def _check_samples(
+        self, place: Placement, params: Parameters, X: Array, y: Array, sample_weight: Array | None
+    ) -> Samples:
+        """Do what `_check` does, for parameters that are checked and are at this place."""
         weights = {} if sample_weight is None else {"sample_weight": sample_weight}
         self._check_rows(params, X, y=y, **weights)
         n_samples, n_outputs = X.shape[0], self.layer_sizes[-1]

@@ -462,6 +462,16 @@ def current_processes() -> Processes | None:
 
 
 @contextmanager
+def alone() -> Iterator[None]:
+    """Context for what this process does by itself, inside `data_parallel` too."""
+    token = _CURRENT.set(None)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
+@contextmanager
 def together(point: str) -> Iterator[Processes | None]:
     """`Processes.together` inside `data_parallel`; a context without effect outside."""
     processes = current_processes()

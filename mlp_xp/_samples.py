@@ -184,12 +184,22 @@ class Samples:
         numbers = sum(math.prod(array.shape[1:]) for array in self.arrays if array is not None)
         return int(numbers * self.place.xp.finfo(self.place.dtype).bits // 8)
 
+    @property
+    def processes(self) -> Processes | None:
+        """The processes that have the other rows."""
+        return None if self.shard is None else self.shard.processes
+
+    def arranged(self, batch_size: int) -> Samples:
+        """Return the samples with arrays copied as far as that makes batches of this size faster to take."""
+        samples = self.with_contiguous_rows() if batch_size < self.n_total else self
+        return samples.with_small_arrays_cast()
+
     def with_small_arrays_cast(self) -> Samples:
         """Return the samples with arrays of up to a block's size cast once, so that batches need no cast.
 
         NumPy arrays of that size are made contiguous too. Arrays that are streamed stay as they are.
         """
-        if self.is_on_host:
+        if self.is_on_host or all(map(self._is_as_batches_are, self.arrays)):
             return self
         X, y, sample_weight = (
             array
@@ -198,6 +208,12 @@ class Samples:
             for array in self.arrays
         )
         return replace(self, X=X, y=y, sample_weight=sample_weight)
+
+    def _is_as_batches_are(self, array: Array | None) -> bool:
+        """Whether an array is None, or needs no cast and is contiguous, as far as that matters."""
+        if isinstance(array, np.ndarray):
+            return array.dtype == self.place.dtype and array.flags.c_contiguous
+        return array is None or (self.xp is not np and array.dtype == self.place.dtype)
 
     def with_contiguous_rows(self) -> Samples:
         """Return the samples with an X that is stored by columns, as tables are, copied to C order.

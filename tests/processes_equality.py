@@ -377,6 +377,55 @@ def check_continued_fits() -> None:
         assert_same_estimator(found, expected, run.__name__)
 
 
+STREAM_LENGTHS = {1: [5], 2: [5, 3], 3: [2, 5, 4], 4: [3, 1, 5, 4]}
+"""How many batches the stream of each process has: that of some ends before that of others."""
+
+
+def check_streams() -> None:
+    lengths = STREAM_LENGTHS[COMM.Get_size()]
+    n_each = len(lengths)
+    chosen = [
+        [np.arange(N)[7 * number + 3 * rank :][: 3 + rank + number % 2] for rank in range(n_each)]
+        for number in range(max(lengths))
+    ]
+
+    def rounds(rank: int | None) -> Any:
+        """Return the rows of one process's batches, or those of all that come at a time."""
+        if rank is not None:
+            return [rows[rank] for rows in chosen[: lengths[rank]]]
+        each = enumerate(chosen)
+        return [np.concatenate([rows[k] for k in range(n_each) if i < lengths[k]]) for i, rows in each]
+
+    def compared(run: Any) -> tuple[Any, Any]:
+        expected = run(rounds(None), slice(0, N))
+        with data_parallel(COMM) as processes:
+            return expected, run(rounds(processes.rank), own_rows(processes))
+
+    for batch_size, weighted in ((None, True), (5, False)):
+
+        def run(batches: Any, validated: slice) -> Any:
+            arrays = (X, Y, WEIGHTS + 0.1)[: 3 if weighted else 2]  # noqa: B023
+            return train(
+                *(NETWORK, NETWORK.init(0, like=X)),
+                [tuple(array[rows] for array in arrays) for rows in batches],
+                optimizer=adam(0.05),
+                epochs=3,
+                batch_size=batch_size,  # noqa: B023
+                seed=1,
+                validation_data=(X[validated], Y[validated]),
+            )
+
+        expected, found = compared(run)
+        assert_same_training(found, expected, ("stream", batch_size, weighted))
+
+    def fit(batches: Any, _: slice) -> Any:
+        model = MLPClassifier((4,), random_state=0, max_iter=2, batch_size=9)
+        return model.fit([(X[rows], LABELS[rows]) for rows in batches], classes=np.unique(LABELS))
+
+    expected, found = compared(fit)
+    assert_same_estimator(found, expected, "a stream")
+
+
 def main(names: list[str]) -> None:
     warnings.simplefilter("error")
     warnings.simplefilter("ignore", ConvergenceWarning)

@@ -60,6 +60,14 @@ def callback(history: Any, params: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
+def stream(own_X: Any, own_y: Any) -> Any:
+    """Yield batches; one process fails before its third."""
+    for start in range(0, len(own_X), 8):
+        if IS_BAD and start == 16:
+            raise OSError("from a stream")
+        yield own_X[start : start + 8], own_y[start : start + 8]
+
+
 def run(rows: slice) -> None:
     own_X, own_y, epochs = X[rows], Y[rows], 50
     if IS_BAD and FAULT == "absent":
@@ -96,6 +104,8 @@ def run(rows: slice) -> None:
     optimizer = adam(0.01)
     if FAULT == "update":
         optimizer = Optimizer(lambda xp, params: {"t": 0}, update, 0.01)
+    if FAULT == "stream":
+        train(network, params, stream(own_X, own_y), optimizer=optimizer, epochs=1)
     needs_callback = FAULT in ("slow", "terminated", "callback", "killed", "interrupted")
     _, history = train(
         *(network, params, own_X, own_y),

@@ -20,7 +20,7 @@ from benchmarks.processes.projection import (
 )
 from benchmarks.workers import WorkerError
 from mlp_xp._arrays import placement
-from mlp_xp._engines.data_parallel import _ShardBatches
+from mlp_xp._engines.data_parallel import ShardBatches
 from mlp_xp._engines.step_halves import CompiledHalves
 from mlp_xp._samples import Samples, Shard
 
@@ -95,7 +95,7 @@ def test_one_process_has_neither_messages_nor_padding():
 def test_padding_is_the_engines(n, k):
     X = np.zeros((10 * n // k, 1))
     shard = Shard(None, 10 * n)
-    batches = _ShardBatches(Samples(placement(X=X), X), shard, n, CompiledHalves.pads)
+    batches = ShardBatches(Samples(placement(X=X), X), shard, n, CompiledHalves.pads)
     assert length_multiple(n, k) == batches.multiple
 
 

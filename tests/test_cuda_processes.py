@@ -523,8 +523,8 @@ def test_pytorchs_halves_are_those_of_numpy(weighted, optimizer, way, monkeypatc
     with torch_stand_in.installed() as cuda:
         graphs = import_module("mlp_xp._engines.torch_graphs")
 
-        def library(samples):
-            return graphs.TorchGraphs(samples.place, samples.xp)
+        def library(place, xp):
+            return graphs.TorchGraphs(place, xp)
 
         monkeypatch.setattr("mlp_xp._engines.cuda_graph.graph_library", library)
         monkeypatch.setattr(graphs, "allocate_by_torch", lambda n_bytes: np.empty(n_bytes, np.uint8))
@@ -603,9 +603,9 @@ def test_mpi_adds_up_one_process(gpu):
 
 def one_process(gpu):
     buffer = gpu.array(np.append(np.arange(1000.0), [0.0, 0.0]), "float32")
-    return import_module("mlp_xp._engines.cuda_graph").graph_library(
-        Samples(placement(X=buffer), buffer)
-    ), buffer
+    samples = Samples(placement(X=buffer), buffer)
+    library = import_module("mlp_xp._engines.cuda_graph").graph_library(samples.place, samples.xp)
+    return library, buffer
 
 
 PROGRAM = """

@@ -33,6 +33,11 @@ def test_estimators_learn_from_several_processes_as_from_one(n_processes):
     assert_equal(n_processes, "estimators", "continued_fits")
 
 
+@pytest.mark.parametrize("n_processes", [2, 3])
+def test_streams_of_several_processes_are_one(n_processes):
+    assert_equal(n_processes, "streams")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("n_processes", [1, 4])
 def test_any_number_of_processes_trains_as_one(n_processes):
@@ -67,6 +72,7 @@ def tracebacks(done):
             "`epochs` must be the same in all processes, got 3 in process 1 and 50 in process 0\n",
             marks=pytest.mark.slow,
         ),
+        ("stream", "OSError: from a stream\n"),
         pytest.param("batch", "RuntimeError: from a step\n", marks=pytest.mark.slow),
         pytest.param("update", "RuntimeError: from an update\n", marks=pytest.mark.slow),
         pytest.param(
@@ -104,7 +110,7 @@ def test_an_error_of_one_process_ends_all_with_one_message(fault, message):
     )
     # All raise where they are, and know why; what was trained is theirs.
     assert done.said.count("process 1 of 3") + done.said.count("the same in all processes") >= 2, done.said
-    if fault in ("callback", "batch", "update"):
+    if fault in ("callback", "stream", "batch", "update"):
         assert len(set(re.findall(r"history of (\d+)", done.said))) == 1, done.said
 
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from mlp_xp._engines.data_parallel import DataParallelEngine, _ShardBatches
+from mlp_xp._engines.data_parallel import DataParallelEngine, ShardBatches
 from mlp_xp._engines.step_halves import CompiledHalves
 from mlp_xp._processes import Processes
 from mlp_xp._training import loop
@@ -75,8 +75,8 @@ def timed_parts() -> Iterator[Parts]:
 
     replaced: list[tuple[Any, str, Any]] = [
         (loop, "_orders", parts.timed_iterator("order", loop._orders)),
-        (_ShardBatches, "_divided", parts.timed_iterator("division", _ShardBatches._divided)),
-        (_ShardBatches, "batch", parts.timed("rows", _ShardBatches.batch)),
+        (ShardBatches, "_divided", parts.timed_iterator("division", ShardBatches._divided)),
+        (ShardBatches, "batch", parts.timed("rows", ShardBatches.batch)),
         (CompiledHalves, "add_gradients", parts.timed("gradients", CompiledHalves.add_gradients)),
         (CompiledHalves, "update", parts.timed("update", CompiledHalves.update)),
         (Processes, "add_up", meet_and_add_up),

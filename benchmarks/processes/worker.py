@@ -22,7 +22,7 @@ from benchmarks.timing import interleave
 from benchmarks.workloads import Workload, make_data, make_start
 from mlp_xp import data_parallel
 from mlp_xp._arrays import placement
-from mlp_xp._engines.data_parallel import _ShardBatches
+from mlp_xp._engines.data_parallel import ShardBatches
 from mlp_xp._engines.step_halves import CompiledHalves
 from mlp_xp._processes import _CURRENT, Processes
 from mlp_xp._samples import Samples, Shard
@@ -104,7 +104,7 @@ class Worker:
         X = np.broadcast_to(np.float32(0.0), (n_rows // N_SHARDS_OF_ORDER, 1))
         with _by_itself() as processes:
             shard = Shard(processes, n_rows)
-            batches = _ShardBatches(Samples(placement(X=X), X), shard, 1000, CompiledHalves.pads)
+            batches = ShardBatches(Samples(placement(X=X), X), shard, 1000, CompiledHalves.pads)
         random, order = np.random.RandomState(0), np.arange(n_rows, dtype=np.int32)
 
         def draw_and_divide() -> None:

@@ -8,6 +8,7 @@
 - CuPy, and PyTorch on CUDA: ``cuda_graph``, many steps in one replay of a captured CUDA graph; steps of fused
   kernels (`fused_steps`), which `mlp_xp._compiler` generates
 - all others, and what these engines cannot run: ``eager``, a Python loop of steps, call by call
+- batches of a stream: the steps of these engines, one after the other (`streamed`)
 - where several processes train together: steps in two halves (`data_parallel`), of any library, on CUDA two
   captured graphs (`graph_halves`), and between them a sum over the processes (`reductions`)
 
@@ -35,6 +36,7 @@ from mlp_xp._engines.base import EagerFallbackWarning, Engine, EpochSettings, St
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
 from mlp_xp._samples import Samples
+from mlp_xp._streams import Stream
 
 __all__ = ["EagerFallbackWarning", "Engine", "EpochSettings", "State", "Step", "make_engine", "make_step"]
 
@@ -42,7 +44,7 @@ __all__ = ["EagerFallbackWarning", "Engine", "EpochSettings", "State", "Step", "
 def make_engine(
     network: Network,
     optimizer: Optimizer,
-    samples: Samples,
+    samples: Samples | Stream,
     batch_size: int,
     state: State,
     epochs: int = sys.maxsize,
@@ -50,17 +52,18 @@ def make_engine(
 ) -> Engine:
     """Make the engine for the samples' namespace and device: this function decides which engine runs.
 
-    Samples of one of several processes get the engine of steps in two halves. Others get, as NumPy arrays,
-    the compiled engine, as JAX arrays the XLA engine, as CuPy arrays and PyTorch tensors on CUDA the engine
-    of CUDA graphs. Where that engine cannot run the training, and in all other namespaces, the
-    eager engine runs it. The module's docstring tells why. Further functions decide on that fallback:
-    `make_jax_engine`, `make_cuda_engine` and, during the training, `CudaGraphEngine._fall_back`.
+    A stream of batches gets an engine of its own. Samples of one of several processes get the engine of steps
+    in two halves. Others get, as NumPy arrays, the compiled engine, as JAX arrays the XLA engine, as CuPy
+    arrays and PyTorch tensors on CUDA the engine of CUDA graphs. Where that engine cannot run the training,
+    and in all other namespaces, the eager engine runs it. The module's docstring tells why. Further functions
+    decide on that fallback: `make_jax_engine`, `make_cuda_engine` and, during the training,
+    `CudaGraphEngine._fall_back`.
 
     Parameters
     ----------
     network : Network
     optimizer : Optimizer
-    samples : Samples
+    samples : Samples or Stream
         The engine never writes in their arrays.
     batch_size : int
     state : State
@@ -78,6 +81,10 @@ def make_engine(
     """
     from mlp_xp._engines.eager import EagerEngine
 
+    if isinstance(samples, Stream):
+        from mlp_xp._engines.streamed import StreamEngine
+
+        return StreamEngine(network, optimizer, samples, batch_size, state)
     if samples.shard is not None:
         from mlp_xp._engines.data_parallel import DataParallelEngine
 

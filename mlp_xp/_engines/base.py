@@ -9,7 +9,7 @@ from mlp_xp._arrays import Array, Namespace
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer, OptimizerState
 from mlp_xp._parameters import Parameters
-from mlp_xp._samples import Rows
+from mlp_xp._samples import Rows, Samples
 
 State: TypeAlias = "tuple[Parameters, OptimizerState]"
 """Parameters and optimizer state: what a step updates."""
@@ -75,6 +75,34 @@ class Engine(Protocol):
         """Gives the engine's memory, its state too, to a later engine; None if there is nothing to give.
 
         It is called last, and only when a training has ended as planned.
+        """
+
+
+class Steps(Protocol):
+    """Interface of what runs steps on any samples: it owns the state that they update.
+
+    Attributes
+    ----------
+    state : State
+        As that of an engine.
+    """
+
+    state: State
+
+    @property
+    def name(self) -> str:
+        """How the steps run, see `History.engine`."""
+
+    def copied_state(self) -> State:
+        """Return the state in arrays that no later step writes in."""
+
+    def is_finite(self) -> bool:
+        """Whether the state is finite, and not left by an error in the middle of a step's update."""
+
+    def run_steps(self, samples: Samples, batch_size: int, order: Rows | None, rate: float) -> Any:
+        """Run a step on each so many samples, in an order; return their mean loss.
+
+        It is a number, or an array of shape () on the device.
         """
 
 

@@ -16,7 +16,7 @@ from mlp_xp._devices import MEMORY_RELEASE_HOOKS
 from mlp_xp._engines.base import EpochSettings, State
 from mlp_xp._engines.loops import choose_loops
 from mlp_xp._engines.recordable import BatchSpecs, StepSpec, array_groups, compile_step, filled, is_number
-from mlp_xp._interrupts import deferred_interrupts
+from mlp_xp._interrupts import DeferredInterrupts, deferred_interrupts
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
 from mlp_xp._parameters import all_finite, is_array, leaves
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 MAX_BYTES_SHUFFLED_AT_ONCE = 2**20
 """Samples of up to this size are copied in their shuffled order once an epoch, larger ones batch by batch.
 Chosen so that the copy about fits a core's second-level cache."""
+
+MAX_LENGTHS_KEPT = 16
+"""For how many numbers of rows that a stream's batches have the bound programs are kept."""
 
 MAX_MEMORIES_KEPT = 8
 MAX_BYTES_KEPT = 2**20
@@ -53,52 +56,24 @@ class StepBatch(NamedTuple):
     batch: Batch
 
 
-class CompiledEngine:
-    """Runs compiled steps; see `mlp_xp._engines.Engine` and `mlp_xp._compiler`."""
+class CompiledState:
+    """The state that compiled programs update in place, in the arrays of a `Memory`.
 
-    name = "compiled"
+    Attributes
+    ----------
+    structure : State
+        See `mlp_xp._engines.recordable.state_structure`.
+    memory : Memory
+    numbers : list of int or float
+        Those in the optimizer's state.
+    is_within_step : bool
+        Whether a step was left in the middle, by an error or an interrupt.
+    """
 
-    def __init__(
-        self,
-        network: Network,
-        optimizer: Optimizer,
-        samples: Samples,
-        batch_size: int,
-        state: State,
-        epochs: int = 1,
-    ) -> None:
-        self.losses: list[Array] | HostArray = []
-        n_samples = len(samples)
-        batch_size = min(batch_size, n_samples)
-        step = StepSpec.of(network, optimizer, state, _batch_specs(samples, batch_size))
-        self.structure = step.structure
-        # The longer batches first: the buffers of their program are large enough for the other one.
-        lengths = dict.fromkeys((batch_size, n_samples % batch_size or batch_size))
-        steps = {length: step._replace(batch=_batch_specs(samples, length)) for length in lengths}
-        n_steps = epochs * -(-n_samples // batch_size)
-        loops = choose_loops(steps, n_steps, _bytes_to_copy(samples))
-        ones = loops is None and _has_ones_column(samples, batch_size)
-        programs: Mapping[int, Program] = {}
-        if loops is None:
-            programs = {
-                length: compile_step(write_calls, step._replace(has_ones_column=ones))
-                for length, step in steps.items()
-            }
-        elif not loops.whole_epochs:
-            programs = loops.programs
-        key = (*programs.values(), n_samples)
-        free = _FREE_MEMORIES.pop(key, None)
-        self.memory = free or Memory(array_groups(self.structure), programs)
+    def __init__(self, structure: State, memory: Memory, state: State) -> None:
+        self.structure = structure
+        self.memory = memory
         self.state = state
-        self.epochs: EpochRunner | None = None
-        self.batches: _Batches | None = None
-        self.release: Callable[[], None] | None = None
-        if loops is not None and loops.whole_epochs:
-            self.epochs = loops.epochs(samples, batch_size, [view.reshape(-1) for view in self.memory.views])
-            return
-        self.batches = _Batches(samples, batch_size, self.memory, ones=ones)
-        if loops is None and self.memory.nbytes <= MAX_BYTES_KEPT:
-            self.release = partial(_keep, key, self.memory)
 
     @property
     def state(self) -> State:
@@ -121,6 +96,64 @@ class CompiledEngine:
         """Return a copy of the state."""
         return filled(self.structure, [view.copy() for view in self.memory.views], self.numbers)
 
+    def run_batches(
+        self, steps: Iterable[StepBatch], rate: float, interrupts: DeferredInterrupts | None = None
+    ) -> Any:
+        """Run steps; return the sum of their losses, each times its share. Ctrl-C takes effect in between."""
+        mean: Any = 0.0
+        for step, share, (X, y, sample_weight) in steps:
+            if interrupts is not None and interrupts.received:
+                interrupts.deliver()
+            self.is_within_step = True
+            loss, *self.numbers = step(X, y, sample_weight, rate, *self.numbers)
+            self.is_within_step = False
+            mean = mean + share * loss
+        return mean
+
+
+class CompiledEngine(CompiledState):
+    """Runs compiled steps; see `mlp_xp._engines.Engine` and `mlp_xp._compiler`."""
+
+    name = "compiled"
+
+    def __init__(
+        self,
+        network: Network,
+        optimizer: Optimizer,
+        samples: Samples,
+        batch_size: int,
+        state: State,
+        epochs: int = 1,
+    ) -> None:
+        self.losses: list[Array] | HostArray = []
+        n_samples = len(samples)
+        batch_size = min(batch_size, n_samples)
+        step = StepSpec.of(network, optimizer, state, ())
+        steps = _steps_by_length(step, samples, batch_size)
+        n_steps = epochs * -(-n_samples // batch_size)
+        loops = choose_loops(steps, n_steps, _bytes_to_copy(samples))
+        ones = loops is None and _has_ones_column(samples, batch_size)
+        programs: Mapping[int, Program] = {}
+        if loops is None:
+            programs = {
+                length: compile_step(write_calls, step._replace(has_ones_column=ones))
+                for length, step in steps.items()
+            }
+        elif not loops.whole_epochs:
+            programs = loops.programs
+        key = (*programs.values(), n_samples)
+        free = _FREE_MEMORIES.pop(key, None)
+        super().__init__(step.structure, free or Memory(array_groups(step.structure), programs), state)
+        self.epochs: EpochRunner | None = None
+        self.batches: _Batches | None = None
+        self.release: Callable[[], None] | None = None
+        if loops is not None and loops.whole_epochs:
+            self.epochs = loops.epochs(samples, batch_size, [view.reshape(-1) for view in self.memory.views])
+            return
+        self.batches = _Batches(samples, batch_size, self.memory, ones=ones)
+        if loops is None and self.memory.nbytes <= MAX_BYTES_KEPT:
+            self.release = partial(_keep, key, self.memory)
+
     def run(self, epochs: Sequence[EpochSettings]) -> None:
         """Run these epochs; Ctrl-C takes effect between steps, or between calls that take little time."""
         if self.epochs is not None:
@@ -128,18 +161,9 @@ class CompiledEngine:
             return
         assert self.batches is not None
         assert isinstance(self.losses, list)
-        append = self.losses.append
         with deferred_interrupts(limit=1) as interrupts:
             for rate, order in epochs:
-                mean = 0.0
-                for step, share, (X, y, sample_weight) in self.batches.of_epoch(order):
-                    if interrupts.received:
-                        interrupts.deliver()
-                    self.is_within_step = True
-                    loss, *self.numbers = step(X, y, sample_weight, rate, *self.numbers)
-                    self.is_within_step = False
-                    mean = mean + share * loss
-                append(mean)
+                self.losses.append(self.run_batches(self.batches.of_epoch(order), rate, interrupts))
 
     def _run_whole(self, runner: EpochRunner, epochs: Sequence[EpochSettings]) -> None:
         losses, n_done = np.zeros(len(epochs)), 0
@@ -155,7 +179,65 @@ class CompiledEngine:
             self.losses = np.concatenate([self.losses, losses[:n_done]])
 
 
-class Memory:
+class CompiledSteps(CompiledState):
+    """Runs compiled steps on any samples; see `mlp_xp._engines.base.Steps`.
+
+    They are those that `CompiledEngine` runs on these samples, to the bit.
+    """
+
+    name = "compiled"
+
+    def __init__(self, network: Network, optimizer: Optimizer, state: State) -> None:
+        self.step = StepSpec.of(network, optimizer, state, ())
+        structure = self.step.structure
+        super().__init__(structure, Memory(array_groups(structure), {}), state)
+        self.batches: dict[tuple[int, bool], _Batches] = {}
+
+    def run_steps(self, samples: Samples, batch_size: int, order: Rows | None, rate: float) -> Any:
+        """Run steps on all samples, in an order; return their mean loss."""
+        batches = self.compile(samples, batch_size)
+        batches.set_samples(samples)
+        mean = self.run_batches(batches.of_epoch(order), rate)
+        batches.forget_samples()
+        return mean
+
+    def compile(self, samples: Samples, batch_size: int) -> _Batches:
+        """Return the batches of so many samples, with their steps, compiled unless they are known."""
+        key = len(samples), samples.sample_weight is None
+        if key not in self.batches:
+            for oldest in list(self.batches)[: 1 - MAX_LENGTHS_KEPT]:
+                del self.batches[oldest]
+            size = min(batch_size, len(samples))
+            steps = _steps_by_length(self.step, samples, size)
+            ones = _has_ones_column(samples, size)
+            workspace = Workspace(
+                {
+                    length: self.memory.bind(compile_step(write_calls, step._replace(has_ones_column=ones)))
+                    for length, step in steps.items()
+                }
+            )
+            self.batches[key] = _Batches(samples, size, workspace, ones=ones)
+            self.batches[key].forget_samples()
+        return self.batches[key]
+
+
+class Workspace:
+    """What steps on batches of a few lengths need beside the state.
+
+    Attributes
+    ----------
+    steps : mapping of int to callable
+        The step, by the length of a batch.
+    buffer : Batch or None
+        Where `_Batches` copies samples to; it allocates that.
+    """
+
+    def __init__(self, steps: Mapping[int, Any]) -> None:
+        self.steps = steps
+        self.buffer: Batch | None = None
+
+
+class Memory(Workspace):
     """The arrays that a training's steps work in, and the steps bound to them; it refers to no samples.
 
     Attributes
@@ -164,10 +246,6 @@ class Memory:
         The state, as `array_groups` groups it.
     views : list of array
         The arrays of the state.
-    steps : mapping of int to callable
-        The step, by the length of a batch.
-    buffer : Batch or None
-        Where `_Batches` copies samples to; it allocates that.
     """
 
     def __init__(self, layout: list[list[Any]], programs: Mapping[int, Program]) -> None:
@@ -175,8 +253,7 @@ class Memory:
         self.views = [view for flat, group in zip(self.groups, layout) for view in _views(flat, group)]
         self.pool: list[HostArray] = []
         self.pool_nbytes = sum(sum(program.pool_nbytes) for program in programs.values())  # some are shared
-        self.steps: Mapping[int, Any] = {length: self.bind(program) for length, program in programs.items()}
-        self.buffer: Batch | None = None
+        super().__init__({length: self.bind(program) for length, program in programs.items()})
 
     @property
     def nbytes(self) -> int:
@@ -208,6 +285,16 @@ def _keep(key: tuple[Any, ...], memory: Memory) -> None:
     _FREE_MEMORIES[key] = memory
     for oldest in list(_FREE_MEMORIES)[:-MAX_MEMORIES_KEPT]:
         _FREE_MEMORIES.pop(oldest, None)
+
+
+def _steps_by_length(step: StepSpec, samples: Samples, batch_size: int) -> dict[int, StepSpec]:
+    """Return the steps of an epoch on these samples, by the lengths of their batches.
+
+    The longer one is the first: the buffers of its program are large enough for the other one.
+    """
+    size = min(batch_size, len(samples))
+    lengths = dict.fromkeys((size, len(samples) % size or size))
+    return {length: step._replace(batch=_batch_specs(samples, length)) for length in lengths}
 
 
 def _batch_specs(samples: Samples, length: int) -> BatchSpecs:
@@ -254,25 +341,36 @@ class _Batches:
     samples each batch is copied to the same arrays, unless it can be a view.
     """
 
-    def __init__(self, samples: Samples, size: int, memory: Memory, *, ones: bool) -> None:
-        self.samples = samples
-        self.takers = [None if array is None else RowTaker(array) for array in samples.arrays]
-        self.steps = memory.steps
+    def __init__(self, samples: Samples, size: int, workspace: Workspace, *, ones: bool) -> None:
+        self.steps = workspace.steps
         n_samples = len(samples)
         self.slices = partial(row_slices, n_samples, size)
-        self.buffer_is_in_order = False
         self.reused_batches: list[StepBatch] | None = None
         self.shuffles_at_once = _fits_shuffle_buffer(samples)
+        self.is_whole = size >= n_samples and not self.shuffles_at_once
+        self.set_samples(samples)
         if self.shuffles_at_once:
             self.n_ones = int(ones)
-            self.buffer = memory.buffer = memory.buffer or self._allocate(n_samples, self.n_ones)
+            self.buffer = workspace.buffer = workspace.buffer or self._allocate(n_samples, self.n_ones)
             self.reused_batches = [
                 self._step_batch(rows, _row_views(self.buffer, rows)) for rows in self.slices()
             ]
-        elif size >= n_samples:
-            self.reused_batches = [self._step_batch(slice(0, n_samples), samples.whole())]
-        else:
-            self.buffer = memory.buffer = memory.buffer or self._allocate(size)
+        elif not self.is_whole:
+            self.buffer = workspace.buffer = workspace.buffer or self._allocate(size)
+
+    def set_samples(self, samples: Samples) -> None:
+        """Take batches from these samples, as many as before."""
+        self.samples = samples
+        self.takers = [None if array is None else RowTaker(array) for array in samples.arrays]
+        self.buffer_is_in_order = False
+        if self.is_whole:
+            self.reused_batches = [self._step_batch(slice(0, len(samples)), samples.whole())]
+
+    def forget_samples(self) -> None:
+        """Refer to no samples any more."""
+        del self.samples, self.takers
+        if self.is_whole:
+            self.reused_batches = None
 
     def of_epoch(self, order: Rows | None) -> Iterable[StepBatch]:
         """Return the steps of an epoch that takes the samples in this order (None: as they are)."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from mlp_xp._arrays import Array, is_cupy, row_slices
+from mlp_xp._arrays import Array, Namespace, Placement, is_cupy, row_slices
 from mlp_xp._devices import free_bytes
 from mlp_xp._engines.base import EagerFallbackWarning, Engine, EpochSettings, State
 from mlp_xp._engines.capture import GraphLibrary, exclusive_capture
@@ -72,22 +72,22 @@ def make_cuda_engine(
     if epochs * math.ceil(len(samples) / batch_size) <= MIN_REPLAYS:
         return EagerEngine(*settings)  # before the libraries for captures are imported
     try:
-        library = graph_library(samples)
+        library = graph_library(samples.place, samples.xp)
     except ImportError as error:
         warn_of_fallback(f"{error}")
         return EagerEngine(*settings)
     return CudaGraphEngine(library, *settings, epochs, max_sample_bytes)
 
 
-def graph_library(samples: Samples) -> GraphLibrary:
-    """Return what captures graphs of the samples' library; it is imported here."""
-    if is_cupy(samples.place.xp):
+def graph_library(place: Placement, xp: Namespace) -> GraphLibrary:
+    """Return what captures graphs of a placement's library; it is imported here."""
+    if is_cupy(place.xp):
         from mlp_xp._engines.cupy_graphs import CupyGraphs
 
-        return CupyGraphs.of_this_thread(samples.place.device)
+        return CupyGraphs.of_this_thread(place.device)
     from mlp_xp._engines.torch_graphs import TorchGraphs
 
-    return TorchGraphs(samples.place, samples.xp)
+    return TorchGraphs(place, xp)
 
 
 def warn_of_fallback(why: str) -> None:

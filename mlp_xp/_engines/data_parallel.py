@@ -10,9 +10,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlp_xp._arrays import Array, HostArray, is_jax, is_on_cuda, is_sparse, native_dtype, row_slices
+from mlp_xp._arrays import (
+    Array,
+    HostArray,
+    Namespace,
+    Placement,
+    is_jax,
+    is_on_cuda,
+    is_sparse,
+    native_dtype,
+    row_slices,
+)
 from mlp_xp._compiler import NotRecordableError
 from mlp_xp._engines.base import EpochSettings, State
+from mlp_xp._engines.graph_inputs import GraphInputs
 from mlp_xp._engines.reductions import make_reduction
 from mlp_xp._engines.step_halves import CompiledHalves, EagerHalves, StepHalves, Totals
 from mlp_xp._network import Network
@@ -21,56 +32,54 @@ from mlp_xp._processes import Processes
 from mlp_xp._samples import Batch, Rows, RowTaker, Samples, Shard
 
 
-class DataParallelEngine:
-    """Runs steps in two halves, between which the processes add up their sums; see `Engine`.
+class ShardSteps:
+    """Runs steps in two halves, between which the processes add up their sums; see `Steps`.
 
     All processes run the same steps, and stop at the same step if one of them fails or is interrupted.
     Losses, and whether the state is finite, are what process 0 says: what the training decides from these
     must not depend on how a processor rounds.
     """
 
-    release = None
-
     def __init__(
         self,
         network: Network,
         optimizer: Optimizer,
-        samples: Samples,
-        batch_size: int,
+        place: Placement,
+        xp: Namespace,
+        processes: Processes,
         state: State,
+        *,
+        is_weighted: bool = True,
     ) -> None:
-        assert samples.shard is not None
-        self.processes: Processes = samples.shard.processes
-        self.n_total = samples.n_total
-        self.make_eager_halves = partial(EagerHalves, network, optimizer, samples.place, samples.xp)
-        self.halves: StepHalves = self._make_halves(network, optimizer, samples, state)
-        self.reduction = make_reduction(self.processes, self.halves.library)
-        self.batches = _ShardBatches(samples, samples.shard, batch_size, self.halves)
+        self.processes = processes
+        self.is_weighted = is_weighted
+        self.make_eager_halves = partial(EagerHalves, network, optimizer, place, xp)
+        self.halves: StepHalves = self._make_halves(network, optimizer, place, xp, state)
+        self.reduction = make_reduction(processes, self.halves.library)
         # The same in all steps, so that captured graphs need no number that changes.
-        self.unit = 1.0 / self.batches.batch_size
-        self.is_weighted = samples.sample_weight is not None
-        self.losses: list[float] = []
+        self.unit = 1.0
         self.state_is_finite = True
         self.failure: Exception | None = None
 
     def _make_halves(
-        self, network: Network, optimizer: Optimizer, samples: Samples, state: State
+        self, network: Network, optimizer: Optimizer, place: Placement, xp: Namespace, state: State
     ) -> StepHalves:
-        if is_jax(samples.xp):
+        if is_jax(xp):
             from mlp_xp._engines.jax_halves import JaxHalves
 
-            return JaxHalves(network, optimizer, samples.place, state)
-        if is_on_cuda(samples.place):
+            return JaxHalves(network, optimizer, place, state)
+        if is_on_cuda(place):
             from mlp_xp._engines.cuda_graph import graph_library, warn_of_fallback
             from mlp_xp._engines.graph_halves import GraphHalves
 
             try:
-                return GraphHalves(graph_library(samples), network, optimizer, samples, state)
+                library = graph_library(place, xp)
+                return GraphHalves(library, network, optimizer, place, state, is_weighted=self.is_weighted)
             except ImportError as error:
                 warn_of_fallback(f"{error}")
-        if samples.xp is np:  # not for sparse matrices, whose namespace is a wrapper
+        if xp is np:  # not for sparse matrices, whose namespace is a wrapper
             with suppress(NotRecordableError):
-                return CompiledHalves(network, optimizer, samples.place.dtype, state)
+                return CompiledHalves(network, optimizer, place.dtype, state)
         return self.make_eager_halves(state)
 
     @property
@@ -96,36 +105,46 @@ class DataParallelEngine:
         """Whether the state is finite, and not left in the middle of an update."""
         return self.state_is_finite and self.halves.is_finite()
 
-    def run(self, epochs: Sequence[EpochSettings]) -> None:
-        """Run these epochs."""
-        self.processes.exchange("the epochs of a training", len(epochs))
+    def run_steps(self, samples: Samples, batch_size: int, order: Rows | None, rate: float) -> float:
+        """Run steps on all samples of all processes, in an order; return their mean loss."""
+        assert samples.shard is not None
         with self.processes.stepping(), self.halves.running():
-            for rate, order in epochs:
-                self.losses.append(self._run_epoch(rate, order))
-        if self.failure is not None:
-            raise self.failure
-        said = self.processes.share("the end of epochs", (self.losses, self.halves.is_finite()))
-        self.losses, self.state_is_finite = said
+            batches = ShardBatches(samples, samples.shard, batch_size, self.halves.pads, self.halves.inputs)
+            mean = self.run_epoch(batches, order, rate)
+        self.raise_failure()
+        return mean
 
-    def _run_epoch(self, rate: float, order: Rows | None) -> float:
-        """Run an epoch; return its mean loss."""
+    def run_epoch(self, batches: ShardBatches, order: Rows | None, rate: float) -> float:
+        """Run an epoch's steps; return their mean loss."""
         # The others learn of errors in the next step, where they wait for this process.
         try:
             self.halves.start_epoch()
         except Exception as error:
             self.failure = error
-        for rows in self.batches.of_epoch(order):
-            self._step(rows, rate)
+        for rows in batches.of_epoch(order):
+            self._step(batches, rows, rate)
         try:
             return self.halves.mean_loss()
         except Exception as error:
             self.failure = error
             return math.nan
 
-    def _step(self, rows: _ShardRows, rate: float) -> None:
+    def raise_failure(self) -> None:
+        """Raise the error of the last step, if there was one."""
+        if self.failure is not None:
+            raise self.failure
+
+    def agreed(self, losses: list[float]) -> list[float]:
+        """Return the losses of process 0; whether the state is finite is what it says from here on."""
+        losses, self.state_is_finite = self.processes.share(
+            "the end of epochs", (losses, self.halves.is_finite())
+        )
+        return losses
+
+    def _step(self, batches: ShardBatches, rows: _ShardRows, rate: float) -> None:
         """Run a step."""
         try:
-            batch = None if self.failure is not None else self.batches.batch(rows)
+            batch = None if self.failure is not None else batches.batch(rows)
             if batch is None:
                 self.halves.buffer[:] = 0.0
             else:
@@ -134,7 +153,7 @@ class DataParallelEngine:
             self.failure = error
         self.processes.add_up(self.halves.buffer, self.failure, self.reduction)
         self.state_is_finite = False
-        totals = Totals(rows.n_total, self.is_weighted, self.unit, rows.n_total / self.n_total)
+        totals = Totals(rows.n_total, self.is_weighted, self.unit, rows.n_total / batches.shard.n_total)
         try:
             self.halves.update(totals, rate)
         except Exception as error:
@@ -152,6 +171,43 @@ class DataParallelEngine:
         self.halves.add_gradients(batch, self.unit)
 
 
+class DataParallelEngine(ShardSteps):
+    """Runs epochs on the samples of all processes; see `mlp_xp._engines.Engine`."""
+
+    release = None
+
+    def __init__(
+        self,
+        network: Network,
+        optimizer: Optimizer,
+        samples: Samples,
+        batch_size: int,
+        state: State,
+    ) -> None:
+        assert samples.shard is not None
+        super().__init__(
+            network,
+            optimizer,
+            samples.place,
+            samples.xp,
+            samples.shard.processes,
+            state,
+            is_weighted=samples.sample_weight is not None,
+        )
+        self.batches = ShardBatches(samples, samples.shard, batch_size, self.halves.pads, self.halves.inputs)
+        self.unit = 1.0 / self.batches.batch_size
+        self.losses: list[float] = []
+
+    def run(self, epochs: Sequence[EpochSettings]) -> None:
+        """Run these epochs."""
+        self.processes.exchange("the epochs of a training", len(epochs))
+        with self.processes.stepping(), self.halves.running():
+            for rate, order in epochs:
+                self.losses.append(self.run_epoch(self.batches, order, rate))
+        self.raise_failure()
+        self.losses = self.agreed(self.losses)
+
+
 class _ShardRows(NamedTuple):
     """The rows of a process in a batch.
 
@@ -167,15 +223,21 @@ class _ShardRows(NamedTuple):
     rows: Rows | None
 
 
-class _ShardBatches:
+class ShardBatches:
     """The parts of batches that a process has.
 
     They have different lengths. If `pads` is not 0, rows without weight are added, so that there are only a
     few lengths.
     """
 
-    def __init__(self, samples: Samples, shard: Shard, batch_size: int, halves: StepHalves) -> None:
-        pads = halves.pads
+    def __init__(
+        self,
+        samples: Samples,
+        shard: Shard,
+        batch_size: int,
+        pads: float,
+        inputs: GraphInputs | None = None,
+    ) -> None:
         self.samples = samples
         self.shard = shard
         self.batch_size = min(batch_size, shard.n_total)
@@ -189,7 +251,7 @@ class _ShardBatches:
             [RowTaker(array) if array is not None else None for array in samples.arrays] if is_host else None
         )
         self.buffers: dict[int, Batch] = {}
-        self.inputs = halves.inputs
+        self.inputs = inputs
 
     def _multiple(self, pads: float) -> int:
         """Return the power of two that the lengths of batches are multiples of."""

@@ -30,7 +30,7 @@ from mlp_xp._engines.step_numbers import (
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
 from mlp_xp._parameters import all_finite, copy_tree, flatten, unflatten_like
-from mlp_xp._samples import Batch, Samples
+from mlp_xp._samples import Batch
 
 
 class GraphHalves:
@@ -51,16 +51,23 @@ class GraphHalves:
     pads = 2.0
 
     def __init__(
-        self, library: GraphLibrary, network: Network, optimizer: Optimizer, samples: Samples, state: State
+        self,
+        library: GraphLibrary,
+        network: Network,
+        optimizer: Optimizer,
+        place: Placement,
+        state: State,
+        *,
+        is_weighted: bool,
     ) -> None:
         self.library = library
-        self.place: Placement = samples.place
+        self.place = place
         self.xp = library.namespace(network.matmul_precision)
         self.sums, self.complete = network._make_sums(self.xp), network._make_completion(self.xp)
         self.optimizer_update = optimizer.update
-        self.is_weighted = samples.sample_weight is not None
+        self.is_weighted = is_weighted
         self.smallest = float(self.place.xp.finfo(self.place.dtype).smallest_normal)
-        self.inputs = GraphInputs(library, samples.place)
+        self.inputs = GraphInputs(library, place)
         self.unit = 1.0
         self.firsts: dict[int, Callable[[], None]] = {}
         self.second: CapturedSteps | None = None

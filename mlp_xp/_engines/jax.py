@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from mlp_xp._arrays import Array
+from mlp_xp._arrays import Array, Placement
 from mlp_xp._cache import cached_by_arguments
 from mlp_xp._engines.base import Engine, EpochSettings, State, make_step
 from mlp_xp._engines.eager import EagerEngine
@@ -78,6 +78,81 @@ def make_jax_engine(
     return engine
 
 
+class JaxState:
+    """The state that compiled functions take and return.
+
+    Numbers in the optimizer's state are arrays of shape () inside, because JAX would compile again for each
+    new value of a constant. The property `state` has them as numbers again.
+    """
+
+    def __init__(self, place: Placement, state: State) -> None:
+        self.place = place
+        self.state = state
+
+    @property
+    def state(self) -> State:
+        """The state, in arrays that cannot be written in."""
+        return with_number_types(self._state, self._number_types)
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._number_types = [number_type(leaf) for leaf in jax.tree.leaves(state)]
+        # Numbers become arrays of JAX's weak type, which adopts the dtype of the other operand. Arrays that
+        # are on the device already are put there too, because JAX compiles again for arrays that are not
+        # committed to a device. No copy is needed: JAX arrays cannot be written in.
+        self._state: State = jax.device_put((plain(state[0]), state[1]), self.place.device)
+
+    def copied_state(self) -> State:
+        """Return the state, without a copy, as JAX arrays cannot be written in."""
+        return self.state
+
+    def is_finite(self) -> bool:
+        """Whether all arrays of the state are finite."""
+        return all_finite(jnp, self.state)
+
+
+class JaxSteps(JaxState):
+    """Runs steps in compiled functions, one call for some samples; see `mlp_xp._engines.base.Steps`."""
+
+    name = "xla"
+
+    def __init__(self, network: Network, optimizer: Optimizer, place: Placement, state: State) -> None:
+        super().__init__(place, state)
+        self.settings = network, replace(optimizer, learning_rate=0.0)
+        self._under_way: tuple[State, Any] = self._state, None
+
+    def trace(self, samples: Samples, batch_size: int) -> None:
+        """Trace the function without running it; raise an error if it cannot be compiled."""
+        shapes = _shapes(samples, len(samples), self.place.dtype)
+        order, zero = np.arange(len(samples), dtype=np.int32), np.zeros((), self.place.dtype)
+        self._compiled(samples, batch_size).eval_shape(self._state, zero, shapes, order, zero, ONE)
+
+    def run_steps(self, samples: Samples, batch_size: int, order: Rows | None, rate: float) -> Array:
+        """Run steps on all samples, in an order; return their mean loss."""
+        n_samples, arrays = len(samples), samples.arrays
+        if samples.is_on_host:
+            (arrays,) = samples.batches(n_samples, order)
+            order = None
+        if order is None:
+            order = np.arange(n_samples, dtype=np.int32)
+        zero = jax.device_put(np.zeros((), self.place.dtype), self.place.device)
+        arrays = jax.device_put(arrays, self.place.device)
+        compiled, number = self._compiled(samples, batch_size), np.asarray(rate, self.place.dtype)
+        state, loss = compiled(self._state, zero, arrays, order, number, ONE)
+        state_before, loss_before = self._under_way
+        try:
+            # So that no more samples are on the device than those computed with and the next.
+            jax.block_until_ready(loss_before)
+        except Exception:  # of the call before, as JAX runs calls asynchronously
+            self._state = state_before
+            raise
+        self._under_way, self._state = (self._state, loss), state
+        return loss
+
+    def _compiled(self, samples: Samples, batch_size: int) -> Any:
+        return _compiled_part(*self.settings, min(batch_size, len(samples)), len(samples))
+
+
 class JaxEngine:
     """Runs epochs in compiled functions; see `mlp_xp._engines.Engine`.
 
@@ -117,11 +192,7 @@ class JaxEngine:
     @property
     def state(self) -> State:
         """The state after the last call of the compiled function."""
-        leaves, structure = jax.tree.flatten(self._latest.state)
-        state: State = structure.unflatten(
-            leaf if kind is None else kind(leaf) for leaf, kind in zip(leaves, self._number_types)
-        )
-        return state
+        return with_number_types(self._latest.state, self._number_types)
 
     @state.setter
     def state(self, state: State) -> None:
@@ -207,14 +278,8 @@ class StreamingJaxEngine(JaxEngine):
 
     def trace(self) -> None:
         """Trace the function without running it; raise an error if it cannot be compiled."""
-        shapes = [
-            None
-            if array is None
-            else jax.ShapeDtypeStruct((self.rows_per_call, *array.shape[1:]), self.dtype)
-            for array in self.streamed.arrays
-        ]
-        zero = np.zeros((), self.dtype)
-        self.compiled.eval_shape(self._latest.state, zero, Batch(*shapes), self.order, zero, ONE)
+        shapes, zero = _shapes(self.streamed, self.rows_per_call, self.dtype), np.zeros((), self.dtype)
+        self.compiled.eval_shape(self._latest.state, zero, shapes, self.order, zero, ONE)
 
     def _run(self, epochs: Sequence[EpochSettings]) -> None:
         for number, order in epochs:
@@ -228,6 +293,25 @@ class StreamingJaxEngine(JaxEngine):
                 # So that no more parts are on the device than the one that is computed with, and the next.
                 jax.block_until_ready(before)
             self._store(state, loss, 1)
+
+
+def _shapes(samples: Samples, n_rows: int, dtype: Any) -> Batch:
+    """Return the shapes and dtype of so many rows of samples, in place of the arrays."""
+    return Batch(
+        *(
+            None if array is None else jax.ShapeDtypeStruct((n_rows, *array.shape[1:]), dtype)
+            for array in samples.arrays
+        )
+    )
+
+
+def with_number_types(state: State, types: Sequence[Callable[[Array], float] | None]) -> State:
+    """Return a state with its numbers as they were, see `number_type`."""
+    leaves, structure = jax.tree.flatten(state)
+    result: State = structure.unflatten(
+        leaf if kind is None else kind(leaf) for leaf, kind in zip(leaves, types)
+    )
+    return result
 
 
 def number_type(leaf: Any) -> Callable[[Array], float] | None:

@@ -12,49 +12,26 @@ from jax import numpy as jnp
 from mlp_xp._arrays import Array, Placement
 from mlp_xp._cache import cached_by_arguments
 from mlp_xp._engines.base import State
-from mlp_xp._engines.jax import number_type
+from mlp_xp._engines.jax import JaxState
 from mlp_xp._engines.step_halves import N_EXTRA, HostHalves, Totals, buffer_for, split
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
-from mlp_xp._parameters import Parameters, all_finite, flatten, plain, unflatten_like
+from mlp_xp._parameters import Parameters, flatten, plain, unflatten_like
 from mlp_xp._samples import Batch
 
 
-class JaxHalves(HostHalves):
-    """Runs compiled functions; numbers in the optimizer's state are arrays of shape () in between."""
+class JaxHalves(HostHalves, JaxState):
+    """Runs compiled functions; see `mlp_xp._engines.step_halves.StepHalves`."""
 
     name = "xla"
     pads = 2.0
 
     def __init__(self, network: Network, optimizer: Optimizer, place: Placement, state: State) -> None:
-        self.place = place
+        super().__init__(place, state)
         self.first = _compiled_first(replace(network, alpha=0.0))
         self.second = _compiled_second(network, replace(optimizer, learning_rate=0.0))
         self.buffer = buffer_for(state[0], place.host_dtype)
         self.smallest = float(jnp.finfo(place.dtype).smallest_normal)
-        self.state = state
-
-    @property
-    def state(self) -> State:
-        """The state, in arrays that cannot be written in."""
-        leaves, structure = jax.tree.flatten(self._state)
-        state: State = structure.unflatten(
-            leaf if kind is None else kind(leaf) for leaf, kind in zip(leaves, self.number_types)
-        )
-        return state
-
-    @state.setter
-    def state(self, state: State) -> None:
-        self.number_types = [number_type(leaf) for leaf in jax.tree.leaves(state)]
-        self._state = jax.device_put((plain(state[0]), state[1]), self.place.device)
-
-    def copied_state(self) -> State:
-        """Return the state, without a copy, as JAX arrays cannot be written in."""
-        return self.state
-
-    def is_finite(self) -> bool:
-        """Whether all arrays of the state are finite."""
-        return all_finite(jnp, self.state)
 
     def add_gradients(self, batch: Batch, unit: float) -> None:
         """Write the sums over a batch to the buffer, times a number."""

@@ -21,7 +21,7 @@ from mlp_xp._compiler import NotRecordableError, write_calls
 from mlp_xp._compiler.trace import TracedFunction, trace_function
 from mlp_xp._engines.base import State
 from mlp_xp._engines.capture import GraphLibrary
-from mlp_xp._engines.compiled import Memory
+from mlp_xp._engines.compiled import CompiledState, Memory
 from mlp_xp._engines.graph_inputs import GraphInputs
 from mlp_xp._engines.recordable import (
     BatchSpecs,
@@ -29,7 +29,6 @@ from mlp_xp._engines.recordable import (
     array_groups,
     array_spec,
     compile_step,
-    filled,
     flat_step,
     is_number,
 )
@@ -40,7 +39,6 @@ from mlp_xp._parameters import (
     all_finite,
     copy_tree,
     flatten,
-    is_array,
     leaves,
     unflatten_like,
 )
@@ -285,7 +283,7 @@ def _groups(structure: State) -> list[list[Any]]:
     return [*array_groups(structure), flatten(structure[0])]
 
 
-class CompiledHalves(HostHalves):
+class CompiledHalves(HostHalves, CompiledState):
     """Runs compiled programs, on NumPy arrays; see `mlp_xp._compiler`."""
 
     name = "compiled"
@@ -295,10 +293,9 @@ class CompiledHalves(HostHalves):
         self.network = network
         self.dtype = np.dtype(dtype)
         step = StepSpec.of(network, optimizer, state, ())
-        self.structure = step.structure
+        super().__init__(step.structure, Memory(_groups(step.structure), {}), state)
         # The penalty on the weights is no part of the first half, which has the same program without it.
         self.first = _GradientsSpec(replace(network, alpha=0.0), self.structure, ())
-        self.memory = Memory(_groups(self.structure), {})
         self.buffer = buffer_for(state[0], self.dtype)
         if self.buffer.dtype != self.dtype:
             raise NotRecordableError("gradients in another dtype than their sums")
@@ -308,24 +305,6 @@ class CompiledHalves(HostHalves):
         )
         self.firsts: dict[BatchSpecs, Any] = {}
         self.smallest = float(np.finfo(self.dtype).smallest_normal)
-        self.state = state
-
-    @property
-    def state(self) -> State:
-        """The state, as views of arrays that later steps overwrite."""
-        return filled(self.structure, self.memory.views, self.numbers)
-
-    @state.setter
-    def state(self, state: State) -> None:
-        values = leaves(state)
-        self.numbers = list(filter(is_number, values))
-        for target, source in zip(self.memory.views, filter(is_array, values)):
-            target[...] = source
-
-    def copied_state(self) -> State:
-        """Return a copy of the state."""
-        copies = [view.copy() for view in self.memory.views]
-        return filled(self.structure, copies, self.numbers)
 
     def is_finite(self) -> bool:
         """Whether all arrays of the state are finite."""

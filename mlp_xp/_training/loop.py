@@ -20,6 +20,7 @@ from mlp_xp._optimizers import Optimizer, OptimizerState
 from mlp_xp._parameters import Layer, Parameters, copy_tree, leaves, map_tree, named, plain, with_leaves
 from mlp_xp._samples import Rows, Samples, moved_if_they_fit
 from mlp_xp._schedules import rates
+from mlp_xp._streams import Stream
 from mlp_xp._training.early_stopping import EarlyStopping, EarlyStoppingState, start_early_stopping
 from mlp_xp._training.history import Callback, DivergenceError, History, ProgressListener
 from mlp_xp._training.measure import measure
@@ -153,13 +154,15 @@ def start_training(xp: Namespace, params: Parameters, optimizer: Optimizer, rand
     return Progress(layers, optimizer.init(xp, layers), random)
 
 
-def run_training(network: Network, progress: Progress, samples: Samples, settings: Settings) -> History:
+def run_training(
+    network: Network, progress: Progress, samples: Samples | Stream, settings: Settings
+) -> History:
     """Train from `progress`, which is updated in any case, also on errors; return these epochs' history.
 
     The arrays of `progress` are replaced, never written in. Two calls train as one call of as many epochs
     does, except that a schedule of learning rates begins anew in each.
     """
-    batch_size, n_samples = settings.batch_size, samples.n_total
+    batch_size = settings.batch_size
     progress.history = History()
     progress.early_stopping = _continued_early_stopping(progress, settings)
     place = samples.place
@@ -169,9 +172,9 @@ def run_training(network: Network, progress: Progress, samples: Samples, setting
         if shortage is not None:
             raise out_of_memory(None, 1, named(progress.params), progress.history, shortage)
         try:
-            samples = samples.with_contiguous_rows() if batch_size < n_samples else samples
-            plan = _plan(progress, settings, n_samples)
-            samples = samples.with_small_arrays_cast()
+            # The rows of a stream's batches are shuffled in the batches, not in the epoch.
+            plan = _plan(progress, settings, 0 if isinstance(samples, Stream) else samples.n_total)
+            samples = samples.arranged(batch_size)
             # To compile an engine's steps may take seconds: Ctrl-C then ends the training before its first.
             with deferred_interrupts(limit=1, deliver=False) as interrupts:
                 limit = math.inf if settings.max_resident_bytes is None else settings.max_resident_bytes
@@ -194,20 +197,23 @@ def run_training(network: Network, progress: Progress, samples: Samples, setting
 
 
 def _placed(
-    network: Network, samples: Samples, settings: Settings, progress: Progress
-) -> tuple[Samples, Settings, Footprint]:
+    network: Network, samples: Samples | Stream, settings: Settings, progress: Progress
+) -> tuple[Samples | Stream, Settings, Footprint]:
     """Move samples on the host to the device if they fit; return all, and the footprint of the training."""
     from mlp_xp._training.footprint import Footprint  # imports the compiler, which `import mlp_xp` avoids
 
-    footprint = Footprint(network, settings.optimizer, samples, progress.state, settings.epochs)
-    if samples.is_on_host:
-        limit = settings.max_resident_bytes
-        if limit is None:
-            limit = footprint.room_for_samples(settings.batch_size, settings.validation)
-        samples, validation = moved_if_they_fit(limit, samples, settings.validation)
-        settings = replace(settings, validation=validation, max_resident_bytes=limit)
+    known = samples.outline() if isinstance(samples, Stream) else samples
+    footprint = Footprint(network, settings.optimizer, known, progress.state, settings.epochs)
+    limit, validation = settings.max_resident_bytes, settings.validation
+    if limit is None and (known.is_on_host or (validation is not None and validation.is_on_host)):
+        limit = footprint.room_for_samples(settings.batch_size, validation)
+    if isinstance(samples, Stream):
+        if validation is not None:
+            validation, _ = moved_if_they_fit(limit, validation)
+    elif samples.is_on_host:
+        samples, validation = moved_if_they_fit(limit, samples, validation)
         footprint.samples = samples
-    return samples, settings, footprint
+    return samples, replace(settings, validation=validation, max_resident_bytes=limit), footprint
 
 
 def _continued_early_stopping(progress: Progress, settings: Settings) -> EarlyStoppingState | None:
@@ -280,7 +286,7 @@ class _Loop:
         self,
         network: Network,
         progress: Progress,
-        samples: Samples,
+        samples: Samples | Stream,
         settings: Settings,
         engine: Engine,
         footprint: Footprint,
@@ -295,8 +301,9 @@ class _Loop:
         self.footprint = footprint
         self.plan = plan
         self.interrupts = interrupts
-        self.processes = None if samples.shard is None else samples.shard.processes
-        self.needs_host_each_epoch = self._any(settings.needs_host_each_epoch)
+        self.processes = samples.processes
+        # A stream cannot be read again, to find the epoch in which several at once diverged.
+        self.needs_host_each_epoch = self._any(settings.needs_host_each_epoch or isinstance(samples, Stream))
         self.history = progress.history
         self.saved: State = progress.state
         self.saved_is_alias = False
@@ -445,6 +452,7 @@ class _Loop:
         params, settings = named(self.saved[0]), self.settings
         record: dict[str, Any] = {"epoch": len(self.history) + 1, "loss": loss}
         if settings.metrics:
+            assert isinstance(self.samples, Samples)
             measured = measure(self.network, params, self.samples, settings.metrics)
             record |= {metric.name: measured[metric.name] for metric in settings.metrics}
         if settings.validation is not None:

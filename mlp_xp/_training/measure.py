@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from mlp_xp._arrays import (
     check_finite,
     for_value_checks,
     quiet_floating_point,
+    rows_per_block,
     to_host,
     without_autodiff,
 )
@@ -126,8 +127,13 @@ def check_samples(
     network: Network, params: Parameters, X: Array, y: Array, sample_weight: Array | None = None
 ) -> Samples:
     """Check shapes, places and values of data for a network; return them as `Samples`."""
-    samples = network._check(params, X, y, sample_weight)
-    check_finite(samples.place.xp, "X", X)
+    return check_values(network, network._check(params, X, y, sample_weight))
+
+
+def check_values(network: Network, samples: Samples) -> Samples:
+    """Check the values of samples whose shapes and place are checked; return them as one process's."""
+    sample_weight = samples.sample_weight
+    check_finite(samples.place.xp, "X", samples.X)
     check_targets(network, samples)
     processes = current_processes()
     if processes is not None:
@@ -144,12 +150,22 @@ def check_targets(network: Network, samples: Samples) -> None:
     find_problem = network._resolved_loss.problem
     if find_problem is None:
         return
-    # With `y` as X, because batches of the real X might be cast, which copies them.
-    for batch in replace(samples, X=y, sample_weight=None).blocks(y.shape[1]):
-        problem = find_problem(*for_value_checks(xp, batch.y))
+    for block in _blocks_of_targets(samples):
+        problem = find_problem(*for_value_checks(xp, block))
         if problem:
             loss = f"the loss {network.loss!r}" if isinstance(network.loss, str) else "the loss"
             raise ValueError(f"`y` must, for {loss}, {problem}")
+
+
+def _blocks_of_targets(samples: Samples) -> Iterator[Array]:
+    """Yield the targets in the dtype to compute in, block by block."""
+    y = samples.y
+    if samples.rows is None and y.dtype == samples.place.dtype and y.shape[0] <= rows_per_block(y.shape[1]):
+        yield y
+        return
+    # With `y` as X, because batches of the real X might be cast, which copies them.
+    for batch in replace(samples, X=y, sample_weight=None).blocks(y.shape[1]):
+        yield batch.y
 
 
 def check_weights(place: Placement, sample_weight: Array | None) -> None:

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
+from itertools import repeat
+from typing import Any
 
-from mlp_xp._arrays import Array, placement, to_host
+from mlp_xp._arrays import Array, placement, to_host, type_name
 from mlp_xp._devices import current_device
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer, check_optimizer
 from mlp_xp._parameters import Parameters, all_finite, copy_tree, named
-from mlp_xp._processes import together
+from mlp_xp._processes import alone, together
+from mlp_xp._samples import Samples
+from mlp_xp._streams import RawBatch, RawStream, Stream, errors_in_batch, is_stream
 from mlp_xp._training.early_stopping import EarlyStopping
 from mlp_xp._training.history import Callback, OutOfMemoryError, ProgressListener, Trained
-from mlp_xp._training.measure import check_network, check_samples
+from mlp_xp._training.measure import check_network, check_samples, check_values
 from mlp_xp._training.metrics import UserMetric, check_weighted, resolve_metrics
-from mlp_xp._validation import Seed, check_bool, check_callable, check_integer, random_source, shown
+from mlp_xp._validation import (
+    RandomSource,
+    Seed,
+    check_bool,
+    check_callable,
+    check_integer,
+    random_source,
+    shown,
+)
 
 
 def train(
     network: Network,
     params: Parameters,
-    X: Array,
-    y: Array,
+    X: Array | Iterable[Any],
+    y: Array | None = None,
     *,
     optimizer: Optimizer,
     epochs: int,
@@ -42,9 +55,10 @@ def train(
     network : Network
     params : tuple of Layer
         Where to start from, as `Network.init` returns it. Never modified.
-    X : array of shape (n_samples, n_features)
-        In the namespace and on the device of `params`; cast to their dtype if it has another.
-    y : array of shape (n_samples, n_outputs)
+    X : array of shape (n_samples, n_features), or iterable of batches
+        In the namespace and on the device of `params`; cast to their dtype if it has another. Without `y` a
+        stream: an iterable of batches (X, y) or (X, y, sample_weight), see Notes.
+    y : array of shape (n_samples, n_outputs), optional
         Targets: 0 and 1 for "binary_cross_entropy", one-hot classes for
         "categorical_cross_entropy", values or counts otherwise.
     optimizer : Optimizer
@@ -52,18 +66,21 @@ def train(
     epochs : int
         Passes over the data.
     batch_size : int, optional
-        Rows in a step; the last step of an epoch takes those that are left. All rows by default.
+        Rows in a step; the last step of an epoch takes those that are left. All rows by default; of a stream
+        all rows of a batch.
     shuffle : bool, default=True
-        Take the rows in a new order in each epoch. Without mini-batches the order does not matter.
+        Take the rows in a new order in each epoch. Without mini-batches the order does not matter. Those of a
+        stream stay in their batch.
     seed : int, RandomState, Generator or None
         For the orders; drawn on the host, the same in every namespace.
     sample_weight : array of shape (n_samples,), optional
-        At least 0. Each step divides by the sum of its batch's weights.
+        At least 0. Each step divides by the sum of its batch's weights. Those of a stream are in its batches.
     validation_data : tuple (X, y) or (X, y, sample_weight), optional
         Measured after each epoch, never trained on.
     metrics : list of str or callable, default=()
         "accuracy", "r2", or functions ``(y, predictions) -> float`` whose name becomes the column;
-        measured after each epoch on the training data, and on the validation data. With sample weights
+        measured after each epoch on the training data (but not of a stream), and on the validation data. With
+        sample weights
         a function needs a third parameter, called `sample_weight` as in scikit-learn's metrics.
     early_stopping : EarlyStopping, optional
     callback : callable ``(history, params) -> bool or None``, optional
@@ -101,6 +118,17 @@ def train(
     TrainingInterruptedWarning
         If Ctrl-C interrupts the training; what was trained until then is returned.
 
+    Notes
+    -----
+    Of a stream each batch is one step or, with `batch_size`, as many as its rows make. In each epoch it is
+    iterated over anew; an iterator, such as a generator, can be iterated over once, so that `epochs` must
+    be 1. The loss of an epoch is the mean over its rows. A batch is checked when it comes: one that does not
+    fit raises an error that says which it is, and like any error of the iterable it carries what was
+    trained. Ctrl-C takes effect before the next batch is read; a second one at once. Steps are compiled once
+    for each number of rows that batches have; on CUDA they run call by call. Inside `data_parallel` each
+    process has a stream of its own, and what these yield at a time is one batch together; one that has ended
+    adds no rows.
+
     Examples
     --------
     >>> from mlp_xp import Network, gradient_descent, train
@@ -113,23 +141,38 @@ def train(
     ...     metrics=["accuracy"])
     >>> history[-1]["accuracy"] > 0.85
     True
+
+    A stream, which is never in memory as a whole:
+
+    >>> def batches():
+    ...     for start in range(0, 400, 50):
+    ...         yield data.X[start : start + 50], data.y[start : start + 50, None]
+    >>> params, history = train(network, params, batches(), optimizer=gradient_descent(0.1), epochs=1)
+    >>> len(history)
+    1
     """
     # Here, and not at the top, so that `import mlp_xp` stays quick.
     from mlp_xp._training.loop import Settings, run_training, start_training
     from mlp_xp._training.recovery import without_frames
 
-    with current_device(X), together("train") as processes:
+    with current_device(X, *_arrays(params)), together("train") as processes:
         if processes is not None:
-            processes.check_same_presence(validation_data=validation_data, sample_weight=sample_weight)
+            processes.check_same_presence(y=y, validation_data=validation_data, sample_weight=sample_weight)
         epochs = check_integer("epochs", epochs, minimum=0)
         check_network(network)
         shuffle = check_bool("shuffle", shuffle)
-        samples = check_samples(network, params, X, y, sample_weight)
+        random = random_source(seed)
+        samples: Samples | Stream
+        if y is None:
+            samples = _stream(network, params, X, sample_weight, epochs, random if shuffle else None)
+        else:
+            samples = check_samples(network, params, X, y, sample_weight)
         validation = None
         if validation_data is not None:
             if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
                 raise TypeError("`validation_data` must be a tuple (X, y) or (X, y, sample_weight)")
-            placement(X=X, **{"validation_data[0]": validation_data[0]})
+            here = params[0][0] if y is None else X
+            placement(X=here, **{"validation_data[0]": validation_data[0]})
             try:
                 validation = check_samples(network, params, *validation_data)
             except (TypeError, ValueError) as error:
@@ -139,13 +182,19 @@ def train(
         check_callable("callback", callback, "a function of the history and the parameters", optional=True)
         check_callable("on_progress", on_progress, "a function of the history", optional=True)
         resolved_metrics = resolve_metrics(metrics, network._resolved_loss)
-        check_weighted(resolved_metrics, samples, validation)
+        if isinstance(samples, Samples):
+            check_weighted(resolved_metrics, samples, validation)
+        else:
+            check_weighted(resolved_metrics, validation)
+            if resolved_metrics and validation is None:
+                raise ValueError(
+                    "`metrics` must come with `validation_data` where `X` is a stream of batches"
+                )
         if early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
             raise TypeError(f"`early_stopping` must be an EarlyStopping, got {shown(early_stopping)}")
         xp = samples.place.xp
         if not all_finite(xp, params):
             raise ValueError("`params` must hold finite numbers, got NaN or infinity")
-        random = random_source(seed)
         progress = start_training(xp, params, optimizer, random)
         if processes is not None:
             arguments = {
@@ -163,12 +212,12 @@ def train(
         settings = Settings(
             optimizer=optimizer,
             epochs=epochs,
-            batch_size=samples.n_total
+            batch_size=(samples.n_total if isinstance(samples, Samples) else sys.maxsize)
             if batch_size is None
             else check_integer("batch_size", batch_size, minimum=1),
             shuffle=shuffle,
             validation=validation,
-            metrics=resolved_metrics,
+            metrics=resolved_metrics if isinstance(samples, Samples) else (),
             validation_metrics=resolved_metrics,
             early_stopping=early_stopping,
             callback=callback,
@@ -181,3 +230,39 @@ def train(
             raise without_frames(error) from error.__cause__
         trained = named(progress.best_params)  # those of the best epoch if early stopping restores it
         return Trained(trained if history else copy_tree(xp, trained), history)
+
+
+def _stream(
+    network: Network,
+    params: Parameters,
+    X: Any,
+    sample_weight: Array | None,
+    epochs: int,
+    random: RandomSource | None,
+) -> Stream:
+    """Check an iterable of batches, and its first batch; return it as a stream."""
+    if not is_stream(X):
+        raise TypeError(
+            "`y` must be given, unless `X` is an iterable of batches (X, y) or (X, y, sample_weight), got "
+            f"`X` {type_name(X)}"
+        )
+    if sample_weight is not None:
+        raise TypeError("`sample_weight` must be in the batches (X, y, sample_weight) where `X` is a stream")
+
+    place = network._check_params(params)
+
+    def check(batch: RawBatch) -> Samples:
+        return check_values(network, network._check_samples(place, params, *batch))
+
+    raw = RawStream(X, epochs)
+    with errors_in_batch(1), alone():
+        first = check(raw.first)
+    return Stream(raw, first, check, randoms=None if random is None else repeat(random))
+
+
+def _arrays(params: Any) -> list[Array]:
+    """Return the first array of parameters that may be anything."""
+    try:
+        return [params[0][0]]
+    except (TypeError, LookupError):
+        return []

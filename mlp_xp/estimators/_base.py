@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,6 +17,8 @@ from mlp_xp._training.history import History, OutOfMemoryError
 from mlp_xp._training.loop import move_progress
 from mlp_xp._training.recovery import without_frames
 from mlp_xp.backends import _destination
+from mlp_xp.estimators._batches import open_stream
+from mlp_xp.estimators._documentation import fill_docstring
 from mlp_xp.estimators._draft import Draft
 from mlp_xp.estimators._fitted import forget_device_copy, outputs, params_at, set_weights
 from mlp_xp.estimators._fitting import LAST_ENGINE_NAMES, run
@@ -35,10 +38,11 @@ class BaseMLP(Estimator, CallbackSupportMixin):
     """
 
     @with_callbacks
+    @fill_docstring
     def fit(
         self: Self,
         X: Any,
-        y: Any,
+        y: Any = None,
         sample_weight: Any = None,
         *,
         X_val: Any = None,
@@ -49,49 +53,9 @@ class BaseMLP(Estimator, CallbackSupportMixin):
 
         Parameters
         ----------
-        X : array of shape (n_samples, n_features)
-            An array of NumPy, CuPy, PyTorch, JAX or any library of the Array API standard: training
-            happens where it lives. On the host also a list, a DataFrame, or a CSR or CSC matrix.
-        y : array of shape (n_samples,) or (n_samples, n_outputs)
-            Labels, which may be text, or values; in X's library or on the host. They are moved to the device
-            of X.
-        sample_weight : array of shape (n_samples,), optional
-            At least 0. A weight of 2 counts as the row repeated, a weight of 0 as the row left out. They are
-            moved to the device of X.
-        X_val : array of shape (n_validation, n_features), optional
-            Validation data, in X's library. Then no part of X is split off for `early_stopping`.
-            Without `early_stopping` they are measured after each epoch, and nothing more.
-        y_val, sample_weight_val : array, optional
-            Targets and weights of `X_val`.
+        {fit_parameters}
 
-        Returns
-        -------
-        self
-            Fitted.
-
-        Raises
-        ------
-        ValueError, TypeError
-            Before any training, if a parameter or an argument does not fit. A model fitted before
-            stays as it was.
-        DivergenceError
-            At the epoch in which the loss or a weight stops being finite. The estimator keeps the
-            last finite weights; if that is the first epoch, a model fitted before stays as it was.
-        OutOfMemoryError
-            If the training does not fit into the device's memory; raised before the training if the need can
-            be computed. Unless an epoch was finished the model is unchanged.
-        Exception
-            Whatever a callback or an activation raises is raised as it is; what was trained is kept.
-
-        Warns
-        -----
-        ConvergenceWarning
-            If `max_iter` ends the training.
-        EagerFallbackWarning
-            If it cannot run as captured CUDA graphs where it should; it says why.
-        TrainingInterruptedWarning
-            If Ctrl-C does; what was trained is kept. In the first epoch of a new training, a model fitted
-            before stays as it was.
+        {fit_results}
         """
         return self._fit(X, y, sample_weight, validation_data=(X_val, y_val, sample_weight_val))
 
@@ -106,9 +70,13 @@ class BaseMLP(Estimator, CallbackSupportMixin):
     def _fit(
         self: Self, X: Any, y: Any, sample_weight: Any, *, incremental: bool = False, **data: Any
     ) -> Self:
-        with current_device(X), together("partial_fit" if incremental else "fit"):
+        with together("partial_fit" if incremental else "fit"), ExitStack() as stack:
+            raw = None if incremental else open_stream(self, X, y, sample_weight)
+            if raw is not None:
+                X = y = sample_weight = None  # that callbacks do not read it
+            stack.enter_context(current_device(X if raw is None else raw.first.X))
             draft = Draft(self)
-            task = prepare_task(draft.copy, X, y, sample_weight, incremental=incremental, **data)
+            task = prepare_task(draft.copy, X, y, sample_weight, incremental=incremental, raw=raw, **data)
             report = FitReport(draft, task.home)
             if not incremental:
                 metadata = None if sample_weight is None else {"sample_weight": sample_weight}

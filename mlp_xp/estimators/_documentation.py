@@ -107,10 +107,77 @@ SCORE = (
 )
 
 
+FIT_PARAMETERS = """
+        X : array of shape (n_samples, n_features)
+            An array of NumPy, CuPy, PyTorch, JAX or any library of the Array API standard: training
+            happens where it lives. On the host also a list, a DataFrame, or a CSR or CSC matrix. Or a stream,
+            whose batches train one after the other, see Notes.
+        y : array of shape (n_samples,) or (n_samples, n_outputs), or str
+            Labels, which may be text, or values; in X's library or on the host. They are moved to the device
+            of X. None for a stream of batches (X, y), a column's name for one of tables.
+        sample_weight : array of shape (n_samples,), optional
+            At least 0. A weight of 2 counts as the row repeated, a weight of 0 as the row left out. They are
+            moved to the device of X.
+        X_val : array of shape (n_validation, n_features), optional
+            Validation data, in X's library. Then no part of X is split off for `early_stopping`.
+            Without `early_stopping` they are measured after each epoch, and nothing more.
+        y_val, sample_weight_val : array, optional
+            Targets and weights of `X_val`.
+"""
+
+FIT_RESULTS = """
+        Returns
+        -------
+        self
+            Fitted.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Before any training, if a parameter or an argument does not fit. A model fitted before
+            stays as it was.
+        DivergenceError
+            At the epoch in which the loss or a weight stops being finite. The estimator keeps the
+            last finite weights; if that is the first epoch, a model fitted before stays as it was.
+        OutOfMemoryError
+            If the training does not fit into the device's memory; raised before the training if the need can
+            be computed. Unless an epoch was finished the model is unchanged.
+        Exception
+            Whatever a callback or an activation raises is raised as it is; what was trained is kept.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If `max_iter` ends the training.
+        EagerFallbackWarning
+            If it cannot run as captured CUDA graphs where it should; it says why.
+        TrainingInterruptedWarning
+            If Ctrl-C does; what was trained is kept. In the first epoch of a new training, a model fitted
+            before stays as it was.
+
+        Notes
+        -----
+        A stream is an iterable of batches (X, y) or (X, y, sample_weight), such as a generator or a PyTorch
+        DataLoader, or of tables of polars, pandas or pyarrow; then `y`, and maybe `sample_weight`, name their
+        columns. Each epoch iterates over it; an iterator, such as a generator, can be iterated over once, so
+        that `max_iter` must be 1. Each batch is one step or, if `batch_size` is a number, is divided into
+        steps as `partial_fit` divides its rows; `shuffle` shuffles them there, and batches stay apart.
+
+        With ``max_iter=1`` a stream trains as calls of `partial_fit` do, batch after batch, to the bit (with
+        JAX to rounding), where "auto" would not divide a batch: weights, optimizer and `t_` are the same. But
+        `loss_curve_` has the mean over the epoch's rows, an epoch that diverges is undone as a whole, and
+        ``learning_rate="adaptive"`` looks at epochs. `early_stopping` needs `X_val`; "lbfgs" takes no stream.
+        A batch that does not fit, or an error of the iterable, ends the training; what was trained until then
+        is kept as after any error.
+"""
+
+
 def fill_docstring(target: Any) -> Any:
     """Fill the common parts in the docstring of an estimator, or of one of its methods."""
     text = target.__doc__.replace("    {parameters}\n", PARAMETERS[1:])
     text = text.replace("    {attributes}\n", ATTRIBUTES[1:])
     text = text.replace("        {score}\n", SCORE[1:])
+    text = text.replace("        {fit_parameters}\n", FIT_PARAMETERS[1:])
+    text = text.replace("        {fit_results}\n", FIT_RESULTS[1:])
     target.__doc__ = text.replace("        {samples}\n", SAMPLES[1:])
     return target

@@ -13,6 +13,8 @@ from sklearn.exceptions import ConvergenceWarning
 from mlp_xp._arrays import Namespace
 from mlp_xp._optimizers import Optimizer
 from mlp_xp._parameters import Parameters, copy_tree, flatten
+from mlp_xp._samples import Samples
+from mlp_xp._streams import Stream
 from mlp_xp._training.history import DivergenceError, History, OutOfMemoryError
 from mlp_xp._training.lbfgs import Minimised, minimise
 from mlp_xp._training.loop import Progress, Settings, move_progress, run_training, start_training
@@ -74,6 +76,7 @@ def _publish(draft: Draft[Any], history: History) -> None:
 
 def _run_lbfgs(draft: Draft[Any], task: Task, report: FitReport) -> None:
     estimator, found = draft.copy, Minimised(task.params)
+    assert isinstance(task.samples, Samples)
 
     def store(error: BaseException | None) -> None:
         if _replaces_former_weights(draft, task, found.params, found.history, error):
@@ -105,9 +108,13 @@ def _run_lbfgs(draft: Draft[Any], task: Task, report: FitReport) -> None:
 
 
 def _run_epochs(draft: Draft[Any], task: Task, report: FitReport) -> None:
-    estimator, n_samples = draft.copy, task.samples.n_total
+    estimator, samples = draft.copy, task.samples
+    stream = samples if isinstance(samples, Stream) else None
+    n_samples = samples.n_total if isinstance(samples, Samples) else 1
     n_seen = estimator.t_ if task.continues else 0
     optimizer = estimator._optimizer(n_seen, n_samples)
+    if stream is not None and callable(optimizer.learning_rate):
+        stream.rate = optimizer.learning_rate  # of rows, one of which is counted for an epoch
     progress = _starting_progress(task, optimizer)
     rule, metric = early_stopping_of(estimator)
     report.progress = progress
@@ -127,20 +134,21 @@ def _run_epochs(draft: Draft[Any], task: Task, report: FitReport) -> None:
     def store(error: BaseException | None) -> None:
         history = progress.history
         shared = isinstance(estimator.random_state, np.random.RandomState)
-        if shared and estimator.shuffle and task.batch_size == n_samples:
+        if shared and estimator.shuffle and stream is None and task.batch_size == n_samples:
             # A whole batch needs no order, but a generator that the user shares must be left where
             # scikit-learn would leave it.
             for _ in history:
                 progress.random.shuffle(np.arange(n_samples))
         if _replaces_former_weights(draft, task, progress.params, history, error):
             _store_result(estimator, task, progress, history, metric)
-            estimator.t_ = n_seen + n_samples * len(history)
+            estimator.t_ = n_seen + (n_samples * len(history) if stream is None else stream.n_rows)
             _publish(draft, history)
 
     with _stored(store):
         run_training(task.network, progress, task.samples, settings)
     stopped = progress.early_stopping is not None and progress.early_stopping.stopped
-    if not task.incremental and not stopped and len(progress.history) == estimator.max_iter:
+    ended = task.incremental or (stream is not None and stream.raw.is_iterator)
+    if not ended and not stopped and len(progress.history) == estimator.max_iter:
         warn(
             f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) reached and the optimization "
             "hasn't converged yet.",

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.callback import with_callbacks
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils.metaestimators import available_if
 
@@ -29,6 +30,7 @@ from mlp_xp._training.measure import check_weights
 from mlp_xp._validation import errors_naming, lookup
 from mlp_xp._warnings import warn
 from mlp_xp.estimators._base import BaseMLP
+from mlp_xp.estimators._batches import takes_stream
 from mlp_xp.estimators._documentation import fill_docstring
 from mlp_xp.estimators._input import HOST, check_weight, checked_on_host, on_host
 from mlp_xp.estimators._labels import (
@@ -105,6 +107,42 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     loss: ClassVar[str] = "log_loss"
     _is_classifier: ClassVar[bool] = True
 
+    @with_callbacks
+    @fill_docstring
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+        classes: Any = None,
+    ) -> MLPClassifier:
+        """Train on X and y, from the start or, with `warm_start`, from where the last fit ended.
+
+        Parameters
+        ----------
+        {fit_parameters}
+        classes : array of shape (n_classes,), optional
+            All classes that there will be: needed for a stream, as by `partial_fit`.
+
+        {fit_results}
+        """
+        if takes_stream(X, y):
+            continues = self.warm_start and hasattr(self, "coefs_")
+            if classes is None and not continues:
+                raise ValueError(
+                    "`classes` must be given where `X` is a stream, whose labels are not known yet"
+                )
+            classes = self._given_classes(classes, continues=continues)
+        elif classes is not None:
+            raise ValueError("`classes` must be None, but for a stream: they are those of `y`")
+        return self._fit(
+            X, y, sample_weight, validation_data=(X_val, y_val, sample_weight_val), classes=classes
+        )
+
     @available_if(_is_stochastic)
     @fill_docstring
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> MLPClassifier:
@@ -120,14 +158,19 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         -------
         self
         """
-        fitted = hasattr(self, "classes_")
-        if classes is None and not fitted:
+        if classes is None and not hasattr(self, "classes_"):
             raise ValueError("`classes` must be passed on the first call to partial_fit")
-        if classes is not None:
-            classes = check_given_classes(on_host("classes", classes))
-            if fitted and not np.array_equal(classes, self._labels[0]):
-                raise ValueError(f"`classes` must be those of the first call, {self.classes_}, got {classes}")
+        classes = self._given_classes(classes, continues=hasattr(self, "classes_"))
         return self._partial_fit(X, y, sample_weight, classes)
+
+    def _given_classes(self, classes: Any, *, continues: bool) -> HostArray | None:
+        """Return the argument `classes`, checked; a training that continues has classes already."""
+        if classes is None:
+            return None
+        given = check_given_classes(on_host("classes", classes))
+        if continues and not np.array_equal(given, self._labels[0]):
+            raise ValueError(f"`classes` must be those of the first call, {self.classes_}, got {given}")
+        return given
 
     def predict_proba(self, X: Any) -> Array:
         """Predict the probability of each class, or of each label.
@@ -229,9 +272,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         weights = self.class_weight
         if incremental and "balanced" in (weights if isinstance(weights, list) else [weights]):
             raise ValueError(
-                "`class_weight` must be a dict, or a list of dicts, for partial_fit, got 'balanced': all of "
-                "`y` is not known. If you know it, dict(zip(classes, compute_class_weight('balanced', "
-                "classes=classes, y=y))) makes a dict"
+                "`class_weight` must be a dict, or a list of dicts, for partial_fit and streams, got "
+                "'balanced': all of `y` is not known. If you know it, dict(zip(classes, "
+                "compute_class_weight('balanced', classes=classes, y=y))) makes a dict"
             )
         return class_weights(weights, self._classes, y, sample_weight)
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +31,7 @@ from mlp_xp._optimizers import check_adam_dtype
 from mlp_xp._parameters import Parameters
 from mlp_xp._processes import Processes, current_processes
 from mlp_xp._samples import Samples
+from mlp_xp._streams import RawBatch, RawStream, Stream, errors_in_batch
 from mlp_xp._training.early_stopping import EarlyStopping
 from mlp_xp._training.measure import check_targets, check_weights, measure
 from mlp_xp._training.metrics import METRICS, Metric
@@ -58,8 +63,9 @@ class Task(NamedTuple):
     network : Network
     params : tuple of Layer
         The parameters to begin with, in the place to compute.
-    samples, validation : Samples
-        On the host or in that place; `validation` is None where there is none.
+    samples : Samples or Stream
+    validation : Samples or None
+        Both on the host or in that place.
     batch_size : int
     random : RandomState
     validation_random_state : tuple or None
@@ -73,7 +79,7 @@ class Task(NamedTuple):
     incremental: bool
     network: Network
     params: Parameters
-    samples: Samples
+    samples: Samples | Stream
     batch_size: int
     validation: Samples | None
     random: np.random.RandomState
@@ -90,13 +96,22 @@ def prepare_task(
     *,
     incremental: bool = False,
     classes: Any = None,
+    raw: RawStream | None = None,
 ) -> Task:
-    """Check parameters and data, and learn the classes; after this only the training itself can fail."""
+    """Check parameters and data, and learn the classes; after this only the training itself can fail.
+
+    Of a stream, `raw`, the first batch is checked, in place of `X`, `y` and `sample_weight`.
+    """
+    by_batches = incremental or raw is not None
+    if raw is not None:
+        X, y, sample_weight = raw.first
+    in_batch = nullcontext if raw is None else partial(errors_in_batch, 1)
     hidden_layer_sizes = estimator._check_parameters()
     continues = hasattr(estimator, "coefs_") and (incremental or estimator.warm_start)
-    X, home = check_samples(estimator, X, reset=not continues)
-    if continues:
-        home = check_same_place(estimator, home, "partial_fit" if incremental else "fit")
+    with in_batch():
+        X, home = check_samples(estimator, X, reset=not continues)
+        if continues:
+            home = check_same_place(estimator, home, "partial_fit" if incremental else "fit")
     there = computing_place(estimator.backend, home)
     processes = current_processes()
     if processes is not None:
@@ -106,10 +121,10 @@ def prepare_task(
     if estimator.solver == "adam":
         check_adam_dtype(there.xp, there.dtype, estimator.beta_2, estimator.epsilon)
     given = y
-    with errors_naming("y"):
+    with in_batch(), errors_naming("y"):
         y = estimator._check_y(given, X.shape[0], home)
         if continues:
-            estimator._check_learned_targets(y, complete=not incremental)
+            estimator._check_learned_targets(y, complete=not by_batches)
         else:
             estimator._learn_targets(y, home, classes, is_sparse(given))
         targets = estimator._encode(y)
@@ -126,30 +141,41 @@ def prepare_task(
         processes.check_same("the arguments", {"y.shape[1]": targets.shape[1]})
     estimator.n_outputs_, estimator.n_layers_ = targets.shape[1], len(network.layer_sizes)
     stored = storing_place(X, there)
-    weight = check_weight("sample_weight", sample_weight, X.shape[0], stored)
-    check_weights(stored, weight)
-    factors = estimator._class_weights(y, weight, incremental)
+    with in_batch():
+        weight = check_weight("sample_weight", sample_weight, X.shape[0], stored)
+        check_weights(stored, weight)
+    factors = estimator._class_weights(y, weight, by_batches)
     if factors is not None:
         factors = stored.from_host(factors)
         weight = factors if weight is None else weight * factors
-        if not incremental:  # a batch may have no class of positive weight
+        if not by_batches:  # a batch may have no class of positive weight
             with errors_naming("class_weight", "sample_weight"):
                 check_weights(stored, weight)
-    samples = _samples(estimator, network, there, X, targets, weight).sharded(processes)
+    with in_batch():
+        first = _samples(estimator, network, there, X, targets, weight)
     validation = _validation_samples(estimator, network, home, there, *validation_data)
 
     continuation = estimator._continuation if continues else None
     random = estimator._random()
     if continues:
         params: Parameters = params_at(estimator, there)
-        if continuation is not None and not incremental:
+        if continuation is not None and not by_batches:
             former = continuation["progress"]["random"]
             random = random if former is random else copy.deepcopy(former)
     else:
         draw = glorot_uniform(2.0 if estimator._all_logistic() else 6.0)
         params = network.init(random, like=there.from_host([0.0]), weight=draw, bias=draw)
     state = None if continuation is None else continuation["validation_random_state"]
-    if estimator.early_stopping and estimator.solver != "lbfgs" and validation is None:
+    samples: Samples | Stream
+    if raw is not None:
+        if estimator.early_stopping and validation is None:
+            raise ValueError("`early_stopping` must come with `X_val` where `X` is a stream of batches")
+        samples = _stream(estimator, network, home, there, raw, first, random)
+    else:
+        samples = first.sharded(processes)
+    if isinstance(samples, Samples) and (
+        estimator.early_stopping and estimator.solver != "lbfgs" and validation is None
+    ):
         split_random = random
         if state is not None:  # draw the same validation part again
             split_random = np.random.RandomState()
@@ -158,7 +184,10 @@ def prepare_task(
         samples, validation = _split(estimator, samples, targets, split_random)
     if validation is not None:
         _try_scorer(estimator, network, params, validation)
-    batch_size = estimator._batch_size(samples.n_total)
+    if isinstance(samples, Samples):
+        batch_size = estimator._batch_size(samples.n_total)
+    else:
+        batch_size = sys.maxsize if estimator.batch_size == "auto" else int(estimator.batch_size)
     return Task(
         home=home,
         continues=continues,
@@ -263,22 +292,70 @@ def _validation_samples(
         raise ValueError("`X_val` and `y_val` must be given together")
     if estimator.solver == "lbfgs":
         raise ValueError("`X_val` must come with `solver` 'sgd' or 'adam', got 'lbfgs'")
-    with errors_naming("X_val", "X"):
+    samples = _further_samples(estimator, network, home, there, X, y, sample_weight, "_val")
+    return samples.sharded(current_processes())
+
+
+def _further_samples(
+    estimator: Estimator,
+    network: Network,
+    home: Placement,
+    there: Placement,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    suffix: str = "",
+) -> Samples:
+    """Check data beside the first ones: validation data, or another batch of a stream.
+
+    `suffix` is what the names of these arguments end in. Only batches get the weights of their classes.
+    """
+    is_batch = not suffix
+    with errors_naming(f"X{suffix}", "X"):
         X, place = check_samples(estimator, X, reset=False)
     if not place.same_as(home):
-        raise ValueError(f"`X_val` must live where `X` does: `X` is {home}, `X_val` is {place}")
-    with errors_naming("y_val", "y"):
+        first = "that of the first batch" if is_batch else "`X`"
+        raise ValueError(
+            f"`X{suffix}` must live where {first} does: {first} is {home}, `X{suffix}` is {place}"
+        )
+    with errors_naming(f"y{suffix}", "y"):
         y = estimator._check_y(y, X.shape[0], home)
         estimator._check_learned_targets(y, complete=False)
         targets = estimator._encode(y)
     if targets.shape[1] != estimator.n_outputs_:
-        raise ValueError(f"`y_val` must have {estimator.n_outputs_} columns as `y`, got {targets.shape[1]}")
+        first = "that of the first batch" if is_batch else "`y`"
+        raise ValueError(
+            f"`y{suffix}` must have {estimator.n_outputs_} columns as {first}, got {targets.shape[1]}"
+        )
     stored = storing_place(X, there)
-    weight = check_weight("sample_weight_val", sample_weight, X.shape[0], stored)
-    with errors_naming("sample_weight_val", "sample_weight"):
+    weight = check_weight(f"sample_weight{suffix}", sample_weight, X.shape[0], stored)
+    with errors_naming(f"sample_weight{suffix}", "sample_weight"):
         check_weights(stored, weight)
-    samples = _samples(estimator, network, there, X, targets, weight, "_val")
-    return samples.sharded(current_processes())
+    if is_batch:
+        factors = estimator._class_weights(y, weight, True)
+        if factors is not None:
+            factors = stored.from_host(factors)
+            weight = factors if weight is None else weight * factors
+    return _samples(estimator, network, there, X, targets, weight, suffix)
+
+
+def _stream(
+    estimator: Estimator,
+    network: Network,
+    home: Placement,
+    there: Placement,
+    raw: RawStream,
+    first: Samples,
+    random: np.random.RandomState,
+) -> Stream:
+    """Return a stream whose first batch is checked."""
+
+    def check(batch: RawBatch) -> Samples:
+        return _further_samples(estimator, network, home, there, *batch)
+
+    # As each call of `partial_fit` does, each batch but the first has a generator of its own.
+    randoms = chain([random], iter(estimator._random, None)) if estimator.shuffle else None
+    return Stream(raw, first, check, randoms=randoms)
 
 
 def _split(
