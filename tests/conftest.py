@@ -162,7 +162,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept = items if config.getoption("--slow") else [item for item in items if not _is(item, "slow")]
     if _names(config, "--libraries"):
         kept = [item for item in kept if "library" in getattr(item, "fixturenames", ()) or _is(item, "cuda")]
-    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    chosen = set(kept)
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = kept
 
 
