@@ -8,7 +8,9 @@ a few. ``--slow`` adds what is marked with `slow`: commands in processes of thei
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Generator
 from importlib import import_module, util
 from typing import Any, NamedTuple
 
@@ -156,6 +158,18 @@ def pytest_configure(config: pytest.Config) -> None:
     absent = [name for name in required(config) if name in _missing]
     if absent:
         raise pytest.UsageError(f"required, but {'; '.join(_missing[name] for name in absent)}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    # Modules and tests stay until the end: neither this nor the tests need to search them for garbage.
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
