@@ -143,6 +143,9 @@ def _names(config: pytest.Config, option: str) -> list[str]:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cuda: says whether what is assumed of a GPU is true of this one")
+    config.addinivalue_line(
+        "markers", "pictures: draws the pictures that other tests of the command leave empty"
+    )
     config.addinivalue_line("markers", "slow: takes seconds, as a process does, and runs with --slow alone")
     chosen = _names(config, "--libraries")
     unknown = [name for name in (*chosen, *required(config)) if name not in (*LIBRARIES, *COMPILERS)]
@@ -215,3 +218,23 @@ def assert_close(actual: Any, expected: Any, like: Any, *, rtol: float, atol: fl
 def no_compiled_loops(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let NumPy compute what tests train, however long they seem to; tests of compiled loops undo this."""
     monkeypatch.setattr("mlp_xp._engines.loops.MIN_SECONDS", float("inf"))
+
+
+@pytest.fixture
+def empty_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs save empty pictures, but in tests marked with `pictures`: drawing takes most of a run."""
+    if not _is(request.node, "pictures"):
+        leave_pictures_empty(monkeypatch)
+
+
+def leave_pictures_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the command save each of its pictures without anything in it."""
+    figure = import_module("matplotlib.figure").Figure
+    pictures, sweep = import_module("mlp_xp.tables._pictures"), import_module("mlp_xp._cli.sweep")
+    drawers = pictures.picture_drawers
+    monkeypatch.setattr(
+        pictures,
+        "picture_drawers",
+        lambda *run: {name: lambda axes: axes.set_axis_off() for name in drawers(*run)},
+    )
+    monkeypatch.setattr(sweep, "draw", lambda *trials: figure())
