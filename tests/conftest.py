@@ -8,7 +8,9 @@ a few. ``--slow`` adds what is marked with `slow`: commands in processes of thei
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Generator
 from importlib import import_module, util
 from typing import Any, NamedTuple
 
@@ -141,6 +143,9 @@ def _names(config: pytest.Config, option: str) -> list[str]:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cuda: says whether what is assumed of a GPU is true of this one")
+    config.addinivalue_line(
+        "markers", "pictures: draws the pictures that other tests of the command leave empty"
+    )
     config.addinivalue_line("markers", "slow: takes seconds, as a process does, and runs with --slow alone")
     chosen = _names(config, "--libraries")
     unknown = [name for name in (*chosen, *required(config)) if name not in (*LIBRARIES, *COMPILERS)]
@@ -158,11 +163,24 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"required, but {'; '.join(_missing[name] for name in absent)}")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    # Modules and tests stay until the end: neither this nor the tests need to search them for garbage.
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     kept = items if config.getoption("--slow") else [item for item in items if not _is(item, "slow")]
     if _names(config, "--libraries"):
         kept = [item for item in kept if "library" in getattr(item, "fixturenames", ()) or _is(item, "cuda")]
-    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    chosen = set(kept)
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = kept
 
 
@@ -200,3 +218,23 @@ def assert_close(actual: Any, expected: Any, like: Any, *, rtol: float, atol: fl
 def no_compiled_loops(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let NumPy compute what tests train, however long they seem to; tests of compiled loops undo this."""
     monkeypatch.setattr("mlp_xp._engines.loops.MIN_SECONDS", float("inf"))
+
+
+@pytest.fixture
+def empty_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs save empty pictures, but in tests marked with `pictures`: drawing takes most of a run."""
+    if not _is(request.node, "pictures"):
+        leave_pictures_empty(monkeypatch)
+
+
+def leave_pictures_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the command save each of its pictures without anything in it."""
+    figure = import_module("matplotlib.figure").Figure
+    pictures, sweep = import_module("mlp_xp.tables._pictures"), import_module("mlp_xp._cli.sweep")
+    drawers = pictures.picture_drawers
+    monkeypatch.setattr(
+        pictures,
+        "picture_drawers",
+        lambda *run: {name: lambda axes: axes.set_axis_off() for name in drawers(*run)},
+    )
+    monkeypatch.setattr(sweep, "draw", lambda *trials: figure())

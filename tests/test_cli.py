@@ -16,10 +16,12 @@ import sys
 import time
 import tracemalloc
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import leave_pictures_empty, need
 
 from mlp_xp import load_model
 from mlp_xp.datasets import DATASETS
@@ -31,12 +33,16 @@ cli = pytest.importorskip("mlp_xp._cli")
 folders = pytest.importorskip("mlp_xp.files._folders")
 sklearn_datasets = pytest.importorskip("sklearn.datasets")
 
+pytestmark = pytest.mark.usefixtures("empty_pictures")
+
 COMMAND = str(Path(sys.executable).with_name("mlp-xp"))
 
 
 words = shlex.split
 
 PLAIN = ("--settings", "scikit-learn")
+SMALL = ("--networks", "1", "--hidden", "8")
+"""For tests that ask for any network: five of 128 and 128 units take most of their time."""
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +112,7 @@ def table(name):
 @pytest.mark.parametrize(
     ("name", "kind", "where"),
     [
-        ("iris", "csv", "here"),
+        pytest.param("iris", "csv", "here", marks=pytest.mark.pictures),
         ("wine", "parquet", "here"),
         ("breast-cancer", "parquet", "here"),
         ("diabetes", "csv", "installed"),
@@ -121,6 +127,7 @@ def test_from_a_table_to_predictions(name, kind, where, run, ask):
     for file, part in files.items():
         getattr(part, f"write_{kind}")(f"{file}.{kind}")
     settings = ["--early-stopping", "loss", "--learning-rate", "0.01", "--random-state", "3"]
+    settings += () if name == "iris" else SMALL
 
     code, output, error = call("train", f"table.{kind}", "--target", target, *settings, "--out", "run")
     assert (code, error) == (0, "")
@@ -376,8 +383,6 @@ def test_every_option_reaches_the_training(ask, tmp_path):
 
 @pytest.mark.parametrize("name", ["torch", "jax"])
 def test_other_backends_reach_the_same_scores(name, ask, request):
-    from conftest import need
-
     need(name, request)
     settings = ["train", "planar", "--epochs", 3, "--dtype", "float64", "--backend"]
     expected, found = ask(*settings, "numpy"), ask(*settings, name)
@@ -464,7 +469,7 @@ def test_the_rows_of_the_test_are_looked_at_and_decide_nothing(ask):
 
 def test_sample_weights_are_no_feature_and_count(ask):
     frame = table("iris")
-    settings = ["train", "table.csv", "--target", "species", "--sample-weight", "weight", "--epochs", 30]
+    settings = [*words("train table.csv --target species --sample-weight weight --epochs 30"), *SMALL]
     found = []
     for weight in (1.0, pl.when(pl.col("species") == "setosa").then(0.0).otherwise(1.0)):
         frame.with_columns(weight=weight).write_csv("table.csv")
@@ -498,7 +503,7 @@ def test_the_command_can_be_repeated(ask, run):
 def test_a_task_is_said_to_be_asked_for_only_if_it_was(run):
     table("iris").write_csv("table.csv")
     for number, task in enumerate([[], ["--task", "classification"]]):
-        code, output, _ = run("train", "table.csv", "--epochs", 2, *task, "--out", f"run{number}")
+        code, output, _ = run("train", "table.csv", *SMALL, "--epochs", 2, *task, "--out", f"run{number}")
         repeat = words(Path(f"run{number}/command.txt").read_text())[1:]
         again = run(*repeat, "--out", "again", "--overwrite")[1]
         assert ("as asked" in output) == ("as asked" in again) == bool(task)
@@ -554,8 +559,9 @@ HIDDEN = {
 
 @pytest.mark.parametrize("command", ["train", "sweep"])
 @pytest.mark.parametrize("data", ["xor", "my table.csv", "-t 1.csv", "folder/$a'b.csv"])
-def test_the_words_of_a_command_are_parsed_to_the_same_options(command, data):
+def test_the_words_of_a_command_are_parsed_to_the_same_options(command, data, monkeypatch):
     options = pytest.importorskip("mlp_xp._cli.options")
+    monkeypatch.setattr(options, "make_parser", cache(options.make_parser))
     random = np.random.RandomState(0)
     for _ in range(30):
         chosen = [GIVEN[index] for index in random.permutation(len(GIVEN))[: random.randint(12)]]
@@ -634,7 +640,9 @@ def test_a_folder_that_is_there_is_kept(run):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("command", ["train xor --epochs 3", "sweep xor --epochs 3 --hidden 2"])
+@pytest.mark.parametrize(
+    "command", ["train xor --networks 1 --epochs 3", "sweep xor --networks 1 --epochs 3 --hidden 2"]
+)
 def test_a_full_disk_after_it_was_saved_says_that_it_is(command, overwrite, run, monkeypatch):
     settings = [*words(command), "--out", "run", "--overwrite"]
     if overwrite:
@@ -723,6 +731,7 @@ def test_a_failing_picture_is_no_failing_run(run, monkeypatch):
     assert "Saved in run: " in output
 
 
+@pytest.mark.pictures
 def test_names_are_shown_as_they_are(run):
     """A dollar starts no mathematics in pictures, and nothing steers the terminal."""
     pl.DataFrame(
@@ -732,7 +741,9 @@ def test_names_are_shown_as_they_are(run):
             "US$\\m2 in $": ["x$"] * 18 + ["y"] * 22,
         }
     ).write_csv("table.csv")
-    code, output, error = run("train", "table.csv", "--epochs", 3, "--out", "run")
+    code, output, error = run(
+        "train", "table.csv", *SMALL, "--learning-rate", 0.1, "--epochs", 30, "--out", "run"
+    )
     assert (code, error) == (0, "")
     assert "\x1b" not in output
     assert Path("run/confusion_matrix.png").exists()
@@ -841,8 +852,10 @@ def made(tmp_path_factory):
     frame = table("iris")
     frame = frame.with_columns(day=pl.date(2024, 1, 1) + pl.duration(days=pl.int_range(len(frame))))
     frame.write_parquet(here / "table.parquet")
-    settings = ["--target", "species", "--epochs", "30", "--quiet", "--out", str(here / "run")]
-    assert cli.main(["train", str(here / "table.parquet"), *settings]) == 0
+    settings = ["--target", "species", *SMALL, "--epochs", "30", "--quiet", "--out", str(here / "run")]
+    with pytest.MonkeyPatch.context() as patch:
+        leave_pictures_empty(patch)
+        assert cli.main(["train", str(here / "table.parquet"), *settings]) == 0
     return here
 
 
@@ -873,7 +886,7 @@ def test_text_is_read_once(run):
     )
     Path("table.csv").write_text(text)
     settings = words("train table.csv --solver lbfgs --quiet --out run")
-    assert run(*settings)[0] == 0
+    assert run(*settings, *SMALL)[0] == 0
     code, output, error = run("predict", "run", "table.csv")
     assert (code, error) == (0, "")
     assert pl.read_csv(output.encode())["predicted y"].to_list() == [1_234_567, 7_654_321] * 30
@@ -957,6 +970,7 @@ def test_a_folder_that_is_no_run(run, trained):
 # sweep
 
 
+@pytest.mark.pictures
 def test_a_sweep_compares_sizes(run):
     settings = words("sweep planar --settings scikit-learn --solver lbfgs --activation tanh --epochs 50")
     settings += words("--hidden 1 4 6x3")
@@ -983,7 +997,20 @@ def test_a_sweep_chooses_by_validation_rows_where_there_are_some(run, ask):
     frame = table("wine")
     frame[:120].write_csv("table.csv")
     frame[120:].write_csv("val.csv")
-    settings = ["sweep", "table.csv", "--epochs", 25, "--hidden", 1, 3, 9, "--val", "val.csv"]
+    settings = [
+        "sweep",
+        "table.csv",
+        "--networks",
+        1,
+        "--epochs",
+        25,
+        "--hidden",
+        1,
+        3,
+        9,
+        "--val",
+        "val.csv",
+    ]
     code, output, _ = run(*settings)
     assert code == 0
     trials = json.loads(Path("sweep-table/sweep.json").read_text())["networks"]
@@ -1023,7 +1050,7 @@ def test_devices_say_what_is_there_and_why_not_the_rest(run, ask, monkeypatch):
 
 
 def test_json_is_all_there_is_on_standard_output(run):
-    code, output, error = run("train", "xor", "--epochs", 3, "--json", "--out", "run")
+    code, output, error = run("train", "xor", *SMALL, "--epochs", 3, "--json", "--out", "run")
     assert (code, error) == (0, "")
     document = json.loads(output)
     assert document["saved"] == "run"
@@ -1094,9 +1121,9 @@ FULL = "mlp-xp: standard output cannot be written (No space left on device)"
 @pytest.mark.parametrize(
     "command",
     [
-        "train xor --epochs 2",
-        "train xor --epochs 2 --json",
-        "sweep xor --epochs 2 --hidden 2",
+        "train xor --networks 1 --epochs 2",
+        "train xor --networks 1 --epochs 2 --json",
+        "sweep xor --networks 1 --epochs 2 --hidden 2",
         "predict run xor.csv",
         "predict run xor.csv --json",
         "evaluate run xor.csv",
@@ -1110,7 +1137,7 @@ FULL = "mlp-xp: standard output cannot be written (No space left on device)"
 def test_a_full_disk_is_an_error(command, run, monkeypatch):
     if "run" in command:
         written_table("xor")
-        assert run("train", "xor", "--epochs", 2, "--out", "run", "--quiet")[0] == 0
+        assert run("train", "xor", *SMALL, "--epochs", 2, "--out", "run", "--quiet")[0] == 0
     assert on_a_full_disk(command, run, monkeypatch) == (2, f"{FULL}\n")
 
 
@@ -1194,7 +1221,7 @@ COLOUR = r"\x1b\[[\d;]*3[0-7][\d;]*m|\x1b\[38;"
 
 
 def test_a_terminal_shows_progress_in_colours():
-    code, screen = in_terminal(["train", "digits", "--epochs", "30", "--early-stopping"])
+    code, screen = in_terminal(words("train digits --networks 1 --epochs 30 --early-stopping"))
     assert code == 0
     assert re.search(COLOUR, screen)
     assert "30/30" in plain(screen)
@@ -1203,7 +1230,9 @@ def test_a_terminal_shows_progress_in_colours():
 
 
 def test_colours_can_be_forbidden_and_commands_are_not_broken_into_lines():
-    settings = words("sweep xor --hidden 2 3 --epochs 2 --activation tanh --solver sgd --momentum 0.5")
+    settings = words(
+        "sweep xor --networks 1 --hidden 2 3 --epochs 2 --activation tanh --solver sgd --momentum 0.5"
+    )
     code, screen = in_terminal(settings, columns=50, NO_COLOR="1")
     assert code == 0
     assert "2/2" in plain(screen)
@@ -1307,7 +1336,7 @@ def test_a_running_number_predicts_nothing(ask, run):
 
 def test_months_of_the_united_states(run, ask):
     months = [dt.date(2019 + i // 12, 1 + i % 12, 1) for i in range(36)]
-    settings = ["--solver", "lbfgs", "--hidden", 4]
+    settings = ["--solver", "lbfgs", "--networks", 1, "--hidden", 4]
     us = [f"{month.month}/{month.day}/{month.year}" for month in months]
     written(lines_of(["month", "value"], zip(us, (f"{i}.5" for i in range(36)))), "us.csv")
     written(lines_of(["month", "value"], zip(months, (f"{i}.5" for i in range(36)))), "iso.csv")
@@ -1423,7 +1452,7 @@ def test_a_class_that_comes_once(ask, run):
     random = np.random.RandomState(0)
     kinds = ["once" if i == 77 else "seldom" if i % 50 == 0 else "ab"[i % 2] for i in range(1000)]
     written(lines_of(["x", "label"], zip(random.randn(1000).round(2), kinds)))
-    code, output, error = run("train", "table.csv", "--epochs", 2, "--out", "run")
+    code, output, error = run("train", "table.csv", *SMALL, "--epochs", 2, "--out", "run")
     assert code == 0
     assert "mlp-xp: test: no ROC AUC, as no row has the class once" in error
     assert json.loads(Path("run/pipeline.json").read_text())["baseline"]["counts"] == [384, 399, 1, 16]
@@ -1431,9 +1460,10 @@ def test_a_class_that_comes_once(ask, run):
 
 def test_grades_are_numbers(ask):
     written(lines_of(["hours", "grade"], [(i % 20 + i % 3, i % 20) for i in range(400)]))
-    found = ask("train", "table.csv", "--epochs", 2)
+    settings = ["train", "table.csv", *SMALL, "--epochs", 2]
+    found = ask(*settings)
     assert (found["task"], found["reason"]) == ("regression", "it has 20 different numbers")
-    assert ask("train", "table.csv", "--epochs", 2, "--task", "classification")["task"] == "classification"
+    assert ask(*settings, "--task", "classification")["task"] == "classification"
 
 
 def test_years_and_dates_are_written_as_such(run):
@@ -1446,7 +1476,7 @@ def test_years_and_dates_are_written_as_such(run):
         for i in range(100)
     ]
     written(lines_of(["day", "built", "label"], rows))
-    output = run("train", "table.csv", "--epochs", 2)[1]
+    output = run("train", "table.csv", *SMALL, "--epochs", 2)[1]
     assert "day, read as year-month-day, 2015-01-02 to 2015-04-09" in output
     assert re.search(
         r"missing     day 12, filled with 2015-0\d-\d\d(?: 12:00:00)?; built 13, filled with 19\d\d(\.5)?\n",
@@ -1473,9 +1503,9 @@ def test_text_of_many_values_takes_little_memory(ask):
 def test_tables_in_a_pipe(run, monkeypatch):
     text = lines_of("xyk", [(i % 5, i % 7, "ab"[i % 5 > 2]) for i in range(60)])
     written(text)
-    for command in (["train", "-", "--epochs", "2"], ["train", "table.csv", "--epochs", "2", "--out", "run"]):
+    for command in (["train", "-"], ["train", "table.csv", "--out", "run"]):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-        assert run(*command)[0] == 0
+        assert run(*command, *SMALL, "--epochs", 2)[0] == 0
     expected = run("predict", "run", "table.csv")[1]
     for content in (text.encode(), gzip.compress(text.encode()), text.encode("utf-16")):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
@@ -1491,7 +1521,7 @@ def test_text_in_other_encodings(run):
     code, _, error = run("train", "table.csv")
     assert code == 2
     assert "--encoding names another one, such as cp1252" in error
-    settings = ["--epochs", "2", "--out", "run"]
+    settings = [*SMALL, "--epochs", "2", "--out", "run"]
     assert run("train", "table.csv", "--encoding", "cp1252", *settings)[0] == 0
     assert "--encoding cp1252" in Path("run/command.txt").read_text()
     written(text, "new.csv")

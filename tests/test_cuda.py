@@ -922,7 +922,8 @@ def test_the_command_says_what_it_runs_on(gpu, capsys, monkeypatch):
     pytest.importorskip("safetensors")
     from mlp_xp._cli import main
 
-    arguments = ["train", "breast-cancer", "--hidden", "4", "--epochs", "20", "--backend", "auto"]
+    arguments = ["train", "breast-cancer", "--networks", "1", "--hidden", "4", "--epochs", "5"]
+    arguments += ["--backend", "auto"]
     assert main([*arguments, "--matmul-precision", "tf32"]) == 0
     said = capsys.readouterr()
     assert "Training on CuPy" in said.out

@@ -293,6 +293,7 @@ def growth(code: str, path: Path) -> tuple[float, Any]:
         return (peak - start) / 1024, json.loads(child.stdout.read())
 
 
+@pytest.mark.slow  # `test_no_method_casts_or_copies_the_whole_of_the_samples` is its quick sister
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_memory_stays_bounded_on_a_map_of_1_gb(tmp_path):
     path = tmp_path / "X.float32"

@@ -59,18 +59,18 @@ NUMBERS = r"loss \d\.\d{4} val \d\.\d{4} accuracy \d\.\d{3}"
 def test_numbers_are_whole_in_terminals_of_any_width(width, description, monkeypatch):
     monkeypatch.setattr("mlp_xp._training.progress_bar.MIN_SECONDS_BETWEEN_UPDATES", 0.0)
     shown = console(width=width)
-    with ProgressBar(200, console=shown, description=description) as bar:
-        trained(200, on_progress=bar, validation_data=(X, Y), metrics=["accuracy"])
+    with ProgressBar(110, console=shown, description=description) as bar:
+        trained(110, on_progress=bar, validation_data=(X, Y), metrics=["accuracy"])
     text = shown.file.getvalue()
     assert "\n" not in text.removesuffix("\x1b[?25h").removesuffix("\n")  # no draw took two lines
     assert "…" not in text
     lines = screen(shown)
     assert max(map(len, lines)) <= width
-    assert re.match(rf"{description.split()[0]} .*0/200", lines[0])
+    assert re.match(rf"{description.split()[0]} .*0/110", lines[0])
     lines = [line for line in lines if "loss" in line]
     assert len(lines) > 100
     for line in lines:
-        assert re.search(rf"(^| )\d+/200 ([━╸]* )?{NUMBERS}", re.sub(" +", " ", line)), line
+        assert re.search(rf"(^| )\d+/110 ([━╸]* )?{NUMBERS}", re.sub(" +", " ", line)), line
         assert line.startswith(description.split()[0] if width > 50 or "3/7" in description else "")
     # The narrower the terminal, the less stands beside them.
     rest = re.split(NUMBERS, lines[-1])[1]

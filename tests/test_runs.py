@@ -211,12 +211,13 @@ def test_predictions_are_classes_with_probabilities_or_values(made):
     assert values.classes is None
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_a_run_predicts_in_python_as_in_the_terminal(tmp_path, capsys, monkeypatch):
     cli = pytest.importorskip("mlp_xp._cli")
     monkeypatch.chdir(tmp_path)
     frame = training_table().drop("two", "value", "w")
     frame.write_csv("table.csv")
-    settings = ["--hidden", "3", "--epochs", "3", "--quiet", "--out", "run"]
+    settings = ["--networks", "1", "--hidden", "3", "--epochs", "3", "--quiet", "--out", "run"]
     assert cli.main(["train", "table.csv", "--target", "y", *settings]) == 0
     assert {path.name for path in Path("run").iterdir()} == {
         *("pipeline.json", "network.safetensors", "run.json", "metrics.json", "history.json", "command.txt"),
@@ -890,13 +891,15 @@ def test_random_damage_is_refused_or_harmless(tmp_path, request):
     assert found["scored"] > count // 20  # and the checksums fit
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_truth_values_are_no_yes_and_no(tmp_path, monkeypatch):
     """A library that reads yes and no as truth values would have all rows predicted as unknown ones."""
     cli = pytest.importorskip("mlp_xp._cli")
     monkeypatch.chdir(tmp_path)
     frame = pl.DataFrame({"flag": ["yes", "no"] * 30, "x": np.arange(60.0) % 7, "y": ["a", "b"] * 30})
     frame.write_csv("table.csv")
-    assert cli.main(["train", "table.csv", "--epochs", "2", "--quiet", "--out", "run"]) == 0
+    settings = ["--networks", "1", "--hidden", "8", "--epochs", "2", "--quiet", "--out", "run"]
+    assert cli.main(["train", "table.csv", *settings]) == 0
     run = load_run("run")
     truths = frame.with_columns(pl.col("flag") == "yes")
     message = "^the column 'flag' must hold names as in training, such as no, yes, got true and false$"

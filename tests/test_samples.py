@@ -1,6 +1,7 @@
 """Batches of samples against NumPy's indexing: any dtype, rows chosen, orders, sparse matrices."""
 
 import tracemalloc
+from functools import cache
 
 import numpy as np
 import pytest
@@ -163,12 +164,17 @@ def test_rows_of_any_layout_are_taken(layout, dtype):
     np.testing.assert_array_equal(RowTaker(column).take(ROWS), np.array(column)[ROWS])
 
 
+@cache
+def large(dtype):
+    return (np.random.RandomState(0).rand(20_000, 64) * 100).astype(dtype)
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32", ">f8", "uint8"])
 @pytest.mark.parametrize("is_map", [False, True], ids=["in memory", "map"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_no_layout_is_copied_whole(layout, is_map, dtype, tmp_path, monkeypatch):
     monkeypatch.setattr(arrays_module, "ELEMENTS_PER_BLOCK", 2**12)
-    x = (np.random.RandomState(0).rand(20_000, 64) * 100).astype(dtype)
+    x = large(dtype)
     array = LAYOUTS[layout](x)
     array = mapped(array, tmp_path) if is_map else array
     network = Network((array.shape[1], 2, 1), loss="squared_error")

@@ -131,6 +131,7 @@ def test_numbers_are_labels_of_a_classifier_and_values_of_a_regressor():
     assert len(np.unique(predicted)) > 100
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_it_is_the_network_that_the_command_trains(tmp_path, monkeypatch, capsys):
     cli = pytest.importorskip("mlp_xp._cli")
     monkeypatch.chdir(tmp_path)
