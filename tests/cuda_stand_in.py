@@ -531,12 +531,13 @@ class ndarray(NDArrayOperatorsMixin):  # noqa: N801 - CuPy's name
         return ndarray(data, view, self.device)
 
     def get(self, stream=None, out=None):
-        machine, stream = MACHINE, MACHINE.stream if stream is None else stream
-        if stream.work is not None:
-            stream.invalid = True
+        machine, current = MACHINE, MACHINE.stream
+        if current.work is not None:
+            current.invalid = True
             raise CUDARuntimeError(UNSUPPORTED)
         machine.counts["reads"] += 1
         with self.device:
+            stream = MACHINE.stream if stream is None else stream
             result = np.empty(self.shape, self.dtype) if out is None else out
             stream.launch(
                 lambda on: (_check_reading(on, [self.data.mem.writers]), np.copyto(result, self.view))

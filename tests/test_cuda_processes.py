@@ -195,6 +195,19 @@ def test_arrays_that_are_not_copied_implicitly_go_through_the_host(library, monk
     assert processes.reduction in ("MPI", "MPI through host memory")
 
 
+@on("stand-in")
+def test_a_process_trains_on_the_device_of_its_arrays(gpu, communicator, route):
+    cupy = gpu.module
+    with within(communicator), cupy.cuda.Device(1):
+        arrays = [None if array is None else gpu.array(array) for array in data(weighted=True)]
+    with within(communicator):
+        both = trained(arrays, SimpleNamespace(array=lambda array: array), batch_size=64)
+    assert both.params[0].weight.device.id == 1
+    assert cupy.cuda.Device().id == 0
+    with within(Communicator()):
+        assert_same(both, trained(data(weighted=True), batch_size=64), 1e-9)
+
+
 # How steps run.
 
 
