@@ -217,6 +217,8 @@ def checked_on_host(y: Any, n_samples: int, estimator: Any, *, numeric: bool) ->
     """Check targets of any library as scikit-learn does; return them as a NumPy array."""
     if is_plain_vector(y, "biuf") and len(y) == n_samples and np.isfinite(y).all():
         return y  # certainly passes the checks, which take longer than a step on a small batch
+    if not n_samples and not min_samples() and not len(y):
+        return np.asarray(y)  # which scikit-learn refuses, whatever `ensure_min_samples` is, if it is text
     rows = np.broadcast_to(np.float32(0.0), (n_samples, 1))
     with errors_naming("y"):
         _, y = check_X_y(

@@ -133,7 +133,8 @@ def prepare_task(
         if not incremental:  # a batch may have no class of positive weight
             with errors_naming("class_weight", "sample_weight"):
                 check_weights(stored, weight)
-    samples = _samples(estimator, network, there, X, targets, weight).sharded(processes)
+    samples = _samples(estimator, network, there, X, targets, weight)
+    samples = samples.sharded(processes, estimator._shards[0])
     validation = _validation_samples(estimator, network, home, there, *validation_data)
 
     continuation = estimator._continuation if continues else None
@@ -277,7 +278,7 @@ def _validation_samples(
     with errors_naming("sample_weight_val", "sample_weight"):
         check_weights(stored, weight)
     samples = _samples(estimator, network, there, X, targets, weight, "_val")
-    return samples.sharded(current_processes())
+    return samples.sharded(current_processes(), estimator._shards[1])
 
 
 def _split(
@@ -289,7 +290,7 @@ def _split(
     by_class = estimator._is_classifier and estimator.n_outputs_ == 1
     stratify, shard = targets[:, 0] if by_class else None, samples.shard
     if shard is not None and by_class:
-        stratify = np.concatenate(shard.processes.exchange("the validation part", stratify))
+        stratify = shard.compute("the validation part", lambda classes: classes, stratify)
     train, validation = train_test_split(
         np.arange(samples.n_total),
         random_state=random,
