@@ -15,6 +15,7 @@ none waits for another in vain:
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -35,6 +36,9 @@ HostArray: TypeAlias = "np.ndarray[Any, Any]"
 
 SECONDS_TO_LEAVE_TOGETHER = 1.0
 """How long a process that raises an error waits for the others to leave the context, before it ends them."""
+
+MAX_BYTES_OF_A_MESSAGE = 2**30
+"""Larger values are sent in several messages: MPI counts up to 2**31 - 1 bytes."""
 
 MAX_INTERRUPTS_DEFERRED = 2
 """The next one is raised at once. Open MPI's `mpiexec` sends SIGTERM after a Ctrl-C that all may have got."""
@@ -183,7 +187,7 @@ class Processes:
         answers = self._messages.allgather(_Message(point, value, self.interrupted))
         for rank, answer in enumerate(answers):
             if isinstance(answer, _Failure):
-                raise shared(_error_of(answer, rank, self.size))
+                raise shared(_error_of(answer, rank, self.size), reporter=rank)
         for rank, answer in enumerate(answers):
             if answer.point != answers[0].point:
                 message = (
@@ -201,8 +205,17 @@ class Processes:
         return shared(KeyboardInterrupt())
 
     def share(self, point: str, value: Any) -> Any:
-        """Return the value of process 0."""
-        return self.exchange(point, value if self.rank == 0 else None)[0]
+        """Return the value of process 0, which may be large."""
+        data = pickle.dumps(value, protocol=5) if self.rank == 0 else b""
+        small = data if len(data) <= MAX_BYTES_OF_A_MESSAGE // self.size else None
+        first, size = self.exchange(point, (small, len(data)))[0]
+        if first is not None:
+            return value if self.rank == 0 else pickle.loads(first)
+        with self.stepping():
+            buffer = np.empty(size, np.uint8) if self.rank else np.frombuffer(data, np.uint8)
+            for some in _blocks(buffer):
+                self._messages.Bcast(some)
+        return value if self.rank == 0 else pickle.loads(buffer.data)
 
     def any(self, point: str, value: object) -> bool:
         """Whether a value is true in one of the processes."""
@@ -215,11 +228,28 @@ class Processes:
             first = first + other
         return first
 
-    def gather(self, point: str, value: Any) -> list[Any] | None:
-        """Return the values of all processes at process 0, None at the others."""
-        self.exchange(point)
-        gathered: list[Any] | None = self._messages.gather(value)
-        return gathered
+    def gather(self, point: str, value: Any, root: int = 0) -> list[Any] | None:
+        """Return the values of all processes, which may be large, at one of them; None at the others."""
+        data = b"" if self.rank == root else pickle.dumps(value, protocol=5)
+        sizes = self.exchange(point, len(data))
+        with self.stepping():
+            if self.rank != root:
+                for some in _blocks(np.frombuffer(data, np.uint8)):
+                    self._messages.Send(some, dest=root)
+                return None
+            values = []
+            for rank, size in enumerate(sizes):
+                buffer = np.empty(size, np.uint8)
+                for some in _blocks(buffer):
+                    self._messages.Recv(some, source=rank)
+                values.append(value if rank == root else pickle.loads(buffer.data))
+            return values
+
+    def in_turn(self, point: str, value: Any) -> Iterator[Any]:
+        """Yield the values of all processes, which process 0 gets one after the other; None at the others."""
+        for rank in range(self.size):
+            received = self.gather(point, value if rank == self.rank else None)
+            yield None if received is None else received[rank]
 
     def compute_on_first(self, point: str, function: Callable[..., Any], *arrays: HostArray | None) -> Any:
         """Return ``function(*arrays)`` of the arrays of all processes, joined: process 0 computes it.
@@ -308,10 +338,7 @@ class Processes:
             self.end(error)
         with deferred_interrupts():
             shared(error)
-            if not isinstance(error, KeyboardInterrupt):
-                with suppress(Exception):
-                    error.add_note(f"raised in process {self.rank} of {self.size}")
-            self._messages.allgather(
+            answers = self._messages.allgather(
                 _Failure(
                     type(error).__name__,
                     str(error),
@@ -320,6 +347,11 @@ class Processes:
                     isinstance(error, KeyboardInterrupt),
                 )
             )
+            failed = [rank for rank, answer in enumerate(answers) if isinstance(answer, _Failure)]
+            with suppress(Exception):
+                error._mlp_xp_reporter = failed[0]  # type: ignore[attr-defined]
+                if not isinstance(error, KeyboardInterrupt) and len(failed) < self.size:
+                    error.add_note(f"raised in process {self.rank} of {self.size}")
 
     def end(self, error: BaseException) -> None:
         """End all processes, with the error as the reason."""
@@ -400,6 +432,12 @@ def _end_by_uncaught_errors(communicator: Any) -> None:
         sys.excepthook = show_and_end
 
 
+def _blocks(buffer: HostArray) -> Iterator[HostArray]:
+    """Yield parts of a buffer that a message can have."""
+    for start in range(0, len(buffer), MAX_BYTES_OF_A_MESSAGE):
+        yield buffer[start : start + MAX_BYTES_OF_A_MESSAGE]
+
+
 def _entropy() -> int:
     return int(np.random.SeedSequence().generate_state(1)[0])
 
@@ -417,16 +455,25 @@ def _error_of(failure: _Failure, rank: int, size: int) -> BaseException:
     return kind(f"process {rank} of {size} has failed: {failure.kind}: {failure.text}")
 
 
-def shared(error: BaseException) -> BaseException:
+def shared(error: BaseException, reporter: int = 0) -> BaseException:
     """Mark an error as one that all processes raise at this point, or know of; return it."""
     with suppress(Exception):
         error._mlp_xp_shared = True  # type: ignore[attr-defined]
+        error._mlp_xp_reporter = reporter  # type: ignore[attr-defined]
     return error
 
 
-def is_shared(error: BaseException) -> bool:
-    """Whether all processes know of an error."""
-    return bool(getattr(error, "_mlp_xp_shared", False))
+def is_shared(error: BaseException | None) -> bool:
+    """Whether all processes know of an error, or of that which it was raised from."""
+    return error is not None and (hasattr(error, "_mlp_xp_shared") or is_shared(error.__cause__))
+
+
+def reporter_of(error: BaseException | None) -> int:
+    """Return the process that is to tell the user of an error, of all that raise one."""
+    if error is None:
+        return 0
+    reporter = getattr(error, "_mlp_xp_reporter", None)
+    return reporter_of(error.__cause__) if reporter is None else int(reporter)
 
 
 def described(value: Any) -> str:

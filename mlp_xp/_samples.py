@@ -98,6 +98,48 @@ class Shard:
     start: int = 0
     numbers: Rows | None = None
 
+    @classmethod
+    def of(cls, processes: Processes, n_rows: int) -> Shard:
+        """Return the shard of a process with so many rows, which follow those of the one before."""
+        lengths = processes.exchange("the numbers of rows", n_rows)
+        return cls(processes, sum(lengths), sum(lengths[: processes.rank]))
+
+    def choose(self, rows: Rows, n_rows: int) -> tuple[Rows, Shard]:
+        """Return which of this process's `n_rows` rows are among rows of the whole, and their shard."""
+        rows = rows.astype(np.int32 if self.n_total < 2**31 else np.int64, copy=False)
+        own = self.own_rows(rows, n_rows)
+        is_own = own >= 0
+        numbers = np.where(is_own, np.cumsum(is_own) - 1, -1)
+        return own[is_own], Shard(self.processes, len(rows), numbers=numbers.astype(rows.dtype))
+
+    def compute(self, point: str, function: Callable[..., Any], *arrays: HostArray | None) -> Any:
+        """Return ``function(*arrays)`` of the rows of all processes, in the order of the whole.
+
+        Process 0 computes it. An array must be None in all processes or in none.
+        """
+        wholes, value = self.gather(point, *arrays), None
+        with self.processes.together(point):
+            if wholes is not None:
+                value = function(*wholes)
+        return self.processes.share(point, value)
+
+    def gather(self, point: str, *arrays: HostArray | None) -> list[HostArray | None] | None:
+        """Return arrays of the rows of all processes, in the order of the whole, at process 0; else None."""
+        own = None
+        if self.numbers is not None:
+            places = np.flatnonzero(self.numbers >= 0)
+            own = np.empty_like(self.numbers, shape=len(places))
+            own[self.numbers[places]] = places
+        parts = self.processes.gather(point, (own, arrays))
+        if parts is None:
+            return None
+        order = None if own is None else np.argsort(np.concatenate([numbers for numbers, _ in parts]))
+        wholes: list[HostArray | None] = []
+        for each in zip(*(own_arrays for _, own_arrays in parts)):
+            whole = None if each[0] is None else np.concatenate(each)
+            wholes.append(whole if whole is None or order is None else whole[order])
+        return wholes
+
     def own_rows(self, order: Rows, n_rows: int) -> Rows:
         """Return the numbers, among this process's `n_rows` rows, of rows of the whole; -1 for others."""
         if self.numbers is not None:
@@ -143,25 +185,24 @@ class Samples:
         """The number of rows that all processes have together."""
         return len(self) if self.shard is None else self.shard.n_total
 
-    def sharded(self, processes: Processes | None) -> Samples:
-        """Return the samples as those of one of these processes; all must call this."""
+    def sharded(self, processes: Processes | None, shard: Shard | None = None) -> Samples:
+        """Return the samples as those of one of these processes; all must call this.
+
+        `shard` says which rows of the whole they are, if not those that follow the process before.
+        """
         if processes is None:
             return self
-        lengths = processes.exchange("the numbers of rows", len(self))
-        if not sum(lengths):
+        shard = Shard.of(processes, len(self)) if shard is None else shard
+        if not shard.n_total:
             raise shared(ValueError("`X` must have at least one row in one of the processes, got none"))
-        shard = Shard(processes, sum(lengths), sum(lengths[: processes.rank]))
         return replace(self, shard=shard)
 
     def choose(self, rows: Rows) -> Samples:
         """Return some rows: those with these numbers in the whole, of which a process gets its own."""
         if self.shard is None:
             return replace(self, rows=rows)
-        own = self.shard.own_rows(rows, len(self))
-        is_own = own >= 0
-        numbers = np.where(is_own, np.cumsum(is_own) - 1, -1)
-        shard = Shard(self.shard.processes, len(rows), numbers=numbers.astype(rows.dtype))
-        return replace(self, rows=own[is_own], shard=shard)
+        own, shard = self.shard.choose(rows, len(self))
+        return replace(self, rows=own, shard=shard)
 
     @property
     def xp(self) -> Namespace:

@@ -647,7 +647,7 @@ def test_names_that_are_no_table(name, problem, tmp_path):
 @pytest.mark.parametrize("name", ["x.csv", "x.npz", "x.parquet", "x.arrow"])
 def test_folders(name, tmp_path):
     (tmp_path / name).mkdir()
-    assert_refused(tmp_path / name, "^a folder, not a file$")
+    assert_refused(tmp_path / name, "^a folder without files$")
 
 
 def test_data_errors_are_one_line():

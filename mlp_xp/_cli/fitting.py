@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,7 +58,7 @@ def describe_network(training: Training, loaded: LoadedData) -> str:
     """Return a description of the network: layer sizes, activation, solver and maximum number of epochs."""
     estimator, n_networks = training.estimator, training.n_networks
     hidden = estimator.hidden_layer_sizes
-    n_classes = len(np.unique(loaded.target.values)) if loaded.prepared.task == "classification" else 1
+    n_classes = 1 if loaded.classes is None else len(loaded.classes)
     sizes = [loaded.prepared.preprocessor.width, *hidden, 1 if n_classes == 2 else n_classes]
     activation = (
         estimator.activation if isinstance(estimator.activation, str) else ", ".join(estimator.activation)
@@ -174,7 +175,7 @@ def _best_epochs_message(training: Training) -> str:
 
 def _past_its_best(training: Training) -> str:
     """Return what is said of a training that ran for all epochs: whether more or fewer may help."""
-    n_rows, estimator = len(training.data.splits["training"].y), training.estimator
+    n_rows, estimator = training.data.splits["training"].n_total, training.estimator
     losses = [network.val_loss_curve_ for network in training.networks]
     if training.monitored is None or not all(losses):
         if training.leaves_rows_out and estimator.early_stopping and estimator.solver != "lbfgs":
@@ -199,21 +200,22 @@ def score_splits(estimator: Any, loaded: LoadedData) -> dict[str, dict[str, Any]
     """Return the scores of each split, and under "baseline" the baseline's on the reported split."""
     data, reported = loaded.prepared, loaded.prepared.splits[loaded.report_split]
     classes = np.asarray(estimator.classes_) if data.task == "classification" else None
+    rate = partial(score, data.task, classes=classes)
     scores = {
-        split: score(data.task, rows.y, model_outputs(estimator, data.X[split]), classes)
+        split: rows.compute("the scores", rate, rows.y, model_outputs(estimator, data.X[split]))
         for split, rows in data.splits.items()
     }
     outputs = loaded.baseline.outputs(len(reported.y))
-    scores["baseline"] = score(data.task, reported.y, outputs, classes)
+    scores["baseline"] = reported.compute("the scores", rate, reported.y, outputs)
     return scores
 
 
 def undefined_scores(loaded: LoadedData, scores: dict[str, dict[str, Any]]) -> list[str]:
     """Return notes on the splits of which some scores are not defined."""
     notes = []
-    classes = np.unique(loaded.target.values) if loaded.target.task == "classification" else None
     for split, rows in loaded.prepared.splits.items():
-        if reason := why_undefined(scores[split], rows.y, classes):
+        explain = partial(why_undefined, scores[split], classes=loaded.classes)
+        if reason := rows.compute("undefined scores", explain, rows.y):
             notes.append(f"{split}: {reason}")
     return notes
 

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
+from mlp_xp._arrays import HostArray
 from mlp_xp._cli.options import ESTIMATOR_OPTIONS
 from mlp_xp._cli.screen import Screen
+from mlp_xp._processes import current_processes
 from mlp_xp.datasets import DATASETS, load
 from mlp_xp.estimators import MLPClassifier, MLPRegressor
+from mlp_xp.estimators._labels import classes_of
 from mlp_xp.tables._common import AS_ASKED, IT_IS_EMPTY, DataError, RawTable, listed
 from mlp_xp.tables._formats import MISSING_MARKERS, NumberFormat
 from mlp_xp.tables._learning import learn_schema
 from mlp_xp.tables._networks import Training
+from mlp_xp.tables._parts import all_values
 from mlp_xp.tables._pipelines import PreparedData, prepare
 from mlp_xp.tables._preprocessing import check_magnitudes
-from mlp_xp.tables._reading import STANDARD_INPUT, dataset_frame, read_table
+from mlp_xp.tables._reading import STANDARD_INPUT, dataset_frame, is_folder, own_part, read_part, table_files
 from mlp_xp.tables._rows import LabelledRows, hold_out, known_rows, labelled_rows
-from mlp_xp.tables._runs import format_days, missing_in_words
+from mlp_xp.tables._runs import format_days, missing_in_words, missing_values
 from mlp_xp.tables._schema import ColumnSchema, Schema
 from mlp_xp.tables._scores import Baseline, class_counts, format_number
 from mlp_xp.tables._settings import SETTINGS
@@ -39,36 +42,40 @@ class LoadedData(NamedTuple):
     name : str
         Name of the data set or the file.
     target : Target
+    target_summary : str
+    classes : ndarray of shape (n_classes,) or None
+        None for regression.
     schema : Schema
     prepared : PreparedData
+    baseline : Baseline
+        The baseline model of the training rows.
+    n_rows : int
+        Number of rows with a positive weight, also those without a target.
     n_without_target : int
         Number of rows left out because they have no target.
     missing : dict of int
         Number of missing values in each column that has any.
+    days : dict of tuple of float
+        The first and the last value of each column of dates.
     """
 
     name: str
     target: Target
+    target_summary: str
+    classes: HostArray | None
     schema: Schema
     prepared: PreparedData
+    baseline: Baseline
+    n_rows: int
     n_without_target: int
     missing: dict[str, int]
-
-    @property
-    def n_rows(self) -> int:
-        """Number of rows with a positive weight, also those without a target."""
-        return len(self.target.values) + self.n_without_target
+    days: dict[str, tuple[float, float]]
 
     @property
     def target_name(self) -> str:
         """Name of the target's column."""
         assert self.schema.target is not None
         return self.schema.target.name
-
-    @property
-    def baseline(self) -> Baseline:
-        """The baseline model of the training rows."""
-        return Baseline.fit(self.prepared.task, self.prepared.splits["training"].y)
 
     @property
     def report_split(self) -> str:
@@ -79,6 +86,8 @@ class LoadedData(NamedTuple):
 
 def load_data(options: argparse.Namespace) -> LoadedData:
     """Read, check, split and preprocess the data that the options name.
+
+    Of several processes each reads a part of the rows.
 
     Raises
     ------
@@ -100,27 +109,34 @@ def load_data(options: argparse.Namespace) -> LoadedData:
     known = known_rows(schema, table.frame)
     target = find_target(known.target, options.task)
     check_magnitudes(known.frame, schema.names("number"), options.dtype)
-    training, test = hold_out(
-        LabelledRows(known.frame, target.values, known.sample_weight),
-        target.task,
-        options.test_fraction,
-        options.random_state,
-    )
+    rows = LabelledRows.of(known.frame, target.values, known.sample_weight)
+    classes = classes_of(target.values).labels if target.task == "classification" else None
+    training, test = hold_out(rows, target.task, options.test_fraction, options.random_state)
     splits = {"training": training}
     if options.val is not None:
-        splits["validation"] = _validation_rows(options, schema, target)
+        splits["validation"] = _validation_rows(options, schema, classes)
     if test is not None:
         splits["test"] = test
-    missing = {column.name: column.null_count() for column in known.frame if column.null_count()}
-    prepared = prepare(target.task, schema, splits, options.dtype, SETTINGS[options.settings].inputs)
-    return LoadedData(name, target, schema, prepared, known.n_without_target, missing)
+    fit_baseline = partial(Baseline.fit, target.task)
+    return LoadedData(
+        name,
+        target,
+        rows.compute("the target", partial(_describe_target, target.task), target.values),
+        classes,
+        schema,
+        prepare(target.task, schema, splits, options.dtype, SETTINGS[options.settings].inputs),
+        training.compute("the baseline", fit_baseline, training.y),
+        rows.n_total + known.n_without_target,
+        known.n_without_target,
+        missing_values(known.frame),
+        _first_and_last_days(schema, list(splits.values())),
+    )
 
 
-def _validation_rows(options: argparse.Namespace, schema: Schema, target: Target) -> LabelledRows:
+def _validation_rows(options: argparse.Namespace, schema: Schema, classes: HostArray | None) -> LabelledRows:
     """Return the rows of the table that ``--val`` names."""
-    classes = np.unique(target.values) if target.task == "classification" else None
     try:
-        rows = labelled_rows(schema, read_table(options.val, options.encoding).frame, classes)
+        rows = labelled_rows(schema, read_part(options.val, options.encoding).frame, classes)
         check_magnitudes(rows.frame, schema.names("number"), options.dtype)
     except DataError as error:
         raise DataError(f"--val: {error}") from error
@@ -130,15 +146,17 @@ def _validation_rows(options: argparse.Namespace, schema: Schema, target: Target
 def _read(options: argparse.Namespace) -> tuple[str, RawTable, str]:
     """Return the name of the data, the table, and the name of its target column."""
     if options.data in DATASETS:
-        data = load(options.data)
-        return data.name, RawTable(dataset_frame(data)), options.target or data.target_name
-    if "." not in options.data and options.data != STANDARD_INPUT:
+        data, processes = load(options.data), current_processes()
+        raw = RawTable(dataset_frame(data))
+        raw = raw if processes is None else own_part(raw, processes)
+        return data.name, raw, options.target or data.target_name
+    path = Path(options.data)
+    if "." not in options.data and options.data != STANDARD_INPUT and not is_folder(path):
         # A mistyped data set, as tables are recognised by their suffix.
         raise DataError(
             f"unknown data {options.data!r}: it is none of {', '.join(DATASETS)}, nor a table's file"
         )
-    path = Path(options.data)
-    table = read_table(path, options.encoding)
+    table = read_part(path, options.encoding)
     frame = table.frame
     if frame.width < 2:
         raise DataError(
@@ -158,14 +176,14 @@ def print_summary(loaded: LoadedData, screen: Screen) -> None:
     screen.print_fields(
         [
             ("task", f"{target.task} ({target.reason}{'' if asked else '; --task overrides this'})"),
-            ("target", _describe_target(target) + _describe_format(schema.target)),
+            ("target", loaded.target_summary + _describe_format(schema.target)),
             ("no target", f"in {loaded.n_without_target} rows, left out" if loaded.n_without_target else ""),
             ("numbers", _describe_numbers(schema)),
             ("dates", "; ".join(_describe_dates(loaded))),
             ("categories", listed(_describe_categories(loaded))),
             ("missing", "; ".join(missing_in_words(loaded.prepared.pipeline(None), loaded.missing))),
             ("left out", _describe_left_out(schema)),
-            ("rows", ", ".join(f"{len(rows.y)} for {split}" for split, rows in splits.items())),
+            ("rows", ", ".join(f"{rows.n_total} for {split}" for split, rows in splits.items())),
         ]
     )
 
@@ -187,11 +205,22 @@ def _describe_dates(loaded: LoadedData) -> list[str]:
     for column in loaded.schema.features:
         if column.kind != "date":
             continue
-        days = np.concatenate([rows.frame[column.name] for rows in loaded.prepared.splits.values()])
-        first, last = (format_days(float(day), column) for day in (np.nanmin(days), np.nanmax(days)))
+        first, last = (format_days(day, column) for day in loaded.days[column.name])
         read = f", read as {column.format.words()}" if column.format is not None else ""
         described.append(f"{column.name}{read}, {first} to {last}")
     return described
+
+
+def _first_and_last_days(schema: Schema, splits: list[LabelledRows]) -> dict[str, tuple[float, float]]:
+    """Return the first and the last value of each column of dates."""
+    names = schema.names("date")
+    own = [
+        [(column.min(), column.max()) for column in rows.frame.select(names).iter_columns()]
+        for rows in splits
+    ]
+    found = zip(*(columns for parts in all_values("dates", own) for columns in parts))
+    ends = [[float(day) for pair in pairs for day in pair if day is not None] for pairs in found]
+    return {name: (min(days), max(days)) for name, days in zip(names, ends)}
 
 
 def _describe_categories(loaded: LoadedData) -> list[str]:
@@ -216,9 +245,8 @@ def _describe_format(column: ColumnSchema | None) -> str:
     return f", read as {words}" if words else ""
 
 
-def _describe_target(target: Target) -> str:
-    y = target.values
-    if target.task == "regression":
+def _describe_target(task: str, y: HostArray) -> str:
+    if task == "regression":
         return f"mean {format_number(y.mean())}, from {format_number(y.min())} to {format_number(y.max())}"
     return listed((f"{name} {n} ({n / len(y):.0%})" for name, n in class_counts(y).items()))
 
@@ -250,7 +278,7 @@ def make_training(
     inapplicable = {"classification": "loss", "regression": "class_weight"}[task]
     if inapplicable in given:
         raise DataError(f"--{inapplicable.replace('_', '-')} is not for {task}")
-    parameters = settings.all_parameters(given, len(loaded.prepared.splits["training"].y))
+    parameters = settings.all_parameters(given, loaded.prepared.splits["training"].n_total)
     kind = MLPClassifier if task == "classification" else MLPRegressor
     estimator = kind(random_state=options.random_state, backend=options.backend, **parameters)
     estimator._check_parameters()
@@ -259,8 +287,11 @@ def make_training(
 
 
 def file_sha256(data: str) -> str | None:
-    """Return the SHA-256 of a table's file; None if it is none."""
+    """Return the SHA-256 of a table's file, or of those of the files of a folder; None if it is none."""
     if data in DATASETS or data == STANDARD_INPUT:
         return None
-    with Path(data).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    each = []
+    for path in table_files(data):
+        with path.open("rb") as file:
+            each.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return each[0] if not is_folder(Path(data)) else hashlib.sha256("\n".join(each).encode()).hexdigest()

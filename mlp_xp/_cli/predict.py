@@ -11,7 +11,8 @@ import polars as pl
 from mlp_xp._cli.screen import Screen
 from mlp_xp.backends import backend
 from mlp_xp.tables._common import DataError, listed, printable
-from mlp_xp.tables._reading import check_writable, read_table, write_frame
+from mlp_xp.tables._parts import parts_in_order, total
+from mlp_xp.tables._reading import check_writable, read_part, write_frames
 from mlp_xp.tables._runs import Run, as_predictions, load_run, table_notes
 
 
@@ -24,12 +25,12 @@ def run(options: argparse.Namespace) -> int:
             raise DataError(f"{options.out}: the table to predict cannot be replaced by its predictions")
     trained = load(options)
     with screen.working(f"reading {options.table}"):
-        frame = read_table(options.table, options.encoding).frame
+        frame = read_part(options.table, options.encoding).frame
     unknown = [name for name in options.keep if name not in frame.columns]
     if unknown:
         raise DataError(f"--keep: no column {listed(unknown)}; the columns are {listed(frame.columns)}")
-    features = trained.pipeline.read(frame)
-    outputs = trained.pipeline.checked_outputs(features)
+    features = trained.pipeline.read(frame, together=True)
+    outputs = trained.pipeline.checked_outputs(features, together=True)
     notes, predictions = table_notes(trained, frame, features), as_predictions(trained, outputs)
     both = sorted(set(options.keep) & set(predictions.columns))
     if both:
@@ -50,14 +51,16 @@ def load(options: argparse.Namespace) -> Run:
 
 def _write(predictions: pl.DataFrame, notes: list[str], options: argparse.Namespace, screen: Screen) -> int:
     """Write the predictions to the file given, or to stdout as JSON or CSV."""
-    document = {"rows": len(predictions), "notes": notes}
+    parts, n_rows = parts_in_order(predictions), total("predictions", len(predictions))
+    document = {"rows": n_rows, "notes": notes}
     if options.out is not None:
-        write_frame(options.out, predictions)
-        screen.print(f"{len(predictions)} predictions in {Path(options.out)}: {listed(predictions.columns)}")
+        write_frames(options.out, parts)
+        screen.print(f"{n_rows} predictions in {Path(options.out)}: {listed(predictions.columns)}")
         screen.print_json({**document, "saved": options.out})
     elif options.json:
-        screen.print_json({**document, "predictions": predictions.to_dicts()})
+        screen.print_json({**document, "predictions": [row for part in parts for row in part.to_dicts()]})
     else:
-        text = predictions.write_csv()
-        sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+        for index, part in enumerate(parts):
+            text = part.write_csv(include_header=index == 0)
+            sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
     return 0

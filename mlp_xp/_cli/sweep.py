@@ -27,6 +27,7 @@ from mlp_xp._cli.options import EXIT_INTERRUPTED
 from mlp_xp._cli.screen import Screen, format_score
 from mlp_xp._interrupts import deferred_interrupts
 from mlp_xp._messages import first_line
+from mlp_xp._processes import current_processes, shared
 from mlp_xp.backends import backend
 from mlp_xp.files._folders import NewFolder, write_json
 from mlp_xp.files._models import save_model
@@ -36,7 +37,6 @@ from mlp_xp.plotting._texts import fallback_fonts, fit_legend, fit_text, font_po
 from mlp_xp.tables._common import DataError
 from mlp_xp.tables._networks import Training
 from mlp_xp.tables._pictures import has_two_features, plot_pipeline_boundary, shown_names
-from mlp_xp.tables._rows import LabelledRows
 from mlp_xp.tables._scores import SCORE_TITLES
 
 SWEEP_FILE = "sweep.json"
@@ -68,6 +68,8 @@ class Trial(NamedTuple):
 def run(options: argparse.Namespace) -> int:
     """Train a network of each size; save the networks, and print and draw a comparison."""
     screen = Screen(options)
+    if current_processes() is not None:
+        raise shared(DataError("sweep is for one process: `mpiexec -n 1 mlp-xp sweep`, or without mpiexec"))
     if len(set(options.hidden)) < len(options.hidden):
         raise DataError("--hidden: must name each size once")
     out = Path(options.out or f"sweep-{Path(options.data).stem}")
@@ -268,8 +270,8 @@ def _draw_boundary(loaded: LoadedData, trial: Trial, panel: Any) -> None:
     """Draw a network's decision boundary with the training and test rows."""
     shown = [rows for split, rows in loaded.prepared.splits.items() if split != "validation"]
     y = np.concatenate([rows.y for rows in shown])
-    rows = LabelledRows(pl.concat([rows.frame for rows in shown]), y)
-    plot_pipeline_boundary(loaded.prepared.pipeline(trial.estimator), rows, panel, legend=False)
+    frame = pl.concat([rows.frame for rows in shown])
+    plot_pipeline_boundary(loaded.prepared.pipeline(trial.estimator), frame, y, panel, legend=False)
 
 
 def _draw_curve(trial: Trial, panel: Any) -> None:

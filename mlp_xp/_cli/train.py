@@ -6,9 +6,10 @@ import argparse
 import platform
 import shlex
 from contextlib import nullcontext
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlp_xp._arrays import library_name
 from mlp_xp._cli.fitting import (
@@ -23,9 +24,11 @@ from mlp_xp._cli.fitting import (
     without_backend,
 )
 from mlp_xp._cli.loading import LoadedData, file_sha256, load_data, make_training, print_summary
-from mlp_xp._cli.options import path_word
+from mlp_xp._cli.options import EXIT_INTERRUPTED, path_word
+from mlp_xp._cli.processes import Survivor, is_first
 from mlp_xp._cli.screen import Screen, format_score
 from mlp_xp._interrupts import deferred_interrupts
+from mlp_xp._processes import current_processes
 from mlp_xp._version import __version__
 from mlp_xp.backends import Backend, backend
 from mlp_xp.files._folders import NewFolder, write_json
@@ -35,12 +38,15 @@ from mlp_xp.tables._runs import DESCRIPTION_FILE, METRICS_FILE, RUN_FILES, Run, 
 from mlp_xp.tables._schema import KINDS
 from mlp_xp.tables._scores import SCORE_TITLES
 
+if TYPE_CHECKING:
+    from mlp_xp.tables._pictures import ShownRows
+
 
 def run(options: argparse.Namespace) -> int:
     """Train a network, save it if a folder is given, and print its scores."""
-    screen = Screen(options)
+    screen, processes = Screen(options), current_processes()
     folder = None
-    if options.out is not None:
+    if options.out is not None and is_first():
         folder = NewFolder(
             Path(options.out), overwrite=options.overwrite, mark=DESCRIPTION_FILE, contents=RUN_FILES
         )
@@ -51,35 +57,88 @@ def run(options: argparse.Namespace) -> int:
         hidden = None if options.hidden is None else tuple(options.hidden)
         training = make_training(options, loaded, hidden)
         estimator = training.estimator
-        description = _describe_run(options, loaded, training, chosen)
+        description = _describe_run(options, loaded, training, chosen) if is_first() else {}
         screen.print(describe_machine(chosen, options))
         print_summary(loaded, screen)
         screen.print_fields([("network", describe_network(training, loaded))])
         screen.print_notes(loaded.schema.notes)
         screen.print()
         outcome = train(training, screen)
+        survivor = None
         with deferred_interrupts():
             description |= _describe_outcome(training, outcome)
             trained = Run(
                 Path(options.out or ""), loaded.prepared.pipeline(estimator), loaded.baseline, description
             )
             if folder is not None:
-                with without_backend(estimator):
-                    write_run(folder.partial, trained, training.histories)
-                folder.finish()
+                save = partial(_save, folder, trained, training)
+                if processes is not None and outcome.exit_code == EXIT_INTERRUPTED:
+                    survivor = Survivor(save, partial(_add_results, trained, training, _title(loaded)))
+                else:
+                    save()
         scores = score_splits(estimator, loaded)
+        shown = _shown_rows(trained, loaded) if options.out is not None else None
+        if survivor is not None:
+            survivor.send((scores, shown))
         _print_scores(loaded, scores, screen)
         (screen.print if outcome.exit_code == 0 else screen.print_error)(outcome.message)
         answer = {**description, "scores": scores}
-        if folder is None:
+        if options.out is None:
             screen.print("Nothing was saved; --out FOLDER keeps the network.")
-        else:
-            write_json(folder.path / METRICS_FILE, scores)
-            answer["saved"] = str(folder.path)
-            _draw(trained, training, loaded, screen)
-            _print_saved(folder.path, screen)
+        elif shown is not None:
+            answer["saved"] = options.out
+            screen.print_notes(_finish(survivor, trained, training, _title(loaded), (scores, shown)))
+            _print_saved(trained.path, screen)
         screen.print_json(answer)
         return outcome.exit_code
+
+
+def _save(folder: NewFolder, trained: Run, training: Training) -> None:
+    """Write the run's folder, but for scores and pictures."""
+    with without_backend(training.estimator):
+        write_run(folder.partial, trained, training.histories)
+    folder.finish()
+
+
+def _shown_rows(trained: Run, loaded: LoadedData) -> ShownRows | None:
+    """Return what pictures show; None if another process draws them."""
+    from mlp_xp.tables._pictures import shown_rows  # imports matplotlib: only if a run is saved
+
+    return shown_rows(trained, loaded.prepared.splits[loaded.report_split])
+
+
+def _finish(
+    survivor: Survivor | None,
+    trained: Run,
+    training: Training,
+    title: str,
+    results: tuple[dict[str, Any], ShownRows],
+) -> list[str]:
+    """Add scores and pictures to a run that is saved already; return what is said of pictures that failed."""
+    if survivor is not None and not survivor.wait():
+        raise OSError(f"{trained.path}: the run could not be saved")
+    return _add_results(trained, training, title, results, is_forked=False)
+
+
+def _add_results(
+    trained: Run,
+    training: Training,
+    title: str,
+    results: tuple[dict[str, Any], ShownRows],
+    is_forked: bool = True,
+) -> list[str]:
+    from mlp_xp.tables._pictures import save_pictures
+
+    scores, shown = results
+    write_json(trained.path / METRICS_FILE, scores)
+    return save_pictures(trained.path, trained, training, shown, title, is_forked=is_forked)
+
+
+def _title(loaded: LoadedData) -> str:
+    """Return the title of pictures, which names the rows shown."""
+    split = loaded.report_split
+    use = {"test": "held out for the test", "validation": "of the validation table"}.get(split, "trained on")
+    return f"{loaded.name}: {loaded.prepared.splits[split].n_total} rows {use}"
 
 
 def _print_scores(loaded: LoadedData, scores: dict[str, dict[str, Any]], screen: Screen) -> None:
@@ -90,25 +149,9 @@ def _print_scores(loaded: LoadedData, scores: dict[str, dict[str, Any]], screen:
         split = loaded.report_split if key == "baseline" else key
         first_cell = loaded.baseline.title if key == "baseline" else key
         cells = (format_score(name, values[name]) for name in titles)
-        lines.append([first_cell, str(len(splits[split].y)), *cells])
+        lines.append([first_cell, str(splits[split].n_total), *cells])
     screen.print_table(["", "rows", *titles.values()], lines)
     screen.print_notes([*undefined_scores(loaded, scores), *no_better_than_baseline(loaded, scores)])
-
-
-def _draw(trained: Run, training: Training, loaded: LoadedData, screen: Screen) -> None:
-    """Draw the pictures of a run that is saved already."""
-    from mlp_xp.tables._pictures import save_pictures  # imports matplotlib: only if a run is saved
-
-    rows = loaded.prepared.splits[loaded.report_split]
-    for message in save_pictures(trained.path, trained, training, rows, _pictures_title(loaded)):
-        screen.print_note(message)
-
-
-def _pictures_title(loaded: LoadedData) -> str:
-    """Return the title that names the rows shown."""
-    split = loaded.report_split
-    use = {"test": "held out for the test", "validation": "of the validation table"}.get(split, "trained on")
-    return f"{loaded.name}: {len(loaded.prepared.splits[split].y)} rows {use}"
 
 
 def _describe_run(
@@ -127,7 +170,7 @@ def _describe_run(
         "sample_weight": options.sample_weight,
         "missing": loaded.missing,
         "rows_without_target": loaded.n_without_target,
-        "rows": {split: len(rows.y) for split, rows in loaded.prepared.splits.items()},
+        "rows": {split: rows.n_total for split, rows in loaded.prepared.splits.items()},
         "watched": training.monitored,
         "baseline": to_plain(loaded.baseline),
         "machine": {

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from mlp_xp._arrays import Array, HostArray, Placement
 from mlp_xp._network import Network
+from mlp_xp._samples import Shard
 from mlp_xp.estimators._hyperparameters import Hyperparameters
 
 
@@ -26,6 +27,9 @@ class FittedAttributes:
     _scores_training : bool
         Whether that score is measured on the training data too, after each epoch, for `_training_scores`,
         which model files do not keep.
+    _shards : tuple of two Shard or None
+        Which rows of the whole the samples of the next fit are, and those of its validation data, if they
+        are some that were chosen of what several processes have.
     """
 
     coefs_: list[Array]
@@ -47,6 +51,7 @@ class FittedAttributes:
     _continuation: dict[str, Any] | None = None
     _scores_training: bool = False
     _training_scores: list[float] | None = None
+    _shards: tuple[Shard | None, Shard | None] = (None, None)
 
 
 @dataclass(eq=False, repr=False)

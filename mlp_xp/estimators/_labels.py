@@ -130,6 +130,14 @@ class Classes(NamedTuple):
         return labels[to_host(codes)] if isinstance(labels, np.ndarray) else xp.take(labels, codes, axis=0)
 
 
+def classes_of(labels: Any, *, sparse: bool = False) -> Classes:
+    """Return the classes that labels have, of all processes if there are several."""
+    processes = current_processes()
+    if processes is None:
+        return Classes.of(labels, sparse=sparse)
+    return Classes.of_all(labels, processes, sparse=sparse)
+
+
 def _unique(labels: Any) -> HostArray:
     """Return the labels in rising order, each once, as scikit-learn does, but quickly for plain integers."""
     return np.asarray(np.unique(labels) if is_plain_vector(labels, "biu") else unique_labels(labels))

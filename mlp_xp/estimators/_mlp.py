@@ -25,7 +25,7 @@ from mlp_xp._devices import current_device
 from mlp_xp._functions import set_public_module
 from mlp_xp._network import Network
 from mlp_xp._parameters import all_finite
-from mlp_xp._processes import Processes, current_processes, together
+from mlp_xp._processes import Processes, together
 from mlp_xp._training.measure import check_weights
 from mlp_xp._validation import errors_naming, lookup
 from mlp_xp._warnings import warn
@@ -39,6 +39,7 @@ from mlp_xp.estimators._labels import (
     check_classes,
     check_given_classes,
     class_weights,
+    classes_of,
     labels_at,
     storable,
 )
@@ -240,11 +241,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         return checked_on_host(storable(on_host("y", y)), n_samples, self, numeric=False)
 
     def _learn_targets(self, y: Any, home: Placement, classes: Any, sparse: bool) -> None:
-        labels, processes = y if classes is None or y.ndim == 2 else classes, current_processes()
-        if processes is None:
-            learned = Classes.of(labels, sparse=sparse)
-        else:
-            learned = Classes.of_all(labels, processes, sparse=sparse)
+        learned = classes_of(y if classes is None or y.ndim == 2 else classes, sparse=sparse)
         if classes is not None and not np.array_equal(learned.labels, classes):
             raise ValueError(
                 f"`classes` must be the numbers of the columns of `y`, {learned.labels}, got {classes}"

@@ -172,7 +172,7 @@ def prepare_task(
             raise ValueError("`early_stopping` must come with `X_val` where `X` is a stream of batches")
         samples = _stream(estimator, network, home, there, raw, first, random)
     else:
-        samples = first.sharded(processes)
+        samples = first.sharded(processes, estimator._shards[0])
     if isinstance(samples, Samples) and (
         estimator.early_stopping and estimator.solver != "lbfgs" and validation is None
     ):
@@ -293,7 +293,7 @@ def _validation_samples(
     if estimator.solver == "lbfgs":
         raise ValueError("`X_val` must come with `solver` 'sgd' or 'adam', got 'lbfgs'")
     samples = _further_samples(estimator, network, home, there, X, y, sample_weight, "_val")
-    return samples.sharded(current_processes())
+    return samples.sharded(current_processes(), estimator._shards[1])
 
 
 def _further_samples(
@@ -367,7 +367,7 @@ def _split(
     by_class = estimator._is_classifier and estimator.n_outputs_ == 1
     stratify, shard = targets[:, 0] if by_class else None, samples.shard
     if shard is not None and by_class:
-        stratify = np.concatenate(shard.processes.exchange("the validation part", stratify))
+        stratify = shard.compute("the validation part", lambda classes: classes, stratify)
     train, validation = train_test_split(
         np.arange(samples.n_total),
         random_state=random,

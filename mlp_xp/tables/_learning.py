@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from mlp_xp._processes import current_processes
 from mlp_xp._validation import check_bool, is_iterable, lookup, shown
 from mlp_xp.tables._common import (
     AS_ASKED,
@@ -32,6 +33,7 @@ from mlp_xp.tables._formats import (
     find_candidates,
     find_conventions,
 )
+from mlp_xp.tables._parts import all_values, any_part, map_columns
 from mlp_xp.tables._schema import ColumnSchema, Schema, WrongCells
 
 TASKS = ("classification", "regression")
@@ -124,6 +126,8 @@ def learn_schema(
 ) -> Schema:
     """Learn from all rows of a table what its columns are, and how their cells are read.
 
+    Inside `mlp_xp.data_parallel` these are the rows of the tables of all processes.
+
     Parameters
     ----------
     table : polars.DataFrame
@@ -179,30 +183,32 @@ def learn_schema(
     if day_first is not None:
         check_bool("day_first", day_first)
     features = _feature_names(raw.frame, {"target": target, "sample_weight": sample_weight}, lists)
-    cells = {name: _known_cells(raw.frame[name], missing) for name in raw.frame.columns if name not in drop}
-    found = {
-        name: find_candidates(column.drop_nulls())
+    known = {name: _known_cells(raw.frame[name], missing) for name in raw.frame.columns if name not in drop}
+    cells = _deciding_cells(known)
+    text = {
+        name: column
         for name, column in cells.items()
         if column.dtype == pl.String and name not in categorical and not _is_coded(raw.frame[name])
     }
+    found = map_columns(
+        "the formats of columns", text, lambda _, column: find_candidates(column.drop_nulls())
+    )
     conventions = find_conventions(found.values(), decimal, day_first, raw.separator)
-    decisions = {
-        name: _decide(column, found.get(name), conventions, is_category=name in categorical)
-        for name, column in cells.items()
-    }
-    useless = {
-        name: reason
-        for name in features
-        if name in cells
-        and name not in (*keep, *categorical)
-        and (reason := _useless(cells[name], decisions[name]))
-    }
+    may_be_useless = set(features).difference(keep, categorical)
+
+    def decide(name: str, column: pl.Series) -> tuple[_Decision, str]:
+        decision = _decide(column, found.get(name), conventions, is_category=name in categorical)
+        if name == target:
+            decision = _decide_target(column, decision, task)
+        return decision, _useless(column, decision) if name in may_be_useless else ""
+
+    decided = map_columns("the kinds of columns", cells, decide)
+    decisions = {name: decision for name, (decision, _) in decided.items()}
+    useless = {name: reason for name, (_, reason) in decided.items() if reason}
     if not any(name in cells and decisions[name].column and name not in useless for name in features):
         # Numbers of the rows are better than nothing, but text that is different in each row is not.
         useless = {name: reason for name, reason in useless.items() if _is_category(decisions[name])}
     decisions |= {name: _Decision(left_out=reason) for name, reason in useless.items()}
-    if target is not None:
-        decisions[target] = _decide_target(cells[target], decisions[target], task)
     if sample_weight is not None and not decisions[sample_weight].problem:
         decisions[sample_weight] = _decide_weight(sample_weight, decisions[sample_weight])
     problems = [decision.problem for decision in decisions.values() if decision.problem]
@@ -229,7 +235,11 @@ def learn_schema(
 def _with_usual_words(problem: str, frame: pl.DataFrame, missing: Sequence[str]) -> str:
     """Return a message with what to know of --na if it names it: the words that it is instead of."""
     texts = [column.str.strip_chars() for column in frame.iter_columns() if column.dtype == pl.String]
-    words = [word for word in missing if any((text == word).any() for text in texts)]
+    words = [
+        word
+        for word in missing
+        if any_part("words for missing values", any((text == word).any() for text in texts))
+    ]
     if "--na" not in problem or not words:
         return problem
     return f"{problem} (--na is instead of {', '.join(words)}: name what stays missing too)"
@@ -264,6 +274,38 @@ def _feature_names(
                     f"`{argument}`: no column {shown(name)} among the features {listed(features)}"
                 )
     return features
+
+
+def _deciding_cells(cells: Mapping[str, pl.Series]) -> Mapping[str, pl.Series]:
+    """Return what of columns decides what they are: of several processes not all cells that are no text.
+
+    The kind of a column of numbers is its type. Whether it numbers the rows depends on all of its cells only
+    if none is missing, none is a fraction and none comes twice; other columns keep some that show this.
+    """
+    if current_processes() is None:
+        return cells
+    typed = [name for name, column in cells.items() if column.dtype != pl.String]
+    may_number = [cells[name].dtype.is_numeric() and _may_number_rows(cells[name]) for name in typed]
+    parts = all_values("numbers of rows", may_number)
+    all_may = {name: all(each) for name, each in zip(typed, zip(*parts))}
+    return {
+        name: column if all_may.get(name, True) else _telling_cells(column) for name, column in cells.items()
+    }
+
+
+def _may_number_rows(numbers: pl.Series) -> bool:
+    return not numbers.null_count() and _are_whole(numbers) and numbers.n_unique() == len(numbers)
+
+
+def _telling_cells(column: pl.Series) -> pl.Series:
+    """Return a few cells: a known one, and if there are, a missing one, a fraction and two equal ones."""
+    known = column.drop_nulls()
+    told = [known.head(1), column.filter(column.is_null()).head(1)]
+    if column.dtype.is_numeric():
+        told.append(known.filter(known != known.round()).head(1) if known.dtype.is_float() else known.head(0))
+        twice = known.filter(known.is_duplicated())
+        told.append(twice.filter(twice == twice[0]).head(2) if len(twice) else twice)
+    return pl.concat(told)
 
 
 def _known_cells(column: pl.Series, missing: Sequence[str]) -> pl.Series:

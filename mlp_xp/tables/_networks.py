@@ -16,13 +16,16 @@ from scipy.optimize import minimize_scalar
 
 from mlp_xp._arrays import HostArray
 from mlp_xp._interrupts import deferred_interrupts
+from mlp_xp._processes import together
+from mlp_xp._samples import Shard
 from mlp_xp._training.history import History, TrainingInterruptedWarning
 from mlp_xp._warnings import warn
 from mlp_xp.estimators._fitted import fitted_state
-from mlp_xp.estimators._labels import Classes, class_weights
+from mlp_xp.estimators._labels import class_weights, classes_of
+from mlp_xp.tables._parts import all_values, total
 from mlp_xp.tables._pipelines import PreparedData
 from mlp_xp.tables._preprocessing import magnitude, mean_and_scale
-from mlp_xp.tables._rows import assign_folds
+from mlp_xp.tables._rows import LabelledRows, assign_folds
 
 N_FOLDS = 5
 """Number of parts of the training rows; each of several networks leaves another part out, and stops by it."""
@@ -94,19 +97,20 @@ class Training:
         self._scaled = self.data.task == "regression" and self.estimator.loss == "squared_error"
         self._weights = {split: rows.sample_weight for split, rows in self.data.splits.items()}
         if self.leaves_rows_out:
-            self._weights = {split: _of_mean_1(weight) for split, weight in self._weights.items()}
+            self._weights = {split: _weights_of_mean_1(rows) for split, rows in self.data.splits.items()}
         class_weight = getattr(self.estimator, "class_weight", None)
         self._weighs_classes = self.leaves_rows_out and class_weight is not None
         if self._weighs_classes:
             self._weigh_classes()
         self._mean, self._scale = 0.0, 1.0
         if self._scaled:
-            self._mean, self._scale = mean_and_scale(training.y, training.sample_weight)
+            given = training.y, training.sample_weight
+            self._mean, self._scale = training.compute("the target's scale", mean_and_scale, *given)
         elif self._scales_counts:
-            unit = magnitude(training.y)
-            self._scale = unit * float(np.average(training.y / unit, weights=self._weights["training"]))
+            given = training.y, self._weights["training"]
+            self._scale = training.compute("the target's scale", _mean_count, *given)
         n_in_folds = np.sum(assign_folds(training, N_FOLDS, 0) >= 0)
-        self._has_enough_rows = n_in_folds >= MIN_ROWS_TO_VALIDATE
+        self._has_enough_rows = bool(n_in_folds >= MIN_ROWS_TO_VALIDATE)
 
     @property
     def monitored(self) -> str | None:
@@ -153,7 +157,8 @@ class Training:
             trained of the first.
         """
         try:
-            with self._ended_by_interrupts():
+            # All processes learn of an error here, and publish together what was trained.
+            with self._ended_by_interrupts(), together("the training of networks"):
                 for index in range(self.n_networks):
                     self.n_begun = index + 1
                     if self.on_begin is not None:
@@ -176,13 +181,18 @@ class Training:
             self.is_interrupted = True
             warn("the training of several networks was interrupted", TrainingInterruptedWarning)
 
-    def _rows(self, index: int) -> tuple[Any, Any]:
-        """Return the indices of the rows that a network is trained on and those it leaves out, or slices."""
+    def _rows(self, index: int) -> tuple[_Chosen, _Chosen]:
+        """Return the rows that a network is trained on, and those that it is measured on."""
+        training = self.data.splits["training"]
         if self.monitored != "left out":
-            return slice(None), slice(0)
+            measured = self.data.splits.get(self.monitored or "")
+            shard = None if measured is None else measured.shard
+            return _Chosen(slice(None), training.shard), _Chosen(slice(None), shard)
         turn, left_out = divmod(index, N_FOLDS)
-        folds = assign_folds(self.data.splits["training"], N_FOLDS, self._seed(turn))
-        return np.flatnonzero(folds != left_out), np.flatnonzero(folds == left_out)
+        folds = assign_folds(training, N_FOLDS, self._seed(turn))
+        numbers = np.flatnonzero(folds != left_out), np.flatnonzero(folds == left_out)
+        kept, held = (_Chosen(*training.choose(each)) for each in numbers)
+        return kept, held
 
     def _seed(self, index: int) -> int:
         """Return the seed with an index; the first is the estimator's."""
@@ -198,9 +208,11 @@ class Training:
     def _weigh_classes(self) -> None:
         """Multiply the rows' weights by those of their classes, also of the rows that are not trained on."""
         training, given = self.data.splits["training"], self.estimator.class_weight
-        classes = Classes.of(training.y, sparse=False)
+        classes = classes_of(training.y)
         factors = class_weights(given, classes, training.y, training.sample_weight)
-        factor_of = dict(zip(training.y.tolist(), factors.tolist()))
+        factor_of: dict[Any, float] = {}
+        for found in all_values("class weights", dict(zip(training.y.tolist(), factors.tolist()))):
+            factor_of |= found
         for split, rows in self.data.splits.items():
             of_rows = np.array([factor_of[label] for label in rows.y.tolist()], dtype=np.float64)
             weight = self._weights[split]
@@ -214,24 +226,24 @@ class Training:
         network._scores_training = self.monitored is not None  # else epochs can run several at once
         if self._weighs_classes:
             network.class_weight = None
-        rows, left_out = self._rows(index)
+        rows, measured = self._rows(index)
         validation: dict[str, Any] = {}
         if self.monitored is not None:
-            split, chosen = (
-                ("training", left_out) if self.monitored == "left out" else (self.monitored, slice(None))
-            )
+            split = "training" if self.monitored == "left out" else self.monitored
             names = ("X_val", "y_val", "sample_weight_val")
-            validation = dict(zip(names, self._samples(split, chosen)))
+            validation = dict(zip(names, self._samples(split, measured.rows)))
+        network._shards = rows.shard, measured.shard
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")  # also those that the caller ignores are looked at here
-                network.fit(*self._samples("training", rows), **validation)
+                network.fit(*self._samples("training", rows.rows), **validation)
         finally:
+            del network._shards
             if hasattr(network, "coefs_"):
                 network._forget_progress()  # drops the optimizer's state, which a saved run cannot use
                 self.networks.append(network)
         if self.monitored == "left out":
-            self._left_out.append(_judge(network, *self._samples("training", left_out)))
+            self._left_out.append(_judge(network, *self._samples("training", measured.rows)))
         self.is_interrupted = any(issubclass(each.category, TrainingInterruptedWarning) for each in caught)
         # An interrupt may come after the last epoch.
         self.n_finished += not self.is_interrupted or network.n_iter_ >= network.max_iter
@@ -240,13 +252,16 @@ class Training:
 
     def publish(self) -> None:
         """Make the estimator the average of the networks, in the target's own units, if there are any."""
-        if not self.networks:
+        # After an error in one of several processes, what all of them have.
+        counts = len(self.networks), self.n_finished, len(self._left_out)
+        n_trained, n_finished, n_judged = map(min, zip(*all_values("what was trained", counts)))
+        if not n_trained:
             return
-        finished = self.networks[: self.n_finished] or self.networks
+        finished = self.networks[: n_finished or n_trained]
         average = average_of(finished)
-        if self._left_out:
+        if n_judged:
             # No row is counted twice: more networks leave out the same rows in other parts.
-            self._shrink(average, self._left_out[: min(len(finished), N_FOLDS)])
+            self._shrink(average, self._left_out[: min(len(finished), N_FOLDS, n_judged)])
         if self._scaled:
             _undo_target_scaling(average, self._mean, self._scale)
         elif self._scales_counts:
@@ -268,13 +283,32 @@ class Training:
         )
 
 
-def _of_mean_1(weight: HostArray | None) -> HostArray | None:
+class _Chosen(NamedTuple):
+    """The indices of rows of a split, or a slice, and which rows of the whole they are."""
+
+    rows: Any
+    shard: Shard | None
+
+
+def _weights_of_mean_1(rows: LabelledRows) -> HostArray | None:
     """Return weights of any magnitude in the same proportions, with mean 1."""
+    weight = rows.sample_weight
     if weight is None:
         return None
-    weight = weight / magnitude(weight)
-    scaled: HostArray = weight / weight.mean()
+    unit, mean = rows.compute("sample weights", _magnitude_and_mean, weight)
+    scaled: HostArray = weight / unit / mean
     return scaled
+
+
+def _magnitude_and_mean(values: HostArray) -> tuple[float, float]:
+    """Return the magnitude of values, and their mean in units of it."""
+    unit = magnitude(values)
+    return unit, float((values / unit).mean())
+
+
+def _mean_count(y: HostArray, weight: HostArray | None) -> float:
+    unit = magnitude(y)
+    return unit * float(np.average(y / unit, weights=weight))
 
 
 class _Judged(NamedTuple):
@@ -301,12 +335,15 @@ def _judge(network: Any, X: HostArray, y: HostArray, weight: HostArray | None) -
 
 def _encoded(network: Any, y: HostArray) -> HostArray:
     """Return targets as the network's loss takes them, of shape (n_samples, n_outputs), in float64."""
-    return np.asarray(network._encode(y), dtype=np.float64).reshape(len(y), -1)
+    return np.asarray(network._encode(y), dtype=np.float64).reshape(len(y), network.n_outputs_)
 
 
 def _constant_logits(network: Any, y: HostArray, weight: HostArray | None) -> HostArray:
     """Return the logits of the best constant prediction: the link takes them to the mean of the targets."""
-    mean = np.average(_encoded(network, y), axis=0, weights=weight)
+    encoded = _encoded(network, y)
+    weight = np.ones(len(y)) if weight is None else weight
+    sums = total("the mean", (weight[:, None] * encoded).sum(axis=0))
+    mean = sums / total("the mean", weight.sum())
     if network.out_activation_ != "identity":
         mean = np.maximum(mean, np.finfo(np.float64).tiny)
     if network.out_activation_ == "logistic":
@@ -328,7 +365,7 @@ def _shrinkage(judged: Sequence[_Judged], constant: HostArray) -> float:
     James and Stein, nearly 1 for a gain that is certain, and nothing for one that is as likely chance.
     """
     weight = np.concatenate([each.weight for each in judged])
-    weight /= weight.sum()
+    weight /= total("the rows left out", weight.sum())
     worst = np.concatenate([each.losses(np.tile(constant, (len(each.y), 1))) for each in judged])
 
     def losses(factor: float) -> HostArray:
@@ -337,13 +374,16 @@ def _shrinkage(judged: Sequence[_Judged], constant: HostArray) -> float:
         )
 
     def loss(factor: float) -> float:
-        return float(weight @ losses(factor))
+        return mean_of(losses(factor))
+
+    def mean_of(values: HostArray) -> float:
+        return float(total("the rows left out", weight @ values))
 
     found = minimize_scalar(loss, bounds=(0.0, 1.0), method="bounded").x
     factor = min((float(found), 1.0), key=loss)
     gains = worst - losses(factor)
-    mean = float(weight @ gains)
-    variance = float(weight**2 @ (gains - mean) ** 2)  # of the mean
+    mean = mean_of(gains)
+    variance = float(total("the rows left out", weight**2 @ (gains - mean) ** 2))  # of the mean
     return factor * max(0.0, 1.0 - variance / mean**2) if mean > 0.0 else 0.0
 
 

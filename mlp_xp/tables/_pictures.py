@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 from matplotlib.figure import Figure
 from matplotlib.ticker import AutoLocator, StrMethodFormatter
 from sklearn.metrics import PredictionErrorDisplay
 
+from mlp_xp._arrays import HostArray
 from mlp_xp._messages import first_line
 from mlp_xp.plotting import plot_decision_boundary, plot_learning_curve
 from mlp_xp.plotting._common import label_axes, title_figure
@@ -21,14 +22,53 @@ from mlp_xp.tables._pipelines import Pipeline
 from mlp_xp.tables._rows import LabelledRows
 from mlp_xp.tables._runs import Run
 
+BOUNDARY_FILE = "decision_boundary.png"
 
-def save_pictures(folder: Path, run: Run, training: Training, rows: LabelledRows, title: str) -> list[str]:
+
+class ShownRows(NamedTuple):
+    """Rows that pictures show, with what is predicted for them.
+
+    Attributes
+    ----------
+    frame : polars.DataFrame or None
+        Their features, if there are two and both are numbers.
+    y, predicted : ndarray of shape (n_samples,)
+    """
+
+    frame: pl.DataFrame | None
+    y: HostArray
+    predicted: HostArray
+
+
+def shown_rows(run: Run, rows: LabelledRows) -> ShownRows | None:
+    """Return what pictures show of rows: in the first process those of all processes, None in the others."""
+    frame: pl.DataFrame | None = None
+    y: Any = rows.y
+    predicted: Any = run.pipeline.predict(rows.frame)
+    names = list(run.pipeline.preprocessor.numbers) if has_two_features(run.pipeline) else []
+    columns: list[Any] = [rows.frame[name].to_numpy() for name in names]
+    if rows.shard is not None:
+        gathered = rows.shard.gather("the pictures", rows.y, predicted, *columns)
+        if gathered is None:
+            return None
+        y, predicted, *columns = gathered
+    if names:
+        frame = pl.DataFrame(dict(zip(names, columns)), nan_to_null=True)
+    return ShownRows(frame, y, predicted)
+
+
+def save_pictures(
+    folder: Path, run: Run, training: Training, rows: ShownRows, title: str, *, is_forked: bool = False
+) -> list[str]:
     """Draw a run's pictures into a folder; return a message for each picture that failed.
 
-    An error in matplotlib must not lose a trained network, so none is raised.
+    An error in matplotlib must not lose a trained network, so none is raised. In a forked process there is no
+    decision boundary, which polars' threads are needed for; pictures that are there already stay.
     """
     problems = []
     for name, draw in picture_drawers(run, training, rows, title).items():
+        if (folder / name).exists() or (is_forked and name == BOUNDARY_FILE):
+            continue
         try:
             with fallback_fonts(title, *shown_names(run.pipeline)):
                 figure = Figure(figsize=(6.4, 4.8), layout="constrained")
@@ -49,7 +89,7 @@ def shown_names(pipeline: Pipeline) -> list[str]:
 
 
 def picture_drawers(
-    run: Run, training: Training, rows: LabelledRows, title: str
+    run: Run, training: Training, rows: ShownRows, title: str
 ) -> dict[str, Callable[[Any], None]]:
     """Return a function that draws on Axes for each picture of a run, by the picture's file name."""
     classes = run.classes
@@ -61,7 +101,7 @@ def picture_drawers(
     else:
         drawers["confusion_matrix.png"] = lambda axes: _draw_confusion(run, rows, title, axes)
     if has_two_features(run.pipeline):
-        drawers["decision_boundary.png"] = lambda axes: _draw_boundary(run, rows, title, axes)
+        drawers[BOUNDARY_FILE] = lambda axes: _draw_boundary(run, rows, title, axes)
     return drawers
 
 
@@ -70,12 +110,14 @@ def has_two_features(pipeline: Pipeline) -> bool:
     return len(pipeline.preprocessor.numbers) == 2 and not pipeline.preprocessor.categories
 
 
-def plot_pipeline_boundary(pipeline: Pipeline, rows: LabelledRows, axes: Any, *, legend: bool = True) -> None:
+def plot_pipeline_boundary(
+    pipeline: Pipeline, frame: pl.DataFrame, y: HostArray, axes: Any, *, legend: bool = True
+) -> None:
     """Draw the decision boundary of a pipeline with two numeric columns, with missing values filled in."""
-    known = rows.frame.select(
+    known = frame.select(
         pl.col(name).fill_null(scaling.fill) for name, scaling in pipeline.preprocessor.numbers.items()
     )
-    plot_decision_boundary(pipeline, known, rows.y, ax=axes, legend=legend)
+    plot_decision_boundary(pipeline, known, y, ax=axes, legend=legend)
 
 
 def _label_axes(axes: Any, xlabel: str, ylabel: str) -> None:
@@ -106,29 +148,29 @@ def _draw_curves(training: Training, axes: Any) -> None:
     title_figure(axes.figure, "Learning curve" + (f" ({', '.join(remarks)})" if remarks else ""))
 
 
-def _draw_boundary(run: Run, rows: LabelledRows, title: str, axes: Any) -> None:
+def _draw_boundary(run: Run, rows: ShownRows, title: str, axes: Any) -> None:
     """Draw the decision boundary and the rows."""
-    plot_pipeline_boundary(run.pipeline, rows, axes)
+    assert rows.frame is not None
+    plot_pipeline_boundary(run.pipeline, rows.frame, rows.y, axes)
     title_figure(axes.figure, title)
     _label_axes(axes, *run.pipeline.preprocessor.numbers)
 
 
-def _draw_confusion(run: Run, rows: LabelledRows, title: str, axes: Any) -> None:
+def _draw_confusion(run: Run, rows: ShownRows, title: str, axes: Any) -> None:
     """Draw the confusion matrix."""
     assert run.classes is not None
-    predicted = run.pipeline.predict(rows.frame)
-    names, counts, merged = merged_confusion(run.classes, rows.y.tolist(), predicted.tolist())
+    names, counts, merged = merged_confusion(run.classes, rows.y.tolist(), rows.predicted.tolist())
     draw_confusion_matrix(axes, names, counts, merged=merged)
     title_figure(axes.figure, title)
     _label_axes(axes, f"predicted {run.target}", f"true {run.target}")
     write_counts(axes, counts)
 
 
-def _draw_predictions(run: Run, rows: LabelledRows, title: str, axes: Any) -> None:
+def _draw_predictions(run: Run, rows: ShownRows, title: str, axes: Any) -> None:
     """Draw the predicted values of a regression against the true ones."""
     PredictionErrorDisplay.from_predictions(
         rows.y,
-        run.pipeline.predict(rows.frame),
+        rows.predicted,
         kind="actual_vs_predicted",
         subsample=5000,
         random_state=0,

@@ -10,7 +10,9 @@ import numpy as np
 import polars as pl
 
 from mlp_xp._arrays import HostArray
+from mlp_xp._processes import shared
 from mlp_xp.tables._common import DataError, listed
+from mlp_xp.tables._parts import all_values
 from mlp_xp.tables._preprocessing import AS_THEY_ARE, NumberInputs, Preprocessor
 from mlp_xp.tables._rows import LabelledRows
 from mlp_xp.tables._schema import Schema
@@ -61,8 +63,10 @@ class Pipeline:
     def __sklearn_tags__(self) -> Any:
         return self.estimator.__sklearn_tags__()
 
-    def read(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def read(self, frame: pl.DataFrame, *, together: bool = False) -> pl.DataFrame:
         """Return the columns of a table, typed as the methods below take them.
+
+        `together` is as of `Schema.read`.
 
         Raises
         ------
@@ -70,7 +74,7 @@ class Pipeline:
             As `Schema.read`, and where truth values stand for categories with other names.
         """
         self.check_types(frame)
-        return self.schema.read(frame)
+        return self.schema.read(frame, together=together)
 
     def check_types(self, frame: pl.DataFrame) -> None:
         """Raise a DataError where truth values stand for categories, such as yes and no, with other names."""
@@ -98,42 +102,53 @@ class Pipeline:
         return np.concatenate(
             [
                 model_outputs(self.estimator, self.preprocessor.transform(block, self.dtype))
-                for block in frame.iter_slices(n_rows)
+                for block in [*frame.iter_slices(n_rows)] or [frame]
             ]
         )
 
-    def checked_outputs(self, frame: pl.DataFrame) -> HostArray:
-        """Return `outputs`, all finite.
+    def checked_outputs(self, frame: pl.DataFrame, *, together: bool = False) -> HostArray:
+        """Return `outputs`, all finite. `together` is as of `Schema.read`.
 
         Raises
         ------
         DataError
             If there is no row, or numbers are so large that they overflow, there or within the network.
         """
-        if not len(frame):
-            raise DataError("there is no row to predict")
-        self.preprocessor.check(frame, self.dtype)
+        n_rows = all_values("the rows to predict", len(frame)) if together else [len(frame)]
+        if not sum(n_rows):
+            raise shared(DataError("there is no row to predict"))
+        self.preprocessor.check(frame, self.dtype, together=together)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of the overflow that is an error below
             outputs = self.outputs(frame)
         overflows = ~np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1)
-        if overflows.any():
-            raise DataError(self._explain_overflow(frame, np.flatnonzero(overflows)))
-        return outputs
+        rows = np.flatnonzero(overflows)
+        counts = all_values("predictions that overflow", len(rows)) if together else [len(rows)]
+        if not any(counts):
+            return outputs
+        first = next(rank for rank, count in enumerate(counts) if count)
+        message = ""
+        if len(rows):
+            message = self._explain_overflow(frame, int(rows[0]), sum(n_rows[:first]), sum(counts))
+        if together:
+            message = all_values("predictions that overflow", message)[first]
+        raise shared(DataError(message))
 
-    def _explain_overflow(self, frame: pl.DataFrame, rows: HostArray) -> str:
-        """Return what is said of rows whose predictions overflow: the number farthest from the training's."""
-        row = int(rows[0])
+    def _explain_overflow(self, frame: pl.DataFrame, row: int, n_before: int, n_overflows: int) -> str:
+        """Return what is said of rows whose predictions overflow: the number farthest from the training's.
+
+        `n_before` is the number of rows of the table before this part of it.
+        """
         distances = {
             name: abs((frame[name].fill_null(scaling.fill)[row] - scaling.mean) / scaling.scale)
             for name, scaling in self.preprocessor.numbers.items()
         }
-        what = f"the predictions of {len(rows)} rows overflow {np.dtype(self.dtype).name}"
+        what = f"the predictions of {n_overflows} rows overflow {np.dtype(self.dtype).name}"
         name = max(distances, key=lambda name: distances[name], default="")
         if not distances or distances[name] < FAR_FROM_TRAINING:
             return f"{what}: the weights are that large, as after a training that diverged"
         return (
-            f"{what}: in row {row + 1} the column {name!r} holds {frame[name][row]}, which is "
+            f"{what}: in row {n_before + row + 1} the column {name!r} holds {frame[name][row]}, which is "
             f"{distances[name]:.3g} standard deviations from the mean of the training"
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
@@ -16,8 +16,10 @@ import numpy as np
 import polars as pl
 
 from mlp_xp._arrays import HostArray
+from mlp_xp._processes import shared
 from mlp_xp.tables._common import DataError
 from mlp_xp.tables._learning import MAX_CATEGORIES, N_CATEGORIES_ALWAYS_ALLOWED, min_frequency
+from mlp_xp.tables._parts import map_columns, total
 from mlp_xp.tables._schema import Schema, WrongCells
 
 MAX_ENCODED_BYTES = 2**29
@@ -182,14 +184,19 @@ class Preprocessor:
     def fit(
         cls, schema: Schema, frame: pl.DataFrame, dtype: Any, inputs: NumberInputs = AS_THEY_ARE
     ) -> Preprocessor:
-        """Return the preprocessor of the typed columns of the training rows, for inputs of `dtype`."""
-        names, most = schema.names("number", "date", "truth"), MAX_CATEGORIES
-        counts = {name: _counts(frame[name]) for name in schema.names("category")}
+        """Return the preprocessor of the typed columns of the training rows, for inputs of `dtype`.
+
+        Of several processes each has a part of the rows; what is learnt is of all.
+        """
+        of_numbers = {name: frame[name] for name in schema.names("number", "date", "truth")}
+        of_categories = {name: frame[name] for name in schema.names("category")}
+        n_rows, most = total("the training rows", len(frame)), MAX_CATEGORIES
+        counts = map_columns("categories", of_categories, _counts)
         while True:
-            numbers = {name: _scaling(frame[name], inputs) for name in names}
-            categories = {name: _encoding(frame[name], count, most) for name, count in counts.items()}
+            numbers = map_columns("the scaling of numbers", of_numbers, partial(_scaling, inputs=inputs))
+            categories = {name: _encoding(counted, most) for name, counted in counts.items()}
             made = cls(numbers, categories)
-            n_bytes = len(frame) * made.width * np.dtype(dtype).itemsize
+            n_bytes = n_rows * made.width * np.dtype(dtype).itemsize
             if n_bytes <= MAX_ENCODED_BYTES or (most <= MIN_CATEGORIES and not inputs.max_intervals):
                 return made
             most = max(MIN_CATEGORIES, most // 2)
@@ -220,14 +227,17 @@ class Preprocessor:
         }
         return {**{name: scaling.fill for name, scaling in self.numbers.items()}, **of_categories}
 
-    def check(self, frame: pl.DataFrame, dtype: Any) -> None:
-        """Raise a DataError that names the numbers which `dtype` cannot hold, before or after scaling."""
+    def check(self, frame: pl.DataFrame, dtype: Any, *, together: bool = False) -> None:
+        """Raise a DataError that names the numbers which `dtype` cannot hold, before or after scaling.
+
+        `together` is as of `Schema.read`.
+        """
         limit = smallest_refused(dtype)
         too_large = {}
         for name, scaling in self.numbers.items():
             scaled = (frame[name] - scaling.mean) / scaling.scale
             too_large[name] = (frame[name].abs() >= limit) | (scaled.abs() >= limit)
-        _raise_if_any(frame, too_large, dtype)
+        _raise_if_any(frame, too_large, dtype, together)
 
     def transform(self, frame: pl.DataFrame, dtype: Any) -> HostArray:
         """Return the inputs of the rows of typed columns, of shape (n_samples, width)."""
@@ -250,24 +260,29 @@ def smallest_refused(dtype: Any) -> float:
 
 
 def check_magnitudes(frame: pl.DataFrame, names: list[str], dtype: Any) -> None:
-    """Raise a DataError that names the numbers of some columns which `dtype` cannot hold."""
+    """Raise a DataError that names the numbers of some columns which `dtype` cannot hold, in any process."""
     limit = smallest_refused(dtype)
-    _raise_if_any(frame, {name: frame[name].abs() >= limit for name in names}, dtype)
+    _raise_if_any(frame, {name: frame[name].abs() >= limit for name in names}, dtype, together=True)
 
 
-def _raise_if_any(frame: pl.DataFrame, too_large: Mapping[str, pl.Series], dtype: Any) -> None:
+def _raise_if_any(
+    frame: pl.DataFrame, too_large: Mapping[str, pl.Series], dtype: Any, together: bool
+) -> None:
     """Raise a DataError that names the cells which are marked as too large for a dtype, if there are any."""
-    wrong = [
-        WrongCells.of(frame[name], mask.fill_null(False), "smaller numbers")
+    found = [
+        WrongCells.of(frame[name], mask.fill_null(False), "smaller numbers") if mask.any() else None
         for name, mask in too_large.items()
-        if mask.any()
     ]
+    wrong = [cells for cells in found if cells is not None]
+    if together:
+        wrong = WrongCells.of_parts(found, len(frame))
     if wrong:
         larger = "" if np.dtype(dtype) == np.float64 else "train with --dtype float64 for larger ones; "
-        raise DataError(
+        message = (
             f"the column{'s' * (len(wrong) > 1)} {'; '.join(map(str, wrong))}, too large for "
             f"{np.dtype(dtype).name} ({larger}--na names numbers that mean a missing value)"
         )
+        raise shared(DataError(message)) if together else DataError(message)
 
 
 def mean_and_scale(values: HostArray, weight: HostArray | None = None) -> tuple[float, float]:
@@ -295,7 +310,7 @@ def magnitude(values: HostArray) -> float:
     return 1.0 if largest == 0.0 else max(math.ldexp(0.5, math.frexp(largest)[1]), np.finfo(np.float64).tiny)
 
 
-def _scaling(column: pl.Series, inputs: NumberInputs) -> Scaling:
+def _scaling(_: str, column: pl.Series, inputs: NumberInputs) -> Scaling:
     """Return the scaling of a column by its known values; of one without any it is none."""
     known = column.drop_nulls().to_numpy()
     if not len(known):
@@ -313,22 +328,33 @@ def _knots(values: HostArray, n_intervals: int) -> tuple[float, ...]:
     return tuple(knots.tolist()) if len(knots) >= MIN_KNOTS else ()
 
 
-def _counts(column: pl.Series) -> pl.DataFrame:
-    """Return the different categories with their numbers of rows, the most frequent first, then by name."""
+class _Counted(NamedTuple):
+    """The categories of a column with their numbers of rows, the most frequent first, then by name.
+
+    There are as many as can have inputs, and one more if there are more.
+    """
+
+    counts: pl.DataFrame
+    n_rows: int
+    has_missing: bool
+
+
+def _counts(_: str, column: pl.Series) -> _Counted:
     counted = column.drop_nulls().rename("value").value_counts(name="count")
-    return counted.sort("count", "value", descending=[True, False])
+    counts = counted.sort("count", "value", descending=[True, False]).head(MAX_CATEGORIES + 1)
+    return _Counted(counts, len(column), column.null_count() > 0)
 
 
-def _encoding(column: pl.Series, counts: pl.DataFrame, most: int) -> Encoding:
-    """Return the encoding of a column, given its categories and their counts; `most` have inputs at most."""
-    kept = counts
+def _encoding(counted: _Counted, most: int) -> Encoding:
+    """Return the encoding of a column of categories, of which `most` have inputs at most."""
+    kept = counts = counted.counts
     if len(counts) > N_CATEGORIES_ALWAYS_ALLOWED:
-        frequent = counts.filter(counts["count"] >= min_frequency(len(column)))
+        frequent = counts.filter(counts["count"] >= min_frequency(counted.n_rows))
         kept = frequent if len(frequent) else counts  # of a column that is used although all are rare
     kept = kept.head(most)
     return Encoding(
         values=tuple(sorted(kept["value"].to_list())),
         has_rare=len(kept) < len(counts),
-        has_missing=column.null_count() > 0,
+        has_missing=counted.has_missing,
         commonest=kept["value"][0] if len(kept) else "",
     )

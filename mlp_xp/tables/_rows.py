@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 from sklearn.model_selection import train_test_split
 
 from mlp_xp._arrays import HostArray
+from mlp_xp._processes import current_processes, shared
+from mlp_xp._samples import Shard
 from mlp_xp.tables._common import DataError
+from mlp_xp.tables._parts import any_part, total
 from mlp_xp.tables._schema import Schema
 from mlp_xp.tables._targets import match_classes
 
@@ -26,16 +31,40 @@ class LabelledRows(NamedTuple):
         The features, as `Schema.read` returns them.
     y : ndarray of shape (n_samples,)
     sample_weight : ndarray of shape (n_samples,) or None
+    shard : Shard or None
+        Which rows of the whole these are, if other processes have the others.
     """
 
     frame: pl.DataFrame
     y: HostArray
     sample_weight: HostArray | None = None
+    shard: Shard | None = None
 
-    def take(self, indices: HostArray) -> LabelledRows:
-        """Return the rows at these indices."""
+    @classmethod
+    def of(cls, frame: pl.DataFrame, y: HostArray, sample_weight: HostArray | None) -> LabelledRows:
+        """Return rows, of several processes as parts of one table; all must call this."""
+        processes = current_processes()
+        shard = None if processes is None else Shard.of(processes, len(y))
+        return cls(frame, y, sample_weight, shard)
+
+    @property
+    def n_total(self) -> int:
+        """The number of rows, of all processes."""
+        return len(self.y) if self.shard is None else self.shard.n_total
+
+    def choose(self, numbers: HostArray) -> tuple[HostArray, Shard | None]:
+        """Return the indices of rows with these numbers in the whole, of those that are here; their shard."""
+        return (numbers, None) if self.shard is None else self.shard.choose(numbers, len(self.y))
+
+    def take(self, numbers: HostArray) -> LabelledRows:
+        """Return the rows with these numbers in the whole."""
+        indices, shard = self.choose(numbers)
         weight = None if self.sample_weight is None else self.sample_weight[indices]
-        return LabelledRows(self.frame[indices], self.y[indices], weight)
+        return LabelledRows(self.frame[indices], self.y[indices], weight, shard)
+
+    def compute(self, point: str, function: Callable[..., Any], *arrays: HostArray | None) -> Any:
+        """Return ``function(*arrays)``, which of several processes the first computes of all their rows."""
+        return function(*arrays) if self.shard is None else self.shard.compute(point, function, *arrays)
 
 
 class KnownRows(NamedTuple):
@@ -49,7 +78,7 @@ class KnownRows(NamedTuple):
         As it is in the table.
     sample_weight : ndarray of shape (n_samples,) or None
     n_without_target : int
-        Number of rows left out because they have no target.
+        Number of rows left out because they have no target, in the tables of all processes.
     """
 
     frame: pl.DataFrame
@@ -59,22 +88,22 @@ class KnownRows(NamedTuple):
 
 
 def known_rows(schema: Schema, frame: pl.DataFrame) -> KnownRows:
-    """Return the rows of a table that have a target, read by its schema.
+    """Return the rows of a table that have a target, read by its schema; of several processes a part each.
 
     Raises
     ------
     DataError
         If a column is missing, cells do not fit, weights are missing or negative, or no row has a target.
     """
-    target = schema.read_target(frame)
-    features = schema.read(frame)
+    target = schema.read_target(frame, together=True)
+    features = schema.read(frame, together=True)
     is_known = target.is_not_null()
-    if len(target) and not is_known.any():
-        raise DataError(f"the target {target.name!r} has no values")
-    n_without = int((~is_known).sum())
+    n_without, n_rows = total("rows without a target", np.array([(~is_known).sum(), len(target)])).tolist()
+    if 0 < n_rows == n_without:
+        raise shared(DataError(f"the target {target.name!r} has no values"))
     if schema.sample_weight is None:
         return KnownRows(features.filter(is_known), target.filter(is_known), None, n_without)
-    (weight,) = schema.read_columns(frame, [schema.sample_weight])
+    (weight,) = schema.read_columns(frame, [schema.sample_weight], together=True)
     _check_weights(weight.filter(is_known))
     # Rows of weight 0 must not affect the scaling, the split or the classes either.
     chosen = is_known & (weight > 0.0).fill_null(False)
@@ -84,10 +113,16 @@ def known_rows(schema: Schema, frame: pl.DataFrame) -> KnownRows:
 
 def _check_weights(weight: pl.Series) -> None:
     """Raise a DataError if weights are missing or negative, or there are some and all are zero."""
-    if weight.null_count():
-        raise DataError(f"the column {weight.name!r} of sample weights lacks {weight.null_count()} values")
-    if not (weight >= 0.0).all() or (len(weight) and not (weight > 0.0).any()):
-        raise DataError(f"the column {weight.name!r} of sample weights must hold numbers >= 0, some above 0")
+    n_missing = total("sample weights", weight.null_count())
+    if n_missing:
+        raise shared(DataError(f"the column {weight.name!r} of sample weights lacks {n_missing} values"))
+    are_negative = any_part("sample weights", not (weight >= 0.0).all())
+    are_zero = any_part("sample weights", len(weight)) and not any_part(
+        "sample weights", (weight > 0.0).any()
+    )
+    if are_negative or are_zero:
+        message = f"the column {weight.name!r} of sample weights must hold numbers >= 0, some above 0"
+        raise shared(DataError(message))
 
 
 def labelled_rows(schema: Schema, frame: pl.DataFrame, classes: HostArray | None) -> LabelledRows:
@@ -106,11 +141,11 @@ def labelled_rows(schema: Schema, frame: pl.DataFrame, classes: HostArray | None
         If no row has a target, a column is missing, cells do not fit, or a label is unknown.
     """
     known = known_rows(schema, frame)
-    if not len(known.target):
-        raise DataError("there is no row to score")
+    if not total("rows to score", len(known.target)):
+        raise shared(DataError("there is no row to score"))
     target = known.target
     y = target.cast(pl.Float64).to_numpy() if classes is None else match_classes(target, classes)
-    return LabelledRows(known.frame, y, known.sample_weight)
+    return LabelledRows.of(known.frame, y, known.sample_weight)
 
 
 def hold_out(
@@ -126,13 +161,19 @@ def hold_out(
     DataError
         If nothing would be left on one side, or too few rows to train on all classes.
     """
-    n_rows = len(rows.y)
     if fraction is None:
-        fraction = 0.2 if n_rows >= MIN_ROWS_TO_HOLD_OUT else 0.0
+        fraction = 0.2 if rows.n_total >= MIN_ROWS_TO_HOLD_OUT else 0.0
     if fraction == 0.0:
         return rows, None
+    labels = rows.y if task == "classification" else np.zeros(len(rows.y), dtype=np.int8)
+    kept, held = rows.compute("the test rows", partial(_divided, fraction=fraction, seed=seed), labels)
+    return rows.take(kept), rows.take(held)
+
+
+def _divided(labels: HostArray, *, fraction: float, seed: int) -> tuple[HostArray, HostArray]:
+    """Return the numbers of the rows kept and held."""
+    n_rows = len(labels)
     n_held = round(fraction * n_rows)
-    labels = rows.y if task == "classification" else np.zeros(n_rows, dtype=np.int64)
     _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     if not 1 <= n_held < n_rows:
         raise DataError(f"a test fraction of {fraction:g} of {n_rows} rows leaves nothing on one side")
@@ -140,23 +181,27 @@ def hold_out(
         raise DataError(
             f"a test fraction of {fraction:g} of {n_rows} rows leaves too few for {len(counts)} classes"
         )
-    kept, held = _stratified(codes, counts, n_held, seed) or _one_of_each_kept(codes, n_held, seed)
-    return rows.take(kept), rows.take(held)
+    return _stratified(codes, counts, n_held, seed) or _one_of_each_kept(codes, n_held, seed)
 
 
 def assign_folds(rows: LabelledRows, n_folds: int, seed: int) -> HostArray:
-    """Return the fold of each row, from 0, stratified by class, or by value.
+    """Return the fold of each row, from 0, stratified by class, or by value; of the rows of all processes.
 
     The rows of each class are dealt to the folds in turn. So whichever fold is left out, each class is among
     the others; the only row of a class is in no fold: its number is -1. Of values, from the smallest on, as
     many as there are folds are dealt at once, one to each.
     """
-    _, codes, counts = np.unique(rows.y, return_inverse=True, return_counts=True)
+    folds: HostArray = rows.compute("the folds", partial(_dealt, n_folds=n_folds, seed=seed), rows.y)
+    return folds
+
+
+def _dealt(y: HostArray, *, n_folds: int, seed: int) -> HostArray:
+    _, codes, counts = np.unique(y, return_inverse=True, return_counts=True)
     random = np.random.RandomState(seed)
     shuffled = random.permutation(len(codes))
     order = shuffled[np.argsort(codes[shuffled], kind="stable")]
-    folds = np.empty(len(codes), dtype=np.int64)
-    if rows.y.dtype.kind == "f":
+    folds = np.empty(len(codes), dtype=np.int8)
+    if y.dtype.kind == "f":
         rounds = random.random_sample((-(-len(codes) // n_folds), n_folds))
         folds[order] = np.argsort(rounds, axis=1).ravel()[: len(codes)]
     else:

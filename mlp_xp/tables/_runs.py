@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from mlp_xp.files._models import ModelFileError, load_model, save_model
 from mlp_xp.tables._common import DataError, listed
 from mlp_xp.tables._formats import TIME_ALONE, DateFormat
 from mlp_xp.tables._frames import as_table
+from mlp_xp.tables._parts import all_values, total
 from mlp_xp.tables._pipelines import Pipeline
 from mlp_xp.tables._plain_values import described_value, from_plain, to_plain
 from mlp_xp.tables._preprocessing import Preprocessor
@@ -174,7 +176,8 @@ class Run(NamedTuple):
             As of `predict`, or if a label is unknown.
         """
         rows = run_rows(self, as_table(table, encoding).frame)
-        return score_rows(self, rows, self.pipeline.checked_outputs(rows.frame)), score_baseline(self, rows)
+        outputs = self.pipeline.checked_outputs(rows.frame, together=True)
+        return score_rows(self, rows, outputs), score_baseline(self, rows)
 
 
 def as_predictions(run: Run, outputs: HostArray) -> pl.DataFrame:
@@ -193,13 +196,15 @@ def run_rows(run: Run, frame: pl.DataFrame) -> LabelledRows:
 
 
 def score_rows(run: Run, rows: LabelledRows, outputs: HostArray) -> dict[str, Any]:
-    """Return the scores of the network's outputs for labelled rows."""
-    return score(run.pipeline.task, rows.y, outputs, run.classes)
+    """Return the scores of the network's outputs for labelled rows, of all processes."""
+    rate = partial(score, run.pipeline.task, classes=run.classes)
+    scores: dict[str, Any] = rows.compute("the scores", rate, rows.y, outputs)
+    return scores
 
 
 def score_baseline(run: Run, rows: LabelledRows) -> dict[str, Any]:
     """Return the scores of the baseline, fitted on the training rows, on labelled rows."""
-    return score(run.pipeline.task, rows.y, run.baseline.outputs(len(rows.y)), run.classes)
+    return score_rows(run, rows, run.baseline.outputs(len(rows.y)))
 
 
 def table_notes(run: Run, frame: pl.DataFrame, features: pl.DataFrame) -> list[str]:
@@ -219,15 +224,24 @@ def table_notes(run: Run, frame: pl.DataFrame, features: pl.DataFrame) -> list[s
     unused = [name for name in frame.columns if name not in expected]
     notes = [f"not used: {listed(unused)}"] if unused else []
     for name, encoding in preprocessor.categories.items():
+        if encoding.has_rare:
+            continue
         column = features[name]
         unseen = column.filter(column.is_not_null() & ~column.is_in(list(encoding.values)))
-        if len(unseen) and not encoding.has_rare:
-            examples = listed(unseen.unique(maintain_order=True), 5)
-            notes.append(f"{name}: in {len(unseen)} rows values unseen in training: {examples}")
-    missing = {column.name: column.null_count() for column in features if column.null_count()}
+        found = all_values("unseen values", (len(unseen), unseen.unique(maintain_order=True)))
+        if n_unseen := sum(count for count, _ in found):
+            examples = listed(pl.concat(values for _, values in found).unique(maintain_order=True), 5)
+            notes.append(f"{name}: in {n_unseen} rows values unseen in training: {examples}")
+    missing = missing_values(features)
     if missing:
         notes.append("missing: " + "; ".join(missing_in_words(run.pipeline, missing)))
     return notes
+
+
+def missing_values(features: pl.DataFrame) -> dict[str, int]:
+    """Return the numbers of missing values in the columns that have any, in the tables of all processes."""
+    counts = total("missing values", np.array([column.null_count() for column in features]))
+    return {name: count for name, count in zip(features.columns, counts.tolist()) if count}
 
 
 def missing_in_words(pipeline: Pipeline, missing: dict[str, int]) -> list[str]:

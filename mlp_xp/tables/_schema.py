@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from mlp_xp._processes import current_processes, shared
 from mlp_xp.tables._common import DataError, clean, did_you_mean, listed
 from mlp_xp.tables._formats import MISSING_MARKERS, TIME_ALONE, DateFormat, Format, NumberFormat
 
@@ -40,6 +41,28 @@ class WrongCells(NamedTuple):
         rows = wrong.arg_true()
         first = [(row + 1, cells[row]) for row in rows[:N_CELLS_NAMED].to_list()]
         return cls(cells.name, expected, first, len(rows))
+
+    @classmethod
+    def of_parts(cls, found: Sequence[WrongCells | None], n_rows: int) -> list[WrongCells]:
+        """Return those that there are of some columns, from the parts of a table that processes have.
+
+        `n_rows` is the number of rows of this process's part: rows are numbered in the whole table.
+        """
+        processes = current_processes()
+        if processes is None:
+            return [cells for cells in found if cells is not None]
+        parts = processes.exchange("cells that do not fit", (list(found), n_rows))
+        merged: dict[int, WrongCells] = {}
+        start = 0
+        for one, length in parts:
+            for index, cells in enumerate(one):
+                if cells is not None:
+                    before = merged.get(index, cells._replace(first=[], n_cells=0))
+                    first = [*before.first, *((row + start, cell) for row, cell in cells.first)]
+                    n_cells = before.n_cells + cells.n_cells
+                    merged[index] = before._replace(first=first[:N_CELLS_NAMED], n_cells=n_cells)
+            start += length
+        return [merged[index] for index in sorted(merged)]
 
     def __str__(self) -> str:
         return f"{self.name!r} must hold {self.expected}, got {self.listed()}"
@@ -276,22 +299,27 @@ class Schema:
         """Return the names of the features of some kinds."""
         return [column.name for column in self.features if column.kind in kinds]
 
-    def read(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def read(self, frame: pl.DataFrame, *, together: bool = False) -> pl.DataFrame:
         """Return the features of a table: float64, text for categories, null for missing values.
 
         Parameters
         ----------
         frame : polars.DataFrame
             With the features in any order, and others.
+        together : bool, default=False
+            Whether all processes of `mlp_xp.data_parallel` read their parts of one table, which the message
+            of an error is of then.
 
         Raises
         ------
         DataError
             If columns are missing, or hold cells that do not fit. The message names all of them.
         """
-        return pl.DataFrame(self.read_columns(frame, self.features))
+        return pl.DataFrame(self.read_columns(frame, self.features, together=together))
 
-    def read_columns(self, frame: pl.DataFrame, columns: Sequence[ColumnSchema]) -> list[pl.Series]:
+    def read_columns(
+        self, frame: pl.DataFrame, columns: Sequence[ColumnSchema], *, together: bool = False
+    ) -> list[pl.Series]:
         """Return some columns, as `read` does."""
         found_names = set(frame.columns)
         missing = [column.name for column in columns if column.name not in found_names]
@@ -302,13 +330,21 @@ class Schema:
                 f"{did_you_mean(missing, frame.columns)}"
             )
         found = [column.read(frame[column.name], self.missing) for column in columns]
-        wrong = [str(cells) for _, cells in found if cells is not None]
+        wrong = [cells for _, cells in found if cells is not None]
+        if together:
+            wrong = WrongCells.of_parts([cells for _, cells in found], len(frame))
         if wrong:
-            raise DataError(f"the column{'s' * (len(wrong) > 1)} {'; '.join(wrong)}")
+            message = f"the column{'s' * (len(wrong) > 1)} {'; '.join(map(str, wrong))}"
+            raise shared(DataError(message)) if together else DataError(message)
         return [values for values, _ in found]
 
-    def read_target(self, frame: pl.DataFrame) -> pl.Series:
+    def read_target(self, frame: pl.DataFrame, *, together: bool = False) -> pl.Series:
         """Return the target: numbers, truth values or text, null where a row has none.
+
+        Parameters
+        ----------
+        frame, together
+            As of `read`.
 
         Raises
         ------
@@ -320,7 +356,9 @@ class Schema:
         if name not in frame.columns:
             known = f"the columns are {listed(frame.columns)}{did_you_mean([name], frame.columns)}"
             raise DataError(f"no column {name!r}; {known}")
-        (values,) = self.read_columns(frame, [self.target])  # raises if a cell does not fit
+        (values,) = self.read_columns(
+            frame, [self.target], together=together
+        )  # raises if a cell does not fit
         if self.target.kind == "truth":
             return values == 1.0
         cells = clean(frame[name], ())

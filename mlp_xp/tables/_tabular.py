@@ -14,14 +14,16 @@ from sklearn.utils.validation import check_is_fitted
 
 from mlp_xp._arrays import HostArray, is_sparse
 from mlp_xp._functions import set_public_module
+from mlp_xp._processes import Processes, current_processes, together
 from mlp_xp._validation import check_integer, errors_naming, lookup, shown
 from mlp_xp.estimators import MLPClassifier, MLPRegressor
 from mlp_xp.estimators._input import HOST
-from mlp_xp.estimators._labels import Classes
+from mlp_xp.estimators._labels import Classes, classes_of
 from mlp_xp.tables._common import plain_values
 from mlp_xp.tables._frames import as_table
 from mlp_xp.tables._learning import learn_schema
 from mlp_xp.tables._networks import Training, best_epoch
+from mlp_xp.tables._parts import any_part, with_equal_types
 from mlp_xp.tables._pipelines import prepare
 from mlp_xp.tables._preprocessing import check_magnitudes
 from mlp_xp.tables._rows import LabelledRows
@@ -59,6 +61,12 @@ class _Tabular(BaseEstimator):
     dtype: str = "float32"
 
     def _fit(self: Self, X: Any, y: Any, sample_weight: Any, network: type[Any], **parameters: Any) -> Self:
+        with together("fit"):
+            return self._fit_together(X, y, sample_weight, network, **parameters)
+
+    def _fit_together(
+        self: Self, X: Any, y: Any, sample_weight: Any, network: type[Any], **parameters: Any
+    ) -> Self:
         n_networks = check_integer("n_networks", self.n_networks, minimum=1)
         lookup("dtype", self.dtype, dict.fromkeys(("float32", "float64")))
         frame, task = _as_frame(X), "classification" if network is MLPClassifier else "regression"
@@ -74,13 +82,20 @@ class _Tabular(BaseEstimator):
         if weights is not None:
             kept = weights > 0.0
             frame, y, weights = frame.filter(kept), y[kept], weights[kept]
-        if task == "classification" and len(np.unique(y)) < 2:
-            raise ValueError(f"`y` must have at least 2 classes, got 1 class: {y[0]!r:.60}")
+        processes = current_processes()
+        if processes is not None:
+            given = {"sample_weight": "None" if sample_weight is None else "given"}
+            own = {name: value for name, value in self.get_params(deep=False).items() if name != "backend"}
+            processes.check_same("fit", {**own, **given})
+            frame = with_equal_types(frame)
+            y = _of_common_type(y, processes)
+        if task == "classification" and len(labels := classes_of(y).labels) < 2:
+            raise ValueError(f"`y` must have at least 2 classes, got 1 class: {labels[0]!r:.60}")
         schema = learn_schema(frame, categorical=self.categorical)
-        rows = LabelledRows(schema.read(frame), y, weights)
+        rows = LabelledRows.of(schema.read(frame, together=True), y, weights)
         check_magnitudes(rows.frame, schema.names("number"), self.dtype)
         prepared = prepare(task, schema, {"training": rows}, self.dtype, TABULAR.inputs)
-        parameters = TABULAR.all_parameters(chosen, len(rows.y))
+        parameters = TABULAR.all_parameters(chosen, rows.n_total)
         estimator = network(random_state=_seed(self.random_state), **parameters)
         training = Training(estimator, prepared, n_networks, leaves_rows_out=True)
         try:
@@ -366,10 +381,17 @@ def _checked_targets(network: Any, y: Any, n_rows: int) -> HostArray:
     if checked.ndim != 1:
         raise ValueError(f"`y` must have one dimension, got shape {checked.shape}")
     if network._is_classifier:
-        with errors_naming("y"):
-            Classes.of(checked, sparse=False)  # raises if these are no labels
+        if len(checked):  # of a process
+            with errors_naming("y"):
+                Classes.of(checked, sparse=False)  # raises if these are no labels
         return checked
     return checked.astype(np.float64, copy=False)
+
+
+def _of_common_type(y: HostArray, processes: Processes) -> HostArray:
+    """Return targets in the type that holds those of all processes."""
+    dtypes = [dtype for dtype, n_rows in processes.exchange("`y`", (y.dtype, len(y))) if n_rows]
+    return y.astype(np.result_type(*dtypes)) if dtypes and y.dtype.kind != "O" else y
 
 
 def _checked_weights(sample_weight: Any, n_rows: int) -> HostArray:
@@ -380,7 +402,8 @@ def _checked_weights(sample_weight: Any, n_rows: int) -> HostArray:
         raise TypeError(f"`sample_weight` must hold numbers, got {shown(sample_weight)}") from error
     if weights.shape != (n_rows,):
         raise ValueError(f"`sample_weight` must have the shape ({n_rows},), got {weights.shape}")
-    if not (np.isfinite(weights).all() and (weights >= 0.0).all() and (weights > 0.0).any()):
+    are_some = any_part("sample weights", (weights > 0.0).any())
+    if not (np.isfinite(weights).all() and (weights >= 0.0).all() and are_some):
         raise ValueError("`sample_weight` must hold finite numbers >= 0, not all zero")
     return weights
 
@@ -391,6 +414,9 @@ def _seed(random_state: Any) -> int:
     if is_integer and 0 <= random_state <= MAX_SEED:
         return int(random_state)
     try:
+        processes = current_processes()
+        if random_state is None and processes is not None:
+            random_state = processes.random_state()
         return int(check_random_state(random_state).randint(MAX_SEED, dtype=np.int64))
     except (TypeError, ValueError) as error:
         raise ValueError(

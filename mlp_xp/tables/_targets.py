@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from mlp_xp._arrays import HostArray
+from mlp_xp._processes import shared
 from mlp_xp.tables._common import AS_ASKED, DataError, listed, plain_values
+from mlp_xp.tables._parts import all_values, map_columns, with_equal_types
 from mlp_xp.tables._schema import find_names, names_of_categories
 
 MAX_INTEGER_CLASSES = 10
@@ -24,7 +26,8 @@ class Target(NamedTuple):
     Attributes
     ----------
     values : ndarray of shape (n_samples,)
-        Labels (text, int64 or bool) for classification, float64 for regression.
+        Labels (text, int64 or bool) for classification, float64 for regression. Of several processes each
+        has those of its rows.
     task : {"classification", "regression"}
     reason : str
         Why it is that task, in words, for example "it is text".
@@ -52,6 +55,16 @@ def find_target(column: pl.Series, task: str = "auto") -> Target:
     DataError
         If the column does not fit the task, or holds one value in all rows.
     """
+    column = with_equal_types(column.to_frame()).to_series()  # one part may have whole numbers only
+    (found,) = map_columns(
+        "the target", {column.name: column}, lambda _, whole: _find_target(whole, task)
+    ).values()
+    chosen, reason, dtype = found
+    return Target(_values(column, dtype), chosen, reason)
+
+
+def _find_target(column: pl.Series, task: str) -> tuple[str, str, Any]:
+    """Return the task of a whole target, the reason, and the dtype of its values, after checks."""
     what = f"the target {column.name!r}"
     if len(column) < 2:
         raise DataError(f"at least 2 rows are needed, got {len(column)}")
@@ -62,11 +75,12 @@ def find_target(column: pl.Series, task: str = "auto") -> Target:
     if chosen == "regression" and not is_number:
         wrong = column.filter(column.cast(pl.Float64, strict=False).is_null()) if is_text else column
         raise DataError(f"{what} must hold numbers for regression, got {[*wrong, *column][0]!r}")
-    values = column.cast(pl.Float64).to_numpy() if chosen == "regression" else _labels(column)
+    dtype = pl.Float64 if chosen == "regression" else _label_type(column)
+    values = _values(column, dtype)
     if (values == values[0]).all():
         least = "different values" if chosen == "regression" else "at least two classes"
         raise DataError(f"{what} must have {least}, got only {column[0]}")
-    return Target(values, chosen, reason)
+    return chosen, reason, dtype
 
 
 def _first_infinite(column: pl.Series) -> int:
@@ -85,18 +99,24 @@ def _choose_task(column: pl.Series) -> tuple[str, str]:
     return "classification", f"it has only {n_different} different numbers, all whole"
 
 
-def _labels(column: pl.Series) -> HostArray:
-    """Return class labels as an array: truth values, integers, or text."""
-    if column.dtype == pl.Boolean:
-        return column.to_numpy()
-    if column.dtype == pl.String:
-        return column.to_numpy().astype(str)
+def _label_type(column: pl.Series) -> Any:
+    """Return the type of class labels: truth values, integers, or text."""
+    if column.dtype in (pl.Boolean, pl.String):
+        return column.dtype
     if column.dtype.is_integer() or (column == column.round()).all():
         try:
-            return column.cast(pl.Int64).to_numpy()
+            return column.cast(pl.Int64).dtype
         except pl.exceptions.PolarsError:
             pass  # a number does not fit in 64 bits
-    return names_of_categories(column, are_numbers=True).to_numpy().astype(str)
+    return pl.String
+
+
+def _values(column: pl.Series, dtype: Any) -> HostArray:
+    """Return targets as an array: numbers, or labels of some type."""
+    if dtype != pl.String:
+        return column.cast(dtype).to_numpy()
+    names = column if column.dtype == pl.String else names_of_categories(column, are_numbers=True)
+    return names.to_numpy().astype(str)
 
 
 def match_classes(column: pl.Series, classes: HostArray) -> HostArray:
@@ -116,11 +136,12 @@ def match_classes(column: pl.Series, classes: HostArray) -> HostArray:
     text = labels.cast(pl.String)
     different = text.unique().to_list()
     index_of = find_names(different, [str(name) for name in known.tolist()])
-    unknown = sorted(set(different) - index_of.keys())
+    unknown = sorted(set().union(*all_values("unknown classes", set(different) - index_of.keys())))
     if unknown:
-        raise DataError(
+        message = (
             f"the target {column.name!r} has classes the model does not know: {listed(unknown)}; "
             f"it knows {listed(classes.tolist())}"
         )
+        raise shared(DataError(message))
     matched: HostArray = classes[np.array([index_of[label] for label in text.to_list()], dtype=np.int64)]
     return matched
