@@ -41,9 +41,9 @@ def mpiexec(
 ) -> Finished:
     """Run ``python *command`` on so many processes; `interrupt_at` is what it says when a signal is sent."""
     assert MPIEXEC is not None
-    # More processes than cores; those that wait must not take the core of those that compute.
     options = ["--allow-run-as-root", "--oversubscribe", "-n", str(n_processes)]
     known = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"}
+    known["OMPI_MCA_mpi_yield_when_idle"] = "1"  # cores are fewer than processes, and others test there too
     known.pop("PYTEST_XDIST_WORKER", None)
     started = time.monotonic()
     process = subprocess.Popen(
