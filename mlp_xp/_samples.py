@@ -123,7 +123,7 @@ class Shard:
                 value = function(*wholes)
         return self.processes.share(point, value)
 
-    def gather(self, point: str, *arrays: HostArray | None) -> list[HostArray | None] | None:
+    def gather(self, point: str, *arrays: HostArray | None) -> list[Any] | None:
         """Return arrays of the rows of all processes, in the order of the whole, at process 0; else None."""
         own = None
         if self.numbers is not None:
@@ -134,7 +134,7 @@ class Shard:
         if parts is None:
             return None
         order = None if own is None else np.argsort(np.concatenate([numbers for numbers, _ in parts]))
-        wholes: list[HostArray | None] = []
+        wholes: list[Any] = []
         for each in zip(*(own_arrays for _, own_arrays in parts)):
             whole = None if each[0] is None else np.concatenate(each)
             wholes.append(whole if whole is None or order is None else whole[order])

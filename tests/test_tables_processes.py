@@ -5,10 +5,13 @@ import importlib.util
 import json
 import os
 import pickle
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,7 @@ from safetensors.numpy import load_file
 
 from mlp_xp._cli import main
 from mlp_xp._cli import processes as started
-from mlp_xp.tables import DataError, read_frame
+from mlp_xp.tables import DataError, load_run, read_frame
 from mlp_xp.tables import _reading as reading
 
 BESIDE = Path(sys.executable).with_name("mpiexec")
@@ -44,10 +47,11 @@ for number, words in enumerate(json.loads(pathlib.Path("commands.json").read_tex
 """
 
 
-def launch(n, script, folder, **settings):
+def launch(n, script, folder, arguments=(), **settings):
     """Return the process of `mpiexec` that runs a script in so many processes."""
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
     words = [MPIEXEC, "--allow-run-as-root", "--oversubscribe", "-n", str(n), sys.executable, "-c", script]
+    words += arguments
     return subprocess.Popen(words, cwd=folder, env=environment, text=True, **settings)
 
 
@@ -104,6 +108,7 @@ def write_tables(folder):
     damaged.write_bytes(damaged.read_bytes()[:-100])
     grades.with_columns(x=pl.Series([*map(str, range(237)), "low", "2", "3"])).write_csv(folder / "wrong.csv")
     prices[:7].write_csv(folder / "few.csv")
+    grades[:2].write_csv(folder / "two.csv")
 
 
 FEW = ["--networks", "2", "--hidden", "6", "--epochs", "3", "--dtype", "float64", "--quiet"]
@@ -123,6 +128,7 @@ COMMANDS = {
     "predict print": ["predict", "classes", "grades.parquet"],
     "predict json": ["predict", "weights", "few.csv", "--json"],
     "evaluate": ["evaluate", "classes", "grades.csv", "--json"],
+    "predict two": ["predict", "classes", "two.csv"],
     "evaluate text": ["evaluate", "weights", "parts"],
     "spoken": ["train", "grades.parquet", "--target", "grade", *FEW[:-1]],
     "existing": ["train", "grades.parquet", "--out", "classes", *FEW],
@@ -137,6 +143,13 @@ COMMANDS = {
 """Commands that must print the same, by what they show."""
 
 
+ALONE = {
+    "sweep": ["sweep", "plane.npy", "--hidden", "2"],
+    "standard input": ["train", "-", "--target", "y"],
+}
+"""Commands for one process alone."""
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Return folders of what one process wrote and three, with the outputs of the commands."""
@@ -147,7 +160,7 @@ def folders(tmp_path_factory):
     for folder in (one, three):
         write_tables(folder)
         (folder / "out").mkdir()
-    (three / "commands.json").write_text(json.dumps([*commands, ["sweep", "plane.npy", "--hidden", "2"]]))
+    (three / "commands.json").write_text(json.dumps([*commands, *ALONE.values()]))
     run_script(3, RUN_COMMANDS, three)
     with contextlib.chdir(one), pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMPI_COMM_WORLD_RANK", "0")
@@ -157,9 +170,9 @@ def folders(tmp_path_factory):
     for folder, ranks in ((one, 1), (three, 3)):
         found = [
             [json.loads((folder / f"{number}-{rank}.json").read_text()) for rank in range(ranks)]
-            for number in range(len(commands) + (folder is three))
+            for number in range(len(commands) + len(ALONE) * (folder is three))
         ]
-        outputs.append(dict(zip([*TRAININGS, *COMMANDS, "sweep"], found)))
+        outputs.append(dict(zip([*TRAININGS, *COMMANDS, *ALONE], found)))
     return one, three, *outputs
 
 
@@ -242,10 +255,12 @@ def test_what_one_process_alone_finds_names_the_process(folders):
 
 
 @needs_mpi
-def test_sweep_is_for_one_process(folders):
-    assert folders[3]["sweep"][0][0] == 2
-    assert "mlp-xp: sweep is for one process" in folders[3]["sweep"][0][2]
-    assert folders[3]["sweep"][1:] == [[2, "", ""]] * 2
+@pytest.mark.parametrize("name", ALONE)
+def test_what_is_for_one_process(name, folders):
+    (code, out, err), *others = folders[3][name]
+    assert (code, out) == (2, "")
+    assert err.startswith(f"mlp-xp: {name} is for one process")
+    assert others == [[2, "", ""]] * 2
 
 
 TABULAR = """
@@ -294,6 +309,71 @@ def test_tabular_estimators_fit_the_rows_of_all(folders):
         assert others[1] == schema
         assert "process 1 of 3 has the columns" in others[2]
         np.testing.assert_array_equal(drawn, three[0][1])
+
+
+# Interrupts.
+
+ENDLESS = ["--networks", "2", "--hidden", "16", "--epochs", "1000000", "--n-iter-no-change", "inf"]
+
+INTERRUPT = """
+import os, signal, sys
+from mlp_xp._cli import main
+from mlp_xp._engines.data_parallel import DataParallelEngine
+run, calls = DataParallelEngine.run, []
+def interrupted(self, epochs):
+    calls.append(epochs)
+    if len(calls) == 5 and os.environ["OMPI_COMM_WORLD_RANK"] == "1":
+        os.kill(os.getppid() if sys.argv[1] == "mpiexec" else os.getpid(), int(sys.argv[2]))
+    return run(self, epochs)
+DataParallelEngine.run = interrupted
+sys.exit(main(sys.argv[3:]))
+"""
+"""Command that is interrupted in the second process, or by way of `mpiexec`."""
+
+
+def interrupted(n, folder, *words):
+    """Run that command in so many processes; return the exit code and what was printed."""
+    (folder / "run").exists() and shutil.rmtree(folder / "run")
+    with launch(
+        n, INTERRUPT, folder, map(str, words), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        output, error = process.communicate(timeout=SECONDS)
+    return process.returncode, output, error
+
+
+@needs_mpi
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_of_mpiexec_keeps_what_was_trained(number, tmp_path):
+    write_tables(tmp_path)
+    words = ["train", "grades.parquet", "--target", "grade", *ENDLESS, "--out", "run"]
+    for _ in range(3):  # on a busy machine `mpiexec` may kill all before one has forked
+        code, _, _ = interrupted(2, tmp_path, "mpiexec", int(number), *words)
+        assert code != 0
+        start = time.monotonic()
+        while not (tmp_path / "run").exists() and time.monotonic() < start + 5.0:
+            time.sleep(0.1)
+        if (tmp_path / "run").exists():
+            break
+    run = load_run(tmp_path / "run")
+    assert re.match("network 1 of 2: interrupted after [0-9]+ of 1000000 epochs", run.description["ended"])
+    assert run.predict(tmp_path / "grades.parquet").height == 240
+
+
+@needs_mpi
+@pytest.mark.slow
+def test_an_interrupt_of_one_process_ends_all(tmp_path):
+    write_tables(tmp_path)
+    words = ["train", "plane.npy", *ENDLESS, "--out", "run"]
+    code, output, error = interrupted(3, tmp_path, "itself", int(signal.SIGINT), *words)
+    assert code == 130
+    assert len(re.findall("network 1 of 2: interrupted after [0-9]+ of 1000000 epochs", error)) == 1
+    assert output.count("Saved in run: ") == 1
+    pictures = ["confusion_matrix.png", "decision_boundary.png", "learning_curve.png"]
+    assert sorted(path.name for path in (tmp_path / "run").glob("*.png")) == pictures
+    assert load_run(tmp_path / "run").description["exit_code"] == 130
+    scores = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert list(scores) == ["training", "test", "baseline"]
 
 
 # Rows of a file.

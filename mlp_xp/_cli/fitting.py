@@ -6,15 +6,14 @@ import argparse
 import shlex
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from mlp_xp._arrays import library_name
+from mlp_xp._arrays import HostArray, library_name
 from mlp_xp._cli.loading import LoadedData
 from mlp_xp._cli.options import EXIT_FAILED, EXIT_INTERRUPTED, command_words
 from mlp_xp._cli.screen import Screen, format_score
@@ -28,6 +27,10 @@ from mlp_xp.tables._scores import SCORE_TITLES, score, why_undefined
 
 MIN_RELATIVE_GAIN = 1e-5
 """Relative difference from which on a network is better than the baseline: above the rounding of float32."""
+
+
+SplitOutputs: TypeAlias = dict[str, tuple[HostArray, HostArray]]
+"""Targets and the network's outputs of the rows of each split."""
 
 
 class Outcome(NamedTuple):
@@ -196,28 +199,34 @@ def _and_listed(numbers: Sequence[int | None]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def score_splits(estimator: Any, loaded: LoadedData) -> dict[str, dict[str, Any]]:
+def split_outputs(estimator: Any, loaded: LoadedData) -> SplitOutputs | None:
+    """Return targets and outputs of the rows of each split; None in processes other than the first."""
+    found = {}
+    for split, rows in loaded.prepared.splits.items():
+        gathered = rows.gather("the scores", rows.y, model_outputs(estimator, loaded.prepared.X[split]))
+        if gathered is not None:
+            found[split] = gathered[0], gathered[1]
+    return found or None
+
+
+def score_splits(
+    estimator: Any, loaded: LoadedData, outputs: SplitOutputs
+) -> dict[str, dict[str, float | None]]:
     """Return the scores of each split, and under "baseline" the baseline's on the reported split."""
-    data, reported = loaded.prepared, loaded.prepared.splits[loaded.report_split]
-    classes = np.asarray(estimator.classes_) if data.task == "classification" else None
-    rate = partial(score, data.task, classes=classes)
-    scores = {
-        split: rows.compute("the scores", rate, rows.y, model_outputs(estimator, data.X[split]))
-        for split, rows in data.splits.items()
-    }
-    outputs = loaded.baseline.outputs(len(reported.y))
-    scores["baseline"] = reported.compute("the scores", rate, reported.y, outputs)
+    task = loaded.prepared.task
+    classes = np.asarray(estimator.classes_) if task == "classification" else None
+    scores = {split: score(task, y, found, classes) for split, (y, found) in outputs.items()}
+    reported, _ = outputs[loaded.report_split]
+    scores["baseline"] = score(task, reported, loaded.baseline.outputs(len(reported)), classes)
     return scores
 
 
-def undefined_scores(loaded: LoadedData, scores: dict[str, dict[str, Any]]) -> list[str]:
+def undefined_scores(
+    loaded: LoadedData, scores: dict[str, dict[str, Any]], targets: Mapping[str, HostArray]
+) -> list[str]:
     """Return notes on the splits of which some scores are not defined."""
-    notes = []
-    for split, rows in loaded.prepared.splits.items():
-        explain = partial(why_undefined, scores[split], classes=loaded.classes)
-        if reason := rows.compute("undefined scores", explain, rows.y):
-            notes.append(f"{split}: {reason}")
-    return notes
+    reasons = {split: why_undefined(scores[split], y, loaded.classes) for split, y in targets.items()}
+    return [f"{split}: {reason}" for split, reason in reasons.items() if reason]
 
 
 def no_better_than_baseline(loaded: LoadedData, scores: dict[str, dict[str, Any]]) -> list[str]:

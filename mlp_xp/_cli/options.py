@@ -378,7 +378,8 @@ def _add_train(commands: Any) -> None:
         "examples:\n"
         "  mlp-xp train breast-cancer\n"
         "  mlp-xp train table.csv --target label --hidden 64 32 --out run/\n"
-        "  mlp-xp train houses.parquet --target price --drop address --early-stopping loss\n\n" + EXIT_CODES,
+        "  mlp-xp train houses.parquet --target price --drop address --early-stopping loss\n"
+        "  mpiexec -n 4 mlp-xp train big.parquet --target y   # needs mlp_xp[mpi]\n\n" + EXIT_CODES,
     )
     _add_data(command)
     network = command.add_argument_group("network")
@@ -432,8 +433,8 @@ def _add_data(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "data",
         metavar="DATA",
-        help=f"{', '.join(DATASETS)}, or a table: .csv, .tsv, .parquet, .arrow, .feather, .npz with X and y, "
-        "or - for standard input",
+        help=f"{', '.join(DATASETS)}, or a table: .csv, .tsv, .parquet, .arrow, .feather, .npy, .npz with X "
+        "and y, a folder of these, or - for standard input",
     )
     data = command.add_argument_group("data")
     data.add_argument("--target", metavar="COLUMN", help="column to predict (the last one; y of an npz file)")

@@ -46,20 +46,23 @@ def processes_started() -> Iterator[Processes | None]:
     if n_started == 1 or current_processes() is not None:
         yield None
         return
-    try:
-        from mpi4py import MPI
-
-        if MPI.COMM_WORLD.Get_size() == 1:
-            raise ImportError("which is for another MPI than that which started them")
-    except (ImportError, RuntimeError) as error:  # a RuntimeError if there is no MPI library
+    if problem := _why_not_connected():
         if not is_first_started():
             time.sleep(SECONDS_FOR_FIRST_TO_REPORT)
-        raise ImportError(
-            f"{n_started} processes were started, which need mpi4py ({error}): pip install 'mlp_xp[mpi]', "
-            "or start one process"
-        ) from error
+        raise ImportError(f"{n_started} processes were started, {problem}")
     with data_parallel() as processes:
         yield processes
+
+
+def _why_not_connected() -> str:
+    """Return why processes that were started cannot work together; "" if they can."""
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # a RuntimeError if there is no MPI library
+        return f"which need mpi4py ({error}): pip install 'mlp_xp[mpi]', or start one process"
+    if MPI.COMM_WORLD.Get_size() == 1:
+        return "but mpi4py finds one: its MPI library is another one than that which has started them"
+    return ""
 
 
 def is_first_started() -> bool:

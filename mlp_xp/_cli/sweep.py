@@ -18,6 +18,7 @@ from mlp_xp._cli.fitting import (
     describe_machine,
     repeat_command,
     score_splits,
+    split_outputs,
     train,
     undefined_scores,
     without_backend,
@@ -115,7 +116,9 @@ def _train_all(
             outcome, estimator = train(training, screen, title), training.estimator
             with deferred_interrupts(), without_backend(estimator):
                 save_model(folder / f"network-{name}.safetensors", estimator)
-            trials.append(Trial(name, training, outcome, score_splits(estimator, loaded)))
+            outputs = split_outputs(estimator, loaded)
+            assert outputs is not None
+            trials.append(Trial(name, training, outcome, score_splits(estimator, loaded, outputs)))
             code = max(code, outcome.exit_code)
             if outcome.exit_code:
                 screen.print_error(f"hidden {name}: {outcome.message}")
@@ -190,8 +193,9 @@ def _print_scores(trials: list[Trial], loaded: LoadedData, screen: Screen) -> No
         ]
     )
     screen.print_table(columns, rows)
+    targets = {split: each.y for split, each in loaded.prepared.splits.items()}
     screen.print_notes(
-        dict.fromkeys(note for trial in trials for note in undefined_scores(loaded, trial.scores))
+        dict.fromkeys(note for trial in trials for note in undefined_scores(loaded, trial.scores, targets))
     )
 
 

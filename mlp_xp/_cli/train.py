@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import shlex
 from contextlib import nullcontext
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import polars as pl
 
 from mlp_xp._arrays import library_name
 from mlp_xp._cli.fitting import (
     Outcome,
+    SplitOutputs,
     describe_machine,
     describe_network,
     no_better_than_baseline,
     repeat_command,
     score_splits,
+    split_outputs,
     train,
     undefined_scores,
     without_backend,
@@ -37,9 +43,6 @@ from mlp_xp.tables._plain_values import to_plain
 from mlp_xp.tables._runs import DESCRIPTION_FILE, METRICS_FILE, RUN_FILES, Run, write_run
 from mlp_xp.tables._schema import KINDS
 from mlp_xp.tables._scores import SCORE_TITLES
-
-if TYPE_CHECKING:
-    from mlp_xp.tables._pictures import ShownRows
 
 
 def run(options: argparse.Namespace) -> int:
@@ -72,23 +75,29 @@ def run(options: argparse.Namespace) -> int:
             )
             if folder is not None:
                 save = partial(_save, folder, trained, training)
-                if processes is not None and outcome.exit_code == EXIT_INTERRUPTED:
-                    survivor = Survivor(save, partial(_add_results, trained, training, _title(loaded)))
+                if processes is not None and outcome.exit_code == EXIT_INTERRUPTED and hasattr(os, "fork"):
+                    survivor = Survivor(save, partial(_add_results, trained, training, loaded))
                 else:
                     save()
-        scores = score_splits(estimator, loaded)
-        shown = _shown_rows(trained, loaded) if options.out is not None else None
+        outputs = split_outputs(estimator, loaded)
         if survivor is not None:
-            survivor.send((scores, shown))
-        _print_scores(loaded, scores, screen)
+            survivor.send(outputs)
+        shown = None if options.out is None else _features_to_draw(trained, loaded)
+        if outputs is None:  # the first process has them, and does the rest
+            return outcome.exit_code
+        scores = score_splits(estimator, loaded, outputs)
+        _print_scores(loaded, scores, outputs, screen)
         (screen.print if outcome.exit_code == 0 else screen.print_error)(outcome.message)
         answer = {**description, "scores": scores}
-        if options.out is None:
+        if folder is None:
             screen.print("Nothing was saved; --out FOLDER keeps the network.")
-        elif shown is not None:
-            answer["saved"] = options.out
-            screen.print_notes(_finish(survivor, trained, training, _title(loaded), (scores, shown)))
-            _print_saved(trained.path, screen)
+        else:
+            if survivor is not None and not survivor.wait():
+                raise OSError(f"{options.out}: the run could not be saved")
+            answer["saved"] = str(folder.path)
+            write_json(folder.path / METRICS_FILE, scores)
+            screen.print_notes(_draw(trained, training, loaded, outputs, shown))
+            _print_saved(folder.path, screen)
         screen.print_json(answer)
         return outcome.exit_code
 
@@ -100,38 +109,33 @@ def _save(folder: NewFolder, trained: Run, training: Training) -> None:
     folder.finish()
 
 
-def _shown_rows(trained: Run, loaded: LoadedData) -> ShownRows | None:
-    """Return what pictures show; None if another process draws them."""
-    from mlp_xp.tables._pictures import shown_rows  # imports matplotlib: only if a run is saved
+def _features_to_draw(trained: Run, loaded: LoadedData) -> pl.DataFrame | None:
+    """Return the features of the rows that pictures show, if there are two; None in other processes."""
+    from mlp_xp.tables._pictures import two_features
 
-    return shown_rows(trained, loaded.prepared.splits[loaded.report_split])
+    return two_features(trained.pipeline, loaded.prepared.splits[loaded.report_split])
 
 
-def _finish(
-    survivor: Survivor | None,
+def _draw(
     trained: Run,
     training: Training,
-    title: str,
-    results: tuple[dict[str, Any], ShownRows],
+    loaded: LoadedData,
+    outputs: SplitOutputs,
+    features: pl.DataFrame | None,
 ) -> list[str]:
-    """Add scores and pictures to a run that is saved already; return what is said of pictures that failed."""
-    if survivor is not None and not survivor.wait():
-        raise OSError(f"{trained.path}: the run could not be saved")
-    return _add_results(trained, training, title, results, is_forked=False)
+    """Draw the pictures of a run that is saved already; return what is said of those that failed."""
+    from mlp_xp.tables._pictures import ShownRows, save_pictures  # imports matplotlib: only if a run is saved
+
+    y, found = outputs[loaded.report_split]
+    predicted = found if trained.classes is None else trained.classes[np.argmax(found, axis=1)]
+    return save_pictures(trained.path, trained, training, ShownRows(y, predicted, features), _title(loaded))
 
 
-def _add_results(
-    trained: Run,
-    training: Training,
-    title: str,
-    results: tuple[dict[str, Any], ShownRows],
-    is_forked: bool = True,
-) -> list[str]:
-    from mlp_xp.tables._pictures import save_pictures
-
-    scores, shown = results
+def _add_results(trained: Run, training: Training, loaded: LoadedData, outputs: SplitOutputs) -> None:
+    """Add scores and pictures to a run that is saved already, in a forked process."""
+    scores = score_splits(training.estimator, loaded, outputs)
     write_json(trained.path / METRICS_FILE, scores)
-    return save_pictures(trained.path, trained, training, shown, title, is_forked=is_forked)
+    _draw(trained, training, loaded, outputs, None)
 
 
 def _title(loaded: LoadedData) -> str:
@@ -141,7 +145,9 @@ def _title(loaded: LoadedData) -> str:
     return f"{loaded.name}: {loaded.prepared.splits[split].n_total} rows {use}"
 
 
-def _print_scores(loaded: LoadedData, scores: dict[str, dict[str, Any]], screen: Screen) -> None:
+def _print_scores(
+    loaded: LoadedData, scores: dict[str, dict[str, Any]], outputs: SplitOutputs, screen: Screen
+) -> None:
     """Print the scores of each split, and those of the baseline."""
     titles, splits = SCORE_TITLES[loaded.prepared.task], loaded.prepared.splits
     lines = []
@@ -151,7 +157,8 @@ def _print_scores(loaded: LoadedData, scores: dict[str, dict[str, Any]], screen:
         cells = (format_score(name, values[name]) for name in titles)
         lines.append([first_cell, str(splits[split].n_total), *cells])
     screen.print_table(["", "rows", *titles.values()], lines)
-    screen.print_notes([*undefined_scores(loaded, scores), *no_better_than_baseline(loaded, scores)])
+    targets = {split: y for split, (y, _) in outputs.items()}
+    screen.print_notes([*undefined_scores(loaded, scores, targets), *no_better_than_baseline(loaded, scores)])
 
 
 def _describe_run(

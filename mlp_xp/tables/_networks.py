@@ -22,7 +22,7 @@ from mlp_xp._training.history import History, TrainingInterruptedWarning
 from mlp_xp._warnings import warn
 from mlp_xp.estimators._fitted import fitted_state
 from mlp_xp.estimators._labels import class_weights, classes_of
-from mlp_xp.tables._parts import all_values, total
+from mlp_xp.tables._parts import all_values, compute_of_parts
 from mlp_xp.tables._pipelines import PreparedData
 from mlp_xp.tables._preprocessing import magnitude, mean_and_scale
 from mlp_xp.tables._rows import LabelledRows, assign_folds
@@ -252,16 +252,13 @@ class Training:
 
     def publish(self) -> None:
         """Make the estimator the average of the networks, in the target's own units, if there are any."""
-        # After an error in one of several processes, what all of them have.
-        counts = len(self.networks), self.n_finished, len(self._left_out)
-        n_trained, n_finished, n_judged = map(min, zip(*all_values("what was trained", counts)))
-        if not n_trained:
+        part = _Trained(len(self.networks), self.n_finished, self._left_out, self._sums())
+        n_averaged, self.shrinkage, constant = compute_of_parts("what was trained", _summary, part)
+        if not n_averaged:
             return
-        finished = self.networks[: n_finished or n_trained]
-        average = average_of(finished)
-        if n_judged:
-            # No row is counted twice: more networks leave out the same rows in other parts.
-            self._shrink(average, self._left_out[: min(len(finished), N_FOLDS, n_judged)])
+        average = average_of(self.networks[:n_averaged])
+        if constant is not None:
+            self._shrink(average, constant)
         if self._scaled:
             _undo_target_scaling(average, self._mean, self._scale)
         elif self._scales_counts:
@@ -271,16 +268,49 @@ class Training:
         own = {name: value for name, value in vars(self.estimator).items() if name in kept}
         vars(self.estimator).update({**vars(average), **own})
 
-    def _shrink(self, average: Any, judged: Sequence[_Judged]) -> None:
-        """Shrink the logits of an average towards those of a constant prediction."""
+    def _sums(self) -> tuple[HostArray, float] | None:
+        """Return the weighted sum of the training's encoded targets, and that of the weights, if needed."""
+        if not self._left_out:
+            return None
         _, y, weight = self._samples("training", slice(None))
-        constant = _constant_logits(average, y, weight)
-        self.shrinkage = _shrinkage(judged, constant)
+        weight = np.ones(len(y)) if weight is None else weight
+        return (weight[:, None] * _encoded(self.networks[0], y)).sum(axis=0), float(weight.sum())
+
+    def _shrink(self, average: Any, constant: HostArray) -> None:
+        """Shrink the logits of an average towards those of a constant prediction."""
+        assert self.shrinkage is not None
         bias = average.intercepts_[-1]
         average.coefs_[-1] = average.coefs_[-1] * bias.dtype.type(self.shrinkage)
         average.intercepts_[-1] = (self.shrinkage * bias + (1.0 - self.shrinkage) * constant).astype(
             bias.dtype
         )
+
+
+class _Trained(NamedTuple):
+    """What a process has of a training: numbers of networks, and what their average is shrunk by."""
+
+    n_trained: int
+    n_finished: int
+    judged: Sequence[_Judged]
+    sums: tuple[HostArray, float] | None
+
+
+def _summary(parts: Sequence[_Trained]) -> tuple[int, float | None, HostArray | None]:
+    """Return how many networks to average, the factor of shrinkage, and the logits to shrink towards.
+
+    After an error in one of the processes they do not all have the same, and what all have counts.
+    """
+    n_trained, n_finished = min(part.n_trained for part in parts), min(part.n_finished for part in parts)
+    n_averaged = n_finished or n_trained
+    # No row is counted twice: more networks leave out the same rows in other parts.
+    n_judged = min(n_averaged, N_FOLDS, *(len(part.judged) for part in parts))
+    if not n_judged:
+        return n_averaged, None, None
+    judged = [each for index in range(n_judged) for each in (part.judged[index] for part in parts)]
+    sums = [part.sums for part in parts if part.sums is not None]
+    mean = np.sum([each for each, _ in sums], axis=0) / sum(weight for _, weight in sums)
+    constant = _constant_logits(judged[0].out_activation, mean)
+    return n_averaged, _shrinkage(judged, constant), constant
 
 
 class _Chosen(NamedTuple):
@@ -318,6 +348,7 @@ class _Judged(NamedTuple):
     logits: HostArray
     y: HostArray
     weight: HostArray
+    out_activation: str = ""
 
     def losses(self, logits: HostArray) -> HostArray:
         """Return the loss of each row, given logits in the place of the network's."""
@@ -330,7 +361,8 @@ def _judge(network: Any, X: HostArray, y: HostArray, weight: HostArray | None) -
     made, params, _ = fitted_state(network)
     logits = made.logits(params, X).astype(np.float64)
     weight = np.ones(len(y)) if weight is None else weight
-    return _Judged(made._resolved_loss.evaluate, logits, _encoded(network, y), weight)
+    y = _encoded(network, y)
+    return _Judged(made._resolved_loss.evaluate, logits, y, weight, network.out_activation_)
 
 
 def _encoded(network: Any, y: HostArray) -> HostArray:
@@ -338,15 +370,11 @@ def _encoded(network: Any, y: HostArray) -> HostArray:
     return np.asarray(network._encode(y), dtype=np.float64).reshape(len(y), network.n_outputs_)
 
 
-def _constant_logits(network: Any, y: HostArray, weight: HostArray | None) -> HostArray:
+def _constant_logits(out_activation: str, mean: HostArray) -> HostArray:
     """Return the logits of the best constant prediction: the link takes them to the mean of the targets."""
-    encoded = _encoded(network, y)
-    weight = np.ones(len(y)) if weight is None else weight
-    sums = total("the mean", (weight[:, None] * encoded).sum(axis=0))
-    mean = sums / total("the mean", weight.sum())
-    if network.out_activation_ != "identity":
+    if out_activation != "identity":
         mean = np.maximum(mean, np.finfo(np.float64).tiny)
-    if network.out_activation_ == "logistic":
+    if out_activation == "logistic":
         mean = np.minimum(mean, 1.0 - np.finfo(np.float64).epsneg)
     inverse_links: dict[str, Callable[[HostArray], HostArray]] = {
         "identity": lambda mean: mean,
@@ -354,7 +382,7 @@ def _constant_logits(network: Any, y: HostArray, weight: HostArray | None) -> Ho
         "softmax": np.log,
         "logistic": lambda mean: np.log(mean) - np.log1p(-mean),
     }
-    return np.asarray(inverse_links[network.out_activation_](mean))
+    return np.asarray(inverse_links[out_activation](mean))
 
 
 def _shrinkage(judged: Sequence[_Judged], constant: HostArray) -> float:
@@ -365,7 +393,7 @@ def _shrinkage(judged: Sequence[_Judged], constant: HostArray) -> float:
     James and Stein, nearly 1 for a gain that is certain, and nothing for one that is as likely chance.
     """
     weight = np.concatenate([each.weight for each in judged])
-    weight /= total("the rows left out", weight.sum())
+    weight /= weight.sum()
     worst = np.concatenate([each.losses(np.tile(constant, (len(each.y), 1))) for each in judged])
 
     def losses(factor: float) -> HostArray:
@@ -374,16 +402,13 @@ def _shrinkage(judged: Sequence[_Judged], constant: HostArray) -> float:
         )
 
     def loss(factor: float) -> float:
-        return mean_of(losses(factor))
-
-    def mean_of(values: HostArray) -> float:
-        return float(total("the rows left out", weight @ values))
+        return float(weight @ losses(factor))
 
     found = minimize_scalar(loss, bounds=(0.0, 1.0), method="bounded").x
     factor = min((float(found), 1.0), key=loss)
     gains = worst - losses(factor)
-    mean = mean_of(gains)
-    variance = float(total("the rows left out", weight**2 @ (gains - mean) ** 2))  # of the mean
+    mean = float(weight @ gains)
+    variance = float(weight**2 @ (gains - mean) ** 2)  # of the mean
     return factor * max(0.0, 1.0 - variance / mean**2) if mean > 0.0 else 0.0
 
 

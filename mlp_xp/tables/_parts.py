@@ -17,6 +17,7 @@ from mlp_xp._processes import current_processes, shared
 from mlp_xp.tables._common import DataError, listed
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 def map_columns(
@@ -43,6 +44,16 @@ def total(point: str, value: Any) -> Any:
     """Return the sum of numbers or arrays over the parts."""
     processes = current_processes()
     return value if processes is None else processes.sum(point, value)
+
+
+def compute_of_parts(point: str, function: Callable[[list[T]], U], value: T) -> U:
+    """Return ``function(values)`` of the values of all parts, which the first process computes."""
+    processes = current_processes()
+    if processes is None:
+        return function([value])
+    values = processes.gather(point, value)
+    found: U = processes.share(point, None if values is None else function(values))
+    return found
 
 
 def any_part(point: str, value: object) -> bool:

@@ -22,52 +22,39 @@ from mlp_xp.tables._pipelines import Pipeline
 from mlp_xp.tables._rows import LabelledRows
 from mlp_xp.tables._runs import Run
 
-BOUNDARY_FILE = "decision_boundary.png"
-
 
 class ShownRows(NamedTuple):
     """Rows that pictures show, with what is predicted for them.
 
     Attributes
     ----------
-    frame : polars.DataFrame or None
-        Their features, if there are two and both are numbers.
     y, predicted : ndarray of shape (n_samples,)
+    features : polars.DataFrame or None
+        If there are two and both are numbers: without them no decision boundary is drawn.
     """
 
-    frame: pl.DataFrame | None
     y: HostArray
     predicted: HostArray
+    features: pl.DataFrame | None
 
 
-def shown_rows(run: Run, rows: LabelledRows) -> ShownRows | None:
-    """Return what pictures show of rows: in the first process those of all processes, None in the others."""
-    frame: pl.DataFrame | None = None
-    y: Any = rows.y
-    predicted: Any = run.pipeline.predict(rows.frame)
-    names = list(run.pipeline.preprocessor.numbers) if has_two_features(run.pipeline) else []
-    columns: list[Any] = [rows.frame[name].to_numpy() for name in names]
-    if rows.shard is not None:
-        gathered = rows.shard.gather("the pictures", rows.y, predicted, *columns)
-        if gathered is None:
-            return None
-        y, predicted, *columns = gathered
-    if names:
-        frame = pl.DataFrame(dict(zip(names, columns)), nan_to_null=True)
-    return ShownRows(frame, y, predicted)
+def two_features(pipeline: Pipeline, rows: LabelledRows) -> pl.DataFrame | None:
+    """Return the features of rows if there are two; of several processes the first has those of all rows."""
+    if not has_two_features(pipeline):
+        return None
+    names = list(pipeline.preprocessor.numbers)
+    columns = rows.gather("the pictures", *(rows.frame[name].to_numpy() for name in names))
+    return None if columns is None else pl.DataFrame(dict(zip(names, columns)), nan_to_null=True)
 
 
-def save_pictures(
-    folder: Path, run: Run, training: Training, rows: ShownRows, title: str, *, is_forked: bool = False
-) -> list[str]:
+def save_pictures(folder: Path, run: Run, training: Training, rows: ShownRows, title: str) -> list[str]:
     """Draw a run's pictures into a folder; return a message for each picture that failed.
 
-    An error in matplotlib must not lose a trained network, so none is raised. In a forked process there is no
-    decision boundary, which polars' threads are needed for; pictures that are there already stay.
+    An error in matplotlib must not lose a trained network, so none is raised. Pictures that are there stay.
     """
     problems = []
     for name, draw in picture_drawers(run, training, rows, title).items():
-        if (folder / name).exists() or (is_forked and name == BOUNDARY_FILE):
+        if (folder / name).exists():
             continue
         try:
             with fallback_fonts(title, *shown_names(run.pipeline)):
@@ -100,8 +87,8 @@ def picture_drawers(
         drawers["predicted_vs_true.png"] = lambda axes: _draw_predictions(run, rows, title, axes)
     else:
         drawers["confusion_matrix.png"] = lambda axes: _draw_confusion(run, rows, title, axes)
-    if has_two_features(run.pipeline):
-        drawers[BOUNDARY_FILE] = lambda axes: _draw_boundary(run, rows, title, axes)
+    if rows.features is not None:
+        drawers["decision_boundary.png"] = lambda axes: _draw_boundary(run, rows, title, axes)
     return drawers
 
 
@@ -150,8 +137,8 @@ def _draw_curves(training: Training, axes: Any) -> None:
 
 def _draw_boundary(run: Run, rows: ShownRows, title: str, axes: Any) -> None:
     """Draw the decision boundary and the rows."""
-    assert rows.frame is not None
-    plot_pipeline_boundary(run.pipeline, rows.frame, rows.y, axes)
+    assert rows.features is not None
+    plot_pipeline_boundary(run.pipeline, rows.features, rows.y, axes)
     title_figure(axes.figure, title)
     _label_axes(axes, *run.pipeline.preprocessor.numbers)
 

@@ -121,7 +121,7 @@ class Pipeline:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of the overflow that is an error below
             outputs = self.outputs(frame)
-        overflows = ~np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1)
+        overflows = ~np.isfinite(outputs).all(axis=tuple(range(1, outputs.ndim)))
         rows = np.flatnonzero(overflows)
         counts = all_values("predictions that overflow", len(rows)) if together else [len(rows)]
         if not any(counts):

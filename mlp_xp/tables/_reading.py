@@ -24,7 +24,7 @@ import polars as pl
 
 from mlp_xp._arrays import HostArray
 from mlp_xp._messages import first_line
-from mlp_xp._processes import Processes, current_processes
+from mlp_xp._processes import Processes, current_processes, shared
 from mlp_xp._validation import check_path, shown
 from mlp_xp.datasets import Dataset
 from mlp_xp.files._folders import atomic_write
@@ -220,9 +220,8 @@ def read_part(path: str | Path, encoding: str | None = None) -> RawTable:
     processes = current_processes()
     if processes is None:
         return read_table(path, encoding)
-    if str(path) == STANDARD_INPUT:  # which the first process has
-        raw = read_table(path, encoding) if processes.rank == 0 else None
-        return own_part(processes.share("standard input", raw), processes)
+    if str(path) == STANDARD_INPUT:  # not all of MPI's launchers pass it on, nor its end
+        raise shared(DataError("standard input is for one process: name a file"))
     files = table_files(path)
     kind, _ = _entry_for_suffix(files[0], READERS)
     if kind not in PART_READERS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -61,6 +61,10 @@ class LabelledRows(NamedTuple):
         indices, shard = self.choose(numbers)
         weight = None if self.sample_weight is None else self.sample_weight[indices]
         return LabelledRows(self.frame[indices], self.y[indices], weight, shard)
+
+    def gather(self, point: str, *arrays: HostArray) -> Sequence[HostArray] | None:
+        """Return arrays of the rows; of several processes the first has those of all, and the others None."""
+        return arrays if self.shard is None else self.shard.gather(point, *arrays)
 
     def compute(self, point: str, function: Callable[..., Any], *arrays: HostArray | None) -> Any:
         """Return ``function(*arrays)``, which of several processes the first computes of all their rows."""

@@ -17,6 +17,7 @@ import polars as pl
 from mlp_xp._arrays import HostArray
 from mlp_xp._functions import set_public_module
 from mlp_xp._messages import first_line
+from mlp_xp._processes import together
 from mlp_xp._training.history import History
 from mlp_xp._validation import check_path
 from mlp_xp.files._folders import write_json
@@ -29,6 +30,7 @@ from mlp_xp.tables._parts import all_values, total
 from mlp_xp.tables._pipelines import Pipeline
 from mlp_xp.tables._plain_values import described_value, from_plain, to_plain
 from mlp_xp.tables._preprocessing import Preprocessor
+from mlp_xp.tables._reading import read_part
 from mlp_xp.tables._rows import LabelledRows, labelled_rows
 from mlp_xp.tables._schema import ColumnSchema, Schema
 from mlp_xp.tables._scores import Baseline, format_number, score
@@ -161,7 +163,9 @@ class Run(NamedTuple):
         Parameters
         ----------
         table, encoding
-            As of `predict`, with the target; rows without a target are left out.
+            As of `predict`, with the target; rows without a target are left out. Inside
+            `mlp_xp.data_parallel` the scores are of the rows of all processes: each passes its own, or all
+            the same path, of whose table each reads a part.
 
         Returns
         -------
@@ -175,9 +179,12 @@ class Run(NamedTuple):
         DataError
             As of `predict`, or if a label is unknown.
         """
-        rows = run_rows(self, as_table(table, encoding).frame)
-        outputs = self.pipeline.checked_outputs(rows.frame, together=True)
-        return score_rows(self, rows, outputs), score_baseline(self, rows)
+        with together("evaluate"):
+            is_path = isinstance(table, (str, Path))
+            frame = (read_part(table, encoding) if is_path else as_table(table, encoding)).frame
+            rows = run_rows(self, frame)
+            outputs = self.pipeline.checked_outputs(rows.frame, together=True)
+            return score_rows(self, rows, outputs), score_baseline(self, rows)
 
 
 def as_predictions(run: Run, outputs: HostArray) -> pl.DataFrame:
