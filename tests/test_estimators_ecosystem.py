@@ -114,6 +114,8 @@ def test_signatures_begin_with_scikit_learns(name):
     for method in ("__init__", "fit", "partial_fit", "predict", "score"):
         here = list(inspect.signature(getattr(model, method)).parameters.values())
         there = list(inspect.signature(getattr(peer, method)).parameters.values())
+        if method == "fit":  # a stream has its targets in its batches
+            there = [one.replace(default=None) if one.name == "y" else one for one in there]
         assert [(one.name, one.kind, one.default) for one in here[: len(there)]] == [
             (one.name, one.kind, one.default) for one in there
         ]
@@ -375,7 +377,8 @@ def test_metadata_requests_are_scikit_learns_and_the_validation_data(routing):
         assert {method: set(request) for method, request in here.items() if method != "fit"} == {
             method: set(request) for method, request in there.items() if method != "fit"
         }
-        assert set(here["fit"]) == {"sample_weight", "X_val", "y_val", "sample_weight_val"}
+        own = {"X_val", "y_val", "sample_weight_val"} | ({"classes"} if name == "MLPClassifier" else set())
+        assert set(here["fit"]) == {"sample_weight", *own}
         X, y = data(name)
         with pytest.raises(UnsetMetadataPassedError, match="X_val"):
             make_pipeline(StandardScaler(), ours(name)).fit(X, y, X_val=X, y_val=y)
@@ -859,7 +862,6 @@ def test_scripts_print_the_same(script):
 # scikit-learn's own, to the letter.
 
 ERRORS = {
-    "y forgotten": ({}, lambda model, X, y: model.fit(X), r"fit\(\) missing 1 required .*'y'"),
     "y is None": ({}, lambda model, X, y: model.fit(X, None), "requires y to be passed, but .* y is None"),
     "NaN in X": ({}, lambda model, X, y: model.fit(np.where(X > 3, np.nan, X), y), None),
     "infinity in X": ({}, lambda model, X, y: model.fit(np.where(X > 3, np.inf, X), y), None),

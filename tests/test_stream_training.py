@@ -560,6 +560,8 @@ def test_arguments_that_estimators_refuse_with_a_stream():
         MLPRegressor(solver="lbfgs").fit(parts(X, X[:, 0]))
     with pytest.raises(TypeError, match="`sample_weight` must be in the batches"):
         MLPRegressor().fit(parts(X, X[:, 0]), sample_weight=WEIGHT)
+    with pytest.raises(ValueError, match="requires y to be passed, but the target y is None"):
+        MLPRegressor().fit(X)
     with pytest.raises(
         TypeError, match="`y` must be labels or values, got 'price': it may be a column's name"
     ):
