@@ -23,7 +23,7 @@ import time
 import traceback
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -529,8 +529,7 @@ def together(point: str) -> Iterator[Processes | None]:
         yield processes
 
 
-@contextmanager
-def data_parallel(comm: Any = None) -> Iterator[Processes]:
+def data_parallel(comm: Any = None) -> AbstractContextManager[Processes]:
     """Context in which the processes of an MPI communicator train together, each on its own rows.
 
     Inside, `train`, `evaluate`, and the methods `fit`, `partial_fit` and `score` of the estimators take each
@@ -545,9 +544,9 @@ def data_parallel(comm: Any = None) -> Iterator[Processes]:
     comm : mpi4py.MPI.Intracomm, optional
         ``MPI.COMM_WORLD`` by default.
 
-    Yields
-    ------
-    Processes
+    Returns
+    -------
+    context manager of Processes
         With `rank`, `size`, and `rows`, which divides the rows of data that all processes can read.
 
     Raises
@@ -597,9 +596,14 @@ def data_parallel(comm: Any = None) -> Iterator[Processes]:
     >>> accuracy > 0.85
     True
     """
+    return _entered(_communicator(comm))
+
+
+@contextmanager
+def _entered(communicator: Any) -> Iterator[Processes]:
     if _CURRENT.get() is not None:
         raise RuntimeError("`data_parallel` must not be entered a second time inside itself")
-    processes = Processes(_communicator(comm))
+    processes = Processes(communicator)
     token = _CURRENT.set(processes)
     try:
         with _terminations_as_interrupts(), _threads_limited(processes):

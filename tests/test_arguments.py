@@ -84,6 +84,7 @@ VALID = {
         "on_progress": None,
     },
     mlp_xp.zeros: {},
+    mlp_xp.data_parallel: {"comm": None},
     datasets.load: {"name": "xor"},
     datasets.planar: {"n_samples": 10, "noise": 0.1, "seed": 0},
     datasets.xor: {},
@@ -119,7 +120,8 @@ VALID = {
 EXEMPT = {
     "trusted_types",
     *("BackendUnavailableError", "Callback", "DivergenceError", "EagerFallbackWarning", "History"),
-    *("Initializer", "Layer", "ModelFileError", "Optimizer", "OutOfMemoryError", "Schedule"),
+    *("Initializer", "Layer", "ModelFileError", "Optimizer", "OutOfMemoryError"),
+    *("ProcessError", "Processes", "Schedule"),
     *("Trained", "TrainingError", "TrainingInterruptedWarning"),
     *("ColumnSchema", "DataError", "DateFormat", "NumberFormat", "Run", "Schema"),
     *("TabularClassifier", "TabularRegressor"),

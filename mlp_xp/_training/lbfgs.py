@@ -218,11 +218,11 @@ class _Minimisation:
         """
 
         def evaluate(flat: HostArray) -> tuple[float, HostArray]:
-            processes.exchange(_POINT, ("evaluate", flat))
+            processes.share(_POINT, ("evaluate", flat))
             return objective(flat)
 
         def after_iteration(intermediate_result: Any) -> None:
-            processes.exchange(_POINT, ("iteration", intermediate_result))
+            processes.share(_POINT, ("iteration", intermediate_result))
             self._after_iteration(intermediate_result)
 
         if processes.rank == 0:
