@@ -90,7 +90,7 @@ VALID = {
     datasets.xor: {},
     mlp_xp.ProgressBar: {"epochs": 3, "console": None, "description": "epoch"},
     mlp_xp.one_hot: {"classes": np.arange(3), "n_classes": 3, "like": X},
-    CLASSIFIER.fit: SAMPLES | {"y": LABELS, "y_val": LABELS},
+    CLASSIFIER.fit: SAMPLES | {"y": LABELS, "y_val": LABELS, "classes": None},
     CLASSIFIER.partial_fit: FEW | {"y": LABELS, "classes": [False, True]},
     CLASSIFIER.predict: {"X": SAMPLES["X"]},
     CLASSIFIER.predict_proba: {"X": SAMPLES["X"]},
@@ -194,6 +194,7 @@ ACCEPTED = {
     "sample_weight_val": {"None", "a bool", "half", "2**70", "1e300"},  # also one number for all
     "classes": {"None", "an empty list", "an empty array"},
     "console": {"None"},
+    "comm": {"None"},
     "ax": {"None"},
     "best_epoch": {"None"},
     "feature_names": {"None"},
