@@ -31,28 +31,39 @@ class Finished(NamedTuple):
     seconds: float
 
 
+def started_by(n_processes: int) -> list[str]:
+    """Return the command that starts Python in so many processes."""
+    assert MPIEXEC is not None
+    return [MPIEXEC, "--allow-run-as-root", "--oversubscribe", "-n", str(n_processes), sys.executable]
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of processes that share the cores with other tests."""
+    threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"), "1")
+    jax = {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"}
+    # Those that wait leave the core to others.
+    known = {**os.environ, **threads, **jax, "OMPI_MCA_mpi_yield_when_idle": "1"}
+    known.pop("PYTEST_XDIST_WORKER", None)
+    return known
+
+
 def mpiexec(
     n_processes: int,
     *command: str,
     timeout: float = 120.0,
     interrupt_at: str = "",
     by: int = signal.SIGINT,
-    **environment: str,
+    **variables: str,
 ) -> Finished:
     """Run ``python *command`` on so many processes; `interrupt_at` is what it says when a signal is sent."""
-    assert MPIEXEC is not None
-    options = ["--allow-run-as-root", "--oversubscribe", "-n", str(n_processes)]
-    known = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"}
-    known["OMPI_MCA_mpi_yield_when_idle"] = "1"  # cores are fewer than processes, and others test there too
-    known.pop("PYTEST_XDIST_WORKER", None)
     started = time.monotonic()
     process = subprocess.Popen(
-        [MPIEXEC, *options, sys.executable, *command],
+        [*started_by(n_processes), *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=HERE.parent,
-        env=known | {"PYTHONPATH": str(HERE.parent)} | environment,
+        env=environment() | {"PYTHONPATH": str(HERE.parent)} | variables,
         start_new_session=True,
     )
     try:

@@ -1,9 +1,7 @@
 """Tables of which several processes have parts: results are those of one process."""
 
 import contextlib
-import importlib.util
 import json
-import os
 import pickle
 import re
 import shutil
@@ -17,17 +15,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from mpi import environment, needs_mpi, started_by
 from safetensors.numpy import load_file
 
 from mlp_xp._cli import main
 from mlp_xp._cli import processes as started
 from mlp_xp.tables import DataError, load_run, read_frame
 from mlp_xp.tables import _reading as reading
-
-BESIDE = Path(sys.executable).with_name("mpiexec")
-MPIEXEC = str(BESIDE) if BESIDE.is_file() else shutil.which("mpiexec")
-HAS_MPI = MPIEXEC is not None and importlib.util.find_spec("mpi4py") is not None
-needs_mpi = pytest.mark.skipif(not HAS_MPI, reason="it needs mpi4py and mpiexec")
 
 SECONDS = 240
 """After which a launch is ended; it takes a few."""
@@ -49,10 +43,8 @@ for number, words in enumerate(json.loads(pathlib.Path("commands.json").read_tex
 
 def launch(n, script, folder, arguments=(), **settings):
     """Return the process of `mpiexec` that runs a script in so many processes."""
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
-    words = [MPIEXEC, "--allow-run-as-root", "--oversubscribe", "-n", str(n), sys.executable, "-c", script]
-    words += arguments
-    return subprocess.Popen(words, cwd=folder, env=environment, text=True, **settings)
+    words = [*started_by(n), "-c", script, *arguments]
+    return subprocess.Popen(words, cwd=folder, env=environment(), text=True, **settings)
 
 
 def run_script(n, script, folder):
