@@ -44,7 +44,9 @@ for number, words in enumerate(json.loads(pathlib.Path("commands.json").read_tex
 def launch(n, script, folder, arguments=(), **settings):
     """Return the process of `mpiexec` that runs a script in so many processes."""
     words = [*started_by(n), "-c", script, *arguments]
-    return subprocess.Popen(words, cwd=folder, env=environment(), text=True, **settings)
+    return subprocess.Popen(
+        words, cwd=folder, env=environment(), text=True, start_new_session=True, **settings
+    )
 
 
 def run_script(n, script, folder):
