@@ -14,7 +14,7 @@ from mpi4py import MPI
 
 from mlp_xp import Loss, MLPClassifier, Network, Optimizer, adam, data_parallel, evaluate, train
 
-FAULT = sys.argv[1]
+FAULT = sys.argv[1] if __name__ == "__main__" else ""
 RANK = MPI.COMM_WORLD.Get_rank()
 RANDOM = np.random.default_rng(0)
 N = 400
@@ -144,11 +144,16 @@ class Failing:
             raise ZeroDivisionError("from a callback of L-BFGS")
 
 
-with data_parallel() as processes:
-    try:
-        run(processes.rows(N))
-    except Exception as error:
-        notes = " ".join(getattr(error, "__notes__", ()))
-        trained = f"history of {len(getattr(error, 'history', ()))}"
-        print(f"caught {type(error).__name__}: {error} ({notes}), {trained}", flush=True)
-        raise
+def main() -> None:
+    with data_parallel() as processes:
+        try:
+            run(processes.rows(N))
+        except Exception as error:
+            notes = " ".join(getattr(error, "__notes__", ()))
+            trained = f"history of {len(getattr(error, 'history', ()))}"
+            print(f"caught {type(error).__name__}: {error} ({notes}), {trained}", flush=True)
+            raise
+
+
+if __name__ == "__main__":
+    main()

@@ -338,7 +338,7 @@ def test_an_interrupt_call_by_call_is_between_two_epochs(device):
 
 
 def test_a_missing_library_warns_once(monkeypatch):
-    def missing(samples):
+    def missing(place, xp):
         raise ImportError("no nvmath here; `pip install nvmath-python[cu13]`")
 
     monkeypatch.setattr(cuda_graph, "graph_library", missing)

@@ -23,12 +23,12 @@ def assert_equal(n_processes, *checks):
     assert [line.split()[0] for line in done.said.splitlines()] == list(checks)
 
 
-@pytest.mark.parametrize("n_processes", [2, 3])
+@pytest.mark.parametrize("n_processes", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_several_processes_train_as_one(n_processes):
     assert_equal(n_processes, "functions", "layouts", "decisions", "eager_steps", "seeds")
 
 
-@pytest.mark.parametrize("n_processes", [2, 3])
+@pytest.mark.parametrize("n_processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_estimators_learn_from_several_processes_as_from_one(n_processes):
     assert_equal(n_processes, "estimators", "continued_fits")
 

@@ -187,6 +187,7 @@ def assert_close(one, other, tolerance=1e-9):
         assert one == other
 
 
+@pytest.mark.slow
 @needs_mpi
 @pytest.mark.parametrize("name", TRAININGS)
 def test_a_run_is_that_of_one_process(name, folders):
@@ -209,6 +210,7 @@ def test_a_run_is_that_of_one_process(name, folders):
         assert picture.read_bytes() == (three / name / picture.name).read_bytes()
 
 
+@pytest.mark.slow
 @needs_mpi
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_says_what_it_says_in_one_process(name, folders):
@@ -226,6 +228,7 @@ def test_a_command_says_what_it_says_in_one_process(name, folders):
         assert said == out
 
 
+@pytest.mark.slow
 @needs_mpi
 @pytest.mark.parametrize("name", ["predicted.csv", "predicted.parquet"])
 def test_predictions_are_in_the_order_of_the_rows(name, folders):
@@ -239,6 +242,7 @@ def test_predictions_are_in_the_order_of_the_rows(name, folders):
             assert three[column.name].equals(column)
 
 
+@pytest.mark.slow
 @needs_mpi
 def test_what_one_process_alone_finds_names_the_process(folders):
     [[code, _, err]] = [each for each in folders[3]["damaged"] if each[2]]
@@ -248,6 +252,7 @@ def test_what_one_process_alone_finds_names_the_process(folders):
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.slow
 @needs_mpi
 @pytest.mark.parametrize("name", ALONE)
 def test_what_is_for_one_process(name, folders):
@@ -288,6 +293,7 @@ TABULAR = """
 """
 
 
+@pytest.mark.slow
 @needs_mpi
 def test_tabular_estimators_fit_the_rows_of_all(folders):
     pytest.importorskip("pandas")
