@@ -112,6 +112,7 @@ TRAININGS = {
     "weights": ["parts", "--target", "price", *FEW, "--sample-weight", "weight"],
     "text": ["grades.csv", "--target", "grade", *FEW, "--val", "grades.parquet", "--test-fraction", "0.1"],
     "plane": ["plane.npy", *FEW],
+    "minimum": ["plane.npy", *FEW, "--solver", "lbfgs"],
     "settings": ["prices.arrow", "--target", "price", "--settings", "scikit-learn", *FEW, "--early-stopping"],
 }
 """Trainings of which the folders must be equal, by the folder's name."""
@@ -374,6 +375,30 @@ def test_an_interrupt_of_one_process_ends_all(tmp_path):
     assert load_run(tmp_path / "run").description["exit_code"] == 130
     scores = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert list(scores) == ["training", "test", "baseline"]
+
+
+# Large values.
+
+LARGE = """
+import numpy as np
+import mlp_xp._processes as processes_module
+from mlp_xp import data_parallel
+processes_module.MAX_BYTES_OF_A_MESSAGE = 1000
+with data_parallel() as processes, processes.together("a test"):
+    own, others = (np.arange(5000) + rank for rank in (processes.rank, 0))
+    assert (processes.share("shared", own) == others).all()
+    gathered = processes.gather("gathered", own, 1)
+    assert (gathered is None) == (processes.rank != 1)
+    assert all((each == others + rank).all() for rank, each in enumerate(gathered or ()))
+    firsts = [None if each is None else each[0] for each in processes.in_turn("in turn", own)]
+    assert firsts == ([0, 1] if processes.rank == 0 else [None, None])
+"""
+
+
+@pytest.mark.slow
+@needs_mpi
+def test_large_values_are_sent_in_parts(tmp_path):
+    run_script(2, LARGE, tmp_path)
 
 
 # Rows of a file.
