@@ -381,6 +381,7 @@ def test_every_option_reaches_the_training(ask, tmp_path):
     assert ask(*lbfgs, "--max-fun", "7")["epochs"] < ask(*lbfgs)["epochs"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["torch", "jax"])
 def test_other_backends_reach_the_same_scores(name, ask, request):
     need(name, request)

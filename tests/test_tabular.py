@@ -310,6 +310,7 @@ def test_columns_that_lack_or_do_not_fit_are_named(fitted):
         model.predict(NEW.with_columns(mass=pl.lit("heavy")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_other_libraries_compute_the_same(backend, request):
     from conftest import need
