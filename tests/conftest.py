@@ -128,6 +128,9 @@ _missing: dict[str, str] = {}
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require", default="", help="libraries whose absence is an error, by commas")
     parser.addoption("--libraries", default="", help="the only libraries to test in, by commas")
+    parser.addoption(
+        "--tested", default="", help="libraries in which only what is slow is left to test, by commas"
+    )
     parser.addoption("--mutations", default=800, type=int, help="how many damaged model files to load")
     parser.addoption("--slow", action="store_true", help="also what takes seconds each")
 
@@ -177,11 +180,18 @@ def pytest_collection() -> Generator[None, object, object]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     kept = items if config.getoption("--slow") else [item for item in items if not _is(item, "slow")]
+    tested = [_made[name] for name in _names(config, "--tested") if name in _made]
+    kept = [item for item in kept if _is(item, "slow") or not any(_library_of(item) is one for one in tested)]
     if _names(config, "--libraries"):
         kept = [item for item in kept if "library" in getattr(item, "fixturenames", ()) or _is(item, "cuda")]
     chosen = set(kept)
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = kept
+
+
+def _library_of(item: pytest.Item) -> Any:
+    """Return the library that a test runs in, None if it knows no libraries."""
+    return getattr(getattr(item, "callspec", None), "params", {}).get("library")
 
 
 def _is(item: pytest.Item, marker: str) -> bool:

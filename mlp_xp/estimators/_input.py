@@ -217,7 +217,7 @@ def checked_on_host(y: Any, n_samples: int, estimator: Any, *, numeric: bool) ->
     """Check targets of any library as scikit-learn does; return them as a NumPy array."""
     if is_plain_vector(y, "biuf") and len(y) == n_samples and np.isfinite(y).all():
         return y  # certainly passes the checks, which take longer than a step on a small batch
-    if n_samples == 0:  # of one of several processes; scikit-learn refuses it
+    if n_samples == 0 and not min_samples():  # of one of several processes; scikit-learn refuses it
         y = on_host("y", y)
         empty = np.asarray(y.toarray() if is_sparse(y) else y)
         if empty.shape[:1] != (0,):
