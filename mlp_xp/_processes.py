@@ -280,7 +280,7 @@ class Processes:
         given = self.exchange("the arguments", {name: value is not None for name, value in arguments.items()})
         for name in arguments:
             lacking = [rank for rank, one in enumerate(given) if not one[name]]
-            if lacking and len(lacking) < self.size:
+            if 0 < len(lacking) < len(given):
                 message = (
                     f"`{name}` must be given in all processes or in none, got None in process {lacking[0]}"
                 )

@@ -152,6 +152,7 @@ def _by_itself() -> Iterator[Processes]:
     from mpi4py import MPI
 
     alone = Processes(MPI.COMM_SELF)
+    alone.size = 2  # as one of several: a process that is alone trains in the engine of one
     token = _CURRENT.set(alone)
     try:
         yield alone
