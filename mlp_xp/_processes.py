@@ -251,18 +251,6 @@ class Processes:
             received = self.gather(point, value if rank == self.rank else None)
             yield None if received is None else received[rank]
 
-    def compute_on_first(self, point: str, function: Callable[..., Any], *arrays: HostArray | None) -> Any:
-        """Return ``function(*arrays)`` of the arrays of all processes, joined: process 0 computes it.
-
-        An array must be None in all processes or in none.
-        """
-        parts = self.gather(point, arrays)
-        value = None
-        with self.together(point):
-            if parts is not None:
-                value = function(*(None if part[0] is None else np.concatenate(part) for part in zip(*parts)))
-        return self.share(point, value)
-
     def check_same(self, point: str, arguments: Mapping[str, Any]) -> None:
         """Raise a ValueError unless the arguments, by their names, are the same in all processes."""
         given = self.exchange(point, {name: described(value) for name, value in arguments.items()})
@@ -418,18 +406,23 @@ def _end_by_uncaught_errors(communicator: Any) -> None:
 
     Otherwise the others might wait for it forever. An error that another process prints is not printed again.
     """
-    show = sys.excepthook
+    if not isinstance(sys.excepthook, _EndingHook):
+        sys.excepthook = _EndingHook(communicator, sys.excepthook)
 
-    def show_and_end(kind: type[BaseException], error: BaseException, where: Any) -> None:
+
+class _EndingHook:
+    """A `sys.excepthook` that ends the other processes, unless they know of the error."""
+
+    def __init__(self, communicator: Any, show: Callable[..., Any]) -> None:
+        self.communicator = communicator
+        self.show = show
+
+    def __call__(self, kind: type[BaseException], error: BaseException, where: Any) -> None:
         if not getattr(error, "_mlp_xp_is_printed", False):
-            show(kind, error, where)
+            self.show(kind, error, where)
         if not is_shared(error):
             sys.stderr.flush()
-            communicator.Abort(1)
-
-    show_and_end.is_ours = True  # type: ignore[attr-defined]
-    if not hasattr(show, "is_ours"):
-        sys.excepthook = show_and_end
+            self.communicator.Abort(1)
 
 
 def _blocks(buffer: HostArray) -> Iterator[HostArray]:
@@ -458,14 +451,13 @@ def _error_of(failure: _Failure, rank: int, size: int) -> BaseException:
 def shared(error: BaseException, reporter: int = 0) -> BaseException:
     """Mark an error as one that all processes raise at this point, or know of; return it."""
     with suppress(Exception):
-        error._mlp_xp_shared = True  # type: ignore[attr-defined]
         error._mlp_xp_reporter = reporter  # type: ignore[attr-defined]
     return error
 
 
 def is_shared(error: BaseException | None) -> bool:
     """Whether all processes know of an error, or of that which it was raised from."""
-    return error is not None and (hasattr(error, "_mlp_xp_shared") or is_shared(error.__cause__))
+    return error is not None and (hasattr(error, "_mlp_xp_reporter") or is_shared(error.__cause__))
 
 
 def reporter_of(error: BaseException | None) -> int:

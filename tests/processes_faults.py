@@ -121,10 +121,13 @@ def run(rows: slice) -> None:
     print(f"trained {len(history)} epochs", flush=True)
 
 
-def tell_once(history: Any, said: list[str] = []) -> None:  # noqa: B006
-    if not said:
-        said.append("training")
-        print(*said, flush=True)
+SAID: list[str] = []
+
+
+def tell_once(history: Any) -> None:
+    if not SAID:
+        SAID.append("training")
+        print(*SAID, flush=True)
 
 
 class Failing:

@@ -23,7 +23,7 @@ from mlp_xp._losses import identity_link
 from mlp_xp._network import Network
 from mlp_xp._parameters import Parameters
 from mlp_xp._processes import Processes, current_processes, shared, together
-from mlp_xp._samples import Samples
+from mlp_xp._samples import Samples, Shard
 from mlp_xp._training.metrics import Metric, UserMetric, check_weighted, mean_of_shards, resolve_metrics
 from mlp_xp._validation import as_float, shown
 
@@ -100,7 +100,7 @@ def measure(
     for metric in metrics:
         compute = partial(metric.compute, xp, loss)
         if samples.shard is not None and not metric.is_of_means:
-            compute = partial(_compute_on_first, samples.place, metric.name, compute)
+            compute = partial(_compute_on_all, samples.shard, samples.place, metric.name, compute)
         value = compute(y, predictions, sample_weight)
         # Metrics of users may return other numbers too: Python's, NumPy's, or arrays of another dtype.
         is_ours = is_scalar_of(samples.place, value)
@@ -108,19 +108,17 @@ def measure(
     return dict(zip(values, to_floats(samples.place, list(values.values()))))
 
 
-def _compute_on_first(
-    place: Placement, name: str, compute: Callable[..., Any], *arrays: Array | None
+def _compute_on_all(
+    shard: Shard, place: Placement, name: str, compute: Callable[..., Any], *arrays: Array | None
 ) -> float:
     """Compute a metric in process 0 from the targets, predictions and weights of all processes."""
-    processes = current_processes()
-    assert processes is not None
 
     def computed(*gathered: HostArray | None) -> float:
         there = (None if array is None else place.from_host(array) for array in gathered)
         return as_float(f"metrics[{name!r}]", compute(*there))
 
     on_host = (None if array is None else to_host(array) for array in arrays)
-    return float(processes.compute_on_first("metrics", computed, *on_host))
+    return float(shard.compute("metrics", computed, *on_host))
 
 
 def check_samples(

@@ -26,6 +26,7 @@ from mlp_xp._functions import set_public_module
 from mlp_xp._network import Network
 from mlp_xp._parameters import all_finite
 from mlp_xp._processes import Processes, together
+from mlp_xp._samples import Shard
 from mlp_xp._training.measure import check_weights
 from mlp_xp._validation import errors_naming, lookup
 from mlp_xp._warnings import warn
@@ -421,7 +422,7 @@ def _score_of_all(processes: Processes, metric: Any, y: Any, predictions: Any, w
     def measured(y: HostArray, predictions: HostArray, weight: HostArray | None) -> float:
         return float(metric(y, predictions, sample_weight=weight))
 
-    return float(processes.compute_on_first("score", measured, *arrays, weight))
+    return float(Shard.of(processes, y.shape[0]).compute("score", measured, *arrays, weight))
 
 
 set_public_module("mlp_xp.estimators", globals(), ["MLPClassifier", "MLPRegressor", "_Labels"])
