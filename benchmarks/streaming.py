@@ -19,7 +19,8 @@ from mlp_xp._arrays import Placement, without_autodiff
 from mlp_xp._devices import computing, free_bytes
 from mlp_xp._parameters import plain
 from mlp_xp._samples import Samples, moved_if_they_fit
-from mlp_xp._training.loop import Settings, run_training, start_training
+from mlp_xp._training.loop import Settings, run_training
+from mlp_xp._training.progress import start_training
 from mlp_xp.backends import BackendUnavailableError, backend
 
 LIBRARIES = ("cupy", "torch", "jax")

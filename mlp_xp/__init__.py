@@ -6,9 +6,9 @@ for NumPy arrays, on the GPU for CuPy arrays, and in the same way for PyTorch an
 scikit-learn's estimators: `MLPClassifier`, `MLPRegressor` (need scikit-learn).
 The network: `Network`, `Layer`; its parts: `Activation`, `leaky_relu`, `elu`, `Loss`, and for its first
 weights `Initializer`, `normal`, `glorot_uniform`, `he_normal`, `zeros`.
-Training: `train`, `Trained`, `evaluate`, `History`, `Callback`, `EarlyStopping`, `ProgressBar`.
+Training: `train`, `Trained`, `evaluate`, `History`, `Callback`, `EarlyStopping`, `Checkpoint`, `ProgressBar`.
 What may go wrong: `TrainingError`, `DivergenceError`, `OutOfMemoryError`, `TrainingInterruptedWarning`,
-`EagerFallbackWarning`.
+`CheckpointWarning`, `EagerFallbackWarning`.
 Optimizers: `Optimizer`, `gradient_descent`, `momentum`, `adam`, `decoupled_weight_decay`.
 Several processes: `data_parallel`, `Processes`, `ProcessError` (need mpi4py).
 Learning rates: a number or a `Schedule`: `inverse_scaling`, `step_decay`, `cosine`.
@@ -34,6 +34,7 @@ from mlp_xp._optimizers import Optimizer, adam, decoupled_weight_decay, gradient
 from mlp_xp._parameters import Layer
 from mlp_xp._processes import ProcessError, Processes, data_parallel
 from mlp_xp._schedules import Schedule, cosine, inverse_scaling, step_decay
+from mlp_xp._training.checkpoints import Checkpoint, CheckpointWarning
 from mlp_xp._training.early_stopping import EarlyStopping
 from mlp_xp._training.history import (
     Callback,
@@ -63,6 +64,8 @@ __all__ = [
     "Activation",
     "BackendUnavailableError",
     "Callback",
+    "Checkpoint",
+    "CheckpointWarning",
     "DivergenceError",
     "EagerFallbackWarning",
     "EarlyStopping",

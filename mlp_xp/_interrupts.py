@@ -9,6 +9,20 @@ from contextlib import contextmanager
 from typing import Any
 
 
+@contextmanager
+def terminations_as_interrupts() -> Iterator[None]:
+    """Context in which SIGTERM, which schedulers send, does what Ctrl-C does."""
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or before is None:
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class DeferredInterrupts:
     """The interrupts received in a context of `deferred_interrupts`.
 

@@ -128,6 +128,12 @@ def _all_true(xp: Namespace, found: list[Any]) -> bool:
     return all(found) if xp is np else bool(found[0] if len(found) == 1 else xp.all(xp.stack(found)))
 
 
+def are_equal(xp: Namespace, params: Parameters, others: Parameters) -> bool:
+    """Whether the arrays of two networks are the same, or equal."""
+    pairs = zip(flatten(params), flatten(others))
+    return all(one is other or bool(xp.all(one == other)) for one, other in pairs)
+
+
 def map_tree(function: Callable[[Array], Array], tree: Any) -> Any:
     """Apply a function to the arrays in nested tuples, lists and dicts."""
     return with_leaves(tree, [function(leaf) if is_array(leaf) else leaf for leaf in leaves(tree)])

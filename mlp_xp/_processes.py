@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 import sys
-import threading
 import time
 import traceback
 import zlib
@@ -30,7 +28,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 
 from mlp_xp._functions import without_addresses
-from mlp_xp._interrupts import DeferredInterrupts, deferred_interrupts
+from mlp_xp._interrupts import DeferredInterrupts, deferred_interrupts, terminations_as_interrupts
 
 HostArray: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -598,7 +596,7 @@ def _entered(communicator: Any) -> Iterator[Processes]:
     processes = Processes(communicator)
     token = _CURRENT.set(processes)
     try:
-        with _terminations_as_interrupts(), _threads_limited(processes):
+        with terminations_as_interrupts(), _threads_limited(processes):
             try:
                 yield processes
                 if processes.size > 1:
@@ -623,20 +621,6 @@ def _communicator(comm: Any) -> Any:
     if not isinstance(comm, MPI.Intracomm) or comm == MPI.COMM_NULL:
         raise TypeError(f"`comm` must be an intracommunicator of mpi4py, got {type(comm).__name__}")
     return comm
-
-
-@contextmanager
-def _terminations_as_interrupts() -> Iterator[None]:
-    """Context in which SIGTERM, which schedulers and `mpiexec` send, does what Ctrl-C does."""
-    before = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread() or before is None:
-        yield
-        return
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _threads_limited(processes: Processes) -> Any:

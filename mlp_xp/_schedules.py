@@ -32,12 +32,13 @@ def check_learning_rate(learning_rate: float | Schedule) -> float | Schedule:
     return learning_rate if callable(learning_rate) else _rate(learning_rate)
 
 
-def rates(learning_rate: float | Schedule, n_epochs: int) -> Iterator[float]:
-    """Return an iterator over the learning rates of the epochs."""
+def rates(learning_rate: float | Schedule, n_epochs: int, first: int = 0) -> Iterator[float]:
+    """Return an iterator over the learning rates of the epochs, from that with the index `first` on."""
     if not callable(learning_rate):
-        return repeat(learning_rate, n_epochs)
+        return repeat(learning_rate, n_epochs - first)
     return (
-        check_real(f"learning_rate({epoch})", learning_rate(epoch), at_least=0.0) for epoch in range(n_epochs)
+        check_real(f"learning_rate({epoch})", learning_rate(epoch), at_least=0.0)
+        for epoch in range(first, n_epochs)
     )
 
 

@@ -118,6 +118,26 @@ class RawStream:
             return self.split(batch)
 
 
+class StreamPosition(NamedTuple):
+    """How far a training on a stream has come in the epoch under way.
+
+    Attributes
+    ----------
+    n_batches : int
+        Those that steps were run on.
+    n_rows : int
+        Their rows.
+    mean_loss : float
+    n_rows_of_all : int
+        Rows of all epochs, as `Stream.n_rows`.
+    """
+
+    n_batches: int
+    n_rows: int
+    mean_loss: float
+    n_rows_of_all: int
+
+
 class Stream:
     """Batches to train on, as checked samples; in the place of `Samples` in a training.
 
@@ -182,11 +202,14 @@ class Stream:
         X, y, sample_weight = map(zeros, self.first.arrays)
         return Samples(self.place, X, y, sample_weight)
 
-    def epoch(self) -> Iterator[Samples]:
-        """Yield the batches of an epoch."""
+    def epoch(self, n_skipped: int = 0) -> Iterator[Samples]:
+        """Yield the batches of an epoch behind some that are read only."""
+        if n_skipped:
+            n_skipped -= len(self._pending)
+            self._pending.clear()
         while self._pending:
             yield self._pending.pop()
-        yield from map(self._checked, self.raw.rest_of_epoch())
+        yield from map(self._checked, islice(self.raw.rest_of_epoch(), n_skipped, None))
 
     def arranged(self, batch_size: int) -> Stream:
         """Return this: batches are arranged one by one."""

@@ -6,6 +6,7 @@ parameter's name. A new function or parameter without a valid call here fails th
 
 import inspect
 import math
+import os
 import re
 import typing
 import warnings
@@ -39,6 +40,7 @@ VALUES = np.tile(X[:, 0], 5)
 LABELS = VALUES > 0.0
 FEW = {"X": np.tile(X, (5, 1)), "y": VALUES, "sample_weight": np.ones(30)}
 SAMPLES = FEW | {"X_val": FEW["X"], "y_val": VALUES, "sample_weight_val": np.ones(30)}
+SAMPLES |= {"checkpoint": None, "resume": False}
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # one epoch does not converge
     CLASSIFIER = mlp_xp.MLPClassifier((2,), max_iter=1).fit(FEW["X"], LABELS)
@@ -47,6 +49,9 @@ FRAME = pl.DataFrame({"a": [1.0, 2.0, 3.0, 4.0], "c": [0.0, 1.0, 2.0, 3.0], "b":
 DATA = {"network": NETWORK, "params": PARAMS, "X": X, "y": Y, "sample_weight": np.ones(6)}
 VALID = {
     mlp_xp.Activation: {"forward": function, "backward": function},
+    mlp_xp.Checkpoint: {
+        **{"path": "nowhere", "every_seconds": 1.0, "every_epochs": None, "keep": 2, "overwrite": False},
+    },
     mlp_xp.EarlyStopping: {
         **{"monitor": "loss", "n_iter_no_change": 10, "tol": 0.1, "restore_best": True},
         **{"greater_is_better": None, "divide_rate": 2.0, "min_rate": 0.1},
@@ -74,14 +79,14 @@ VALID = {
     mlp_xp.load_model: {"path": "nowhere", "backend": None},
     mlp_xp.momentum: {"learning_rate": 0.1, "momentum": 0.5, "nesterovs_momentum": True},
     mlp_xp.normal: {"scale": 0.1},
-    mlp_xp.save_model: {"path": "nowhere", "model": (NETWORK, PARAMS)},
+    mlp_xp.save_model: {"path": "nowhere", "model": (NETWORK, PARAMS), "with_progress": False},
     mlp_xp.step_decay: {"learning_rate": 0.1, "every": 3, "factor": 0.5},
     mlp_xp.to_host: {"array": X},
     mlp_xp.train: {
         **DATA,
         **{"optimizer": adam(), "epochs": 1, "batch_size": 3, "shuffle": True, "seed": 0, "metrics": ["r2"]},
         **{"validation_data": (X, Y), "early_stopping": EarlyStopping("loss"), "callback": None},
-        "on_progress": None,
+        **{"on_progress": None, "checkpoint": None, "resume": False},
     },
     mlp_xp.zeros: {},
     mlp_xp.data_parallel: {"comm": None},
@@ -119,7 +124,8 @@ VALID = {
 }
 EXEMPT = {
     "trusted_types",
-    *("BackendUnavailableError", "Callback", "DivergenceError", "EagerFallbackWarning", "History"),
+    *("BackendUnavailableError", "Callback", "CheckpointWarning", "DivergenceError", "EagerFallbackWarning"),
+    "History",
     *("Initializer", "Layer", "ModelFileError", "Optimizer", "OutOfMemoryError"),
     *("ProcessError", "Processes", "Schedule"),
     *("Trained", "TrainingError", "TrainingInterruptedWarning"),
@@ -155,6 +161,8 @@ def takes(hint, value):
         if kind is float and isinstance(value, Real) and not plain and math.isfinite(min(value, 2**1000)):
             return True
         if kind is str and isinstance(value, str):
+            return True
+        if typing.get_origin(kind) is os.PathLike and isinstance(value, os.PathLike):
             return True
         if typing.get_origin(kind) is Callable and callable(value):
             return True
@@ -207,6 +215,8 @@ ACCEPTED = {
     "n_iter_no_change": {"inf"},
     "batch_size": {"a bool"},
     "verbose": {"a bool", "numpy.bool"},
+    "checkpoint": {"None"},
+    "resume": {"None"},
     "early_stopping": {"a bool", "numpy.bool"},
     "class_weight": {"a dict"},
     "random_state": {"a bool"},

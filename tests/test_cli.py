@@ -30,7 +30,7 @@ pl = pytest.importorskip("polars")
 for module in ("rich", "sklearn", "matplotlib", "safetensors", "shtab"):
     pytest.importorskip(module)
 cli = pytest.importorskip("mlp_xp._cli")
-folders = pytest.importorskip("mlp_xp.files._folders")
+folders = pytest.importorskip("mlp_xp._disk.folders")
 sklearn_datasets = pytest.importorskip("sklearn.datasets")
 
 pytestmark = pytest.mark.usefixtures("empty_pictures")

@@ -377,7 +377,8 @@ def test_metadata_requests_are_scikit_learns_and_the_validation_data(routing):
         assert {method: set(request) for method, request in here.items() if method != "fit"} == {
             method: set(request) for method, request in there.items() if method != "fit"
         }
-        own = {"X_val", "y_val", "sample_weight_val"} | ({"classes"} if name == "MLPClassifier" else set())
+        own = {"X_val", "y_val", "sample_weight_val", "checkpoint", "resume"}
+        own |= {"classes"} if name == "MLPClassifier" else set()
         assert set(here["fit"]) == {"sample_weight", *own}
         X, y = data(name)
         with pytest.raises(UnsetMetadataPassedError, match="X_val"):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mlp_xp._disk.folders import NewFolder, _exchange, atomic_write
 from mlp_xp._interrupts import deferred_interrupts
-from mlp_xp.files._folders import NewFolder, _exchange, atomic_write
 
 
 def folder(path, overwrite=False):
@@ -128,7 +128,7 @@ def test_a_folder_that_holds_more_is_not_replaced(name, tmp_path):
 
 
 def no_exchange(monkeypatch):
-    monkeypatch.setattr("mlp_xp.files._folders._exchange", lambda one, other: False)
+    monkeypatch.setattr("mlp_xp._disk.folders._exchange", lambda one, other: False)
 
 
 def test_a_folder_is_replaced_without_a_gap(tmp_path):

@@ -44,9 +44,9 @@ from mlp_xp import (
 )
 from mlp_xp._activations import ACTIVATIONS
 from mlp_xp._arrays import placement
+from mlp_xp._disk.tensors import TensorFile
 from mlp_xp._losses import LOSSES, Loss
 from mlp_xp.backends import BackendUnavailableError
-from mlp_xp.files._tensors import TensorFile
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -442,7 +442,7 @@ NEVER = {
     ),
     "generator": (
         lambda: damaged(random_state=np.random.default_rng(0)),
-        TypeError,
+        ValueError,
         "`random_state` must be .*Generator",
     ),
     "philox": (
@@ -820,8 +820,9 @@ def test_tensors_that_are_not_those_of_the_network_are_refused(path):
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("format_version", "2", "version 1, got '2': a newer mlp_xp may know it"),
-        ("format_version", "one", "version 1, got 'one'"),
+        ("format_version", "3", "version 2, got '3': a newer mlp_xp may know it"),
+        ("format_version", "2", "metadata must be format, format_version, model, progress, checksums"),
+        ("format_version", "one", "version 2, got 'one'"),
         ("format", "pt", "format must be 'mlp_xp', got 'pt'"),
         ("sha256", "0" * 64, "checksum"),
         ("more", "", "metadata must be"),

@@ -31,7 +31,8 @@ PACKAGE = Path(mlp_xp.__file__).parent
 
 PUBLIC = {
     "mlp_xp": [
-        *("Activation", "BackendUnavailableError", "Callback", "DivergenceError", "EagerFallbackWarning"),
+        *("Activation", "BackendUnavailableError", "Callback", "Checkpoint"),
+        *("CheckpointWarning", "DivergenceError", "EagerFallbackWarning"),
         *(
             "EarlyStopping",
             "History",
@@ -289,7 +290,7 @@ ROOMS = [
     ),
     *("_arrays", "_devices", "_uploads", "backends", "datasets"),
     *("_activations", "_losses", "_initializers", "_schedules", "_parameters", "_optimizers"),
-    *("_compiler", "_samples", "_streams", "_network", "_engines", "_training"),
+    *("_compiler", "_samples", "_streams", "_network", "_disk", "_engines", "_training"),
     *("plotting", "estimators", "files", "tables", "_cli"),
 ]
 """From the ground floor up: a room imports only rooms before it."""

@@ -30,8 +30,9 @@ from mlp_xp import (
 )
 from mlp_xp._arrays import is_on_cuda
 from mlp_xp._parameters import flatten, unflatten_like
-from mlp_xp._training.loop import Progress, Settings, run_training, start_training
+from mlp_xp._training.loop import Settings, run_training
 from mlp_xp._training.metrics import Metric
+from mlp_xp._training.progress import Progress, start_training
 from mlp_xp.datasets import planar
 
 
@@ -161,6 +162,7 @@ def test_early_stopping_remembers_between_parts():
     progress = start_training(np, params, adam(), np.random.RandomState(0))
     seen = []
     for _ in range(2):
+        progress.history = History()
         history = run_training(
             network,
             progress,

@@ -20,8 +20,9 @@ from mlp_xp._parameters import is_array, leaves, map_tree, plain
 from mlp_xp._samples import Samples, moved_if_they_fit
 from mlp_xp._training.footprint import Footprint
 from mlp_xp._training.lbfgs import minimise
-from mlp_xp._training.loop import Settings, run_training, start_training
+from mlp_xp._training.loop import Settings, run_training
 from mlp_xp._training.metrics import METRICS
+from mlp_xp._training.progress import start_training
 from mlp_xp._uploads import HostRows, PinnedBuffer, _TorchTransfer, uploading
 
 N = 101

@@ -15,6 +15,7 @@ from pathlib import Path
 from mlp_xp._cli.options import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, parse
 from mlp_xp._cli.processes import is_first_started, processes_started
 from mlp_xp._cli.streams import checked_streams
+from mlp_xp._interrupts import terminations_as_interrupts
 from mlp_xp._processes import ProcessError, Processes, reporter_of
 from mlp_xp.backends import BackendUnavailableError
 
@@ -92,7 +93,7 @@ def _run_command(options: argparse.Namespace) -> int:
         print(f"mlp-xp: {', '.join(missing)} not installed: pip install 'mlp_xp[cli]'", file=sys.stderr)
         return EXIT_BAD_INPUT
     command = import_module(f"mlp_xp._cli.{options.command}")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), terminations_as_interrupts():
         warnings.simplefilter("ignore")  # commands print the warnings that concern users themselves
         code: int = command.run(options)
         return code

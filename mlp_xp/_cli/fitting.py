@@ -19,11 +19,15 @@ from mlp_xp._cli.options import EXIT_FAILED, EXIT_INTERRUPTED, command_words
 from mlp_xp._cli.screen import Screen, format_score
 from mlp_xp._engines import EagerFallbackWarning
 from mlp_xp._interrupts import deferred_interrupts
+from mlp_xp._training.checkpoints import CheckpointWarning
 from mlp_xp._training.history import TrainingError, TrainingInterruptedWarning
 from mlp_xp.backends import Backend
 from mlp_xp.tables._networks import Training, best_epoch
 from mlp_xp.tables._pipelines import model_outputs
 from mlp_xp.tables._scores import SCORE_TITLES, score, why_undefined
+
+SHOWN_WARNINGS = (EagerFallbackWarning, CheckpointWarning)
+"""Warnings of a training that are printed as they are."""
 
 MIN_RELATIVE_GAIN = 1e-5
 """Relative difference from which on a network is better than the baseline: above the rounding of float32."""
@@ -101,7 +105,7 @@ def train(training: Training, screen: Screen, description: str = "epoch") -> Out
     start, failure = time.perf_counter(), None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
-        for category in (TrainingInterruptedWarning, ConvergenceWarning, EagerFallbackWarning):
+        for category in (TrainingInterruptedWarning, ConvergenceWarning, *SHOWN_WARNINGS):
             warnings.simplefilter("always", category)
         try:
             training.run()
@@ -121,7 +125,7 @@ def train(training: Training, screen: Screen, description: str = "epoch") -> Out
                 failure = f"training failed after {done} ({type(error).__name__}: {error})"
     seconds = time.perf_counter() - start
     estimator.set_callbacks()
-    for text in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, EagerFallbackWarning)):
+    for text in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, SHOWN_WARNINGS)):
         screen.print_note(text)
     of_network = f"network {training.n_begun} of {n_networks}: " if n_networks > 1 else ""
     if failure is not None:

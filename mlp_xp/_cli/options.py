@@ -289,8 +289,8 @@ def _command_parser(parser: argparse.ArgumentParser, command: str) -> argparse.A
     return chosen
 
 
-NOT_REPEATED = ("json", "quiet", "overwrite")
-"""Options that `command_words` leaves out: they say how results are shown, or replace an earlier run."""
+NOT_REPEATED = ("json", "quiet", "overwrite", "resume")
+"""Options that `command_words` leaves out: how results are shown, and what becomes of an earlier run."""
 
 
 def command_words(options: argparse.Namespace) -> list[str]:
@@ -308,6 +308,14 @@ def command_words(options: argparse.Namespace) -> list[str]:
         elif value != action.default and action.dest not in NOT_REPEATED:
             words += _option_words(action, value)
     return ["mlp-xp", options.command, *positionals, *words]
+
+
+def option_name(name: str, command: str = "train") -> str:
+    """Return the option that sets an attribute of the parsed options."""
+    for action in _command_parser(make_parser(), command)._actions:
+        if action.dest == name and action.option_strings:
+            return action.option_strings[0]
+    return name
 
 
 def path_word(path: str) -> str:
@@ -394,6 +402,11 @@ def _add_train(commands: Any) -> None:
     output = command.add_argument_group("output")
     _add_out(
         output, "FOLDER", "save pipeline, network, scores and pictures there", "the folder of an earlier run"
+    )
+    output.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with a training that did not end, from FOLDER.partial, if there is one",
     )
     _add_output_format(output)
 

@@ -26,11 +26,11 @@ from mlp_xp._cli.fitting import (
 from mlp_xp._cli.loading import LoadedData, load_data, make_training, print_summary
 from mlp_xp._cli.options import EXIT_INTERRUPTED
 from mlp_xp._cli.screen import Screen, format_score
+from mlp_xp._disk.folders import NewFolder, write_json
 from mlp_xp._interrupts import deferred_interrupts
 from mlp_xp._messages import first_line
 from mlp_xp._processes import current_processes, shared
 from mlp_xp.backends import backend
-from mlp_xp.files._folders import NewFolder, write_json
 from mlp_xp.files._models import save_model
 from mlp_xp.plotting import plot_learning_curve
 from mlp_xp.plotting._common import label_axes, legend_handles, title_figure

@@ -31,13 +31,15 @@ from mlp_xp._cli.fitting import (
 )
 from mlp_xp._cli.loading import LoadedData, file_sha256, load_data, make_training, print_summary
 from mlp_xp._cli.options import EXIT_INTERRUPTED, path_word
+from mlp_xp._cli.partial import PartialFolder
 from mlp_xp._cli.processes import Survivor, is_first
 from mlp_xp._cli.screen import Screen, format_score
+from mlp_xp._disk.folders import NewFolder, write_json
 from mlp_xp._interrupts import deferred_interrupts
 from mlp_xp._processes import current_processes
 from mlp_xp._version import __version__
 from mlp_xp.backends import Backend, backend
-from mlp_xp.files._folders import NewFolder, write_json
+from mlp_xp.tables._common import DataError
 from mlp_xp.tables._networks import Training, best_epoch
 from mlp_xp.tables._plain_values import to_plain
 from mlp_xp.tables._runs import DESCRIPTION_FILE, METRICS_FILE, RUN_FILES, Run, write_run
@@ -48,10 +50,17 @@ from mlp_xp.tables._scores import SCORE_TITLES
 def run(options: argparse.Namespace) -> int:
     """Train a network, save it if a folder is given, and print its scores."""
     screen, processes = Screen(options), current_processes()
+    if options.resume and options.out is None:
+        raise DataError("--resume needs --out: it goes on with the training in FOLDER.partial")
+    partial_folder = None if options.out is None else PartialFolder(options)
     folder = None
-    if options.out is not None and is_first():
+    if partial_folder is not None and is_first():
         folder = NewFolder(
-            Path(options.out), overwrite=options.overwrite, mark=DESCRIPTION_FILE, contents=RUN_FILES
+            Path(options.out),
+            overwrite=options.overwrite or partial_folder.replaces_run,
+            mark=DESCRIPTION_FILE,
+            contents=RUN_FILES,
+            within=partial_folder.path,
         )
     with folder or nullcontext():
         chosen = backend(options.backend)
@@ -65,6 +74,9 @@ def run(options: argparse.Namespace) -> int:
         print_summary(loaded, screen)
         screen.print_fields([("network", describe_network(training, loaded))])
         screen.print_notes(loaded.schema.notes)
+        if partial_folder is not None:
+            screen.print_notes(partial_folder.begin(loaded, chosen))
+            training.checkpoint = partial_folder.checkpoint
         screen.print()
         outcome = train(training, screen)
         survivor = None
@@ -74,7 +86,8 @@ def run(options: argparse.Namespace) -> int:
                 Path(options.out or ""), loaded.prepared.pipeline(estimator), loaded.baseline, description
             )
             if folder is not None:
-                save = partial(_save, folder, trained, training)
+                assert partial_folder is not None
+                save = partial(_save, folder, partial_folder, trained, training)
                 if processes is not None and outcome.exit_code == EXIT_INTERRUPTED and hasattr(os, "fork"):
                     survivor = Survivor(save, partial(_add_results, trained, training, loaded))
                 else:
@@ -98,15 +111,21 @@ def run(options: argparse.Namespace) -> int:
             write_json(folder.path / METRICS_FILE, scores)
             screen.print_notes(_draw(trained, training, loaded, outputs, shown))
             _print_saved(folder.path, screen)
+            if outcome.exit_code == EXIT_INTERRUPTED:
+                screen.print_command("Go on with the training:", f"{description['command']} --resume")
         screen.print_json(answer)
         return outcome.exit_code
 
 
-def _save(folder: NewFolder, trained: Run, training: Training) -> None:
+def _save(folder: NewFolder, partial_folder: PartialFolder, trained: Run, training: Training) -> None:
     """Write the run's folder, but for scores and pictures."""
     with without_backend(training.estimator):
         write_run(folder.partial, trained, training.histories)
     folder.finish()
+    if trained.description["exit_code"] == 0:
+        partial_folder.remove()
+    else:
+        partial_folder.keep()
 
 
 def _features_to_draw(trained: Run, loaded: LoadedData) -> pl.DataFrame | None:

@@ -8,7 +8,7 @@ graphs would need to know how many steps there are.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -24,7 +24,7 @@ from mlp_xp._engines.eager import EagerSteps
 from mlp_xp._interrupts import DeferredInterrupts, deferred_interrupts
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
-from mlp_xp._streams import Stream
+from mlp_xp._streams import Stream, StreamPosition
 
 LOSSES_PER_FETCH = 64
 """How many losses are fetched from a device at once: fetching them waits for their steps."""
@@ -42,6 +42,9 @@ class StreamEngine:
         self.batch_size = batch_size
         self.losses: list[Any] = []
         self.steps = _make_steps(network, optimizer, stream, batch_size, state)
+        self.after_batch: Callable[[], None] | None = None
+        self._under_way: _MeanLoss | None = None
+        self._begun: StreamPosition | None = None
 
     @property
     def name(self) -> str:
@@ -65,6 +68,21 @@ class StreamEngine:
         """Whether the state is finite, and not left in the middle of an update."""
         return self.steps.is_finite()
 
+    def skip(self, position: StreamPosition | None) -> None:
+        """Begin the first epoch behind a batch, as a training did that is to go on."""
+        self._begun = position
+
+    def start_of_epoch(self) -> StreamPosition:
+        """Return the position before the first batch of the next epoch."""
+        return StreamPosition(0, 0, 0.0, self.stream.n_rows)
+
+    def position(self) -> StreamPosition | None:
+        """Return how far the epoch under way has come; None if it has not begun, or a batch is under way."""
+        under_way = self._under_way
+        if under_way is None or not under_way.n_batches:
+            return None
+        return under_way.position(self.stream.n_rows)
+
     def run(self, epochs: Sequence[EpochSettings]) -> None:
         """Run these epochs. Ctrl-C takes effect before a batch is read, so that none is lost."""
         with deferred_interrupts(limit=1) as interrupts:
@@ -75,8 +93,10 @@ class StreamEngine:
 
     def _run_epoch(self, rate: float, interrupts: DeferredInterrupts) -> float:
         """Run an epoch, or its beginning if that diverges; return the mean loss of its rows."""
-        stream, mean = self.stream, _MeanLoss(self.stream.place)
-        batches = stream.epoch()
+        stream, begun = self.stream, self._begun
+        mean, self._begun = _MeanLoss(stream.place, begun), None
+        batches = stream.epoch(0 if begun is None else begun.n_batches)
+        self._under_way = mean
         while mean.is_finite:
             if interrupts.received:
                 interrupts.deliver()
@@ -86,20 +106,27 @@ class StreamEngine:
             n_rows = samples.n_total
             order = stream.order(n_rows, self.batch_size)
             now = rate if stream.rate is None else stream.rate(stream.n_rows)
+            self._under_way = None
             mean.add(
                 self.steps.run_steps(samples.arranged(self.batch_size), self.batch_size, order, now), n_rows
             )
             stream.n_rows += n_rows
+            self._under_way = mean
             del samples  # before the next one is made
+            if self.after_batch is not None:
+                self.after_batch()
+        self._under_way = None
         return mean.value()
 
 
 class _MeanLoss:
     """The mean of losses, weighted by their numbers of rows; it fetches some of them at a time."""
 
-    def __init__(self, place: Placement) -> None:
+    def __init__(self, place: Placement, begun: StreamPosition | None) -> None:
         self.place = place
-        self.mean, self.n_rows = 0.0, 0
+        self.mean, self.n_rows, self.n_batches = 0.0, 0, 0
+        if begun is not None:
+            self.mean, self.n_rows, self.n_batches = begun.mean_loss, begun.n_rows, begun.n_batches
         self.losses: list[Any] = []
         self.counts: list[int] = []
 
@@ -112,8 +139,16 @@ class _MeanLoss:
         """Add the mean loss of so many rows."""
         self.losses.append(loss)
         self.counts.append(n_rows)
+        self.n_batches += 1
         if len(self.losses) >= LOSSES_PER_FETCH:
             self._fetch()
+
+    def position(self, n_rows_of_all: int) -> StreamPosition | None:
+        """Return the position behind the last batch; None if the losses are not finite."""
+        self._fetch()
+        if not self.is_finite:
+            return None
+        return StreamPosition(self.n_batches, self.n_rows, self.mean, n_rows_of_all)
 
     def value(self) -> float:
         """Return the mean."""

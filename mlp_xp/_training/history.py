@@ -173,13 +173,21 @@ class TrainingInterruptedWarning(UserWarning):
     """Ctrl-C ended a training before its last epoch."""
 
 
-class Trained(NamedTuple):
-    """What `train` returns.
+class _Trained(NamedTuple):
+    params: tuple[Layer, ...]
+    history: History
+
+
+class Trained(_Trained):
+    """What `train` returns: a tuple of two, which also holds what `train(..., resume=...)` goes on from.
 
     Attributes
     ----------
     params : tuple of Layer
     history : History
+    progress : dict or None
+        The optimizer's state, the order of the rows, the generator, early stopping and more, in plain dicts,
+        lists and tuples of arrays.
 
     Examples
     --------
@@ -190,7 +198,25 @@ class Trained(NamedTuple):
     >>> result = train(network, network.init(0, like=X), X, 3.0 * X, optimizer=adam(0.1), epochs=300)
     >>> result.params[0].weight.round(1), len(result.history)
     (array([[3.]]), 300)
+    >>> params, history = result
     """
 
-    params: tuple[Layer, ...]
-    history: History
+    _progress: Any = None
+
+    @property
+    def progress(self) -> dict[str, Any] | None:
+        """What continues the training."""
+        if self._progress is not None and not isinstance(self._progress, dict):
+            self._progress = self._progress.to_full_dict()
+        return self._progress
+
+    def with_progress(self, progress: Any) -> Trained:
+        """Return this, with a progress: an object with `to_full_dict`, or what that returns."""
+        self._progress = progress
+        return self
+
+    def __repr__(self) -> str:
+        return f"Trained(params={self.params!r}, history={self.history!r})"
+
+    def __reduce__(self) -> Any:
+        return Trained, tuple(self), {"_progress": self.progress}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -24,14 +24,23 @@ from mlp_xp._network import Network
 from mlp_xp._parameters import Layer, Pair, Parameters, flatten, named, plain
 from mlp_xp._processes import Processes
 from mlp_xp._samples import Samples, moved_if_they_fit
+from mlp_xp._training.checkpoints import CheckpointWarning
 from mlp_xp._training.history import Callback, DivergenceError, History, ProgressListener
+from mlp_xp._training.progress import Progress
 from mlp_xp._training.recovery import release_frames, run_with_recovery
 from mlp_xp._uploads import streaming
 from mlp_xp._validation import as_truth
+from mlp_xp._warnings import warn
+
+if TYPE_CHECKING:
+    from mlp_xp._training.checkpoint_files import Checkpoints
 
 MAX_LOSS = 1e100
 """Upper bound of losses passed to SciPy. Its line search squares and divides them, and stops at once, as if
 converged, if that overflows: after trial steps that are far too long."""
+
+STOPPED_BY_A_LIMIT = 1
+"""SciPy's status after as many iterations or evaluations as allowed."""
 
 STOPPED_BY_CALLBACK = 99
 """SciPy's status where the callback has raised StopIteration."""
@@ -55,12 +64,27 @@ class Minimised:
         The objective at `params`, NaN before the first iteration.
     problem : str
         Why the minimiser stopped short of a minimum, "" if it did not.
+    is_ended : bool
+        Whether it stopped for another reason than the number of iterations.
     """
 
     params: Parameters
     history: History = field(default_factory=History)
     loss: float = math.nan
     problem: str = ""
+    is_ended: bool = False
+
+    def to_progress(self) -> Progress:
+        """Return this as the progress of a training, to go on from."""
+        return Progress(
+            plain(self.params),
+            (),
+            None,
+            history=self.history[:],
+            is_ended=self.is_ended,
+            loss=self.loss,
+            problem=self.problem,
+        )
 
 
 def minimise(
@@ -75,6 +99,7 @@ def minimise(
     on_progress: ProgressListener | None = None,
     found: Minimised | None = None,
     max_resident_bytes: float | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Minimised:
     """Minimise the objective on all samples; arguments are checked.
 
@@ -96,10 +121,14 @@ def minimise(
     on_progress : callable ``(history) -> None``, optional
         Called after each iteration.
     found : Minimised, optional
-        Where to store what is found; it is updated in any case, also on errors.
+        Where to store what is found; it is updated in any case, also on errors. One that has iterations
+        already is that of a minimisation to go on with, from its last iterate, of as many iterations in all
+        as `max_iter` says. What L-BFGS knew of the curvature is lost, and a warning says so.
     max_resident_bytes : float, optional
         Samples on the host that take more on the device are streamed, others are moved there once. By default
         what is free there beside a block of rows.
+    checkpoints : Checkpoints, optional
+        Writes what was found to a file now and then.
 
     Returns
     -------
@@ -111,7 +140,17 @@ def minimise(
     SIAM Journal on Scientific and Statistical Computing 16 (1995).
     """
     found = Minimised(params) if found is None else found
-    options = {"maxfun": max_fun, "maxiter": max_iter, "gtol": tol}
+    n_done = len(found.history)
+    if n_done and (found.is_ended or n_done >= max_iter):
+        return found
+    if n_done:
+        warn(
+            f"resumed after {n_done} iterations of L-BFGS, from the last iterate; what it had learnt of the "
+            "curvature is lost, so that the iterations to come are others than without the interruption",
+            CheckpointWarning,
+        )
+        params = found.params
+    options = {"maxfun": max_fun, "maxiter": max_iter - n_done, "gtol": tol}
     place = samples.place
     with computing(place, network.matmul_precision), without_autodiff(place.xp), streaming():
         if samples.is_on_host:
@@ -119,11 +158,12 @@ def minimise(
                 max_resident_bytes = room_beside(place, network._bytes_of_block(samples))
             samples, _ = moved_if_they_fit(max_resident_bytes, samples)
         minimisation = _Minimisation(network, params, samples, options, callback, on_progress, found.history)
+        minimisation.loss, minimisation.checkpoints = found.loss, checkpoints
         try:
             run_with_recovery(minimisation)
         finally:
             found.params, found.loss = minimisation.params, minimisation.loss
-    found.problem = minimisation.problem
+            found.problem, found.is_ended = minimisation.problem, minimisation.is_ended
     return found
 
 
@@ -140,8 +180,11 @@ class _Minimisation:
         The objective there.
     problem : str
         See `Minimised`.
+    is_ended : bool
+        See `Minimised`.
     stop_iteration : StopIteration or None
         Raised by the user's callback; SciPy would end as if asked to.
+    checkpoints : Checkpoints or None
     """
 
     unit = "iteration"
@@ -166,7 +209,9 @@ class _Minimisation:
         self.flat: HostArray | None = None
         self.loss = math.nan
         self.problem = ""
+        self.is_ended = False
         self.stop_iteration: StopIteration | None = None
+        self.checkpoints: Checkpoints | None = None
 
     @property
     def number(self) -> int:
@@ -198,6 +243,7 @@ class _Minimisation:
             raise DivergenceError(message, self.number, self.params, self.history, float(result.fun))
         self.flat, self.loss = result.x, float(result.fun)
         self.problem = "" if result.status in (0, STOPPED_BY_CALLBACK) else str(result.message)
+        self.is_ended = result.status != STOPPED_BY_A_LIMIT
 
     def _minimise(self, objective: Objective, callback: Callable[[Any], None]) -> Any:
         from scipy.optimize import minimize
@@ -250,6 +296,8 @@ class _Minimisation:
             raise
         if self.samples.shard is not None:
             stop = self.samples.shard.processes.any("the end of an iteration", stop)
+        if self.checkpoints is not None and self.checkpoints.is_due(len(self.history)):
+            self.checkpoints.write(Minimised(self.params, self.history, self.loss).to_progress())
         if stop:
             raise StopIteration
 

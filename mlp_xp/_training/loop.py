@@ -5,31 +5,34 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlp_xp._arrays import Namespace, Placement, placement, without_autodiff
+from mlp_xp._arrays import without_autodiff
 from mlp_xp._devices import MemoryShortage, computing, is_out_of_memory, release_memory, to_floats
 from mlp_xp._engines import Engine, EpochSettings, State, make_engine
+from mlp_xp._engines.streamed import StreamEngine
 from mlp_xp._interrupts import DeferredInterrupts, deferred_interrupts
 from mlp_xp._network import Network
-from mlp_xp._optimizers import Optimizer, OptimizerState
-from mlp_xp._parameters import Layer, Parameters, copy_tree, leaves, map_tree, named, plain, with_leaves
+from mlp_xp._optimizers import Optimizer
+from mlp_xp._parameters import Layer, copy_tree, named
 from mlp_xp._samples import Rows, Samples, moved_if_they_fit
 from mlp_xp._schedules import rates
-from mlp_xp._streams import Stream
+from mlp_xp._streams import Stream, StreamPosition
 from mlp_xp._training.early_stopping import EarlyStopping, EarlyStoppingState, start_early_stopping
 from mlp_xp._training.history import Callback, DivergenceError, History, ProgressListener
 from mlp_xp._training.measure import measure
 from mlp_xp._training.metrics import Metric
+from mlp_xp._training.progress import Progress, state_of, with_state
 from mlp_xp._training.recovery import attach, out_of_memory, release_frames, run_with_recovery
 from mlp_xp._uploads import streaming
-from mlp_xp._validation import RandomSource, as_truth
+from mlp_xp._validation import as_truth
 
 if TYPE_CHECKING:
+    from mlp_xp._training.checkpoint_files import Checkpoints
     from mlp_xp._training.footprint import Footprint
 
 SECONDS_PER_RUN = 0.1
@@ -46,6 +49,10 @@ class Settings:
     max_resident_bytes : float, optional
         Samples on the host that take more on the device are streamed, others are moved there once. By default
         what is free there beside the training.
+    is_resumable : bool
+        Whether `Progress.resume_point` is wanted.
+    checkpoints : Checkpoints, optional
+        Writes resume points to a file now and then.
     """
 
     optimizer: Optimizer
@@ -59,6 +66,8 @@ class Settings:
     callback: Callback | None = None
     on_progress: ProgressListener | None = None
     max_resident_bytes: float | None = None
+    is_resumable: bool = False
+    checkpoints: Checkpoints | None = None
 
     @property
     def needs_host_each_epoch(self) -> bool:
@@ -69,102 +78,23 @@ class Settings:
         return measures or self.callback is not None or not needs_losses_only
 
 
-@dataclass
-class Progress:
-    """The state of a training: all it takes, beside samples and settings, to continue it.
-
-    Attributes
-    ----------
-    params : tuple of pairs
-        After the last step.
-    optimizer_state : OptimizerState
-    random : RandomState or Generator
-        The next epoch's order is drawn from it.
-    order : array of int or None
-        The order of the last epoch; the next order is a shuffle of it.
-    early_stopping : EarlyStoppingState or None
-    history : History
-        The finished epochs of the last run.
-    """
-
-    params: Parameters
-    optimizer_state: OptimizerState
-    random: RandomSource
-    order: Rows | None = None
-    early_stopping: EarlyStoppingState | None = None
-    history: History = field(default_factory=History)
-
-    @property
-    def state(self) -> State:
-        """The state that the next step begins with."""
-        return self.params, self.optimizer_state
-
-    @property
-    def best_params(self) -> Parameters:
-        """The parameters of the best epoch if early stopping restores them, else the last ones."""
-        best = None if self.early_stopping is None else self.early_stopping.best_params
-        return self.params if best is None else best
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the progress in dicts, lists and tuples, so that pickles of it name no private class."""
-        stopping = self.early_stopping
-        return {
-            "params": plain(self.params),
-            "optimizer_state": leaves(self.optimizer_state),
-            "random": self.random,
-            "order": self.order,
-            "early_stopping": None if stopping is None else stopping.to_dict(),
-        }
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any], start: Progress) -> Progress:
-        """Return the progress that `to_dict` described; `start` is that of a new training.
-
-        The optimizer's state has the structure of the new one, and is the new one where the optimizer
-        is another than before.
-        """
-        stopping, order, old = content["early_stopping"], content["order"], content["optimizer_state"]
-        new = start.optimizer_state
-        return cls(
-            content["params"],
-            with_leaves(new, old) if len(old) == len(leaves(new)) else new,
-            content["random"],
-            None if order is None else order.copy(),
-            None if stopping is None else EarlyStoppingState.from_dict(stopping),
-        )
-
-
-def move_progress(content: dict[str, Any], place: Placement) -> dict[str, Any]:
-    """Return what `Progress.to_dict` returned, with its arrays in another place."""
-    if placement(params=content["params"][0][0]).same_as(place):
-        return content
-    content = {**content}
-    for name in ("params", "optimizer_state"):
-        content[name] = map_tree(place.transfer, content[name])
-    stopping = content["early_stopping"]
-    if stopping is not None:
-        best = map_tree(place.transfer, stopping["best_params"])
-        content["early_stopping"] = {**stopping, "best_params": best}
-    return content
-
-
-def start_training(xp: Namespace, params: Parameters, optimizer: Optimizer, random: RandomSource) -> Progress:
-    """Return the progress of a training that has not begun; its arrays are those of `params`, not copies."""
-    layers = plain(params)
-    return Progress(layers, optimizer.init(xp, layers), random)
-
-
 def run_training(
     network: Network, progress: Progress, samples: Samples | Stream, settings: Settings
 ) -> History:
     """Train from `progress`, which is updated in any case, also on errors; return these epochs' history.
 
-    The arrays of `progress` are replaced, never written in. Two calls train as one call of as many epochs
-    does, except that a schedule of learning rates begins anew in each.
+    The arrays of `progress` are replaced, never written in. A progress whose history has epochs already is
+    that of a training to go on with, of as many epochs in all as `settings` say. Two calls, of which the
+    second begins with an empty history, train as one call of as many epochs does, except that a schedule of
+    learning rates begins anew in each.
     """
     batch_size = settings.batch_size
-    progress.history = History()
     progress.early_stopping = _continued_early_stopping(progress, settings)
+    if isinstance(samples, Stream) and progress.position is not None:
+        samples.n_rows = progress.position.n_rows_of_all
+    if _is_finished(progress, settings):
+        progress.resume_point = progress
+        return progress.history
     place = samples.place
     with computing(place, network.matmul_precision), without_autodiff(place.xp), streaming():
         samples, settings, footprint = _placed(network, samples, settings, progress)
@@ -181,6 +111,8 @@ def run_training(
                 engine = make_engine(
                     network, settings.optimizer, samples, batch_size, progress.state, settings.epochs, limit
                 )
+            if isinstance(engine, StreamEngine):
+                engine.skip(progress.position)
         except BaseException as error:
             if not is_out_of_memory(error):
                 attach(error, "epoch", 1, named(progress.params), progress.history)
@@ -190,10 +122,21 @@ def run_training(
             raise out_of_memory(error, 1, named(progress.params), progress.history, shortage) from error
         loop = _Loop(network, progress, samples, settings, engine, footprint, plan, interrupts)
         del engine  # so that the loop alone holds it, and can free its memory
-        run_with_recovery(loop)
-        if loop.is_complete:
-            loop.release_engine()
+        try:
+            run_with_recovery(loop)
+            if loop.is_complete:
+                loop.release_engine()
+        finally:
+            if settings.is_resumable:
+                progress.resume_point = loop.resume_point()
         return loop.history
+
+
+def _is_finished(progress: Progress, settings: Settings) -> bool:
+    """Whether a training to go on with has nothing left to do."""
+    stopping = progress.early_stopping
+    stopped = progress.is_ended or (stopping is not None and stopping.stopped)
+    return bool(progress.history) and (stopped or len(progress.history) >= settings.epochs)
 
 
 def _placed(
@@ -224,9 +167,10 @@ def _continued_early_stopping(progress: Progress, settings: Settings) -> EarlySt
     state = start_early_stopping(
         rule, settings.metrics, settings.validation_metrics, settings.validation is not None
     )
-    if former is not None and former.rule.monitor == rule.monitor:
-        return replace(former, rule=rule, sign=state.sign, event="")
-    return state
+    if former is None or former.rule.monitor != rule.monitor:
+        return state
+    goes_on = bool(progress.history) and former.rule == rule
+    return replace(former, rule=rule, sign=state.sign, event=former.event if goes_on else "")
 
 
 def _plan(progress: Progress, settings: Settings, n_samples: int) -> Iterator[EpochSettings]:
@@ -236,11 +180,14 @@ def _plan(progress: Progress, settings: Settings, n_samples: int) -> Iterator[Ep
     it between epochs, else its first rate.
     """
     rate = settings.optimizer.learning_rate
-    planned, stopping = rates(rate, settings.epochs), progress.early_stopping
+    n_done, stopping = len(progress.history), progress.early_stopping
+    planned = rates(rate, settings.epochs, n_done)
     shuffled = settings.shuffle and settings.batch_size < n_samples
     divided = stopping is not None and stopping.rule.divide_rate is not None
     if not (callable(rate) or divided or shuffled):
-        return repeat((rate, None), settings.epochs)  # short epochs would take longer to plan than to run
+        return repeat(
+            (rate, None), settings.epochs - n_done
+        )  # short epochs would take longer to plan than to run
     if callable(rate):
         read_now = list(islice(planned, 1 if settings.needs_host_each_epoch else None))
         planned = chain(read_now, planned)
@@ -252,11 +199,38 @@ def _plan(progress: Progress, settings: Settings, n_samples: int) -> Iterator[Ep
 def _orders(progress: Progress, n_samples: int) -> Iterator[Rows]:
     """Yield the order of the rows in each epoch."""
     while True:
+        # Each order is a shuffle of the last one, as in scikit-learn, so that the batches are the same. The
+        # last one itself stays as it is: a checkpoint may be writing it.
         if progress.order is None or len(progress.order) != n_samples:
-            progress.order = np.arange(n_samples, dtype=np.int32 if n_samples < 2**31 else np.int64)
-        # Each order is a shuffle of the last one, as in scikit-learn, so that the batches are the same.
-        progress.random.shuffle(progress.order)
-        yield progress.order.copy()
+            order = np.arange(n_samples, dtype=np.int32 if n_samples < 2**31 else np.int64)
+        else:
+            order = progress.order.copy()
+        assert progress.random is not None
+        progress.random.shuffle(order)
+        progress.order = order
+        yield order
+
+
+@dataclass
+class _Boundary:
+    """Where a training can go on exactly: after an epoch, before the orders of the next ones are drawn.
+
+    Attributes
+    ----------
+    saved : State
+    random_state : dict or None
+    order : array of int or None
+    early_stopping : EarlyStoppingState or None
+    n_epochs : int
+    position : StreamPosition or None
+    """
+
+    saved: State
+    random_state: Any
+    order: Rows | None
+    early_stopping: EarlyStoppingState | None
+    n_epochs: int
+    position: StreamPosition | None = None
 
 
 class _Loop:
@@ -307,6 +281,9 @@ class _Loop:
         self.history = progress.history
         self.saved: State = progress.state
         self.saved_is_alias = False
+        self.boundary = self._boundary(progress.position)
+        if settings.checkpoints is not None and isinstance(engine, StreamEngine):
+            engine.after_batch = self._after_batch
         self.epochs: list[EpochSettings] = []
         self.n_before = 0
         self.is_complete = False
@@ -341,6 +318,7 @@ class _Loop:
             if losses is None:
                 raise self._divergence(epochs[0])
             stop = self._finish_epoch(losses[0], rate=epochs[0][0])
+            self._reach_boundary()
             self._report_progress()
             if stop:
                 return
@@ -357,6 +335,7 @@ class _Loop:
                 self._find_divergence(epochs)
                 continue
             stop = self._record_losses(losses)
+            self._reach_boundary()
             self._report_progress()
             if stop:
                 return
@@ -399,7 +378,10 @@ class _Loop:
         return finite and self.engine.is_finite()
 
     def _save_copy(self) -> None:
+        former = self.saved
         self.saved, self.saved_is_alias = self.engine.copied_state(), False
+        if self.boundary.saved is former:
+            self.boundary.saved = self.saved
         self._update_progress()
 
     def _update_progress(self) -> None:
@@ -465,11 +447,73 @@ class _Loop:
             # A copy: callbacks may keep or change the parameters they receive.
             copied = named(copy_tree(self.samples.place.xp, params))
             stop = as_truth("what `callback` returns", settings.callback(self.history, copied)) or stop
-        return self._any(stop)
+        self.progress.is_ended = self._any(stop) and not (stopping is not None and stopping.stopped)
+        return self.progress.is_ended or (stopping is not None and stopping.stopped)
 
     def _report_progress(self) -> None:
         if self.settings.on_progress is not None:
             self.settings.on_progress(self.history)
+
+    # Where it can go on.
+
+    def _boundary(self, position: StreamPosition | None = None) -> _Boundary:
+        progress = self.progress
+        random, stopping = progress.random, progress.early_stopping
+        return _Boundary(
+            self.saved,
+            None if random is None else state_of(random),
+            progress.order,
+            None if stopping is None else replace(stopping),
+            len(self.history),
+            position,
+        )
+
+    def _reach_boundary(self) -> None:
+        """Remember the end of an epoch, if that is wanted; write a checkpoint if it is time."""
+        if not self.settings.is_resumable:
+            return
+        self.boundary = self._boundary(
+            self.engine.start_of_epoch() if isinstance(self.engine, StreamEngine) else None
+        )
+        checkpoints = self.settings.checkpoints
+        if checkpoints is not None and checkpoints.is_due(len(self.history)):
+            if self.saved_is_alias:
+                self._save_copy()
+            checkpoints.write(self.resume_point())
+
+    def _after_batch(self) -> None:
+        """Write a checkpoint between two batches of a stream if it is time."""
+        checkpoints = self.settings.checkpoints
+        assert checkpoints is not None
+        if checkpoints.is_due_within_epoch() and self._reach_position():
+            checkpoints.write(self.resume_point())
+
+    def _reach_position(self) -> bool:
+        """Remember the end of a batch of a stream; return whether there is one, and all is finite."""
+        engine = self.engine
+        if not (self.settings.is_resumable and isinstance(engine, StreamEngine)):
+            return False
+        position = engine.position()
+        if position is None or not engine.is_finite():
+            return False
+        self.boundary = replace(self._boundary(position), saved=engine.copied_state())
+        return True
+
+    def resume_point(self) -> Progress:
+        """Return the progress to go on from."""
+        found, live = self.boundary, self.progress
+        params, optimizer_state = found.saved
+        random = live.random
+        return Progress(
+            params,
+            optimizer_state,
+            None if random is None else with_state(random, found.random_state),
+            found.order,
+            found.early_stopping,
+            self.history[: found.n_epochs],
+            live.is_ended,
+            found.position,
+        )
 
     # When it is cut short: see `mlp_xp._training.recovery.RecoverableTraining`.
 
@@ -490,6 +534,7 @@ class _Loop:
 
     def keep_finite_state(self) -> None:
         """Keep the engine's state if it is finite, with the losses of its finished epochs."""
+        self._reach_position()
         losses = self._losses()
         if self._is_finite(losses):
             if not self.needs_host_each_epoch:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import repeat
 from typing import Any
 
@@ -15,6 +17,7 @@ from mlp_xp._parameters import Parameters, all_finite, copy_tree, named
 from mlp_xp._processes import alone, together
 from mlp_xp._samples import Samples
 from mlp_xp._streams import RawBatch, RawStream, Stream, errors_in_batch, is_stream
+from mlp_xp._training.checkpoints import Checkpoint, check_checkpoint
 from mlp_xp._training.early_stopping import EarlyStopping
 from mlp_xp._training.history import Callback, OutOfMemoryError, ProgressListener, Trained
 from mlp_xp._training.measure import check_network, check_samples, check_values
@@ -47,6 +50,8 @@ def train(
     early_stopping: EarlyStopping | None = None,
     callback: Callback | None = None,
     on_progress: ProgressListener | None = None,
+    checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
+    resume: Trained | str | os.PathLike[str] | bool = False,
 ) -> Trained:
     """Train a network on the device where its parameters and the data live.
 
@@ -89,12 +94,18 @@ def train(
         A `ProgressBar`, or another function that only observes: called when epochs are finished, after each
         one or, if epochs are short and nothing needs each of them, after some hundred. It takes next to no
         time.
+    checkpoint : Checkpoint or path, optional
+        A file that the progress is written to every minute, or as a `Checkpoint` says.
+    resume : Trained, path or bool, default=False
+        Go on with a training, from what `train` returned or the file of a checkpoint; True is the file of
+        `checkpoint`, if there is one. See Notes.
 
     Returns
     -------
     params : tuple of Layer
         In the namespace, dtype and device of those given; the best ones if `early_stopping` says so.
     history : History
+        Of all epochs, also of those before a training was resumed.
 
     Raises
     ------
@@ -106,6 +117,11 @@ def train(
     OutOfMemoryError
         If the training does not fit into the device's memory; raised before the training if the need can be
         computed.
+    ModelFileError
+        If the file to resume from is damaged; the message says which part of it.
+    OSError
+        If there is no such file, `checkpoint` cannot be written, exists already, or is written by another
+        training; later failures are a `CheckpointWarning`.
     Exception
         Whatever else is raised on the way, by a callback, a metric, a schedule, an activation or the array
         library, is raised as it is. Its attributes `params` and `history` hold what was trained; if it has
@@ -117,6 +133,8 @@ def train(
         If the training cannot run as captured CUDA graphs where it should; it says why.
     TrainingInterruptedWarning
         If Ctrl-C interrupts the training; what was trained until then is returned.
+    CheckpointWarning
+        If a checkpoint cannot be written.
 
     Notes
     -----
@@ -128,6 +146,14 @@ def train(
     for each number of rows that batches have; on CUDA they run call by call. Inside `data_parallel` each
     process has a stream of its own, and what these yield at a time is one batch together; one that has ended
     adds no rows.
+
+    A training that is resumed ends as if it had never ended, to the bit: with the same arguments, n epochs
+    and then `epochs` in all are as good as `epochs` at once. It goes on from the last whole epoch, or batch
+    of a stream, with the optimizer's state, the order of the rows, the generator, the schedule and early
+    stopping; `params` says where, in which library and on which device, and which dtype, but not from which
+    values. Data and arguments should be those of before; a learning rate or a patience that differs takes
+    effect from there on. Batches of a stream that are done are read again and dropped.
+    A training that early stopping or a callback has ended, or that has done all epochs, returns at once.
 
     Examples
     --------
@@ -142,6 +168,14 @@ def train(
     >>> history[-1]["accuracy"] > 0.85
     True
 
+    Going on with it, 500 epochs more:
+
+    >>> settings = {"X": data.X, "y": data.y[:, None], "optimizer": gradient_descent(1.2)}
+    >>> result = train(network, params, **settings, epochs=500)
+    >>> result = train(network, params, **settings, epochs=1000, resume=result)
+    >>> len(result.history)
+    1000
+
     A stream, which is never in memory as a whole:
 
     >>> def batches():
@@ -152,8 +186,10 @@ def train(
     1
     """
     # Here, and not at the top, so that `import mlp_xp` stays quick.
-    from mlp_xp._training.loop import Settings, run_training, start_training
+    from mlp_xp._training.loop import Settings, run_training
+    from mlp_xp._training.progress import start_training
     from mlp_xp._training.recovery import without_frames
+    from mlp_xp._training.resuming import checkpoints_of, resumed
 
     with current_device(X, *_arrays(params)), together("train") as processes:
         if processes is not None:
@@ -195,7 +231,12 @@ def train(
         xp = samples.place.xp
         if not all_finite(xp, params):
             raise ValueError("`params` must hold finite numbers, got NaN or infinity")
+        checkpoint = check_checkpoint(checkpoint)
         progress = start_training(xp, params, optimizer, random)
+        columns = ["loss", *(metric.name for metric in resolved_metrics if isinstance(samples, Samples))]
+        if validation is not None:
+            columns += ["val_loss", *(f"val_{metric.name}" for metric in resolved_metrics)]
+        progress, source = resumed(resume, checkpoint, network, progress, samples, epochs, columns)
         if processes is not None:
             arguments = {
                 "network": network,
@@ -222,14 +263,18 @@ def train(
             early_stopping=early_stopping,
             callback=callback,
             on_progress=on_progress,
+            is_resumable=True,
         )
         try:
-            history = run_training(network, progress, samples, settings)
+            with checkpoints_of(checkpoint, network, progress, source) as checkpoints:
+                history = run_training(network, progress, samples, replace(settings, checkpoints=checkpoints))
         except OutOfMemoryError as error:
             del progress
             raise without_frames(error) from error.__cause__
         trained = named(progress.best_params)  # those of the best epoch if early stopping restores it
-        return Trained(trained if history else copy_tree(xp, trained), history)
+        if not history:
+            trained = copy_tree(xp, trained)
+        return Trained(trained, history).with_progress(progress.resume_point)
 
 
 def _stream(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,18 +14,19 @@ from sklearn.utils.validation import check_is_fitted
 from mlp_xp._arrays import Array, Placement, placement
 from mlp_xp._devices import current_device
 from mlp_xp._processes import together
+from mlp_xp._training.checkpoints import Checkpoint, check_checkpoint
 from mlp_xp._training.history import History, OutOfMemoryError
-from mlp_xp._training.loop import move_progress
 from mlp_xp._training.recovery import without_frames
 from mlp_xp.backends import _destination
 from mlp_xp.estimators._batches import open_stream
 from mlp_xp.estimators._documentation import fill_docstring
 from mlp_xp.estimators._draft import Draft
-from mlp_xp.estimators._fitted import forget_device_copy, outputs, params_at, set_weights
+from mlp_xp.estimators._fitted import forget_device_copy, outputs
 from mlp_xp.estimators._fitting import LAST_ENGINE_NAMES, run
 from mlp_xp.estimators._input import HOST
 from mlp_xp.estimators._interface import Estimator
 from mlp_xp.estimators._report import FitReport
+from mlp_xp.estimators._resuming import become_resumed, find_checkpoint, move_to
 from mlp_xp.estimators._task import prepare_task
 
 Self = TypeVar("Self", bound="BaseMLP")
@@ -48,6 +50,8 @@ class BaseMLP(Estimator, CallbackSupportMixin):
         X_val: Any = None,
         y_val: Any = None,
         sample_weight_val: Any = None,
+        checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
+        resume: str | os.PathLike[str] | bool = False,
     ) -> Self:
         """Train on X and y, from the start or, with `warm_start`, from where the last fit ended.
 
@@ -57,7 +61,8 @@ class BaseMLP(Estimator, CallbackSupportMixin):
 
         {fit_results}
         """
-        return self._fit(X, y, sample_weight, validation_data=(X_val, y_val, sample_weight_val))
+        data = {"validation_data": (X_val, y_val, sample_weight_val)}
+        return self._fit(X, y, sample_weight, checkpoint=checkpoint, resume=resume, **data)
 
     def _partial_fit(self: Self, X: Any, y: Any, sample_weight: Any, classes: Any = None) -> Self:
         if self.early_stopping:
@@ -68,14 +73,27 @@ class BaseMLP(Estimator, CallbackSupportMixin):
         return self._fit(X, y, sample_weight, incremental=True, classes=classes)
 
     def _fit(
-        self: Self, X: Any, y: Any, sample_weight: Any, *, incremental: bool = False, **data: Any
+        self: Self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        *,
+        incremental: bool = False,
+        checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
+        resume: str | os.PathLike[str] | bool = False,
+        **data: Any,
     ) -> Self:
         with together("partial_fit" if incremental else "fit"), ExitStack() as stack:
+            checkpoint = check_checkpoint(checkpoint)
+            source = find_checkpoint(self, resume, checkpoint)
             raw = None if incremental else open_stream(self, X, y, sample_weight)
             if raw is not None:
                 X = y = sample_weight = None  # that callbacks do not read it
             stack.enter_context(current_device(X if raw is None else raw.first.X))
             draft = Draft(self)
+            if source is not None:
+                become_resumed(draft.copy, source)
+                data["resumed"] = True
             task = prepare_task(draft.copy, X, y, sample_weight, incremental=incremental, raw=raw, **data)
             report = FitReport(draft, task.home)
             if not incremental:
@@ -83,7 +101,7 @@ class BaseMLP(Estimator, CallbackSupportMixin):
                 context = self._init_callback_context(max_subtasks=self.max_iter)
                 report.begin(context, {"X": X, "y": y, "metadata": metadata})
             try:
-                run(draft, task, report)
+                run(draft, task, report, checkpoint, None if source is None else source.path)
             except OutOfMemoryError as error:
                 del task, report  # the error's traceback keeps this frame, and must not keep the arrays
                 raise without_frames(error) from error.__cause__
@@ -146,12 +164,7 @@ class BaseMLP(Estimator, CallbackSupportMixin):
         check_is_fitted(self)
         place = _destination(target, placement(coefs_=self.coefs_[0]))
         draft = Draft(self)
-        moved, continuation = draft.copy, self._continuation
-        if continuation is not None:
-            progress = move_progress(continuation["progress"], place)
-            moved._continuation = {**continuation, "progress": progress}
-        set_weights(moved, params_at(self, place), place)
-        moved._move_labels(place)
+        move_to(draft.copy, place)
         draft.publish()
         forget_device_copy(self)
         return self

@@ -123,6 +123,11 @@ FIT_PARAMETERS = """
             Without `early_stopping` they are measured after each epoch, and nothing more.
         y_val, sample_weight_val : array, optional
             Targets and weights of `X_val`.
+        checkpoint : Checkpoint or path, optional
+            A file that the progress is written to every minute, or as a `mlp_xp.Checkpoint` says.
+        resume : path or bool, default=False
+            Go on with a fit whose process has died, from the file of its checkpoint; True is the file of
+            `checkpoint`, if there is one. The fit ends as if it had never ended, to the bit.
 """
 
 FIT_RESULTS = """
@@ -139,6 +144,10 @@ FIT_RESULTS = """
         DivergenceError
             At the epoch in which the loss or a weight stops being finite. The estimator keeps the
             last finite weights; if that is the first epoch, a model fitted before stays as it was.
+        ModelFileError
+            If the checkpoint to resume from is damaged.
+        OSError
+            If `checkpoint` cannot be written, exists already, or is written by another training.
         OutOfMemoryError
             If the training does not fit into the device's memory; raised before the training if the need can
             be computed. Unless an epoch was finished the model is unchanged.
@@ -147,6 +156,8 @@ FIT_RESULTS = """
 
         Warns
         -----
+        CheckpointWarning
+            If a later checkpoint cannot be written.
         ConvergenceWarning
             If `max_iter` ends the training.
         EagerFallbackWarning

@@ -13,12 +13,15 @@ from sklearn.utils.validation import check_is_fitted
 from mlp_xp._arrays import Array, HostArray, Placement, placement, to_host, without_autodiff
 from mlp_xp._cache import cached_by_arguments
 from mlp_xp._devices import MEMORY_RELEASE_HOOKS, computing, room_beside
+from mlp_xp._disk.model_files import ModelContent
 from mlp_xp._losses import LOSS_BY_OUT_ACTIVATION
 from mlp_xp._network import Network
-from mlp_xp._parameters import Layer, Parameters, all_finite
+from mlp_xp._parameters import Layer, Parameters, all_finite, are_equal, plain
 from mlp_xp._samples import Samples, moved_if_they_fit
+from mlp_xp._training.checkpoint_files import progress_of
+from mlp_xp._training.progress import CONTINUED, move_progress, to_file_content
 from mlp_xp._uploads import streaming
-from mlp_xp._validation import lookup
+from mlp_xp._validation import check_integer, lookup
 from mlp_xp._warnings import warn
 from mlp_xp.estimators._input import check_same_place, check_samples, computing_place, samples_at
 from mlp_xp.estimators._interface import Estimator
@@ -151,20 +154,77 @@ def forget_device_copy(estimator: Estimator) -> None:
 # Model files.
 
 
-def fitted_state(estimator: Estimator) -> tuple[Network, tuple[Layer, ...], dict[str, Any]]:
-    """Return the network, its parameters, and other learned values: plain ones, and arrays on the host."""
+def describe(estimator: Estimator, *, with_progress: bool = False) -> ModelContent:
+    """Return what the file of a fitted estimator holds: its parameters, weights and attributes.
+
+    Raises
+    ------
+    NotFittedError
+    ValueError
+        If it has no progress, and one is asked for.
+    """
     check_is_fitted(estimator)
     learned = {name: vars(estimator)[name] for name in FITTED_ATTRIBUTE_TYPES}
     learned["feature_names"] = list(vars(estimator).get("feature_names_in_", ())) or None
-    return (
+    params = tuple(map(Layer, estimator.coefs_, estimator.intercepts_))
+    return ModelContent(
+        type(estimator).__name__,
         replace(network_of(estimator), alpha=estimator.alpha),
-        tuple(map(Layer, estimator.coefs_, estimator.intercepts_)),
+        params,
+        estimator.get_params(deep=False),
         learned | estimator._label_state(),
+        _progress_to_save(estimator, params) if with_progress else None,
     )
 
 
-def restore(estimator: Estimator, network: Network, params: Parameters, learned: dict[str, Any]) -> Estimator:
-    """Make an estimator the fitted model that `fitted_state` described, after checks; return it."""
+def _progress_to_save(estimator: Estimator, params: Parameters) -> dict[str, Any]:
+    continuation = estimator._continuation
+    if continuation is None:
+        raise ValueError(
+            '`model` must have been trained by epochs, "sgd" or "adam", where `with_progress` is True: '
+            f"solver={estimator.solver!r}, or the file that it was loaded from, left nothing to continue"
+        )
+    progress, stopping = continuation["progress"], continuation["progress"]["early_stopping"]
+    best = None if stopping is None else stopping["best_params"]
+    place = placement(coefs_=params[0][0])
+    if not are_equal(place.xp, move_progress(progress, place)["params"] if best is None else best, params):
+        # The user has changed the weights: what was best before is no longer.
+        progress = {**progress, "params": plain(params), "early_stopping": None}
+    further = continuation_to_file(continuation["validation_random_state"], continuation["metric"])
+    return to_file_content(progress, params) | {"estimator": further}
+
+
+def continuation_to_file(validation_random_state: Any, metric: Any, t_before: int = 0) -> dict[str, Any]:
+    """Return what a file holds of a continuation beside the progress; `t_before` is `t_` before the fit."""
+    random = None
+    if validation_random_state is not None:
+        random = np.random.RandomState()
+        random.set_state(validation_random_state)
+    return {"validation_random": random, "metric": metric, "t_before": t_before}
+
+
+def continuation_from_file(content: ModelContent) -> dict[str, Any]:
+    """Return the continuation in a file, after checks; its arrays are on the host."""
+    assert content.progress is not None
+    found = content.progress["estimator"]
+    if not isinstance(found, dict) or found.keys() != {"validation_random", "metric", "t_before"}:
+        raise ValueError("`progress.estimator` must have validation_random, metric, t_before")
+    check_integer("progress.estimator.t_before", found["t_before"], minimum=0)
+    random, metric = found["validation_random"], found["metric"]
+    if type(random) not in (np.random.RandomState, type(None)) or type(metric) not in (str, type(None)):
+        raise TypeError("`progress.estimator` must have a RandomState and a name")
+    return {
+        # Without the history: a training that continues has one of its own.
+        "progress": {name: value for name, value in progress_of(content).items() if name in CONTINUED},
+        "validation_random_state": None if random is None else random.get_state(),
+        "metric": metric,
+    }
+
+
+def restore(estimator: Estimator, content: ModelContent, place: Placement) -> Estimator:
+    """Make an estimator the fitted model that `describe` described, in a place, after checks; return it."""
+    network, learned = content.network, content.learned
+    params = tuple(Layer(*map(place.transfer, layer)) for layer in content.params)
     estimator._check_parameters()
     estimator._random()
     estimator.out_activation_ = lookup("loss", network.loss, OUT_ACTIVATION_BY_LOSS)
@@ -177,7 +237,10 @@ def restore(estimator: Estimator, network: Network, params: Parameters, learned:
     for name in FITTED_ATTRIBUTE_TYPES:
         setattr(estimator, name, _check_learned(name, learned[name]))
     estimator._continuation = None
-    place = placement(coefs_=params[0][0])
+    if content.progress is not None:
+        continuation = continuation_from_file(content)
+        progress = move_progress(continuation["progress"], place)
+        estimator._continuation = {**continuation, "progress": progress}
     set_weights(estimator, params, place)
     if replace(network_of(estimator), alpha=estimator.alpha) != network:
         raise ValueError("`network` must be the one that the parameters make")

@@ -2,40 +2,57 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from mlp_xp._arrays import Namespace
 from mlp_xp._optimizers import Optimizer
-from mlp_xp._parameters import Parameters, copy_tree, flatten
+from mlp_xp._parameters import Parameters, are_equal, copy_tree, plain
 from mlp_xp._samples import Samples
 from mlp_xp._streams import Stream
+from mlp_xp._training.checkpoints import Checkpoint
 from mlp_xp._training.history import DivergenceError, History, OutOfMemoryError
 from mlp_xp._training.lbfgs import Minimised, minimise
-from mlp_xp._training.loop import Progress, Settings, move_progress, run_training, start_training
+from mlp_xp._training.loop import Settings, run_training
 from mlp_xp._training.metrics import Metric
+from mlp_xp._training.progress import Progress, move_progress, start_training
+from mlp_xp._training.resuming import check_goes_on, checkpoints_of
 from mlp_xp._warnings import warn
 from mlp_xp.estimators._draft import Draft
 from mlp_xp.estimators._fitted import forget_device_copy, set_weights
 from mlp_xp.estimators._interface import Estimator
 from mlp_xp.estimators._report import FitReport
+from mlp_xp.estimators._resuming import describe_fit
 from mlp_xp.estimators._task import Task, early_stopping_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LAST_ENGINE_NAMES: WeakKeyDictionary[Estimator, str] = WeakKeyDictionary()
 """The engine of each model's last training in this process; not an attribute, nor saved with the model."""
 
 
-def run(draft: Draft[Any], task: Task, report: FitReport) -> None:
-    """Train, and publish the fitted attributes; before an error too, if something was trained."""
+def run(
+    draft: Draft[Any],
+    task: Task,
+    report: FitReport,
+    checkpoint: Checkpoint | None = None,
+    source: Path | None = None,
+) -> None:
+    """Train, and publish the fitted attributes; before an error too, if something was trained.
+
+    `source` is the file that the fit is resumed from.
+    """
     if draft.copy.solver == "lbfgs":
-        _run_lbfgs(draft, task, report)
+        _run_lbfgs(draft, task, report, checkpoint, source)
     else:
-        _run_epochs(draft, task, report)
+        _run_epochs(draft, task, report, checkpoint, source)
 
 
 @contextmanager
@@ -55,17 +72,12 @@ def _replaces_former_weights(
     """Whether the estimator gets these parameters: an epoch was finished, or nothing better is known."""
     if history:
         return True
-    is_trained = not _are_equal(params, task.params, task.samples.place.xp)
+    is_trained = not are_equal(task.samples.place.xp, params, task.params)
     if hasattr(draft.estimator, "coefs_"):
         # A few steps of a new training are no better than the former one; those of the same go on from it.
         return task.continues and is_trained and not isinstance(error, OutOfMemoryError)
     # An interrupt, or divergence, of the first epoch: the parameters may be those to begin with.
     return is_trained or error is None or isinstance(error, DivergenceError)
-
-
-def _are_equal(params: Parameters, others: Parameters, xp: Namespace) -> bool:
-    pairs = zip(flatten(params), flatten(others))
-    return all(one is other or bool(xp.all(one == other)) for one, other in pairs)
 
 
 def _publish(draft: Draft[Any], history: History) -> None:
@@ -74,28 +86,44 @@ def _publish(draft: Draft[Any], history: History) -> None:
     forget_device_copy(draft.estimator)
 
 
-def _run_lbfgs(draft: Draft[Any], task: Task, report: FitReport) -> None:
-    estimator, found = draft.copy, Minimised(task.params)
-    assert isinstance(task.samples, Samples)
+def _run_lbfgs(
+    draft: Draft[Any], task: Task, report: FitReport, checkpoint: Checkpoint | None, source: Path | None
+) -> None:
+    estimator, samples = draft.copy, task.samples
+    assert isinstance(samples, Samples)
+    progress = Progress(plain(task.params), (), None)
+    if task.resumed and task.continuation is not None:
+        progress = Progress.resumed(task.continuation["progress"], progress, samples.place)
+        check_goes_on(progress, samples, estimator.max_iter, "max_iter", ["loss"])
+    found = Minimised(progress.params, progress.history, progress.loss, progress.problem, progress.is_ended)
+
+    def set_result(estimator: Estimator, progress: Progress) -> None:
+        estimator._continuation = None
+        _set_attributes(estimator, task, progress.params, progress.history)
+        estimator.loss_, estimator.t_ = progress.loss, 0
 
     def store(error: BaseException | None) -> None:
+        progress.resume_point = found.to_progress()
         if _replaces_former_weights(draft, task, found.params, found.history, error):
-            estimator._continuation = None
-            _set_attributes(estimator, task, found.params, found.history)
-            estimator.loss_, estimator.t_ = found.loss, 0
+            set_result(estimator, progress.resume_point)
             _publish(draft, found.history)
 
-    with _stored(store):
+    described = describe_fit(copy.copy(vars(estimator)), type(estimator), set_result, 0, None, None)
+    with (
+        checkpoints_of(checkpoint, task.network, progress, source, described) as checkpoints,
+        _stored(store),
+    ):
         minimise(
             task.network,
             task.params,
-            task.samples,
+            samples,
             max_iter=estimator.max_iter,
             max_fun=estimator.max_fun,
             tol=estimator.tol,
             callback=report.callback,
             on_progress=report.on_progress,
             found=found,
+            checkpoints=checkpoints,
         )
     if found.problem:
         all_iterations = estimator.n_iter_ >= estimator.max_iter
@@ -107,7 +135,9 @@ def _run_lbfgs(draft: Draft[Any], task: Task, report: FitReport) -> None:
         )
 
 
-def _run_epochs(draft: Draft[Any], task: Task, report: FitReport) -> None:
+def _run_epochs(
+    draft: Draft[Any], task: Task, report: FitReport, checkpoint: Checkpoint | None, source: Path | None
+) -> None:
     estimator, samples = draft.copy, task.samples
     stream = samples if isinstance(samples, Stream) else None
     n_samples = samples.n_total if isinstance(samples, Samples) else 1
@@ -117,6 +147,11 @@ def _run_epochs(draft: Draft[Any], task: Task, report: FitReport) -> None:
         stream.rate = optimizer.learning_rate  # of rows, one of which is counted for an epoch
     progress = _starting_progress(task, optimizer)
     rule, metric = early_stopping_of(estimator)
+    if task.resumed:
+        columns = ["loss", *([metric.name] if estimator._scores_training else [])]
+        if task.validation is not None:
+            columns += ["val_loss", f"val_{metric.name}"]
+        check_goes_on(progress, samples, estimator.max_iter, "max_iter", columns)
     report.progress = progress
     settings = Settings(
         optimizer=optimizer,
@@ -129,7 +164,15 @@ def _run_epochs(draft: Draft[Any], task: Task, report: FitReport) -> None:
         early_stopping=rule,
         callback=report.callback,
         on_progress=report.on_progress,
+        is_resumable=checkpoint is not None,
     )
+
+    def set_result(estimator: Estimator, point: Progress) -> None:
+        _set_attributes(estimator, task, point.best_params, point.history, metric)
+        n_rows = n_samples * len(point.history)
+        if stream is not None:
+            n_rows = 0 if point.position is None else point.position.n_rows_of_all
+        estimator.t_ = n_seen + n_rows
 
     def store(error: BaseException | None) -> None:
         history = progress.history
@@ -137,6 +180,7 @@ def _run_epochs(draft: Draft[Any], task: Task, report: FitReport) -> None:
         if shared and estimator.shuffle and stream is None and task.batch_size == n_samples:
             # A whole batch needs no order, but a generator that the user shares must be left where
             # scikit-learn would leave it.
+            assert progress.random is not None
             for _ in history:
                 progress.random.shuffle(np.arange(n_samples))
         if _replaces_former_weights(draft, task, progress.params, history, error):
@@ -144,8 +188,15 @@ def _run_epochs(draft: Draft[Any], task: Task, report: FitReport) -> None:
             estimator.t_ = n_seen + (n_samples * len(history) if stream is None else stream.n_rows)
             _publish(draft, history)
 
-    with _stored(store):
-        run_training(task.network, progress, task.samples, settings)
+    state = task.validation_random_state
+    described = describe_fit(
+        copy.copy(vars(estimator)), type(estimator), set_result, n_seen, state, metric.name
+    )
+    with (
+        checkpoints_of(checkpoint, task.network, progress, source, described) as checkpoints,
+        _stored(store),
+    ):
+        run_training(task.network, progress, samples, replace(settings, checkpoints=checkpoints))
     stopped = progress.early_stopping is not None and progress.early_stopping.stopped
     ended = task.incremental or (stream is not None and stream.raw.is_iterator)
     if not ended and not stopped and len(progress.history) == estimator.max_iter:
@@ -162,12 +213,14 @@ def _starting_progress(task: Task, optimizer: Optimizer) -> Progress:
     new = start_training(place.xp, task.params, optimizer, task.random)
     if task.continuation is None:
         return new
+    if task.resumed:
+        return Progress.resumed(task.continuation["progress"], new, place)
     progress = Progress.from_dict(move_progress(task.continuation["progress"], place), new)
     progress.random = task.random
     if task.incremental:
         # As in scikit-learn: each call begins with the rows in their order, and with the best weights.
         progress.order, progress.params = None, task.params
-    if not _are_equal(task.params, progress.best_params, place.xp):
+    if not are_equal(place.xp, task.params, progress.best_params):
         # The user has changed the weights: what was best before is no longer.
         progress.params, progress.early_stopping = task.params, None
     return progress

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -27,6 +28,7 @@ from mlp_xp._network import Network
 from mlp_xp._parameters import all_finite
 from mlp_xp._processes import Processes, together
 from mlp_xp._samples import Shard
+from mlp_xp._training.checkpoints import Checkpoint
 from mlp_xp._training.measure import check_weights
 from mlp_xp._validation import errors_naming, lookup
 from mlp_xp._warnings import warn
@@ -120,6 +122,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         X_val: Any = None,
         y_val: Any = None,
         sample_weight_val: Any = None,
+        checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
+        resume: str | os.PathLike[str] | bool = False,
         classes: Any = None,
     ) -> MLPClassifier:
         """Train on X and y, from the start or, with `warm_start`, from where the last fit ended.
@@ -141,9 +145,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             classes = self._given_classes(classes, continues=continues)
         elif classes is not None:
             raise ValueError("`classes` must be None, but for a stream: they are those of `y`")
-        return self._fit(
-            X, y, sample_weight, validation_data=(X_val, y_val, sample_weight_val), classes=classes
-        )
+        data = {"validation_data": (X_val, y_val, sample_weight_val), "classes": classes}
+        return self._fit(X, y, sample_weight, checkpoint=checkpoint, resume=resume, **data)
 
     @available_if(_is_stochastic)
     @fill_docstring

@@ -9,7 +9,7 @@ from mlp_xp._parameters import Parameters
 from mlp_xp._processes import current_processes
 from mlp_xp._training.early_stopping import EarlyStoppingState
 from mlp_xp._training.history import History, ProgressListener
-from mlp_xp._training.loop import Progress
+from mlp_xp._training.progress import Progress
 from mlp_xp.estimators._draft import Draft
 from mlp_xp.estimators._fitted import as_lists
 

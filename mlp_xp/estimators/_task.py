@@ -19,6 +19,7 @@ from mlp_xp._arrays import (
     Namespace,
     Placement,
     is_sparse,
+    placement,
     quiet_floating_point,
     to_host,
     without_autodiff,
@@ -47,6 +48,7 @@ from mlp_xp.estimators._input import (
     storing_place,
 )
 from mlp_xp.estimators._interface import Estimator
+from mlp_xp.estimators._resuming import move_to
 
 
 class Task(NamedTuple):
@@ -72,6 +74,8 @@ class Task(NamedTuple):
         The state of the random generator that the validation part was drawn with.
     continuation : dict or None
         What the last training left to continue it, see `FittedAttributes`.
+    resumed : bool
+        Whether this is a fit that goes on from its checkpoint, as `continuation` has it.
     """
 
     home: Placement
@@ -85,6 +89,7 @@ class Task(NamedTuple):
     random: np.random.RandomState
     validation_random_state: Any
     continuation: dict[str, Any] | None
+    resumed: bool
 
 
 def prepare_task(
@@ -97,20 +102,26 @@ def prepare_task(
     incremental: bool = False,
     classes: Any = None,
     raw: RawStream | None = None,
+    resumed: bool = False,
 ) -> Task:
     """Check parameters and data, and learn the classes; after this only the training itself can fail.
 
-    Of a stream, `raw`, the first batch is checked, in place of `X`, `y` and `sample_weight`.
+    Of a stream, `raw`, the first batch is checked, in place of `X`, `y` and `sample_weight`. An estimator of
+    a fit that is resumed is on the host, and comes to where `X` lives.
     """
     by_batches = incremental or raw is not None
     if raw is not None:
         X, y, sample_weight = raw.first
     in_batch = nullcontext if raw is None else partial(errors_in_batch, 1)
     hidden_layer_sizes = estimator._check_parameters()
-    continues = hasattr(estimator, "coefs_") and (incremental or estimator.warm_start)
+    continues = hasattr(estimator, "coefs_") and (incremental or estimator.warm_start or resumed)
     with in_batch():
         X, home = check_samples(estimator, X, reset=not continues)
-        if continues:
+        if resumed:
+            dtype = placement(coefs_=estimator.coefs_[0]).dtype_name
+            home = home._replace(dtype=getattr(home.xp, dtype))
+            move_to(estimator, home)
+        elif continues:
             home = check_same_place(estimator, home, "partial_fit" if incremental else "fit")
     there = computing_place(estimator.backend, home)
     processes = current_processes()
@@ -161,6 +172,9 @@ def prepare_task(
         params: Parameters = params_at(estimator, there)
         if continuation is not None and not by_batches:
             former = continuation["progress"]["random"]
+            if resumed and isinstance(estimator.random_state, np.random.RandomState):
+                random.set_state(former.get_state())  # where it would be in the fit that is resumed
+                former = random
             random = random if former is random else copy.deepcopy(former)
     else:
         draw = glorot_uniform(2.0 if estimator._all_logistic() else 6.0)
@@ -200,6 +214,7 @@ def prepare_task(
         random=random,
         validation_random_state=state,
         continuation=continuation,
+        resumed=resumed,
     )
 
 

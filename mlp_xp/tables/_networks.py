@@ -18,9 +18,10 @@ from mlp_xp._arrays import HostArray
 from mlp_xp._interrupts import deferred_interrupts
 from mlp_xp._processes import together
 from mlp_xp._samples import Shard
+from mlp_xp._training.checkpoints import Checkpoint
 from mlp_xp._training.history import History, TrainingInterruptedWarning
 from mlp_xp._warnings import warn
-from mlp_xp.estimators._fitted import fitted_state
+from mlp_xp.estimators._fitted import describe
 from mlp_xp.estimators._labels import class_weights, classes_of
 from mlp_xp.tables._parts import all_values, compute_of_parts
 from mlp_xp.tables._pipelines import PreparedData
@@ -68,6 +69,8 @@ class Training:
         split "validation", and there are enough.
     on_begin : callable ``(number) -> None``
         Called before each network, which are numbered from 1.
+    checkpoint : callable ``(number) -> Checkpoint``, optional
+        Returns the checkpoint of a network, which is resumed from it if there is one.
     networks : list of MLPClassifier or MLPRegressor
         Those trained, in turn, in the units trained in. The last one may be unfinished.
     n_begun, n_finished : int
@@ -84,6 +87,7 @@ class Training:
     n_networks: int = 1
     leaves_rows_out: bool = False
     on_begin: Callable[[int], None] | None = None
+    checkpoint: Callable[[int], Checkpoint] | None = None
     networks: list[Any] = field(default_factory=list)
     n_begun: int = 0
     n_finished: int = 0
@@ -236,7 +240,10 @@ class Training:
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")  # also those that the caller ignores are looked at here
-                network.fit(*self._samples("training", rows.rows), **validation)
+                files: dict[str, Any] = {}
+                if self.checkpoint is not None:
+                    files = {"checkpoint": self.checkpoint(index + 1), "resume": True}
+                network.fit(*self._samples("training", rows.rows), **validation, **files)
         finally:
             del network._shards
             if hasattr(network, "coefs_"):
@@ -358,7 +365,8 @@ class _Judged(NamedTuple):
 
 def _judge(network: Any, X: HostArray, y: HostArray, weight: HostArray | None) -> _Judged:
     """Return a network's logits for rows, in float64."""
-    made, params, _ = fitted_state(network)
+    found = describe(network)
+    made, params = found.network, found.params
     logits = made.logits(params, X).astype(np.float64)
     weight = np.ones(len(y)) if weight is None else weight
     y = _encoded(network, y)

@@ -23,11 +23,11 @@ import numpy as np
 import polars as pl
 
 from mlp_xp._arrays import HostArray
+from mlp_xp._disk.folders import atomic_write
 from mlp_xp._messages import first_line
 from mlp_xp._processes import Processes, current_processes, shared
 from mlp_xp._validation import check_path, shown
 from mlp_xp.datasets import Dataset
-from mlp_xp.files._folders import atomic_write
 from mlp_xp.tables._common import (
     DataError,
     RawTable,

@@ -15,13 +15,13 @@ import numpy as np
 import polars as pl
 
 from mlp_xp._arrays import HostArray
+from mlp_xp._disk.folders import write_json
+from mlp_xp._disk.json_codec import load_json
 from mlp_xp._functions import set_public_module
 from mlp_xp._messages import first_line
 from mlp_xp._processes import together
 from mlp_xp._training.history import History
 from mlp_xp._validation import check_path
-from mlp_xp.files._folders import write_json
-from mlp_xp.files._json_codec import load_json
 from mlp_xp.files._models import ModelFileError, load_model, save_model
 from mlp_xp.tables._common import DataError, listed
 from mlp_xp.tables._formats import TIME_ALONE, DateFormat
@@ -52,6 +52,9 @@ PIPELINE_FILE, NETWORK_FILE, DESCRIPTION_FILE, METRICS_FILE, HISTORY_FILE, COMMA
 
 FORMER_PIPELINE_FILE = "pipeline.skops"
 """The pipeline of the folder's first format: an object graph, which cannot be loaded safely."""
+
+PARTIAL_FILE = "unfinished-training.json"
+"""What there is in the folder of a training under way: what it was begun with."""
 
 RUN_FILES = (
     *(PIPELINE_FILE, NETWORK_FILE, METRICS_FILE, HISTORY_FILE, COMMAND_FILE, "*.png"),
@@ -381,12 +384,17 @@ def _load_run(path: Path) -> Run:
         raise DataError(
             f"{path}: format 1 cannot be loaded safely, and is not: train again, as {COMMAND_FILE} says"
         )
+    if any((each / PARTIAL_FILE).is_file() for each in (path, path.resolve().parent)):
+        raise DataError(
+            f"{path}: a training that has not ended, not the folder of a run; the command that began it "
+            "goes on with it, with --resume"
+        )
     for name in (DESCRIPTION_FILE, PIPELINE_FILE, NETWORK_FILE):
         if not (path / name).is_file():
             raise DataError(f"{path}: not the folder of a run: it has no {name}")
         if not (path / name).stat().st_size:  # as have files of the system, of which some have no end
             raise DataError(f"{path}: damaged: its {name} is empty")
-    description, document = (_load_object(path / name) for name in (DESCRIPTION_FILE, PIPELINE_FILE))
+    description, document = (load_object(path / name) for name in (DESCRIPTION_FILE, PIPELINE_FILE))
     version = document.get("format")
     if type(version) is int and version > FORMAT_VERSION:
         raise DataError(
@@ -419,7 +427,7 @@ def _upgraded(document: dict[str, Any]) -> dict[str, Any]:
     return {**document, "preprocessor": {**preprocessor, "numbers": upgraded}}
 
 
-def _load_object(path: Path) -> dict[str, Any]:
+def load_object(path: Path) -> dict[str, Any]:
     """Return the object of a JSON file."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlp_xp._arrays import HostArray
+from mlp_xp._validation import lookup
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,8 +22,14 @@ if TYPE_CHECKING:
 MAX_HEADER_BYTES = 2**26
 """Maximum size of a file's header, which is read into memory as a whole before it can be checked."""
 
-DTYPES = {"float16": "F16", "float32": "F32", "float64": "F64"}
-"""Dtypes of parameters, and their names in safetensors."""
+DTYPES = {
+    **{"float16": "F16", "float32": "F32", "float64": "F64", "bool": "BOOL"},
+    **{"int8": "I8", "int16": "I16", "int32": "I32", "int64": "I64"},
+    **{"uint8": "U8", "uint16": "U16", "uint32": "U32", "uint64": "U64"},
+}
+"""Dtypes of arrays that can be in a file, and their names in safetensors."""
+
+DTYPES_BY_NAME = {name: dtype for dtype, name in DTYPES.items()}
 
 
 class TensorFile:
@@ -67,7 +74,7 @@ class TensorFile:
 
     def _read_header(self) -> tuple[int, dict[str, Any]]:
         """Return where the data begin, and the header."""
-        from mlp_xp.files._json_codec import load_json
+        from mlp_xp._disk.json_codec import load_json
 
         size = os.fstat(self._file.fileno()).st_size
         length = int.from_bytes(self._file.read(8), "little") if size >= 8 else 0
@@ -86,41 +93,53 @@ class TensorFile:
             raise ValueError("its header must be a JSON object")
         return 8 + length, header
 
-    def check(self, shapes: dict[str, tuple[int, ...]], dtype: str) -> None:
-        """Check that the file has exactly these tensors, of this dtype, and nothing else.
+    def check(self, known: dict[str, tuple[str, tuple[int, ...]]]) -> None:
+        """Check the tensors, and that there is nothing else in the file.
+
+        Parameters
+        ----------
+        known : dict of tuple
+            The dtypes and shapes that some of them must have.
 
         Raises
         ------
         ValueError
             The message names the tensor that differs.
         """
-        begins, item = {}, np.dtype(dtype).itemsize
-        for name, shape in shapes.items():
+        begins = {}
+        for name in {**known, **self.tensors}:
             entry = self.tensors[name]
             if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
                 raise ValueError(f"{name!r} must have dtype, shape and data_offsets in the header")
-            wanted, got, offsets = DTYPES[dtype], entry["dtype"], entry["data_offsets"]
+            got, offsets = entry["dtype"], entry["data_offsets"]
             found = tuple(entry["shape"]) if isinstance(entry["shape"], list) else entry["shape"]
-            if (got, found) != (wanted, shape):
+            if name in known and (got, found) != (DTYPES[known[name][0]], known[name][1]):
+                wanted, shape = DTYPES[known[name][0]], known[name][1]
                 raise ValueError(f"{name!r} must be {wanted} of shape {shape}, got {got} of shape {found}")
+            item = np.dtype(lookup("dtype", got, DTYPES_BY_NAME)).itemsize
+            if not isinstance(found, tuple) or not all(type(size) is int and size >= 0 for size in found):
+                raise ValueError(f"{name!r} must have a shape of integers, got {entry['shape']!r:.60}")
+            shape = found
             if not isinstance(offsets, list) or [type(offset) for offset in offsets] != [int, int]:
                 raise ValueError(f"{name!r} must have two integers as data_offsets, got {offsets}")
             if offsets[1] - offsets[0] != math.prod(shape) * item:
                 raise ValueError(f"{name!r} must have data_offsets of its size, got {offsets}")
-            begins[offsets[0]] = offsets[1]
+            if offsets[1] > offsets[0]:  # several without elements may begin at the same place
+                begins[offsets[0]] = offsets[1]
         end = 0
         while end in begins:  # tensors follow each other without gaps
             end = begins.pop(end)
         if begins or end != self._n_data_bytes:
             raise ValueError("its tensors must fill the file, one after the other")
 
-    def read(self, name: str, shape: tuple[int, ...], dtype: str) -> HostArray:
-        """Return a tensor that `check` has found in the file."""
-        array = np.empty(shape, dtype=np.dtype(dtype).newbyteorder("<"))
+    def read(self, name: str) -> HostArray:
+        """Return a tensor, after `check`."""
+        dtype = np.dtype(DTYPES_BY_NAME[self.tensors[name]["dtype"]])
+        array = np.empty(self.tensors[name]["shape"], dtype=dtype.newbyteorder("<"))
         self._file.seek(self._start + self.tensors[name]["data_offsets"][0])
         if self._file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
             raise ValueError("it became shorter while it was read")
-        return array
+        return array.astype(dtype, copy=False)
 
 
 def _is_text(value: Any) -> bool:

@@ -31,11 +31,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
         if target.exists() and not target.is_file():
             raise FileExistsError(errno.EEXIST, "it must be a file, and is something else")
         yield temporary
-        _sync(temporary)
+        sync_file(temporary)
         if target.exists():
             shutil.copymode(target, temporary)
         temporary.replace(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
         if error.errno is None:
             raise
@@ -58,6 +58,9 @@ class NewFolder:
     mark : str
     contents : sequence of str
         Names of the other files that such a folder has, or patterns of names. One with more is not replaced.
+    within : Path, optional
+        The folder to make the temporary folder in when it is needed, on the same file system. By default it
+        is made at once, beside the path.
 
     Attributes
     ----------
@@ -70,17 +73,43 @@ class NewFolder:
         If the folder cannot be made, or the path exists and may not be replaced.
     """
 
-    def __init__(self, path: Path, *, overwrite: bool, mark: str, contents: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        overwrite: bool,
+        mark: str,
+        contents: Sequence[str] = (),
+        within: Path | None = None,
+    ) -> None:
         self.path, self.overwrite, self.mark, self.contents = path, overwrite, mark, contents
         self._finished = False
         self._target = path.resolve()
-        self._check()
-        try:
-            self.partial = Path(mkdtemp(prefix=f".{self._target.name}.", dir=self._target.parent))
-        except OSError as error:
-            raise ValueError(f"{path}: no folder can be made there ({error.strerror})") from error
+        self._within = within or self._target.parent
+        self._partial: Path | None = None
+        self.check()
+        self._made_in(self._target.parent, keep=within is None)
 
-    def _check(self) -> None:
+    def _made_in(self, folder: Path, *, keep: bool) -> None:
+        """Make the temporary folder, or try whether one can be made."""
+        try:
+            made = Path(mkdtemp(prefix=f".{self._target.name}.", dir=folder))
+        except OSError as error:
+            raise ValueError(f"{self.path}: no folder can be made there ({error.strerror})") from error
+        if keep:
+            self._partial = made
+        else:
+            made.rmdir()
+
+    @property
+    def partial(self) -> Path:
+        """The temporary folder to write to."""
+        if self._partial is None:
+            self._made_in(self._within, keep=True)
+        assert self._partial is not None
+        return self._partial
+
+    def check(self) -> None:
         """Raise a ValueError if the path cannot be created or may not be replaced."""
         path, target = self.path, self._target
         if not target.parent.is_dir():
@@ -116,26 +145,28 @@ class NewFolder:
             if error is not None:
                 error.add_note(f"saved before that: {self.path}")
             return
+        if self._partial is None:
+            return
         with suppress(OSError):  # removes the folder if it is empty
-            self.partial.rmdir()
-        if error is not None and self.partial.exists():
-            error.add_note(f"what was written until then is in {self.partial}")
+            self._partial.rmdir()
+        if error is not None and self._partial.exists():
+            error.add_note(f"what was written until then is in {self._partial}")
 
     def finish(self) -> None:
         """Move the folder to its path, replacing the former one, once all it holds is on the disk."""
-        self._check()  # again: the path may have been created during a long training
+        self.check()  # again: the path may have been created during a long training
         self.partial.chmod(0o777 & ~_umask())  # mkdtemp makes folders private
         for path in self.partial.rglob("*"):
             if path.is_file():
-                _sync(path)
+                sync_file(path)
             else:
-                _sync_folder(path)
-        _sync_folder(self.partial)
+                sync_folder(path)
+        sync_folder(self.partial)
         former = self._replace() if self._target.exists() else None
         if former is None:
             self.partial.rename(self._target)
         self._finished = True
-        _sync_folder(self._target.parent)
+        sync_folder(self._target.parent)
         if former is not None:
             shutil.rmtree(former, ignore_errors=True)
 
@@ -170,13 +201,13 @@ def _exchange(one: Path, other: Path) -> bool:
         return False
 
 
-def _sync(path: Path) -> None:
+def sync_file(path: Path) -> None:
     """Wait until a file is on the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
     """Wait until the names in a folder are on the disk, where the system can."""
     with suppress(OSError):  # Windows opens no folders, and some file systems sync none
         handle = os.open(path, os.O_RDONLY)

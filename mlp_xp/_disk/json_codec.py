@@ -217,6 +217,52 @@ def _decode_random_state(state: Any) -> np.random.RandomState:
     return random
 
 
+BIT_GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
+"""NumPy's sources of random bits, by which a `Generator` is described."""
+
+LARGEST_IN_STATE = {"pos": 624, "buffer_pos": 4, "has_uint32": 1, "uinteger": 2**32 - 1}
+"""The largest integers in their states: NumPy would use some as they are, and read elsewhere.
+
+Others have 128 bits.
+"""
+
+
+def _encode_generator(name: str, random: np.random.Generator) -> Any:
+    state: Any = random.bit_generator.state
+    if state["bit_generator"] not in BIT_GENERATORS:
+        raise TypeError(
+            f"`{name}` must draw from one of {BIT_GENERATORS} to be in a file, got {state['bit_generator']}"
+        )
+    return encode(name, state)
+
+
+def _decode_generator(described: Any) -> np.random.Generator:
+    state = decode(described)
+    kind = state.get("bit_generator") if isinstance(state, dict) else None
+    lookup("bit_generator", kind, dict.fromkeys(BIT_GENERATORS))
+    bits = getattr(np.random, str(kind))(0)
+    _check_state(state, bits.state, "state")
+    if kind == "MT19937" and not state["state"]["key"].any():
+        raise ValueError("the state of MT19937 must have numbers that are not zero")
+    bits.state = state
+    return np.random.Generator(bits)
+
+
+def _check_state(found: Any, wanted: Any, name: str) -> None:
+    """Check that the state of a source of random bits has the structure of another one."""
+    if type(found) is not type(wanted):
+        raise TypeError(f"`{name}` must be {type_name(wanted)}, got {type_name(found)}")
+    if isinstance(wanted, dict):
+        if found.keys() != wanted.keys():
+            raise ValueError(f"`{name}` must have {list(wanted)}, got {list(found)}")
+        for key, value in wanted.items():
+            _check_state(found[key], value, key)
+    elif isinstance(wanted, np.ndarray) and (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
+        raise ValueError(f"`{name}` must be {wanted.dtype} of shape {wanted.shape}")
+    elif isinstance(wanted, int) and not 0 <= found <= LARGEST_IN_STATE.get(name, 2**128 - 1):
+        raise ValueError(f"`{name}` is out of its range")
+
+
 def _encode_activation(name: str, activation: Activation) -> Any:
     known = name_activation(activation)
     if known is None:
@@ -260,6 +306,7 @@ _CODECS: dict[str, _Codec] = {
     "$dict": _Codec(dict, _encode_dict, _decode_dict),
     "$array": _Codec(np.ndarray, _encode_array, _decode_array),
     "$random_state": _Codec(np.random.RandomState, _encode_random_state, _decode_random_state),
+    "$generator": _Codec(np.random.Generator, _encode_generator, _decode_generator),
     "$activation": _Codec(Activation, _encode_activation, _decode_activation),
     "$loss": _Codec(Loss, _encode_loss, lambda name: lookup("loss", name, LOSSES)),
 }

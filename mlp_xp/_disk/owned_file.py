@@ -1,0 +1,222 @@
+"""A file that a process owns: it replaces it again and again, and others do not."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mlp_xp._disk.folders import sync_file, sync_folder
+
+try:
+    import fcntl
+except ImportError:  # on Windows, where files are not locked
+    fcntl = None  # type: ignore[assignment]
+
+Write = Callable[[Path], object]
+"""Writes the content of a file."""
+
+
+class OwnedFile:
+    """A file that is whole at any instant, and locked by its owner while that lives.
+
+    It is written under a temporary name, forced to the disk and renamed. The lock is the system's advisory
+    one (``flock``), which ends with the process, however that ends; where a file system has none, nothing is
+    locked.
+
+    Parameters
+    ----------
+    path : Path
+    keep : int
+        How many to keep: this one, and former ones with ".1", ".2", ... behind its name, the last first.
+    """
+
+    def __init__(self, path: Path, keep: int) -> None:
+        self.path, self.keep = path, keep
+        self._target = path.resolve()  # of a symbolic link the file, not the link
+        self._lock: int | None = None
+        self._identity: Any = None
+
+    def all_kept(self) -> list[Path]:
+        """Return the files that there are, the last one first."""
+        return [path for path in (self._target, *map(self._former, range(1, self.keep))) if path.exists()]
+
+    def create(self, write: Write, *, overwrite: bool = False) -> None:
+        """Write the first one.
+
+        Raises
+        ------
+        FileExistsError
+            If there is one, and it must not be overwritten.
+        BlockingIOError
+            If another process owns it.
+        OSError
+            If it cannot be written.
+        """
+        if overwrite and self._target.exists():
+            self.take_over()
+            self.replace(write)
+        else:
+            temporary, lock = self._written(write)
+            try:
+                _rename_to_new(temporary, self._target)
+            except BaseException:
+                os.close(lock)
+                temporary.unlink(missing_ok=True)
+                raise
+            self._now_owned(lock)
+        for number in range(1, self.keep):  # they are of another training
+            self._former(number).unlink(missing_ok=True)
+        self._remove_leftovers()
+
+    def take_over(self, *, is_good: bool = True) -> None:
+        """Own the file that is there; raise a BlockingIOError if another process does.
+
+        One that is not good does not become a former one.
+        """
+        while True:
+            lock = _open_to_lock(self._target)
+            if not _locked(lock):
+                os.close(lock)
+                raise BlockingIOError(
+                    errno.EAGAIN, "another process that is still running writes it", str(self.path)
+                )
+            if os.path.samestat(os.fstat(lock), self._target.stat()):
+                break
+            os.close(lock)  # it was replaced meanwhile
+        self._now_owned(lock)
+        if not is_good:
+            self._identity = "damaged"
+        self._remove_leftovers()
+
+    def replace(self, write: Write) -> bool:
+        """Write the next one; return whether the last one was still as it was written.
+
+        Before the last one is replaced it becomes the first of the former ones, unless somebody else has
+        changed it: then these stay as they are, so that one of them is good.
+        """
+        temporary, lock = self._written(write)
+        try:
+            is_ours = bool(self._identity == self._look())
+            if is_ours and self.keep > 1 and self._target.exists():
+                for number in range(self.keep - 1, 1, -1):
+                    with suppress(FileNotFoundError):
+                        self._former(number - 1).replace(self._former(number))
+                self._copy_to_former()
+            temporary.replace(self._target)
+        except BaseException:
+            os.close(lock)
+            temporary.unlink(missing_ok=True)
+            raise
+        self._now_owned(lock)
+        return is_ours
+
+    def release(self) -> None:
+        """Own it no longer."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _former(self, number: int) -> Path:
+        return self._target.with_name(f"{self._target.name}.{number}")
+
+    def _written(self, write: Write) -> tuple[Path, int]:
+        """Write a temporary file; return its path, and its lock."""
+        temporary = self._target.with_name(f".{self._target.name}.{secrets.token_hex(8)}.partial")
+        lock = None
+        try:
+            with temporary.open("xb"):
+                lock = _open_to_lock(temporary)
+            _locked(lock)
+            write(temporary)
+            sync_file(temporary)
+            if not os.path.samestat(os.fstat(lock), temporary.stat()):  # `write` has made it anew
+                os.close(lock)
+                lock = _open_to_lock(temporary)
+                _locked(lock)
+        except BaseException:
+            if lock is not None:
+                os.close(lock)
+            temporary.unlink(missing_ok=True)
+            raise
+        return temporary, lock
+
+    def _copy_to_former(self) -> None:
+        """Let the last one have the first of the former ones' name too, in one step where links exist."""
+        link = self._target.with_name(f".{self._target.name}.{secrets.token_hex(8)}.partial")
+        try:
+            os.link(self._target, link)
+        except OSError:
+            self._target.replace(self._former(1))
+        else:
+            link.replace(self._former(1))
+
+    def _now_owned(self, lock: int) -> None:
+        self.release()
+        self._lock, self._identity = lock, self._look()
+        sync_folder(self._target.parent)
+
+    def _look(self) -> Any:
+        """Return what changes when somebody else writes the file."""
+        try:
+            found = self._target.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+    def _remove_leftovers(self) -> None:
+        """Remove temporary files of processes that were killed: nobody has locked them any more."""
+        if fcntl is None:
+            return
+        with suppress(OSError):
+            for path in self._target.parent.glob(f".{_literal(self._target.name)}.*.partial"):
+                with suppress(OSError):
+                    lock = _open_to_lock(path)
+                    try:
+                        if _locked(lock):
+                            path.unlink()
+                    finally:
+                        os.close(lock)
+
+
+def _literal(name: str) -> str:
+    """Return a name as a pattern that matches it alone."""
+    return "".join(f"[{character}]" if character in "*?[" else character for character in name)
+
+
+def _open_to_lock(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR)  # some network file systems lock only files open for writing
+    except PermissionError:
+        return os.open(path, os.O_RDONLY)
+
+
+def _locked(handle: int) -> bool:
+    """Lock an open file; return False if another process has, True also where there are no locks."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _rename_to_new(temporary: Path, target: Path) -> None:
+    """Rename a file; raise a FileExistsError if the new name is taken, also at the same instant."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, "it exists already", str(target)) from None
+        temporary.rename(target)
+    else:
+        temporary.unlink()
