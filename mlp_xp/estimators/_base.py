@@ -61,8 +61,10 @@ class BaseMLP(Estimator, CallbackSupportMixin):
 
         {fit_results}
         """
-        data = {"validation_data": (X_val, y_val, sample_weight_val)}
-        return self._fit(X, y, sample_weight, checkpoint=checkpoint, resume=resume, **data)
+        validation_data = X_val, y_val, sample_weight_val
+        return self._fit(
+            X, y, sample_weight, checkpoint=checkpoint, resume=resume, validation_data=validation_data
+        )
 
     def _partial_fit(self: Self, X: Any, y: Any, sample_weight: Any, classes: Any = None) -> Self:
         if self.early_stopping:
