@@ -77,9 +77,12 @@ _CONTAINERS = (tuple, list, dict)
 
 
 def leaves(tree: Any) -> list[Any]:
-    """Return the arrays and numbers in nested tuples, lists and dicts, such as an optimizer's state."""
+    """Return the arrays and numbers in nested tuples, lists and dicts, such as an optimizer's state.
+
+    Those of a dict come in the order of its sorted keys: libraries, such as JAX, return dicts in that order.
+    """
     if isinstance(tree, dict):
-        tree = tree.values()
+        tree = [tree[key] for key in sorted(tree, key=str)]
     elif not isinstance(tree, (tuple, list)):
         return [tree]
     found = []
@@ -96,12 +99,14 @@ def with_leaves(tree: Any, new: Iterable[Any]) -> Any:
     new = iter(new)
     if not isinstance(tree, _CONTAINERS):
         return next(new)
+    keys = sorted(tree, key=str) if isinstance(tree, dict) else range(len(tree))
     children = [
         with_leaves(child, new) if isinstance(child, _CONTAINERS) else next(new)
-        for child in (tree.values() if isinstance(tree, dict) else tree)
+        for child in map(tree.__getitem__, keys)
     ]
     if isinstance(tree, dict):
-        return dict(zip(tree, children))
+        found = dict(zip(keys, children))
+        return {key: found[key] for key in tree}
     return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
 
 

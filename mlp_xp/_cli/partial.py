@@ -29,7 +29,7 @@ MAY_DIFFER = ("data", "val", "out", "resume", "overwrite", "json", "quiet", "bac
 """Options that a resumed training may have other values of; the data are compared by what is in them."""
 
 SAVED_FILE = "saved"
-"""An empty file: what was trained until an interrupt is saved as a run."""
+"""An empty file: the run that there is was saved by this training, after an interrupt say."""
 
 
 class PartialFolder:
@@ -106,13 +106,12 @@ class PartialFolder:
         """Return the checkpoint of a network, which are numbered from 1."""
         return Checkpoint(self.path / f"network-{number}.safetensors")
 
-    def keep(self) -> None:
-        """Leave the folder, to be resumed: the run that is saved was interrupted, or has failed."""
+    def may_replace_run(self) -> None:
+        """Remember that the run that is saved now is of this training, which may replace it when resumed."""
         (self.path / SAVED_FILE).touch()
-        self._file.release()
 
     def remove(self) -> None:
-        """Remove the folder: the run is saved."""
+        """Remove the folder: the run is saved, with its scores and pictures."""
         shutil.rmtree(self.path, ignore_errors=True)
         self._file.release()
 

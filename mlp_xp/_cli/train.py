@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
         _print_scores(loaded, scores, outputs, screen)
         (screen.print if outcome.exit_code == 0 else screen.print_error)(outcome.message)
         answer = {**description, "scores": scores}
-        if folder is None:
+        if folder is None or partial_folder is None:
             screen.print("Nothing was saved; --out FOLDER keeps the network.")
         else:
             if survivor is not None and not survivor.wait():
@@ -111,7 +111,9 @@ def run(options: argparse.Namespace) -> int:
             write_json(folder.path / METRICS_FILE, scores)
             screen.print_notes(_draw(trained, training, loaded, outputs, shown))
             _print_saved(folder.path, screen)
-            if outcome.exit_code == EXIT_INTERRUPTED:
+            if outcome.exit_code == 0:
+                partial_folder.remove()
+            elif outcome.exit_code == EXIT_INTERRUPTED:
                 screen.print_command("Go on with the training:", f"{description['command']} --resume")
         screen.print_json(answer)
         return outcome.exit_code
@@ -121,11 +123,8 @@ def _save(folder: NewFolder, partial_folder: PartialFolder, trained: Run, traini
     """Write the run's folder, but for scores and pictures."""
     with without_backend(training.estimator):
         write_run(folder.partial, trained, training.histories)
+    partial_folder.may_replace_run()
     folder.finish()
-    if trained.description["exit_code"] == 0:
-        partial_folder.remove()
-    else:
-        partial_folder.keep()
 
 
 def _features_to_draw(trained: Run, loaded: LoadedData) -> pl.DataFrame | None:

@@ -17,6 +17,9 @@ try:
 except ImportError:  # on Windows, where files are not locked
     fcntl = None  # type: ignore[assignment]
 
+DAMAGED = "damaged"
+"""What is known of a file that is not good."""
+
 Write = Callable[[Path], object]
 """Writes the content of a file."""
 
@@ -90,11 +93,11 @@ class OwnedFile:
             os.close(lock)  # it was replaced meanwhile
         self._now_owned(lock)
         if not is_good:
-            self._identity = "damaged"
+            self._identity = DAMAGED
         self._remove_leftovers()
 
     def replace(self, write: Write) -> bool:
-        """Write the next one; return whether the last one was still as it was written.
+        """Write the next one; return whether the last one was still as it was known to be.
 
         Before the last one is replaced it becomes the first of the former ones, unless somebody else has
         changed it: then these stay as they are, so that one of them is good.
@@ -112,8 +115,9 @@ class OwnedFile:
             os.close(lock)
             temporary.unlink(missing_ok=True)
             raise
+        is_known = is_ours or self._identity == DAMAGED
         self._now_owned(lock)
-        return is_ours
+        return is_known
 
     def release(self) -> None:
         """Own it no longer."""
@@ -177,7 +181,8 @@ class OwnedFile:
                 with suppress(OSError):
                     lock = _open_to_lock(path)
                     try:
-                        if _locked(lock):
+                        # Another name of our own file is one of a process killed between link and unlink.
+                        if path.samefile(self._target) or _locked(lock):
                             path.unlink()
                     finally:
                         os.close(lock)

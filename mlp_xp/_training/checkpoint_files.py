@@ -49,7 +49,7 @@ class Checkpoints:
         self._problem = ""
         self._written: Any = None
         self._is_new = False
-        self._time = 0.0
+        self._n_epochs, self._time = 0, 0.0
 
     def begin(self, progress: Progress, resumed: Path | None) -> None:
         """Own the file, and write a first one unless the training was resumed from it.
@@ -90,13 +90,13 @@ class Checkpoints:
             raise type(error)(
                 error.errno, f"`checkpoint` must be a file that can be written: {error.strerror}", _name(self)
             ) from error
-        self._time, self._written = time.monotonic(), _stage(progress)
+        self._n_epochs, self._time, self._written = len(progress.history), time.monotonic(), _stage(progress)
 
     def is_due(self, n_epochs: int) -> bool:
         """Whether to write one now, at the end of an epoch; warn if the last one could not be written."""
         self._report()
         if self.rule.every_epochs is not None:
-            return n_epochs - self._written[0] >= self.rule.every_epochs and not self._is_writing
+            return n_epochs - self._n_epochs >= self.rule.every_epochs and not self._is_writing
         return self.is_due_within_epoch()
 
     def is_due_within_epoch(self) -> bool:
@@ -108,7 +108,8 @@ class Checkpoints:
 
     def write(self, progress: Progress) -> None:
         """Write one, in a thread of its own."""
-        content, self._time = self.describe(progress), time.monotonic()
+        content = self.describe(progress)
+        self._n_epochs, self._time = len(progress.history), time.monotonic()
         self._writer = threading.Thread(target=self._write, args=(content, _stage(progress)), daemon=True)
         self._writer.start()
 

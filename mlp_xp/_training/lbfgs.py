@@ -66,6 +66,8 @@ class Minimised:
         Why the minimiser stopped short of a minimum, "" if it did not.
     is_ended : bool
         Whether it stopped for another reason than the number of iterations.
+    data : str
+        See `Progress`.
     """
 
     params: Parameters
@@ -73,6 +75,7 @@ class Minimised:
     loss: float = math.nan
     problem: str = ""
     is_ended: bool = False
+    data: str = ""
 
     def to_progress(self) -> Progress:
         """Return this as the progress of a training, to go on from."""
@@ -84,6 +87,7 @@ class Minimised:
             is_ended=self.is_ended,
             loss=self.loss,
             problem=self.problem,
+            data=self.data,
         )
 
 
@@ -158,7 +162,7 @@ def minimise(
                 max_resident_bytes = room_beside(place, network._bytes_of_block(samples))
             samples, _ = moved_if_they_fit(max_resident_bytes, samples)
         minimisation = _Minimisation(network, params, samples, options, callback, on_progress, found.history)
-        minimisation.loss, minimisation.checkpoints = found.loss, checkpoints
+        minimisation.loss, minimisation.data, minimisation.checkpoints = found.loss, found.data, checkpoints
         try:
             run_with_recovery(minimisation)
         finally:
@@ -184,6 +188,8 @@ class _Minimisation:
         See `Minimised`.
     stop_iteration : StopIteration or None
         Raised by the user's callback; SciPy would end as if asked to.
+    data : str
+        See `Minimised`.
     checkpoints : Checkpoints or None
     """
 
@@ -211,6 +217,7 @@ class _Minimisation:
         self.problem = ""
         self.is_ended = False
         self.stop_iteration: StopIteration | None = None
+        self.data = ""
         self.checkpoints: Checkpoints | None = None
 
     @property
@@ -297,7 +304,8 @@ class _Minimisation:
         if self.samples.shard is not None:
             stop = self.samples.shard.processes.any("the end of an iteration", stop)
         if self.checkpoints is not None and self.checkpoints.is_due(len(self.history)):
-            self.checkpoints.write(Minimised(self.params, self.history, self.loss).to_progress())
+            found = Minimised(self.params, self.history, self.loss, data=self.data)
+            self.checkpoints.write(found.to_progress())
         if stop:
             raise StopIteration
 

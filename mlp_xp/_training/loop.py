@@ -513,6 +513,7 @@ class _Loop:
             self.history[: found.n_epochs],
             live.is_ended,
             found.position,
+            data=live.data,
         )
 
     # When it is cut short: see `mlp_xp._training.recovery.RecoverableTraining`.

@@ -54,6 +54,8 @@ class Progress:
         Of L-BFGS, the objective at `params`.
     problem : str
         Of L-BFGS, see `Minimised`.
+    data : str
+        The digest of the samples, "" if it is not known; see `digest_of`.
     resume_point : Progress or None
         This progress after the last step behind which the training can go on exactly: the end of an epoch, or
         of a batch of a stream.
@@ -69,6 +71,7 @@ class Progress:
     position: StreamPosition | None = None
     loss: float = math.nan
     problem: str = ""
+    data: str = ""
     resume_point: Progress | None = None
 
     @property
@@ -111,6 +114,7 @@ class Progress:
             "position": None if self.position is None else list(self.position),
             "loss": self.loss,
             "problem": self.problem,
+            "data": self.data,
         }
 
     @classmethod
@@ -120,7 +124,8 @@ class Progress:
         The optimizer's state has the structure of the new one, and is the new one where the optimizer
         is another than before.
         """
-        stopping, old, new = content["early_stopping"], content["optimizer_state"], start.optimizer_state
+        stopping, new = content["early_stopping"], start.optimizer_state
+        old = _with_numbers(content["optimizer_state"], leaves(new))
         position, history = content.get("position"), content.get("history")
         return cls(
             content["params"],
@@ -133,6 +138,7 @@ class Progress:
             None if position is None else StreamPosition(*position),
             content.get("loss", math.nan),
             content.get("problem", ""),
+            content.get("data", ""),
         )
 
     @classmethod
@@ -156,7 +162,8 @@ class Progress:
                 f"`resume` must hold parameters {shown(there)} as `params` has, got {shown(here)}"
             )
         content = move_progress(content, place)
-        if not _are_alike(content["optimizer_state"], leaves(start.optimizer_state)):
+        new = leaves(start.optimizer_state)
+        if not _are_alike(_with_numbers(content["optimizer_state"], new), new):
             raise ValueError(
                 "`optimizer` must have a state as that of the training to resume, got another one"
             )
@@ -198,6 +205,16 @@ def _mapped(content: dict[str, Any], function: Callable[[Any], Any]) -> dict[str
         best = map_tree(function, stopping["best_params"])
         content["early_stopping"] = {**stopping, "best_params": best}
     return content
+
+
+def _with_numbers(old: list[Any], new: list[Any]) -> list[Any]:
+    """Return leaves of a state with numbers where the new one has them, of which JAX makes arrays."""
+    if len(old) != len(new):
+        return old
+    return [
+        to_host(one).item() if is_array(one) and not is_array(other) and one.ndim == 0 else one
+        for one, other in zip(old, new)
+    ]
 
 
 def _are_alike(old: list[Any], new: list[Any]) -> bool:
@@ -274,6 +291,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "position": (list, type(None)),
     "loss": (float,),
     "problem": (str,),
+    "data": (str,),
 }
 """What a file's progress holds, and the types of it."""
 
@@ -294,7 +312,7 @@ def to_file_content(content: dict[str, Any], model: Parameters) -> dict[str, Any
     Parameters that are those of the model are not written twice.
     """
     content = {"history": None, "engine": "", "is_ended": False, "position": None, **content}
-    content = {"loss": math.nan, "problem": "", **progress_on_host(content)}
+    content = {"loss": math.nan, "problem": "", "data": "", **progress_on_host(content)}
     if _are_same(content["params"], model):
         content["params"] = None
     stopping = content["early_stopping"]

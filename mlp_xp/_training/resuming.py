@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlp_xp._arrays import to_host
+import numpy as np
+
+from mlp_xp._arrays import is_sparse, quiet_floating_point, to_host
 from mlp_xp._disk.model_files import ModelContent
 from mlp_xp._network import Network
 from mlp_xp._parameters import map_tree, named
@@ -20,6 +24,9 @@ from mlp_xp._training.checkpoints import Checkpoint
 from mlp_xp._training.history import Trained
 from mlp_xp._training.progress import Progress, to_file_content
 from mlp_xp._validation import shown
+
+N_ROWS_LOOKED_AT = 64
+"""How many rows are compared with those of the training that is resumed."""
 
 
 class Source(NamedTuple):
@@ -94,6 +101,7 @@ def resumed(
     """
     source = find_source(resume, checkpoint)
     if source is None:
+        start.data = digest_of(samples) if checkpoint is not None else ""
         return start, None
     if source.model is not None:
         if source.model.kind != "Network":
@@ -123,9 +131,35 @@ def check_goes_on(
         )
     if isinstance(samples, Stream) != (progress.position is not None) and n_done:
         raise ValueError("`X` must be a stream if it was one before, else arrays")
+    data = digest_of(samples)
+    if n_done and progress.data and data and progress.data != data:
+        raise ValueError(
+            "`X`, `y` and `sample_weight` must be those of the training to resume, got other values in some "
+            f"of {N_ROWS_LOOKED_AT} rows"
+        )
+    progress.data = data
     order = progress.order
     if order is not None and isinstance(samples, Samples) and len(order) != samples.n_total:
         raise ValueError(f"`X` must have {len(order)} rows as before, got {samples.n_total}")
+
+
+def digest_of(samples: Samples | Stream) -> str:
+    """Return a SHA-256 of some rows, evenly spaced, as they are computed with: the same on every device.
+
+    It is "" for a stream, and for one of several processes.
+    """
+    if isinstance(samples, Stream) or samples.shard is not None:
+        return ""
+    n_rows = len(samples)
+    rows = np.unique(np.linspace(0, n_rows - 1, min(n_rows, N_ROWS_LOOKED_AT)).astype(np.int64))
+    some = replace(samples, rows=rows if samples.rows is None else samples.rows[rows])
+    checksum = sha256(f"{n_rows}".encode())
+    with quiet_floating_point():
+        for array in next(some.batches(N_ROWS_LOOKED_AT)):
+            host = array if array is None else to_host(array.toarray() if is_sparse(array) else array)
+            host = None if host is None else host.astype(host.dtype.newbyteorder("<"))
+            checksum.update(b"none" if host is None else host.tobytes())
+    return checksum.hexdigest()
 
 
 @contextmanager

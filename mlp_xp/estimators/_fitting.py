@@ -22,7 +22,7 @@ from mlp_xp._training.lbfgs import Minimised, minimise
 from mlp_xp._training.loop import Settings, run_training
 from mlp_xp._training.metrics import Metric
 from mlp_xp._training.progress import Progress, move_progress, start_training
-from mlp_xp._training.resuming import check_goes_on, checkpoints_of
+from mlp_xp._training.resuming import check_goes_on, checkpoints_of, digest_of
 from mlp_xp._warnings import warn
 from mlp_xp.estimators._draft import Draft
 from mlp_xp.estimators._fitted import forget_device_copy, set_weights
@@ -95,7 +95,16 @@ def _run_lbfgs(
     if task.resumed and task.continuation is not None:
         progress = Progress.resumed(task.continuation["progress"], progress, samples.place)
         check_goes_on(progress, samples, estimator.max_iter, "max_iter", ["loss"])
-    found = Minimised(progress.params, progress.history, progress.loss, progress.problem, progress.is_ended)
+    elif checkpoint is not None:
+        progress.data = digest_of(samples)
+    found = Minimised(
+        progress.params,
+        progress.history,
+        progress.loss,
+        progress.problem,
+        progress.is_ended,
+        progress.data,
+    )
 
     def set_result(estimator: Estimator, progress: Progress) -> None:
         estimator._continuation = None
@@ -152,6 +161,8 @@ def _run_epochs(
         if task.validation is not None:
             columns += ["val_loss", f"val_{metric.name}"]
         check_goes_on(progress, samples, estimator.max_iter, "max_iter", columns)
+    elif checkpoint is not None:
+        progress.data = digest_of(samples)
     report.progress = progress
     settings = Settings(
         optimizer=optimizer,
