@@ -1,4 +1,4 @@
-"""Tests of checkpoints: trainings and fits that go on go on exactly, and no file of one is lost or trusted."""
+"""Tests of checkpoints: trainings go on exactly, and none of their files is lost, or trusted."""
 
 import contextlib
 import errno
@@ -336,9 +336,10 @@ def test_an_error_leaves_the_last_whole_epoch(path, numpy):
 
 def test_divergence_leaves_the_last_finite_epoch(path, numpy):
     optimizer = gradient_descent(lambda epoch: 0.1 if epoch < 6 else 1e200)
-    with pytest.raises(DivergenceError) as caught, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        run(numpy, optimizer=optimizer, checkpoint=path)
+        with pytest.raises(DivergenceError) as caught:
+            run(numpy, optimizer=optimizer, checkpoint=path)
     assert caught.value.epoch == 7
     _, progress = checkpoint_files.read_checkpoint(path)
     assert progress["history"]["n_epochs"] <= 6
@@ -347,9 +348,10 @@ def test_divergence_leaves_the_last_finite_epoch(path, numpy):
 
 
 def test_a_training_that_ends_in_its_first_step_leaves_no_file(path, numpy):
-    with pytest.raises(DivergenceError), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        run(numpy, optimizer=gradient_descent(1e300), checkpoint=path)
+        with pytest.raises(DivergenceError):
+            run(numpy, optimizer=gradient_descent(1e300), checkpoint=path)
     assert list(path.parent.iterdir()) == []
     with pytest.raises(ValueError, match="`batch_size`"):
         run(numpy, batch_size=0, checkpoint=path)

@@ -191,6 +191,12 @@ def move_progress(content: dict[str, Any], place: Placement) -> dict[str, Any]:
     return _mapped(content, place.transfer)
 
 
+def has_steps(content: dict[str, Any]) -> bool:
+    """Whether the training that `Progress.to_full_dict` described has done any steps."""
+    position = content["position"]
+    return bool(content["history"]["n_epochs"] or (position is not None and position[0]))
+
+
 def progress_on_host(content: dict[str, Any]) -> dict[str, Any]:
     """Return what `Progress.to_dict` returned, with NumPy arrays, which may be views."""
     return _mapped(content, to_host)

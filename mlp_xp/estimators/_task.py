@@ -36,6 +36,7 @@ from mlp_xp._streams import RawBatch, RawStream, Stream, errors_in_batch
 from mlp_xp._training.early_stopping import EarlyStopping
 from mlp_xp._training.measure import check_targets, check_weights, measure
 from mlp_xp._training.metrics import METRICS, Metric
+from mlp_xp._training.progress import has_steps
 from mlp_xp._validation import errors_naming
 from mlp_xp.estimators._fitted import network_of, params_at
 from mlp_xp.estimators._input import (
@@ -184,7 +185,8 @@ def prepare_task(
     if raw is not None:
         if estimator.early_stopping and validation is None:
             raise ValueError("`early_stopping` must come with `X_val` where `X` is a stream of batches")
-        samples = _stream(estimator, network, home, there, raw, first, random)
+        begins = not (resumed and continuation is not None and has_steps(continuation["progress"]))
+        samples = _stream(estimator, network, home, there, raw, first, random if begins else None)
     else:
         samples = first.sharded(processes, estimator._shards[0])
     if isinstance(samples, Samples) and (
@@ -361,15 +363,16 @@ def _stream(
     there: Placement,
     raw: RawStream,
     first: Samples,
-    random: np.random.RandomState,
+    random: np.random.RandomState | None,
 ) -> Stream:
-    """Return a stream whose first batch is checked."""
+    """Return a stream whose first batch is checked; `random` has drawn the weights, if a training begins."""
 
     def check(batch: RawBatch) -> Samples:
         return _further_samples(estimator, network, home, there, *batch)
 
     # As each call of `partial_fit` does, each batch but the first has a generator of its own.
-    randoms = chain([random], iter(estimator._random, None)) if estimator.shuffle else None
+    drawn_from = [] if random is None else [random]
+    randoms = chain(drawn_from, iter(estimator._random, None)) if estimator.shuffle else None
     return Stream(raw, first, check, randoms=randoms)
 
 
