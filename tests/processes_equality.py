@@ -5,6 +5,7 @@ Arguments are the names of the checks, or none for all. Each process trains on t
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 import warnings
@@ -18,12 +19,14 @@ from sklearn.exceptions import ConvergenceWarning
 
 import mlp_xp
 from mlp_xp import (
+    Checkpoint,
     EarlyStopping,
     Loss,
     MLPClassifier,
     MLPRegressor,
     Network,
     Optimizer,
+    ProcessError,
     adam,
     data_parallel,
     decoupled_weight_decay,
@@ -424,6 +427,64 @@ def check_streams() -> None:
 
     expected, found = compared(fit)
     assert_same_estimator(found, expected, "a stream")
+
+
+def check_checkpoints() -> None:
+    """Trainings that go on, on as many processes bit for bit, and on others."""
+    folder = Path(COMM.bcast(tempfile.mkdtemp() if COMM.Get_rank() == 0 else None))
+    settings = {"optimizer": adam(0.01), "batch_size": 16, "seed": 2}
+    settings |= {"early_stopping": EarlyStopping("loss", n_iter_no_change=40)}
+
+    def run(rows: slice, epochs: int, **files: Any) -> Any:
+        params = NETWORK.init(0, like=X)
+        return train(NETWORK, params, X[rows], Y[rows], epochs=epochs, **settings, **files)
+
+    def run_batches(rows: slice, epochs: int, **files: Any) -> Any:
+        params = NETWORK.init(0, like=X)
+        parts = [slice(start, min(start + 10, rows.stop)) for start in range(rows.start, rows.stop, 10)]
+        batches = [(X[part], Y[part]) for part in parts]
+        return train(NETWORK, params, batches, epochs=epochs, **settings, **files)
+
+    def fit(rows: slice, epochs: int, **files: Any) -> Any:
+        model = MLPClassifier((6,), batch_size=20, random_state=1, max_iter=epochs, early_stopping=True)
+        return model.fit(X[rows], LABELS[rows], **files)
+
+    whole = run(slice(0, N), 12)
+    with data_parallel(COMM) as processes:
+        for number, each in enumerate([run, run_batches, fit]):
+            path = folder / f"{number}"
+            rows = processes.rows(N) if each is run_batches else own_rows(processes)
+            expected = each(rows, 12)
+            first = each(rows, 5, checkpoint=Checkpoint(path, every_epochs=1))
+            resumed = [each(rows, 12, checkpoint=path, resume=True), each(rows, 12, resume=path)]
+            if each is not fit:
+                resumed.append(each(rows, 12, resume=first))
+            for one in resumed:
+                if each is fit:
+                    assert_same_estimator(one, expected, path)
+                    assert one.loss_curve_ == expected.loss_curve_
+                else:
+                    assert_same_training(one, expected, path, tolerance=0.0)
+        COMM.Barrier()
+        assert sorted(path.name for path in folder.iterdir()) == ["0", "0.1", "1", "1.1", "2", "2.1"]
+        error: Any = None
+        try:
+            run(own_rows(processes), 4, checkpoint=folder / "0")
+        except (FileExistsError, ProcessError) as caught:
+            error = caught
+        assert "exists already" in str(error), error
+    # What several have begun one goes on with, and the other way round.
+    COMM.Barrier()
+    assert_same_training(run(slice(0, N), 12, resume=folder / "0.1"), whole, "on one process")
+    if COMM.Get_rank() == 0:
+        run(slice(0, N), 5, checkpoint=folder / "alone")
+    COMM.Barrier()
+    with data_parallel(COMM) as processes:
+        resumed_here = run(own_rows(processes), 12, resume=folder / "alone")
+        assert_same_training(resumed_here, whole, "begun on one process")
+    COMM.Barrier()
+    if COMM.Get_rank() == 0:
+        shutil.rmtree(folder)
 
 
 def main(names: list[str]) -> None:

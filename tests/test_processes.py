@@ -33,6 +33,11 @@ def test_estimators_learn_from_several_processes_as_from_one(n_processes):
     assert_equal(n_processes, "estimators", "continued_fits")
 
 
+@pytest.mark.parametrize("n_processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_trainings_of_several_processes_go_on(n_processes):
+    assert_equal(n_processes, "checkpoints")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("n_processes", [2, 3])
 def test_streams_of_several_processes_are_one(n_processes):

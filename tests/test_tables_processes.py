@@ -334,7 +334,8 @@ sys.exit(main(sys.argv[3:]))
 
 def interrupted(n, folder, *words):
     """Run that command in so many processes; return the exit code and what was printed."""
-    (folder / "run").exists() and shutil.rmtree(folder / "run")
+    for name in ("run", "run.partial"):
+        shutil.rmtree(folder / name, ignore_errors=True)
     with launch(
         n, INTERRUPT, folder, map(str, words), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
