@@ -35,6 +35,8 @@ SAVED_FILE = "saved"
 class PartialFolder:
     """The folder ``run.partial`` beside ``run``, from the first step of a training until its run is saved.
 
+    As a context manager it lets others have the folder at its end.
+
     Parameters
     ----------
     options : Namespace
@@ -69,6 +71,12 @@ class PartialFolder:
                 f"{self._shown}: a training that has not ended; --resume goes on with it, --overwrite begins "
                 "anew"
             )
+
+    def __enter__(self) -> PartialFolder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.release()
 
     @property
     def replaces_run(self) -> bool:
@@ -113,7 +121,6 @@ class PartialFolder:
     def remove(self) -> None:
         """Remove the folder: the run is saved, with its scores and pictures."""
         shutil.rmtree(self.path, ignore_errors=True)
-        self._file.release()
 
     def _own(self) -> None:
         try:

@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
             contents=RUN_FILES,
             within=partial_folder.path,
         )
-    with folder or nullcontext():
+    with folder or nullcontext(), partial_folder or nullcontext():
         chosen = backend(options.backend)
         with screen.working(f"reading {options.data}"):
             loaded = load_data(options)
