@@ -1,10 +1,10 @@
-"""Overheads: in training, at import, of layouts of X, of streaming it: ``python -m benchmarks costs``."""
+"""Overheads: of training, import, layouts of X, streaming, checkpoints: ``python -m benchmarks costs``."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from benchmarks import import_time, layouts, loop_cost, streaming
+from benchmarks import checkpoints, import_time, layouts, loop_cost, streaming
 from benchmarks.command_line import Parser, add_output_options, folder, need, whole_number, write_json
 from benchmarks.machine import describe
 
@@ -13,6 +13,7 @@ BENCHMARKS = {
     "import-time": import_time.measure,
     "layouts": layouts.measure,
     "streaming": streaming.measure,
+    "checkpoints": checkpoints.measure,
 }
 
 
@@ -21,7 +22,8 @@ def main(arguments: list[str]) -> None:
     parser = Parser(
         prog="python -m benchmarks costs",
         description="Compare the training loop with bare array calls, the import with NumPy's, layouts of X, "
-        "samples streamed from the host with samples on the device.",
+        "samples streamed from the host with samples on the device, trainings that write checkpoints with "
+        "others.",
     )
     parser.add_argument("--only", choices=list(BENCHMARKS), nargs="+", default=list(BENCHMARKS))
     parser.add_argument("--repeats", type=whole_number(1), default=41, help="interleaved repeats (41)")

@@ -16,6 +16,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from mlp_xp import (
     Activation,
+    Checkpoint,
     EagerFallbackWarning,
     Network,
     Optimizer,
@@ -24,6 +25,7 @@ from mlp_xp import (
     decoupled_weight_decay,
     gradient_descent,
     momentum,
+    train,
 )
 from mlp_xp._activations import ACTIVATIONS
 from mlp_xp._arrays import computing_namespace, placement, quiet_floating_point
@@ -640,3 +642,33 @@ def test_captured_epochs_warn_of_nothing(device):
         warnings.simplefilter("error")
         engine.run(epochs_of(4, 23, shuffled=True))
     assert device.counts["replays"] == 3
+
+
+# Checkpoints.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adam", "nesterov"])
+@pytest.mark.parametrize("settings", [{}, {"batch_size": 8, "callback": lambda history, params: False}])
+def test_a_training_goes_on_from_its_checkpoint(optimizer, settings, device, tmp_path):
+    pytest.importorskip("safetensors")
+    network = Network((3, 4, 2), activation="tanh", loss="categorical_cross_entropy", alpha=0.1)
+    X, y, _ = data(network.loss, n_outputs=2)
+    there = on((X, y))
+    params = network.init(0, like=there[0])
+
+    def run(epochs, arrays=there, params=params, **files):
+        given = {"optimizer": OPTIMIZERS[optimizer], "seed": 1, **settings, **files}
+        return train(network, params, *arrays, epochs=epochs, **given)
+
+    whole, n_first = run(9000), 4500  # enough of them for graphs
+    path = tmp_path / "run.mlpx"
+    first = run(n_first, checkpoint=Checkpoint(path, every_seconds=0.01))
+    for resumed in (run(9000, resume=path), run(9000, resume=first)):
+        assert resumed.history == whole.history
+        assert resumed.history.engine == whole.history.engine == "cuda_graph"
+        for one, other in zip(to_host(resumed.params), to_host(whole.params), strict=True):
+            np.testing.assert_array_equal(one.weight, other.weight)
+            np.testing.assert_array_equal(one.bias, other.bias)
+    here = run(9000, (X, y), network.init(0, like=X), resume=path)
+    np.testing.assert_allclose(here.history["loss"][:4600], whole.history["loss"][:4600], rtol=1e-9)
