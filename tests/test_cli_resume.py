@@ -305,7 +305,12 @@ def test_a_failing_disk_is_said_and_the_run_is_saved(run, monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="it is about signals of Unix")
 def test_sigterm_ends_as_ctrl_c_does():
     """From outside, in a process of its own."""
-    command = [sys.executable, "-c", WITHOUT_PAUSES, *shlex.split(TRAIN.replace("--epochs 12", "--epochs 100000"))]
+    command = [
+        sys.executable,
+        "-c",
+        WITHOUT_PAUSES,
+        *shlex.split(TRAIN.replace("--epochs 12", "--epochs 100000")),
+    ]
     command += ["--n-iter-no-change", "inf", "--networks", "1"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -651,7 +651,11 @@ def test_captured_epochs_warn_of_nothing(device):
 @pytest.mark.parametrize("optimizer", ["adam", "nesterov"])
 @pytest.mark.parametrize(
     ("epochs", "settings"),
-    [(4400, {}), (1400, {"batch_size": 8}), (60, {"batch_size": 1, "callback": lambda history, params: False})],
+    [
+        (4400, {}),
+        (1400, {"batch_size": 8}),
+        (60, {"batch_size": 1, "callback": lambda history, params: False}),
+    ],
 )
 def test_a_training_goes_on_from_its_checkpoint(optimizer, epochs, settings, device, tmp_path):
     pytest.importorskip("safetensors")

@@ -5,6 +5,7 @@ import io
 import pickle
 import re
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -41,6 +42,17 @@ def test_the_last_line_tells_how_it_ended():
     pattern = rf"epoch 50/50 ━+ loss {last['loss']:.4f} val {last['val_loss']:.4f} "
     pattern += rf"accuracy {last['val_accuracy']:.3f} [\d,.]+ epochs/s \d\d:\d\d left"
     assert re.fullmatch(pattern, screen(shown)[-1])
+
+
+def test_epochs_before_a_training_was_resumed_are_none_of_its_time(monkeypatch):
+    monkeypatch.setattr("mlp_xp._training.progress_bar.MIN_SECONDS_BETWEEN_UPDATES", 0.0)
+    first = trained(5000)
+    shown = console()
+    with ProgressBar(5100, console=shown) as bar:
+        trained(5003, on_progress=bar, resume=first, callback=lambda *_: time.sleep(0.05))
+    assert re.search(r"5003/5100 .* ([\d.]+) epochs/s", screen(shown)[-1])
+    for line in screen(shown)[2:]:
+        assert float(re.search(r"([\d,.]+) epochs/s", line)[1].replace(",", "")) <= 20.0
 
 
 def test_no_line_is_cut_in_a_narrow_terminal():

@@ -29,9 +29,12 @@ class History(list[dict[str, Any]]):
     engine : {"", "eager", "compiled", "xla", "cuda_graph"}
         How the epochs ran: call by call, as a program of NumPy's calls, as loops compiled by JAX's XLA, or
         as captured CUDA graphs.
+    n_resumed : int
+        How many of the epochs ran before the training was resumed, 0 if it was not.
     """
 
     engine = ""
+    n_resumed = 0
 
     @overload  # type: ignore[override]
     def __getitem__(self, key: str) -> list[Any]: ...

@@ -239,7 +239,7 @@ def _history(content: dict[str, Any], engine: str) -> History:
     epochs = range(1, content["n_epochs"] + 1)
     rows = zip(epochs, *(column.tolist() for column in content["columns"]))
     history = History(dict(zip(names, row)) for row in rows)
-    history.engine = engine
+    history.engine, history.n_resumed = engine, len(history)
     return history
 
 

@@ -125,13 +125,13 @@ class ProgressBar:
         self.console = console
         self.description = description
         self._display: Any = None
-        self._n_open = self._n_fits = 0
+        self._n_open = self._n_fits = self._n_resumed = 0
         self._last_look = self._began = -math.inf
 
     def __getstate__(self) -> dict[str, Any]:
         """Drop the console, which cannot be pickled, and the training shown."""
         state = {**self.__dict__, "console": None, "_display": None, "_n_open": 0}
-        for name in ("_history", "_time_left"):
+        for name in ("_history", "_n_resumed", "_time_left"):
             state.pop(name, None)
         return state
 
@@ -148,7 +148,11 @@ class ProgressBar:
 
     def __call__(self, history: History) -> None:
         """Show the last epoch of a history."""
-        self._history = history
+        n_resumed = getattr(history, "n_resumed", 0)
+        if self._display is not None and n_resumed != self._n_resumed:
+            # Those are no epochs of the time since the bar was begun.
+            self._display.reset(self._task, completed=n_resumed)
+        self._history, self._n_resumed = history, n_resumed
         now = time.monotonic()
         if self._display is not None and now - self._last_look >= MIN_SECONDS_BETWEEN_UPDATES:
             self._last_look = now
@@ -185,7 +189,7 @@ class ProgressBar:
 
     def _begin(self, epochs: int | None) -> None:
         """Show a training that begins; of several at once the one that began last."""
-        self._history = History()
+        self._history, self._n_resumed = History(), 0
         self._began = time.monotonic()
         if self._n_open == 0:  # in another process than that which shows it
             return
@@ -263,7 +267,8 @@ class ProgressBar:
         if layout.score:
             texts += _last_score(self._history[-1])
         if layout.rate:
-            rate = len(self._history) / max(time.monotonic() - self._began, 1e-9)
+            n_epochs = len(self._history) - self._n_resumed
+            rate = n_epochs / max(time.monotonic() - self._began, 1e-9)
             texts.append((f"{rate:,.0f}" if rate >= 10.0 else f"{rate:.2g}") + layout.rate)
         return " ".join(texts)
 
