@@ -3,7 +3,8 @@
 ``--require torch,jax`` makes missing libraries an error instead of a skip, so that a matrix run cannot
 pass by leaving them out. ``--libraries cupy,torch_cuda,jax_cuda`` runs in these alone what runs in
 namespaces, and what is marked with `cuda`. ``--mutations 20000`` damages that many model files instead of
-a few. ``--slow`` adds what is marked with `slow`: commands in processes of their own, and long searches.
+a few, ``--kills 200`` kills as many trainings. ``--slow`` adds what is marked with `slow`: commands in
+processes of their own, and long searches.
 """
 
 from __future__ import annotations
@@ -132,6 +133,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--tested", default="", help="libraries in which only what is slow is left to test, by commas"
     )
     parser.addoption("--mutations", default=800, type=int, help="how many damaged model files to load")
+    parser.addoption("--kills", default=20, type=int, help="how often to kill trainings with checkpoints")
     parser.addoption("--slow", action="store_true", help="also what takes seconds each")
 
 

@@ -108,22 +108,22 @@ def tool(library, folder, *options):
 EARLY = EarlyStopping("val_loss", n_iter_no_change=8)
 SCENARIOS = {
     "adam": (function, 150),
-    "full batch": (function, 1500, {"batch_size": None, "optimizer": momentum(0.5)}),
     "schedule": (function, 120, {"optimizer": momentum(cosine(0.3, 120)), "seed": np.random.default_rng(4)}),
     "early stopping": (function, 400, {"validates": True, "early_stopping": EARLY}),
+    "stream": (stream, 12),
+    "score": (fit, {"max_iter": 90, "early_stopping": True, "n_iter_no_change": 12}),
+    "full batch": (function, 1500, {"batch_size": None, "optimizer": momentum(0.5)}),
     "divided rate": (
         function,
         150,
         {"early_stopping": EarlyStopping("loss", n_iter_no_change=2, tol=1e-3, divide_rate=2.0)},
     ),
-    "stream": (stream, 12),
     "iterator": (stream, 1, {"once": True}),
     "fit": (fit, {"max_iter": 80, "n_iter_no_change": 100}),
     "adaptive": (
         fit,
         {"max_iter": 90, "solver": "sgd", "learning_rate": "adaptive", "learning_rate_init": 0.2},
     ),
-    "score": (fit, {"max_iter": 90, "early_stopping": True, "n_iter_no_change": 12}),
     "scaling": (fit, {"max_iter": 60, "solver": "sgd", "learning_rate": "invscaling", "warm_start": True}),
     "tool": (tool, "--epochs", "60"),
     "lone tool": (tool, "--epochs", "40", "--networks", "1", "--early-stopping", "loss", "--solver", "sgd"),

@@ -28,12 +28,14 @@ def test_several_processes_train_as_one(n_processes):
     assert_equal(n_processes, "functions", "layouts", "decisions", "eager_steps", "seeds")
 
 
-@pytest.mark.parametrize("n_processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n_processes", [2, 3])
 def test_estimators_learn_from_several_processes_as_from_one(n_processes):
     assert_equal(n_processes, "estimators", "continued_fits")
 
 
-@pytest.mark.parametrize("n_processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n_processes", [2, 3])
 def test_trainings_of_several_processes_go_on(n_processes):
     assert_equal(n_processes, "checkpoints")
 
@@ -119,6 +121,7 @@ def test_an_error_of_one_process_ends_all_with_one_message(fault, message):
         assert len(set(re.findall(r"history of (\d+)", done.said))) == 1, done.said
 
 
+@pytest.mark.slow
 def test_an_error_outside_of_trainings_ends_all():
     done = mpiexec(2, FAULTS, "outside")
     assert done.code != 0
@@ -142,7 +145,8 @@ def test_a_slow_process_is_waited_for():
     assert done.said.splitlines().count("trained 50 epochs") == 2
 
 
-@pytest.mark.parametrize("fault", ["interrupted", pytest.param("terminated", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["interrupted", "terminated"])
 def test_an_interrupt_ends_all_after_the_same_step(fault):
     done = mpiexec(2, FAULTS, fault)
     assert done.code == 0, done.errors

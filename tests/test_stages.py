@@ -133,6 +133,7 @@ def test_time_is_limited_and_what_was_written_counts(stage, tmp_path):
     assert len(result.failures) == 3
 
 
+@pytest.mark.slow
 def test_who_does_not_listen_is_ended_with_all_that_it_started(stage, tmp_path):
     stubborn = (
         "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
@@ -163,6 +164,7 @@ def test_hangs():
 """
 
 
+@pytest.mark.slow
 def test_what_pytest_knows_counts_though_a_worker_hangs(tmp_path, monkeypatch):
     pytest.importorskip("xdist")
     monkeypatch.setattr(stages, "GRACE_SECONDS", 2.0)
