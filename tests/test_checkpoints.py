@@ -581,6 +581,48 @@ def test_a_disk_that_is_full_from_the_beginning_is_known_before_the_training(pat
     assert list(path.parent.iterdir()) == []
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")])
+def test_a_state_that_cannot_be_copied_does_not_end_the_training(error, path, numpy, monkeypatch):
+    begin = checkpoint_files.Checkpoints.begin
+
+    def begin_and_fail(self, progress, resumed):
+        begin(self, progress, resumed)
+
+        def fails(progress):
+            raise error
+
+        self.describe = fails
+
+    monkeypatch.setattr(checkpoint_files.Checkpoints, "begin", begin_and_fail)
+    words = type(error).__name__ if not str(error) else "can't start new thread"
+    with pytest.warns(CheckpointWarning, match=f"could not be written .{words}.; the training goes on"):
+        result = run(numpy, checkpoint=Checkpoint(path, every_epochs=3))
+    assert_same(result, run(numpy))
+
+
+def test_warnings_that_are_errors_carry_what_was_trained(path, numpy, monkeypatch):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    n_written = iter(range(100))
+    with failing_writes(monkeypatch, full, lambda: next(n_written) > 0), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(CheckpointWarning, match="No space left") as caught:
+            run(numpy, checkpoint=path)
+    assert caught.value.history == run(numpy).history
+    for left, right in zip(host_arrays(caught.value.params), host_arrays(run(numpy).params)):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_a_file_of_somebody_else_is_not_removed(path, numpy):
+    def callback(history, params):
+        path.unlink()
+        path.write_bytes(b"mine")
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        run(numpy, checkpoint=path, callback=callback)
+    assert path.read_bytes() == b"mine"
+
+
 def test_a_folder_that_is_removed_does_not_end_the_training(tmp_path, numpy):
     import shutil
 
@@ -628,6 +670,22 @@ def test_file_systems_without_links_and_locks_do(path, numpy, monkeypatch, at_on
         assert_same(run(numpy, resume=path.with_name(name)), result)
     with pytest.raises(FileExistsError):
         run(numpy, checkpoint=path)
+
+
+def test_without_locks_files_are_not_kept_open(path, numpy, monkeypatch, at_once):
+    """As on Windows."""
+    monkeypatch.setattr("mlp_xp._disk.owned_file.fcntl", None)
+
+    opened = os.open
+
+    def only_made(path, flags, *arguments):
+        assert flags & os.O_CREAT, f"{path} is opened"
+        return opened(path, flags, *arguments)
+
+    monkeypatch.setattr("mlp_xp._disk.owned_file.os.open", only_made)
+    monkeypatch.setattr("mlp_xp._disk.owned_file.sync_folder", lambda path: None)
+    result = run(numpy, checkpoint=Checkpoint(path, every_epochs=2))
+    assert_same(run(numpy, checkpoint=path, resume=True), result)
 
 
 def test_a_damaged_last_one_is_left_for_the_one_before(path, numpy, at_once):

@@ -226,6 +226,14 @@ def test_an_empty_folder_is_taken(run):
     assert not PARTIAL.exists()
 
 
+def test_a_folder_whose_making_was_cut_is_taken(run):
+    PARTIAL.mkdir()
+    (PARTIAL / f".{UNFINISHED}.0123.partial").write_text("{")
+    (PARTIAL / f"..{UNFINISHED}.0123.partial.4567").write_text("{")
+    assert run(TRAIN)[0] == 0
+    assert not PARTIAL.exists()
+
+
 def test_errors_before_the_training_leave_no_folder(run):
     assert run(TRAIN, "--drop nothing")[0] == 2
     assert run(TRAIN.replace("table.csv", "none.csv"))[0] == 2

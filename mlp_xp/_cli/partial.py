@@ -60,7 +60,9 @@ class PartialFolder:
         self.path = out.with_name(f"{out.name}.partial")
         self._shown = f"{str(options.out).rstrip('/')}.partial"
         self._file = OwnedFile(self.path / PARTIAL_FILE, keep=1)
-        exists = self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir()))
+        exists = self.path.exists() and not (
+            self.path.is_dir() and all(map(_is_leftover, self.path.iterdir()))
+        )
         if exists and not (self.path / PARTIAL_FILE).is_file():
             raise DataError(f"{self._shown}: it must be the folder of a training that has not ended")
         self.resumes = exists and bool(options.resume)
@@ -158,6 +160,11 @@ class PartialFolder:
                 "goes on with it; --overwrite without --resume begins anew"
             )
         return notes
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether this is what a process left that was killed when it began to make the folder."""
+    return path.name.startswith(".") and PARTIAL_FILE in path.name
 
 
 def _shown(value: Any) -> str:

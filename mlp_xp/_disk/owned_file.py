@@ -41,7 +41,7 @@ class OwnedFile:
     def __init__(self, path: Path, keep: int) -> None:
         self.path, self.keep = path, keep
         self._target = path.resolve()  # of a symbolic link the file, not the link
-        self._lock: int | None = None
+        self._lock: _Lock | None = None
         self._identity: Any = None
 
     def all_kept(self) -> list[Path]:
@@ -68,7 +68,7 @@ class OwnedFile:
             try:
                 _rename_to_new(temporary, self._target)
             except BaseException:
-                os.close(lock)
+                lock.close()
                 temporary.unlink(missing_ok=True)
                 raise
             self._now_owned(lock)
@@ -82,15 +82,15 @@ class OwnedFile:
         One that is not good does not become a former one.
         """
         while True:
-            lock = _open_to_lock(self._target)
-            if not _locked(lock):
-                os.close(lock)
+            lock = _Lock(self._target)
+            if not lock.is_ours:
+                lock.close()
                 raise BlockingIOError(
                     errno.EAGAIN, "another process that is still running writes it", str(self.path)
                 )
-            if os.path.samestat(os.fstat(lock), self._target.stat()):
+            if lock.is_of(self._target):
                 break
-            os.close(lock)  # it was replaced meanwhile
+            lock.close()  # it was replaced meanwhile
         self._now_owned(lock)
         if not is_good:
             self._identity = DAMAGED
@@ -112,39 +112,42 @@ class OwnedFile:
                 self._copy_to_former()
             temporary.replace(self._target)
         except BaseException:
-            os.close(lock)
+            lock.close()
             temporary.unlink(missing_ok=True)
             raise
         is_known = is_ours or self._identity == DAMAGED
         self._now_owned(lock)
         return is_known
 
+    def remove(self) -> None:
+        """Remove the file, unless somebody else has changed it."""
+        if self._identity == self._look():
+            self._target.unlink(missing_ok=True)
+
     def release(self) -> None:
         """Own it no longer."""
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.close()
             self._lock = None
 
     def _former(self, number: int) -> Path:
         return self._target.with_name(f"{self._target.name}.{number}")
 
-    def _written(self, write: Write) -> tuple[Path, int]:
+    def _written(self, write: Write) -> tuple[Path, _Lock]:
         """Write a temporary file; return its path, and its lock."""
         temporary = self._target.with_name(f".{self._target.name}.{secrets.token_hex(8)}.partial")
         lock = None
         try:
-            with temporary.open("xb"):
-                lock = _open_to_lock(temporary)
-            _locked(lock)
+            temporary.touch(exist_ok=False)
+            lock = _Lock(temporary)
             write(temporary)
             sync_file(temporary)
-            if not os.path.samestat(os.fstat(lock), temporary.stat()):  # `write` has made it anew
-                os.close(lock)
-                lock = _open_to_lock(temporary)
-                _locked(lock)
+            if not lock.is_of(temporary):  # `write` has made it anew
+                lock.close()
+                lock = _Lock(temporary)
         except BaseException:
             if lock is not None:
-                os.close(lock)
+                lock.close()
             temporary.unlink(missing_ok=True)
             raise
         return temporary, lock
@@ -159,7 +162,7 @@ class OwnedFile:
         else:
             link.replace(self._former(1))
 
-    def _now_owned(self, lock: int) -> None:
+    def _now_owned(self, lock: _Lock) -> None:
         self.release()
         self._lock, self._identity = lock, self._look()
         sync_folder(self._target.parent)
@@ -179,13 +182,13 @@ class OwnedFile:
         with suppress(OSError):
             for path in self._target.parent.glob(f".{_literal(self._target.name)}.*.partial"):
                 with suppress(OSError):
-                    lock = _open_to_lock(path)
+                    lock = _Lock(path)
                     try:
                         # Another name of our own file is one of a process killed between link and unlink.
-                        if path.samefile(self._target) or _locked(lock):
+                        if path.samefile(self._target) or lock.is_ours:
                             path.unlink()
                     finally:
-                        os.close(lock)
+                        lock.close()
 
 
 def _literal(name: str) -> str:
@@ -193,24 +196,40 @@ def _literal(name: str) -> str:
     return "".join(f"[{character}]" if character in "*?[" else character for character in name)
 
 
-def _open_to_lock(path: Path) -> int:
-    try:
-        return os.open(path, os.O_RDWR)  # some network file systems lock only files open for writing
-    except PermissionError:
-        return os.open(path, os.O_RDONLY)
+class _Lock:
+    """A file's lock; where there are none, the file is not even opened: Windows replaces no open files.
 
+    Attributes
+    ----------
+    is_ours : bool
+        Whether it was to be had: no other process has locked the file, or there are no locks.
+    """
 
-def _locked(handle: int) -> bool:
-    """Lock an open file; return False if another process has, True also where there are no locks."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
+    def __init__(self, path: Path) -> None:
+        self.is_ours = True
+        self._handle: int | None = None
+        if fcntl is None:
+            return
+        try:
+            self._handle = os.open(path, os.O_RDWR)  # some network file systems lock only files for writing
+        except PermissionError:
+            self._handle = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.is_ours = False
+        except OSError:  # the file system has no locks
+            pass
+
+    def is_of(self, path: Path) -> bool:
+        """Whether the path still is the file that was locked."""
+        return self._handle is None or os.path.samestat(os.fstat(self._handle), path.stat())
+
+    def close(self) -> None:
+        """Unlock the file."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
 
 
 def _rename_to_new(temporary: Path, target: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +108,11 @@ class Checkpoints:
 
     def write(self, progress: Progress) -> None:
         """Write one, in a thread of its own."""
-        content = self.describe(progress)
         self._n_epochs, self._time = len(progress.history), time.monotonic()
-        self._writer = threading.Thread(target=self._write, args=(content, _stage(progress)), daemon=True)
-        self._writer.start()
+        with self._problems_remembered():
+            arguments = self.describe(progress), _stage(progress)
+            self._writer = threading.Thread(target=self._write, args=arguments, daemon=True)
+            self._writer.start()
 
     def end(self, progress: Progress | None) -> None:
         """Write the last one, of a training that has ended, and own the file no longer.
@@ -122,9 +123,10 @@ class Checkpoints:
             if self._writer is not None:
                 self._writer.join()
             if progress is not None and _stage(progress) != self._written:
-                self._write(self.describe(progress), _stage(progress))
+                with self._problems_remembered():
+                    self._write(self.describe(progress), _stage(progress))
             if self._is_new and not any(self._written):
-                self.file.path.unlink(missing_ok=True)
+                self.file.remove()
             self.file.release()
         self._report()
 
@@ -133,14 +135,22 @@ class Checkpoints:
         return self._writer is not None and self._writer.is_alive()
 
     def _write(self, content: ModelContent, stage: Any) -> None:
-        """Write one; remember a problem, which only the thread of the training can tell."""
-        try:
+        """Write one."""
+        with self._problems_remembered():
             prepared = prepare(content)
             if not self.file.replace(lambda path: write_prepared(path, prepared)):
                 self._problem = "it was not as it was written last, and is replaced"
             self._written = stage
+
+    @contextmanager
+    def _problems_remembered(self) -> Iterator[None]:
+        """Context whose errors are remembered: the training goes on, and only its own thread can warn."""
+        try:
+            yield
         except Exception as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            reason = (
+                (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__
+            )
             self._problem = f"it could not be written ({reason}); the training goes on without"
 
     def _report(self) -> None:

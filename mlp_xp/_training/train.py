@@ -17,7 +17,7 @@ from mlp_xp._parameters import Parameters, all_finite, copy_tree, named
 from mlp_xp._processes import alone, together
 from mlp_xp._samples import Samples
 from mlp_xp._streams import RawBatch, RawStream, Stream, errors_in_batch, is_stream
-from mlp_xp._training.checkpoints import Checkpoint, check_checkpoint
+from mlp_xp._training.checkpoints import Checkpoint, CheckpointWarning, check_checkpoint
 from mlp_xp._training.early_stopping import EarlyStopping
 from mlp_xp._training.history import Callback, OutOfMemoryError, ProgressListener, Trained
 from mlp_xp._training.measure import check_network, check_samples, check_values
@@ -188,7 +188,7 @@ def train(
     # Here, and not at the top, so that `import mlp_xp` stays quick.
     from mlp_xp._training.loop import Settings, run_training
     from mlp_xp._training.progress import start_training
-    from mlp_xp._training.recovery import without_frames
+    from mlp_xp._training.recovery import attach, without_frames
     from mlp_xp._training.resuming import checkpoints_of, resumed
 
     with current_device(X, *_arrays(params)), together("train") as processes:
@@ -271,6 +271,11 @@ def train(
         except OutOfMemoryError as error:
             del progress
             raise without_frames(error) from error.__cause__
+        except CheckpointWarning as error:  # a filter makes errors of warnings
+            if not hasattr(error, "history"):
+                trained = named(progress.best_params)
+                attach(error, "epoch", len(progress.history), trained, progress.history)
+            raise
         trained = named(progress.best_params)  # those of the best epoch if early stopping restores it
         if not history:
             trained = copy_tree(xp, trained)

@@ -210,6 +210,8 @@ def continuation_from_file(content: ModelContent) -> dict[str, Any]:
     if not isinstance(found, dict) or found.keys() != {"validation_random", "metric", "t_before"}:
         raise ValueError("`progress.estimator` must have validation_random, metric, t_before")
     check_integer("progress.estimator.t_before", found["t_before"], minimum=0)
+    if isinstance(content.progress["random"], np.random.Generator):
+        raise TypeError("`progress.random` must be a RandomState")
     random, metric = found["validation_random"], found["metric"]
     if type(random) not in (np.random.RandomState, type(None)) or type(metric) not in (str, type(None)):
         raise TypeError("`progress.estimator` must have a RandomState and a name")

@@ -7,13 +7,14 @@ progress of the training. To resume, an estimator becomes what it was before the
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlp_xp._arrays import Placement, to_host
 from mlp_xp._disk.json_codec import encode
-from mlp_xp._disk.model_files import ModelContent
+from mlp_xp._disk.model_files import ModelContent, as_model_file_error
 from mlp_xp._parameters import map_tree, named
 from mlp_xp._training.history import Trained
 from mlp_xp._training.progress import Progress, move_progress, to_file_content
@@ -80,7 +81,8 @@ def become_resumed(estimator: Estimator, source: Source) -> None:
     assert source.model is not None
     assert source.model.progress is not None
     estimator.__dict__.pop("feature_names_in_", None)
-    restore(estimator, source.model, HOST._replace(dtype=source.model.params[0][0].dtype))
+    with as_model_file_error(source.path or Path()):
+        restore(estimator, source.model, HOST._replace(dtype=source.model.params[0][0].dtype))
     n_epochs = source.progress["history"]["n_epochs"]
     for name in ("loss_curve_", "val_loss_curve_", "validation_scores_"):
         curve = vars(estimator)[name]
