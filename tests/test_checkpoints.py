@@ -47,6 +47,11 @@ NETWORK = Network((3, 8, 1), activation="tanh", loss="squared_error", alpha=1e-3
 EPOCHS = 12
 
 
+@pytest.fixture(autouse=True)
+def _each_epoch_is_remembered(monkeypatch):
+    monkeypatch.setattr("mlp_xp._training.loop.SECONDS_BETWEEN_BOUNDARIES", 0.0)
+
+
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "run.mlpx"
@@ -320,6 +325,23 @@ def test_an_interrupt_leaves_the_last_whole_epoch(path, numpy):
     assert len(result.history) >= 6
     assert_same(run(numpy, resume=path), run(numpy))
     assert_same(run(numpy, resume=result), run(numpy))
+
+
+def test_an_interrupt_between_the_epochs_that_are_remembered_does_too(path, numpy, monkeypatch):
+    monkeypatch.setattr("mlp_xp._training.loop.SECONDS_BETWEEN_BOUNDARIES", 1000.0)
+
+    def callback(history, params):
+        if len(history) == 6:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.warns(TrainingInterruptedWarning):
+        result = run(numpy, checkpoint=Checkpoint(path, every_epochs=4), callback=callback)
+    assert len(result.history) == 6
+    assert checkpoint_files.read_checkpoint(path)[1]["history"]["n_epochs"] == 4
+    for resume in (path, result):
+        resumed = run(numpy, resume=resume)
+        assert_same(resumed, run(numpy))
+        assert_same(run(numpy, resume=resumed), resumed)
 
 
 def test_an_error_leaves_the_last_whole_epoch(path, numpy):

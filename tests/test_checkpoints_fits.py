@@ -42,6 +42,11 @@ LEARNED = (
 )
 
 
+@pytest.fixture(autouse=True)
+def _each_epoch_is_remembered(monkeypatch):
+    monkeypatch.setattr("mlp_xp._training.loop.SECONDS_BETWEEN_BOUNDARIES", 0.0)
+
+
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "fit.mlpx"

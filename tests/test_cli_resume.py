@@ -48,6 +48,11 @@ def write_table(X, path="table.csv"):
     pl.DataFrame({"a": X[:, 0], "b": X[:, 1], "y": names}).write_csv(path)
 
 
+@pytest.fixture(autouse=True)
+def _each_epoch_is_remembered(monkeypatch):
+    monkeypatch.setattr("mlp_xp._training.loop.SECONDS_BETWEEN_BOUNDARIES", 0.0)
+
+
 @pytest.fixture
 def run(capfd):
     """Call the command within this process; return its exit code and what it printed."""
@@ -155,7 +160,7 @@ def longer_table():
         (None, "--alpha 0.5", "--alpha was not given and is 0.5"),
         (None, "--hidden 6 5 --lr 0.1", r"--hidden was [6] and is [6, 5]; --learning-rate"),
         (None, "--networks 2", "--networks was 3 and is 2"),
-        (None, "--epochs 3", "`max_iter` must be at least 5, the epochs done before"),
+        (None, "--epochs 3", "`max_iter` must be at least 4, the epochs done before"),
         (changed_table, "", "there are other values in the data"),
         (longer_table, "", "there were 64 rows for training, 16 rows for test, and are 72 rows for training"),
     ],
@@ -190,7 +195,7 @@ def test_what_is_left_is_neither_lost_nor_taken_for_a_run(cut, run):
     with pytest.raises(tables.DataError, match="a training that has not ended"):
         tables.load_run(PARTIAL / "inside")
     # A network of it can be looked at.
-    assert load_model(PARTIAL / "network-1.safetensors").n_iter_ == 5
+    assert load_model(PARTIAL / "network-1.safetensors").n_iter_ == 4
 
 
 def test_resume_without_a_training_begins_or_says_that_there_is_none(run):

@@ -45,8 +45,9 @@ class Checkpoint:
     Notes
     -----
     A first one is written before the first step, a last one when the training ends, also by an error or
-    Ctrl-C: that of the last whole epoch, or batch of a stream. In between they are written by a thread of
-    their own, from a copy of the state; one that takes longer than the time between two is not disturbed.
+    Ctrl-C: that of the last whole epoch (of short ones one of the last hundredth of a second), or batch of a
+    stream. In between they are written by a thread of their own, from a copy of the state; one that takes
+    longer than the time between two is not disturbed.
 
     A checkpoint is written under another name, forced to the disk and renamed, so that there is a whole one
     at any instant. It belongs to the process that writes it: another one that would write the same file gets

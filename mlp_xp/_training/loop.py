@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,10 @@ from mlp_xp._validation import as_truth
 if TYPE_CHECKING:
     from mlp_xp._training.checkpoint_files import Checkpoints
     from mlp_xp._training.footprint import Footprint
+
+SECONDS_BETWEEN_BOUNDARIES = 0.01
+"""Where an interrupted training can go on is remembered so often: to read the state of a generator takes as
+long as a short epoch."""
 
 SECONDS_PER_RUN = 0.1
 """Where nothing on the host happens between epochs, the engine runs as many at once as take about this
@@ -223,6 +227,8 @@ class _Boundary:
     early_stopping : EarlyStoppingState or None
     n_epochs : int
     position : StreamPosition or None
+    time : float
+        When it was reached, in seconds.
     """
 
     saved: State
@@ -231,6 +237,7 @@ class _Boundary:
     early_stopping: EarlyStoppingState | None
     n_epochs: int
     position: StreamPosition | None = None
+    time: float = field(default_factory=time.perf_counter)
 
 
 class _Loop:
@@ -281,6 +288,7 @@ class _Loop:
         self.history = progress.history
         self.saved: State = progress.state
         self.saved_is_alias = False
+        self.random_state = None if progress.random is None else state_of(progress.random)
         self.boundary = self._boundary(progress.position)
         if settings.checkpoints is not None and isinstance(engine, StreamEngine):
             engine.after_batch = self._after_batch
@@ -295,6 +303,8 @@ class _Loop:
             self._run_one_by_one()
         else:
             self._run_several_at_once()
+        if self.settings.is_resumable:
+            self._remember_epoch()
         self.is_complete = True
 
     # Processes that train together must do the same.
@@ -458,10 +468,13 @@ class _Loop:
 
     def _boundary(self, position: StreamPosition | None = None) -> _Boundary:
         progress = self.progress
-        random, stopping = progress.random, progress.early_stopping
+        stopping = progress.early_stopping
+        # Where all rows are one batch, nothing is drawn.
+        if progress.random is not None and (progress.order is not None or position is not None):
+            self.random_state = state_of(progress.random)
         return _Boundary(
             self.saved,
-            None if random is None else state_of(random),
+            self.random_state,
             progress.order,
             None if stopping is None else replace(stopping),
             len(self.history),
@@ -469,17 +482,24 @@ class _Loop:
         )
 
     def _reach_boundary(self) -> None:
-        """Remember the end of an epoch, if that is wanted; write a checkpoint if it is time."""
+        """Write a checkpoint after an epoch if it is time; remember where the training can go on."""
         if not self.settings.is_resumable:
             return
-        self.boundary = self._boundary(
-            self.engine.start_of_epoch() if isinstance(self.engine, StreamEngine) else None
-        )
-        checkpoints = self.settings.checkpoints
+        checkpoints, now = self.settings.checkpoints, time.perf_counter()
         if checkpoints is not None and checkpoints.is_due(len(self.history)):
+            self._remember_epoch()
             if self.saved_is_alias:
                 self._save_copy()
             checkpoints.write(self.resume_point())
+        elif now - self.boundary.time >= SECONDS_BETWEEN_BOUNDARIES:
+            self._remember_epoch()
+
+    def _remember_epoch(self) -> None:
+        """Remember the end of the last epoch as the place where the training can go on."""
+        if self.boundary.n_epochs < len(self.history):
+            engine = self.engine
+            position = engine.start_of_epoch() if isinstance(engine, StreamEngine) else None
+            self.boundary = self._boundary(position)
 
     def _after_batch(self) -> None:
         """Write a checkpoint between two batches of a stream if it is time."""
