@@ -858,6 +858,19 @@ def test_a_crafted_progress_is_refused(name, path, numpy):
         run(numpy, resume=path, **WAYS["best epoch"]())
 
 
+@pytest.mark.parametrize(
+    "text", ['{"tensor": "progress.order"}', '{"$tuple": []}', "[]", "{}", "3", '{"$array": 3}']
+)
+def test_a_crafted_text_is_refused(text, path, numpy):
+    run(numpy, 3, checkpoint=path)
+    model, _ = checkpoint_files.read_checkpoint(path)
+    file = model_files.prepare(model)
+    kept = {name: array for name, array in file.tensors.items() if name in text or "layers" in name}
+    model_files.write_prepared(path, model_files.PreparedFile({**file.metadata, "progress": text}, kept))
+    with pytest.raises(ModelFileError):
+        run(numpy, resume=path)
+
+
 def test_a_crafted_optimizer_state_is_refused(path, numpy):
     run(numpy, 3, checkpoint=path)
     rewritten(path, lambda progress: progress["optimizer_state"].__setitem__(0, np.zeros((2**8, 1))))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Set
 from contextlib import contextmanager
+from importlib import import_module
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -186,7 +187,7 @@ def write_prepared(path: Path, file: PreparedFile) -> None:
 def check_can_write() -> None:
     """Raise an ImportError if the library that writes the files is missing."""
     with package_needed("a model file", "safetensors", "files"):
-        import safetensors.numpy  # noqa: F401
+        import_module("safetensors.numpy")
 
 
 def _describe_network(network: Network) -> dict[str, Any]:
@@ -373,7 +374,8 @@ def _read_progress(text: str, tensors: dict[str, HostArray]) -> dict[str, Any]:
     progress = _unpack(decode_document(_load_object(text, PROGRESS)), rest)
     if rest:
         raise ValueError(f"`progress` must refer to each of its tensors, not to {sorted(rest)[:4]}")
-    assert isinstance(progress, dict)
+    if not isinstance(progress, dict):
+        raise ValueError("`progress` must be an object of names and values")
     return progress
 
 

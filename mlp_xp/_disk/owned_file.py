@@ -7,15 +7,16 @@ import os
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from mlp_xp._disk.folders import sync_file, sync_folder
 
-try:
-    import fcntl
-except ImportError:  # on Windows, where files are not locked
-    fcntl = None  # type: ignore[assignment]
+fcntl: Any = None
+"""The module that locks files; not on Windows, where files are not locked."""
+with suppress(ImportError):
+    fcntl = import_module("fcntl")
 
 DAMAGED = "damaged"
 """What is known of a file that is not good."""
