@@ -16,11 +16,27 @@ def terminations_as_interrupts() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread() or before is None:
         yield
         return
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    terminated: list[int] = []
+
+    def terminate(number: int, frame: Any) -> None:
+        terminated.append(number)
+        signal.raise_signal(signal.SIGINT)
+
+    def interrupt_if_terminated(number: int, frame: Any) -> None:
+        if terminated:
+            raise KeyboardInterrupt
+
+    # Shells start what runs in the background with Ctrl-C ignored.
+    is_ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    if is_ignored:
+        signal.signal(signal.SIGINT, interrupt_if_terminated)
+    signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        if is_ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class DeferredInterrupts:

@@ -592,6 +592,71 @@ def test_a_full_disk_does_not_end_the_training(end, path, numpy, monkeypatch, at
     assert_same(run(numpy, resume=path), result)
 
 
+def test_a_disk_that_was_full_can_be_tried_again(path, numpy, monkeypatch):
+    run(numpy, 2, checkpoint=path)
+    rule, full = Checkpoint(path, overwrite=True), OSError(errno.ENOSPC, "No space left on device")
+    with failing_writes(monkeypatch, full, lambda: True), pytest.raises(OSError, match="No space left"):
+        run(numpy, checkpoint=rule)
+    assert checkpoint_files.read_checkpoint(path)[1]["history"]["n_epochs"] == 2
+    assert_same(run(numpy, checkpoint=rule), run(numpy))
+
+
+def test_the_one_before_is_not_replaced_by_another_training(path, numpy, at_once):
+    result = run(numpy, checkpoint=Checkpoint(path, every_epochs=5))
+    path.unlink()
+    content = path.with_name("run.mlpx.1").read_bytes()
+    with pytest.raises(FileExistsError, match="exists already"):
+        run(numpy, checkpoint=path)
+    assert path.with_name("run.mlpx.1").read_bytes() == content
+    assert_same(run(numpy, checkpoint=path, resume=True), result)
+    assert _is_good(path)
+
+
+def test_a_damaged_last_one_is_mended_by_a_training_that_has_ended(path, numpy, at_once):
+    result = run(numpy, checkpoint=Checkpoint(path, every_epochs=12))
+    former = path.with_name("run.mlpx.1")
+    former.write_bytes(path.read_bytes())
+    os.truncate(path, 100)
+    with pytest.warns(CheckpointWarning, match="the one before it is taken"):
+        run(numpy, checkpoint=path, resume=True)
+    for each in (path, former):
+        assert_same(run(numpy, resume=each), result)
+
+
+def test_one_that_cannot_be_read_is_left_for_the_one_before(path, numpy, monkeypatch, at_once):
+    result = run(numpy, checkpoint=Checkpoint(path, every_epochs=5))
+    read = checkpoint_files.read_model
+
+    def failing(file):
+        if file == path:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(file)
+
+    monkeypatch.setattr(checkpoint_files, "read_model", failing)
+    with pytest.warns(CheckpointWarning, match="Input/output error; the one before it is taken"):
+        assert_same(run(numpy, checkpoint=path, resume=True), result)
+
+
+def test_the_rights_of_a_file_stay(path, numpy, at_once):
+    run(numpy, 2, checkpoint=path)
+    path.chmod(0o600)
+    run(numpy, checkpoint=Checkpoint(path, every_epochs=2), resume=True)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_truth_value_in_an_optimizers_state_goes_on(path, numpy):
+    inner = adam(0.01)
+    own = Optimizer(
+        lambda xp, params: (True, inner.init(xp, params)),
+        lambda xp, params, gradients, state, rate: (lambda new: (new[0], (state[0], new[1])))(
+            inner.update(xp, params, gradients, state[1], rate)
+        ),
+        0.01,
+    )
+    run(numpy, 5, optimizer=own, checkpoint=path)
+    assert_same(run(numpy, optimizer=own, resume=path), run(numpy, optimizer=own))
+
+
 def test_a_disk_that_is_full_from_the_beginning_is_known_before_the_training(path, numpy, monkeypatch):
     full, seen = OSError(errno.ENOSPC, "No space left on device"), []
     with (
@@ -868,6 +933,46 @@ def test_a_crafted_text_is_refused(text, path, numpy):
     kept = {name: array for name, array in file.tensors.items() if name in text or "layers" in name}
     model_files.write_prepared(path, model_files.PreparedFile({**file.metadata, "progress": text}, kept))
     with pytest.raises(ModelFileError):
+        run(numpy, resume=path)
+
+
+def test_a_progress_without_generator_is_refused(path, numpy):
+    run(numpy, 3, checkpoint=path)
+    rewritten(path, put(random=None))
+    with pytest.raises(ValueError, match="`resume` must hold the state of a generator"):
+        run(numpy, resume=path)
+
+
+def test_a_deep_progress_is_refused(path, numpy):
+    run(numpy, 3, checkpoint=path)
+    model, _ = checkpoint_files.read_checkpoint(path)
+    file = model_files.prepare(model)
+    for depth in (100, 450, 600, 800, 980, 5000):
+        text = file.metadata["progress"].replace(
+            '"optimizer_state": [', '"optimizer_state": [' + "[" * depth + "]" * depth + ","
+        )
+        model_files.write_prepared(
+            path, model_files.PreparedFile({**file.metadata, "progress": text}, file.tensors)
+        )
+        with pytest.raises(ModelFileError):
+            run(numpy, resume=path)
+
+
+def test_tensors_that_overlap_are_refused(path, numpy):
+    run(numpy, 3, checkpoint=path)
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["progress.more"] = header["progress.order"]
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+    with pytest.raises(ModelFileError, match="must fill the file|checksums"):
+        run(numpy, resume=path)
+    named = {name: entry for name, entry in header.items() if name != "progress.more"}
+    named["progress.order"] = header["progress.optimizer_state.1"] | {"dtype": "F64"}
+    text = json.dumps(named).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+    with pytest.raises(ModelFileError, match="must fill the file"):
         run(numpy, resume=path)
 
 

@@ -218,11 +218,20 @@ def test_a_path_that_is_something_else_stays(what, run):
         (PARTIAL / "mine").write_text("mine")
     for more in ("", "--resume", "--overwrite"):
         code, _, error = run(TRAIN, more)
-        assert (code, error) == (
-            2,
-            "mlp-xp: run.partial: it must be the folder of a training that has not ended\n",
+        assert code == 2
+        assert error.startswith(
+            "mlp-xp: run.partial: it must be the folder of a training that has not ended;"
         )
     assert (PARTIAL if what == "file" else PARTIAL / "mine").read_text() == "mine"
+
+
+def test_a_folder_is_not_removed_in_parts(cut, run, monkeypatch):
+    cut(1, 5, interrupt)
+    removed = []
+    monkeypatch.setattr("mlp_xp._cli.partial.shutil.rmtree", lambda path, **_: removed.append(path))
+    assert run(TRAIN, "--resume")[0] == 0
+    assert not PARTIAL.exists()
+    assert removed[-1].name.startswith(".run.partial.")
 
 
 def test_an_empty_folder_is_taken(run):

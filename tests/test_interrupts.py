@@ -16,7 +16,7 @@ from mlp_xp import DivergenceError, Network, OutOfMemoryError, adam, momentum, t
 from mlp_xp._arrays import placement
 from mlp_xp._compiler import NotRecordableError
 from mlp_xp._engines.eager import EagerEngine
-from mlp_xp._interrupts import deferred_interrupts
+from mlp_xp._interrupts import deferred_interrupts, terminations_as_interrupts
 from mlp_xp._parameters import flatten, plain
 from mlp_xp._samples import Samples
 
@@ -228,3 +228,19 @@ def test_an_interrupt_at_any_line_leaves_a_whole_model(change, act, second, mode
         like = model.coefs_[0]
         where = X[:, : len(like)] if isinstance(like, np.ndarray) else like.new_tensor(X)
         assert set(model.predict(where)) <= set(model.classes_)
+
+
+def test_sigterm_ends_what_a_shell_has_started_with_ctrl_c_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with terminations_as_interrupts():
+            signal.raise_signal(signal.SIGINT)  # as before
+            with deferred_interrupts(deliver=False) as interrupts:
+                signal.raise_signal(signal.SIGTERM)
+                assert interrupts.received == [signal.SIGINT]
+            with pytest.raises(KeyboardInterrupt):
+                interrupts.deliver()
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import secrets
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +65,12 @@ class PartialFolder:
         exists = self.path.exists() and not (
             self.path.is_dir() and all(map(_is_leftover, self.path.iterdir()))
         )
+        self._exists = exists
         if exists and not (self.path / PARTIAL_FILE).is_file():
-            raise DataError(f"{self._shown}: it must be the folder of a training that has not ended")
+            raise DataError(
+                f"{self._shown}: it must be the folder of a training that has not ended; remove it, or "
+                "choose another --out"
+            )
         self.resumes = exists and bool(options.resume)
         if options.resume and not exists and out.exists() and not options.overwrite:
             raise DataError(f"{options.out}: it is complete: there is no training to go on with")
@@ -101,10 +107,12 @@ class PartialFolder:
         if self.resumes:
             self._own()
             return [*self._differences(found), f"going on with the training in {self._shown}"]
+        if (self.path / PARTIAL_FILE).exists():
+            if not self._exists:
+                raise DataError(f"{self._shown}: another process has begun to train there")
+            self._own()
         if self.path.exists():
-            if (self.path / PARTIAL_FILE).exists():
-                self._own()
-            shutil.rmtree(self.path)
+            self.remove()
         try:
             self.path.mkdir()
             self._file.create(lambda path: write_json(path, found))
@@ -121,8 +129,14 @@ class PartialFolder:
         (self.path / SAVED_FILE).touch()
 
     def remove(self) -> None:
-        """Remove the folder: the run is saved, with its scores and pictures."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Remove the folder: the run is saved, with its scores and pictures.
+
+        It is renamed before, so that a process that is killed here leaves none that is half removed.
+        """
+        removed = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
+        with suppress(OSError):
+            self.path.rename(removed)
+            shutil.rmtree(removed, ignore_errors=True)
 
     def _own(self) -> None:
         try:

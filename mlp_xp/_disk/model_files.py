@@ -276,7 +276,7 @@ def read_model(path: Path) -> ModelContent:
     with as_model_file_error(path), TensorFile(path) as file:
         metadata = _check_metadata(file.metadata)
         has_progress = PROGRESS in metadata
-        names = _names_of_layers(file.tensors)
+        names = _names_of_layers(file.tensors) if has_progress else set(file.tensors)
         expected = _parse_checksums(metadata, file.tensors.keys()) if has_progress else {}
         description, network = _parse(metadata["model"], names)
         shapes = _tensor_shapes(network)
@@ -320,7 +320,7 @@ def as_model_file_error(path: Path) -> Iterator[None]:
         yield
     except ModelFileError:
         raise
-    except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+    except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise ModelFileError(
             f"{path} is not a model that can be loaded: {reason:.{MAX_MESSAGE_CHARACTERS}}"

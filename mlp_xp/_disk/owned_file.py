@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
@@ -49,8 +50,16 @@ class OwnedFile:
         """Return the files that there are, the last one first."""
         return [path for path in (self._target, *map(self._former, range(1, self.keep))) if path.exists()]
 
-    def create(self, write: Write, *, overwrite: bool = False) -> None:
+    def create(self, write: Write, *, overwrite: bool = False, keeps_former: bool = False) -> None:
         """Write the first one.
+
+        Parameters
+        ----------
+        write : callable ``(path) -> None``
+        overwrite : bool
+            Whether to replace those that there are.
+        keeps_former : bool
+            Whether there are former ones, which stay.
 
         Raises
         ------
@@ -61,9 +70,15 @@ class OwnedFile:
         OSError
             If it cannot be written.
         """
+        if not (overwrite or keeps_former) and (kept := self.all_kept()):
+            raise FileExistsError(errno.EEXIST, "it exists already", str(kept[0]))
         if overwrite and self._target.exists():
             self.take_over()
-            self.replace(write)
+            try:
+                self.replace(write)
+            except BaseException:
+                self.release()
+                raise
         else:
             temporary, lock = self._written(write)
             try:
@@ -73,8 +88,9 @@ class OwnedFile:
                 temporary.unlink(missing_ok=True)
                 raise
             self._now_owned(lock)
-        for number in range(1, self.keep):  # they are of another training
-            self._former(number).unlink(missing_ok=True)
+        if not keeps_former:
+            for number in range(1, self.keep):  # they are of another training
+                self._former(number).unlink(missing_ok=True)
         self._remove_leftovers()
 
     def take_over(self, *, is_good: bool = True) -> None:
@@ -89,8 +105,12 @@ class OwnedFile:
                 raise BlockingIOError(
                     errno.EAGAIN, "another process that is still running writes it", str(self.path)
                 )
-            if lock.is_of(self._target):
-                break
+            try:
+                if lock.is_of(self._target):
+                    break
+            except BaseException:
+                lock.close()
+                raise
             lock.close()  # it was replaced meanwhile
         self._now_owned(lock)
         if not is_good:
@@ -105,6 +125,8 @@ class OwnedFile:
         """
         temporary, lock = self._written(write)
         try:
+            if self._target.exists():
+                shutil.copymode(self._target, temporary)
             is_ours = bool(self._identity == self._look())
             if is_ours and self.keep > 1 and self._target.exists():
                 for number in range(self.keep - 1, 1, -1):
@@ -229,6 +251,8 @@ class _Lock:
     def close(self) -> None:
         """Unlock the file."""
         if self._handle is not None:
+            with suppress(OSError):  # also for forked processes, which have the file open too
+                fcntl.flock(self._handle, fcntl.LOCK_UN)
             os.close(self._handle)
             self._handle = None
 

@@ -125,6 +125,8 @@ class TensorFile:
             if offsets[1] - offsets[0] != math.prod(shape) * item:
                 raise ValueError(f"{name!r} must have data_offsets of its size, got {offsets}")
             if offsets[1] > offsets[0]:  # several without elements may begin at the same place
+                if offsets[0] in begins:
+                    raise ValueError("its tensors must fill the file, one after the other")
                 begins[offsets[0]] = offsets[1]
         end = 0
         while end in begins:  # tensors follow each other without gaps

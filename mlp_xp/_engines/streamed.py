@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -104,9 +105,9 @@ class StreamEngine:
             if samples is None:
                 break
             n_rows = samples.n_total
+            self._under_way = None
             order = stream.order(n_rows, self.batch_size)
             now = rate if stream.rate is None else stream.rate(stream.n_rows)
-            self._under_way = None
             mean.add(
                 self.steps.run_steps(samples.arranged(self.batch_size), self.batch_size, order, now), n_rows
             )
@@ -144,11 +145,15 @@ class _MeanLoss:
             self._fetch()
 
     def position(self, n_rows_of_all: int) -> StreamPosition | None:
-        """Return the position behind the last batch; None if the losses are not finite."""
-        self._fetch()
-        if not self.is_finite:
+        """Return the position behind the last batch; None if the losses are not finite.
+
+        Of several processes one may ask alone: what `is_finite` says, which ends the epoch in all, stays.
+        """
+        fetched = copy(self)
+        fetched._fetch()
+        if not fetched.is_finite:
             return None
-        return StreamPosition(self.n_batches, self.n_rows, self.mean, n_rows_of_all)
+        return StreamPosition(fetched.n_batches, fetched.n_rows, fetched.mean, n_rows_of_all)
 
     def value(self) -> float:
         """Return the mean."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from mlp_xp._disk.model_files import (
     ModelContent,
     ModelFileError,
     as_model_file_error,
+    content_of,
     prepare,
     read_model,
     write_prepared,
@@ -68,13 +69,20 @@ class Checkpoints:
             If the file cannot be written, or exists and is that of another training.
         """
         content = prepare(self.describe(progress))
-        kept = self.file.all_kept()
+        progress_of(content_of(content))  # what cannot be read again should fail now
+        kept, is_good = self.file.all_kept(), True
+        goes_on = resumed is not None and resumed.resolve() in kept
         try:
-            if resumed is not None and resumed.resolve() in kept and self.file.path.exists():
-                self.file.take_over(is_good=resumed.resolve() == kept[0])
+            if goes_on and self.file.path.exists():
+                is_good = resumed is not None and resumed.resolve() == kept[0]
+                self.file.take_over(is_good=is_good)
             else:
-                self.file.create(lambda path: write_prepared(path, content), overwrite=self.rule.overwrite)
-                self._is_new = True
+                self.file.create(
+                    lambda path: write_prepared(path, content),
+                    overwrite=self.rule.overwrite and not goes_on,
+                    keeps_former=goes_on,
+                )
+                self._is_new = not goes_on
         except BlockingIOError as error:
             raise BlockingIOError(
                 error.errno, "`checkpoint` must be a file of its own: another training writes it", _name(self)
@@ -90,7 +98,8 @@ class Checkpoints:
             raise type(error)(
                 error.errno, f"`checkpoint` must be a file that can be written: {error.strerror}", _name(self)
             ) from error
-        self._n_epochs, self._time, self._written = len(progress.history), time.monotonic(), _stage(progress)
+        self._n_epochs, self._time = len(progress.history), time.monotonic()
+        self._written = _stage(progress) if is_good else None
 
     def is_due(self, n_epochs: int) -> bool:
         """Whether to write one now, at the end of an epoch; warn if the last one could not be written."""
@@ -205,9 +214,8 @@ def read_last(checkpoint: Checkpoint) -> tuple[Path, ModelContent, dict[str, Any
     for path in found:
         try:
             return path, *read_checkpoint(path)
-        except ModelFileError as error:
+        except (ModelFileError, OSError) as error:
             if path == found[-1]:
                 raise
-            with suppress(FileNotFoundError):
-                warn(f"{error}; the one before it is taken", CheckpointWarning)
+            warn(f"{error}; the one before it is taken", CheckpointWarning)
     return None

@@ -190,7 +190,8 @@ class Trained(_Trained):
     history : History
     progress : dict or None
         The optimizer's state, the order of the rows, the generator, early stopping and more, in plain dicts,
-        lists and tuples of arrays.
+        lists and tuples of arrays. Its parameters are the arrays of `params`, unless early stopping restores
+        others: who writes in them changes what is resumed.
 
     Examples
     --------

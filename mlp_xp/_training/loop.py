@@ -226,6 +226,7 @@ class _Boundary:
     order : array of int or None
     early_stopping : EarlyStoppingState or None
     n_epochs : int
+    is_ended : bool
     position : StreamPosition or None
     time : float
         When it was reached, in seconds.
@@ -236,6 +237,7 @@ class _Boundary:
     order: Rows | None
     early_stopping: EarlyStoppingState | None
     n_epochs: int
+    is_ended: bool
     position: StreamPosition | None = None
     time: float = field(default_factory=time.perf_counter)
 
@@ -478,6 +480,7 @@ class _Loop:
             progress.order,
             None if stopping is None else replace(stopping),
             len(self.history),
+            progress.is_ended,
             position,
         )
 
@@ -491,8 +494,8 @@ class _Loop:
             if self.saved_is_alias:
                 self._save_copy()
             checkpoints.write(self.resume_point())
-        elif now - self.boundary.time >= SECONDS_BETWEEN_BOUNDARIES:
-            self._remember_epoch()
+        elif self.processes is not None or now - self.boundary.time >= SECONDS_BETWEEN_BOUNDARIES:
+            self._remember_epoch()  # several processes must remember the same one
 
     def _remember_epoch(self) -> None:
         """Remember the end of the last epoch as the place where the training can go on."""
@@ -531,7 +534,7 @@ class _Loop:
             found.order,
             found.early_stopping,
             self.history[: found.n_epochs],
-            live.is_ended,
+            found.is_ended,
             found.position,
             data=live.data,
         )

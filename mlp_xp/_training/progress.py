@@ -161,6 +161,8 @@ class Progress:
             raise ValueError(
                 f"`resume` must hold parameters {shown(there)} as `params` has, got {shown(here)}"
             )
+        if content["random"] is None and start.random is not None:
+            raise ValueError("`resume` must hold the state of a generator, got None")
         content = move_progress(content, place)
         new = leaves(start.optimizer_state)
         if not _are_alike(_with_numbers(content["optimizer_state"], new), new):
@@ -348,7 +350,7 @@ def from_file_content(content: dict[str, Any], model: Parameters) -> dict[str, A
     else:
         content["params"] = _checked_params(content["params"], model)
     for index, leaf in enumerate(content["optimizer_state"]):
-        if type(leaf) not in (int, float, type(None), np.ndarray):
+        if type(leaf) not in (bool, int, float, type(None), np.ndarray):
             raise TypeError(f"`optimizer_state[{index}]` must be an array or a number, got {shown(leaf)}")
     if content["history"] is not None:
         _check_history(content["history"])

@@ -129,7 +129,9 @@ def check_goes_on(
         raise ValueError(
             f"the history must have the columns {found} as before, got arguments for {[*columns]}"
         )
-    if isinstance(samples, Stream) != (progress.position is not None) and n_done:
+    position = progress.position
+    has_steps = n_done or (position is not None and position.n_batches)
+    if has_steps and isinstance(samples, Stream) != (position is not None):
         raise ValueError("`X` must be a stream if it was one before, else arrays")
     data = digest_of(samples)
     if n_done and progress.data and data and progress.data != data:

@@ -248,6 +248,7 @@ def train(
                 "seed": random,
                 "metrics": [metric.name for metric in resolved_metrics],
                 "early_stopping": early_stopping,
+                "resume": len(progress.history),
             }
             processes.check_same("the arguments", arguments)
         settings = Settings(
