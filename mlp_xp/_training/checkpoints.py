@@ -36,7 +36,8 @@ class Checkpoint:
         Write it when an epoch ends, or a batch of a stream, and so many seconds have passed since the last
         one; 60 by default.
     every_epochs : int, optional
-        Write it after so many epochs, instead.
+        Write it when so many epochs have passed, instead; of short epochs, of which some hundred run at once,
+        when these are done.
     keep : int, default=2
         How many to keep: the last one under `path`, those before it with ".1", ".2", ... behind the name.
     overwrite : bool, default=False
