@@ -637,6 +637,41 @@ def test_one_that_cannot_be_read_is_left_for_the_one_before(path, numpy, monkeyp
         assert_same(run(numpy, checkpoint=path, resume=True), result)
 
 
+def test_patience_without_end_can_be_read_again(path, numpy):
+    rule = EarlyStopping("loss", n_iter_no_change=np.inf)
+    run(numpy, 5, early_stopping=rule, checkpoint=path)
+    rewritten(path, of_stopping(n_no_change=2**21))
+    assert checkpoint_files.read_checkpoint(path)[1]["early_stopping"]["n_no_change"] == 2**21
+
+
+def test_an_interrupt_while_the_last_one_is_written_loses_nothing(path, numpy, monkeypatch):
+    write = checkpoint_files.write_prepared
+
+    def interrupted(path, file):
+        if json.loads(file.metadata["progress"])["history"]["n_epochs"] == EPOCHS:
+            signal.raise_signal(signal.SIGINT)
+        write(path, file)
+
+    monkeypatch.setattr(checkpoint_files, "write_prepared", interrupted)
+    with pytest.warns(TrainingInterruptedWarning, match="interrupted when the training had ended"):
+        result = run(numpy, checkpoint=path)
+    assert_same(result, run(numpy))
+    assert_same(run(numpy, checkpoint=path, resume=True), result)
+
+
+def test_an_interrupt_at_the_beginning_lets_others_have_the_file(path, numpy, monkeypatch):
+    run(numpy, 2, checkpoint=path)
+
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_files.OwnedFile, "_remove_leftovers", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(numpy, checkpoint=path, resume=True)
+    assert_same(run(numpy, checkpoint=path, resume=True), run(numpy))
+
+
 def test_the_rights_of_a_file_stay(path, numpy, at_once):
     run(numpy, 2, checkpoint=path)
     path.chmod(0o600)
@@ -900,6 +935,8 @@ CRAFTED = {
     "leaf": (put(optimizer_state=["x"]), r"`optimizer_state\[0\]` must be an array or a number"),
     "no rule": (of_stopping(rule={"monitor": 3}), "`monitor` must be the name of a column"),
     "rule of code": (of_stopping(rule={"__class__": "os"}), "unexpected keyword argument"),
+    "endless number": (put(optimizer_state=[10**400]), "must be a number of 64 bits"),
+    "far position": (put(position=[10**30, 0, 0.5, 0]), "must be an integer >= 0 and < 2..63"),
     "many divisions": (
         of_stopping(n_divisions=2**40),
         "`progress.early_stopping.n_divisions` must be from 0",

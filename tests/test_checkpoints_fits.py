@@ -450,3 +450,37 @@ def test_an_error_in_lbfgs_leaves_its_last_iterate(path):
         warnings.simplefilter("ignore", CheckpointWarning)
         resumed = MLPRegressor(**settings).fit(X, VALUES, resume=path)
     assert resumed.loss_curve_[:7] == load_model(path).loss_curve_
+
+
+def test_lbfgs_goes_on_with_a_generator_and_its_file_begins_other_solvers(path):
+    settings = {"hidden_layer_sizes": (), "solver": "lbfgs", "alpha": 0.1}
+    model = MLPRegressor(random_state=np.random.RandomState(0), **settings).fit(X, VALUES, checkpoint=path)
+    again = MLPRegressor(random_state=np.random.RandomState(0), **settings).fit(X, VALUES, resume=path)
+    assert_same(again, model)
+    loaded = load_model(path).set_params(solver="adam", warm_start=True, batch_size=20, max_iter=3)
+    model.set_params(solver="adam", warm_start=True, batch_size=20, max_iter=3, random_state=None)
+    assert loaded._continuation is None
+    assert len(loaded.fit(X, VALUES).loss_curve_) == len(model.fit(X, VALUES).loss_curve_)
+
+
+def test_weights_written_in_after_loading_are_those_that_go_on(path):
+    model = made("loss", warm_start=True, max_iter=4).fit(X, VALUES)
+    save_model(path, model, with_progress=True)
+    loaded = load_model(path)
+    for each in (model, loaded):
+        each.coefs_[0][:] = 0.1
+    assert_same(loaded.fit(X, VALUES), model.fit(X, VALUES))
+
+
+def test_a_stream_goes_on_with_the_generator_of_before(path):
+    arrays = X, VALUES[:, None]
+    whole = train_on_numpy(Batches(arrays), seed=np.random.default_rng(0))
+    with pytest.raises(ConnectionError):
+        train_on_numpy(Batches(arrays, 14, fail), seed=np.random.default_rng(0), checkpoint=path)
+    resumed = train_on_numpy(Batches(arrays), seed=0, resume=path)
+    assert resumed.history == whole.history
+
+
+def train_on_numpy(batches, **settings):
+    params = NETWORK.init(seed=0, like=X)
+    return train(NETWORK, params, batches, optimizer=adam(0.01), epochs=3, batch_size=4, **settings)

@@ -243,6 +243,9 @@ class _Lock:
             self.is_ours = False
         except OSError:  # the file system has no locks
             pass
+        except BaseException:
+            self.close()
+            raise
 
     def is_of(self, path: Path) -> bool:
         """Whether the path still is the file that was locked."""

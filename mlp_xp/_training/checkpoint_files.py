@@ -21,6 +21,7 @@ from mlp_xp._disk.model_files import (
 from mlp_xp._disk.owned_file import OwnedFile
 from mlp_xp._interrupts import deferred_interrupts
 from mlp_xp._training.checkpoints import Checkpoint, CheckpointWarning
+from mlp_xp._training.history import TrainingInterruptedWarning
 from mlp_xp._training.progress import Progress, from_file_content
 from mlp_xp._warnings import warn
 
@@ -120,24 +121,29 @@ class Checkpoints:
         self._n_epochs, self._time = len(progress.history), time.monotonic()
         with self._problems_remembered():
             arguments = self.describe(progress), _stage(progress)
-            self._writer = threading.Thread(target=self._write, args=arguments, daemon=True)
-            self._writer.start()
+            writer = threading.Thread(target=self._write, args=arguments, daemon=True)
+            writer.start()
+            self._writer = writer
 
     def end(self, progress: Progress | None) -> None:
         """Write the last one, of a training that has ended, and own the file no longer.
 
         A file of a training that ended before the first step was done is removed: nothing is in it.
         """
-        with deferred_interrupts():
-            if self._writer is not None:
-                self._writer.join()
-            if progress is not None and _stage(progress) != self._written:
+        with deferred_interrupts(limit=1, deliver=False) as interrupts:
+            try:
+                if self._writer is not None:
+                    self._writer.join()
                 with self._problems_remembered():
-                    self._write(self.describe(progress), _stage(progress))
-            if self._is_new and not any(self._written):
-                self.file.remove()
-            self.file.release()
+                    if progress is not None and _stage(progress) != self._written:
+                        self._write(self.describe(progress), _stage(progress))
+                    if self._is_new and not any(self._written):
+                        self.file.remove()
+            finally:
+                self.file.release()
         self._report()
+        if interrupts.received:
+            warn("interrupted when the training had ended", TrainingInterruptedWarning)
 
     @property
     def _is_writing(self) -> bool:
@@ -147,6 +153,7 @@ class Checkpoints:
         """Write one."""
         with self._problems_remembered():
             prepared = prepare(content)
+            progress_of(content_of(prepared))  # one that cannot be read must not replace one that can
             if not self.file.replace(lambda path: write_prepared(path, prepared)):
                 self._problem = "it was not as it was written last, and is replaced"
             self._written = stage
@@ -168,10 +175,10 @@ class Checkpoints:
             warn(f"checkpoint {self.file.path}: {problem}", CheckpointWarning)
 
 
-def _stage(progress: Progress) -> tuple[int, int, bool]:
+def _stage(progress: Progress) -> tuple[int, int, bool, str]:
     """Return how far a training has come."""
     n_batches = 0 if progress.position is None else progress.position.n_batches
-    return len(progress.history), n_batches, progress.is_ended
+    return len(progress.history), n_batches, progress.is_ended, progress.problem
 
 
 def _name(checkpoints: Checkpoints) -> str:

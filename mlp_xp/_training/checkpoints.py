@@ -46,7 +46,7 @@ class Checkpoint:
     Notes
     -----
     A first one is written before the first step, a last one when the training ends, also by an error or
-    Ctrl-C: that of the last whole epoch (of short ones one of the last hundredth of a second), or batch of a
+    Ctrl-C: that of the last whole epoch (of short ones one of the last tenth of a second), or batch of a
     stream. In between they are written by a thread of their own, from a copy of the state; one that takes
     longer than the time between two is not disturbed.
 

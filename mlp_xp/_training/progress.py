@@ -303,8 +303,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 """What a file's progress holds, and the types of it."""
 
-MAX_COUNT = 2**20
-"""The largest number of epochs without an improvement, and of divisions of the rate, which take time."""
+MAX_DIVISIONS = 2**20
+"""The largest number of divisions of the learning rate, which take time."""
 
 _HISTORY_TYPES = {"n_epochs": int, "names": list, "columns": list}
 
@@ -352,6 +352,9 @@ def from_file_content(content: dict[str, Any], model: Parameters) -> dict[str, A
     for index, leaf in enumerate(content["optimizer_state"]):
         if type(leaf) not in (bool, int, float, type(None), np.ndarray):
             raise TypeError(f"`optimizer_state[{index}]` must be an array or a number, got {shown(leaf)}")
+        is_number = isinstance(leaf, (int, float))
+        if is_number and not -(2.0**63) <= leaf < 2.0**63:
+            raise ValueError(f"`optimizer_state[{index}]` must be a number of 64 bits, got {shown(leaf)}")
     if content["history"] is not None:
         _check_history(content["history"])
     if content["order"] is not None:
@@ -406,9 +409,9 @@ def _check_order(order: Any) -> None:
 
 def _checked_stopping(found: dict[str, Any], model: Parameters) -> dict[str, Any]:
     _check_types("progress.early_stopping", found, _STOPPING_TYPES)
-    for name in ("n_no_change", "n_divisions"):
-        if not 0 <= found[name] <= MAX_COUNT:
-            raise ValueError(f"`progress.early_stopping.{name}` must be from 0 to {MAX_COUNT}")
+    for name, largest in (("n_no_change", 2**63 - 1), ("n_divisions", MAX_DIVISIONS)):
+        if not 0 <= found[name] <= largest:
+            raise ValueError(f"`progress.early_stopping.{name}` must be from 0 to {largest}")
     if found["sign"] not in (1.0, -1.0) or found["event"] not in ("", "stopped", "divided"):
         raise ValueError("`progress.early_stopping` must have a known sign and event")
     EarlyStopping(**found["rule"])

@@ -188,7 +188,11 @@ def checkpoints_of(
         )
 
     checkpoints = Checkpoints(checkpoint, describe or describe_network)
-    checkpoints.begin(progress, source)
+    try:
+        checkpoints.begin(progress, source)
+    except BaseException:
+        checkpoints.file.release()
+        raise
     try:
         yield checkpoints
     finally:

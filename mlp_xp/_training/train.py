@@ -237,6 +237,8 @@ def train(
         if validation is not None:
             columns += ["val_loss", *(f"val_{metric.name}" for metric in resolved_metrics)]
         progress, source = resumed(resume, checkpoint, network, progress, samples, epochs, columns)
+        if isinstance(samples, Stream) and samples.randoms is not None and progress.random is not None:
+            samples.randoms = repeat(progress.random)  # of another kind than `seed`, if the first one was
         if processes is not None:
             arguments = {
                 "network": network,

@@ -16,7 +16,7 @@ from mlp_xp._devices import MEMORY_RELEASE_HOOKS, computing, room_beside
 from mlp_xp._disk.model_files import ModelContent
 from mlp_xp._losses import LOSS_BY_OUT_ACTIVATION
 from mlp_xp._network import Network
-from mlp_xp._parameters import Layer, Parameters, all_finite, are_equal, plain
+from mlp_xp._parameters import Layer, Parameters, all_finite, are_equal, copy_tree, plain
 from mlp_xp._samples import Samples, moved_if_they_fit
 from mlp_xp._training.checkpoint_files import progress_of
 from mlp_xp._training.progress import CONTINUED, move_progress, to_file_content
@@ -210,8 +210,9 @@ def continuation_from_file(content: ModelContent) -> dict[str, Any]:
     if not isinstance(found, dict) or found.keys() != {"validation_random", "metric", "t_before"}:
         raise ValueError("`progress.estimator` must have validation_random, metric, t_before")
     check_integer("progress.estimator.t_before", found["t_before"], minimum=0)
-    if isinstance(content.progress["random"], np.random.Generator):
-        raise TypeError("`progress.random` must be a RandomState")
+    kind = type(None) if content.parameters.get("solver") == "lbfgs" else np.random.RandomState
+    if type(content.progress["random"]) is not kind:
+        raise TypeError(f"`progress.random` must be {kind.__name__}")
     random, metric = found["validation_random"], found["metric"]
     if type(random) not in (np.random.RandomState, type(None)) or type(metric) not in (str, type(None)):
         raise TypeError("`progress.estimator` must have a RandomState and a name")
@@ -239,7 +240,8 @@ def restore(estimator: Estimator, content: ModelContent, place: Placement) -> Es
     for name in FITTED_ATTRIBUTE_TYPES:
         setattr(estimator, name, _check_learned(name, learned[name]))
     estimator._continuation = None
-    if content.progress is not None:
+    if content.progress is not None and estimator.solver != "lbfgs":
+        params = copy_tree(place.xp, params)  # users may write in `coefs_`, but not in what is remembered
         continuation = continuation_from_file(content)
         progress = move_progress(continuation["progress"], place)
         estimator._continuation = {**continuation, "progress": progress}

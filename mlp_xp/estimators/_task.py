@@ -173,10 +173,12 @@ def prepare_task(
         params: Parameters = params_at(estimator, there)
         if continuation is not None and not by_batches:
             former = continuation["progress"]["random"]
-            if resumed and isinstance(estimator.random_state, np.random.RandomState):
+            if former is None:  # of "lbfgs"
+                former = random
+            elif resumed and isinstance(estimator.random_state, np.random.RandomState):
                 random.set_state(former.get_state())  # where it would be in the fit that is resumed
                 former = random
-            random = random if former is random else copy.deepcopy(former)
+            random = former if random is former else copy.deepcopy(former)
     else:
         draw = glorot_uniform(2.0 if estimator._all_logistic() else 6.0)
         params = network.init(random, like=there.from_host([0.0]), weight=draw, bias=draw)
