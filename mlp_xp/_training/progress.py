@@ -343,7 +343,7 @@ def from_file_content(content: dict[str, Any], model: Parameters) -> dict[str, A
     TypeError, ValueError
         The message names what is wrong.
     """
-    content = {**content, "engine": content.get("engine", "")}
+    content = {**content}
     _check_types("progress", content, _TYPES)
     if content["params"] is None:
         content["params"] = plain(model)
