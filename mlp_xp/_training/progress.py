@@ -15,6 +15,7 @@ from mlp_xp._engines import State
 from mlp_xp._optimizers import Optimizer, OptimizerState
 from mlp_xp._parameters import (
     Parameters,
+    are_equal,
     flatten,
     is_array,
     leaves,
@@ -153,10 +154,7 @@ class Progress:
         """
         if content.get("history") is None:
             raise ValueError("`resume` must hold a training's history; this is that of a fitted model")
-        here, there = (
-            [(tuple(array.shape), str(to_dtype(array))) for array in flatten(each)]
-            for each in (content["params"], start.params)
-        )
+        here, there = (list(map(_kind_of_leaf, flatten(each))) for each in (content["params"], start.params))
         if here != there:
             raise ValueError(
                 f"`resume` must hold parameters {shown(there)} as `params` has, got {shown(here)}"
@@ -173,11 +171,6 @@ class Progress:
         if progress.random is not None:
             progress.random = _with_state_of(start.random, progress.random)
         return progress
-
-
-def to_dtype(array: Any) -> str:
-    """Return the name of an array's dtype, the same in all libraries."""
-    return str(array.dtype).rpartition(".")[2]
 
 
 def start_training(xp: Namespace, params: Parameters, optimizer: Optimizer, random: RandomSource) -> Progress:
@@ -233,7 +226,7 @@ def _are_alike(old: list[Any], new: list[Any]) -> bool:
 def _kind_of_leaf(leaf: Any) -> Any:
     if not is_array(leaf):
         return "none" if leaf is None else "number"
-    return tuple(leaf.shape), to_dtype(leaf)
+    return tuple(leaf.shape), str(leaf.dtype).rpartition(".")[2]  # the same name in all libraries
 
 
 def _history(content: dict[str, Any], engine: str) -> History:
@@ -321,18 +314,13 @@ def to_file_content(content: dict[str, Any], model: Parameters) -> dict[str, Any
     """
     content = {"history": None, "engine": "", "is_ended": False, "position": None, **content}
     content = {"loss": math.nan, "problem": "", "data": "", **progress_on_host(content)}
-    if _are_same(content["params"], model):
+    if are_equal(np, content["params"], map_tree(to_host, model)):
         content["params"] = None
     stopping = content["early_stopping"]
     if stopping is not None:
         # The best parameters are those of the model, if there are any.
         content["early_stopping"] = {**stopping, "best_params": stopping["best_params"] is not None}
     return content
-
-
-def _are_same(params: Parameters, others: Parameters) -> bool:
-    pairs = zip(flatten(params), map(to_host, flatten(others)))
-    return all(one is other or np.array_equal(one, other) for one, other in pairs)
 
 
 def from_file_content(content: dict[str, Any], model: Parameters) -> dict[str, Any]:

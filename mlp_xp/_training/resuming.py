@@ -53,9 +53,7 @@ def find_source(resume: Any, checkpoint: Checkpoint | None) -> Source | None:
     Of several processes the first one reads the file.
     """
     processes = current_processes()
-    if processes is None:
-        return _find_source(resume, checkpoint)
-    if isinstance(resume, Trained):
+    if processes is None or isinstance(resume, Trained):
         return _find_source(resume, checkpoint)
     found = _find_source(resume, checkpoint) if processes.rank == 0 else None
     source: Source | None = processes.share("the checkpoint", found)
