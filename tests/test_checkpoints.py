@@ -1071,6 +1071,15 @@ def assert_survived(reports, n_kills):
 needs_forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="the script forks")
 
 
+@needs_forks
+@pytest.mark.parametrize("options", [["1"], ["2"], ["3"], ["3", "no-links"]], ids=" ".join)
+def test_a_process_may_end_before_any_operation_on_files(options):
+    script = Path(__file__).with_name("killed_writers.py")
+    done = subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert min(map(int, done.stdout.split())) > 30  # so many operations there were
+
+
 CASES = [
     *(f"numpy:{name}" for name in SCENARIOS),
     *(f"torch:{name}" for name in ("adam", "early stopping", "iterator", "score", "lone tool")),

@@ -120,26 +120,32 @@ class OwnedFile:
     def replace(self, write: Write) -> bool:
         """Write the next one; return whether the last one was still as it was known to be.
 
-        Before the last one is replaced it becomes the first of the former ones, unless somebody else has
-        changed it: then these stay as they are, so that one of them is good.
+        The last one becomes the first of the former ones, unless somebody else has changed it: then these
+        stay as they are, so that one of them is good.
         """
         temporary, lock = self._written(write)
+        aside = None
         try:
+            is_ours = bool(self._identity == self._look())
             if self._target.exists():
                 shutil.copymode(self._target, temporary)
-            is_ours = bool(self._identity == self._look())
-            if is_ours and self.keep > 1 and self._target.exists():
-                for number in range(self.keep - 1, 1, -1):
-                    with suppress(FileNotFoundError):
-                        self._former(number - 1).replace(self._former(number))
-                self._copy_to_former()
+                if is_ours and self.keep > 1:
+                    aside = self._set_aside()
             temporary.replace(self._target)
         except BaseException:
             lock.close()
-            temporary.unlink(missing_ok=True)
+            for path in (temporary, aside):
+                if path is not None:
+                    path.unlink(missing_ok=True)
             raise
         is_known = is_ours or self._identity == DAMAGED
         self._now_owned(lock)
+        if aside is not None:
+            try:
+                self._shift_former()
+                aside.replace(self._former(1))
+            finally:
+                aside.unlink(missing_ok=True)
         return is_known
 
     def remove(self) -> None:
@@ -158,8 +164,7 @@ class OwnedFile:
 
     def _written(self, write: Write) -> tuple[Path, _Lock]:
         """Write a temporary file; return its path, and its lock."""
-        temporary = self._target.with_name(f".{self._target.name}.{secrets.token_hex(8)}.partial")
-        lock = None
+        temporary, lock = self._temporary_name(), None
         try:
             temporary.touch(exist_ok=False)
             lock = _Lock(temporary)
@@ -175,15 +180,25 @@ class OwnedFile:
             raise
         return temporary, lock
 
-    def _copy_to_former(self) -> None:
-        """Let the last one have the first of the former ones' name too, in one step where links exist."""
-        link = self._target.with_name(f".{self._target.name}.{secrets.token_hex(8)}.partial")
+    def _set_aside(self) -> Path | None:
+        """Give the last one a second name, and return it; where there are no links, make it a former one."""
+        aside = self._temporary_name()
         try:
-            os.link(self._target, link)
+            os.link(self._target, aside)
         except OSError:
+            self._shift_former()
             self._target.replace(self._former(1))
-        else:
-            link.replace(self._former(1))
+            return None
+        return aside
+
+    def _shift_former(self) -> None:
+        """Make room for a first one of the former ones."""
+        for number in range(self.keep - 1, 1, -1):
+            with suppress(FileNotFoundError):
+                self._former(number - 1).replace(self._former(number))
+
+    def _temporary_name(self) -> Path:
+        return self._target.with_name(f".{self._target.name}.{secrets.token_hex(8)}.partial")
 
     def _now_owned(self, lock: _Lock) -> None:
         self.release()
