@@ -91,15 +91,16 @@ def fit(library, folder, **settings):
 def tool(library, folder, *options):
     from mlp_xp._cli import main
     from mlp_xp._training import checkpoint_files
+    from mlp_xp.tables import load_run
 
     checkpoint_files.SECONDS_BETWEEN = 0.0
     resume = ["--resume"] if folder else []
     os.chdir(folder or tempfile.mkdtemp(dir="."))
     words = f"train planar --hidden 16 8 --networks 3 --out run --quiet --backend {library}".split()
-    if Path("run.partial").exists() or not Path("run").exists():
-        code = main([*words, *options, *resume])
-        assert code == 0, code
-    run = mlp_xp.tables.load_run("run")
+    is_complete = Path("run").exists() and not Path("run.partial").exists()
+    code = main([*words, *options, *resume])
+    assert code == (2 if is_complete else 0), code
+    run = load_run("run")
     network = run.pipeline.estimator
     weights = [weight.tobytes() for weight in [*network.coefs_, *network.intercepts_]]
     return weights, *(json.loads(Path("run", name).read_text()) for name in ("history.json", "metrics.json"))

@@ -61,7 +61,7 @@ def forked(folder, keep, overwrite, n_operations):
             os.write(writer, bytes([number]))
         os._exit(0)
     os.close(writer)
-    with open(reader, "rb") as pipe:
+    with os.fdopen(reader, "rb") as pipe:
         numbers = pipe.read()
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     assert code in (0, 9), code

@@ -762,14 +762,14 @@ def test_a_folder_that_is_removed_does_not_end_the_training(tmp_path, numpy):
 
 def test_what_killed_processes_leave_is_removed(path, numpy):
     run(numpy, 5, checkpoint=path)
-    half, link, other = (
-        path.with_name(name) for name in (".run.mlpx.a.partial", ".run.mlpx.b.partial", ".x")
-    )
+    names = (f".run.mlpx.{'a' * 16}.partial", f".run.mlpx.{'b' * 16}.partial", ".run.mlpx.mine.partial")
+    half, link, other = map(path.with_name, names)
     half.write_bytes(b"half of it")
     link.hardlink_to(path)
     other.write_bytes(b"somebody's")
     assert_same(run(numpy, checkpoint=path, resume=True), run(numpy))
-    assert sorted(each.name for each in path.parent.iterdir()) == [".x", "run.mlpx", "run.mlpx.1"]
+    found = sorted(each.name for each in path.parent.iterdir())
+    assert found == [".run.mlpx.mine.partial", "run.mlpx", "run.mlpx.1"]
 
 
 def test_a_link_to_a_file_stays_a_link(tmp_path, numpy):

@@ -234,6 +234,26 @@ def test_a_folder_is_not_removed_in_parts(cut, run, monkeypatch):
     assert removed[-1].name.startswith(".run.partial.")
 
 
+def test_a_folder_whose_removal_was_cut_is_removed_later(run):
+    removed, other = Path(".run.partial.0123456789abcdef.partial"), Path(".run.partial.mine")
+    for folder in (removed, other):
+        folder.mkdir()
+        (folder / "network-1.safetensors").write_text("")
+    assert run(TRAIN)[0] == 0
+    assert not removed.exists()
+    assert (other / "network-1.safetensors").exists()
+
+
+@pytest.mark.parametrize("option", ["--resume", "--overwrite"])
+def test_a_run_whose_scores_were_being_written_is_replaced(option, cut, run):
+    cut(1, 5, interrupt)
+    leftover = Path("run", ".metrics.json.0123456789abcdef.partial")
+    leftover.write_text("{")
+    assert run(TRAIN, option)[0] == 0
+    assert Path("run", "metrics.json").exists()
+    assert not leftover.exists()
+
+
 def test_an_empty_folder_is_taken(run):
     PARTIAL.mkdir()
     assert run(TRAIN)[0] == 0
@@ -242,8 +262,7 @@ def test_an_empty_folder_is_taken(run):
 
 def test_a_folder_whose_making_was_cut_is_taken(run):
     PARTIAL.mkdir()
-    (PARTIAL / f".{UNFINISHED}.0123.partial").write_text("{")
-    (PARTIAL / f"..{UNFINISHED}.0123.partial.4567").write_text("{")
+    (PARTIAL / f".{UNFINISHED}.0123456789abcdef.partial").write_text("{")
     assert run(TRAIN)[0] == 0
     assert not PARTIAL.exists()
 

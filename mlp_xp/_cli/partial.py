@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import secrets
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,7 +16,7 @@ from mlp_xp._arrays import library_name
 from mlp_xp._cli.loading import LoadedData, file_sha256
 from mlp_xp._cli.options import option_name
 from mlp_xp._cli.processes import is_first
-from mlp_xp._disk.folders import write_json
+from mlp_xp._disk.folders import final_name, leftovers, temporary_name, write_json_text
 from mlp_xp._disk.owned_file import OwnedFile
 from mlp_xp._processes import current_processes
 from mlp_xp._training.checkpoints import Checkpoint
@@ -62,6 +61,9 @@ class PartialFolder:
         self.path = out.with_name(f"{out.name}.partial")
         self._shown = f"{str(options.out).rstrip('/')}.partial"
         self._file = OwnedFile(self.path / PARTIAL_FILE, keep=1)
+        with suppress(OSError):
+            for removed in leftovers(self.path):
+                shutil.rmtree(removed, ignore_errors=True)
         exists = self.path.exists() and not (
             self.path.is_dir() and all(map(_is_leftover, self.path.iterdir()))
         )
@@ -115,7 +117,7 @@ class PartialFolder:
             self.remove()
         try:
             self.path.mkdir()
-            self._file.create(lambda path: write_json(path, found))
+            self._file.create(lambda path: write_json_text(path, found))
         except OSError as error:
             raise DataError(f"{self._shown}: it cannot be made ({error.strerror})") from error
         return []
@@ -131,9 +133,10 @@ class PartialFolder:
     def remove(self) -> None:
         """Remove the folder: the run is saved, with its scores and pictures.
 
-        It is renamed before, so that a process that is killed here leaves none that is half removed.
+        It is renamed before, so that a process that is killed here leaves none that is half removed; what is
+        left the next training removes.
         """
-        removed = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
+        removed = temporary_name(self.path)
         with suppress(OSError):
             self.path.rename(removed)
             shutil.rmtree(removed, ignore_errors=True)
@@ -178,7 +181,7 @@ class PartialFolder:
 
 def _is_leftover(path: Path) -> bool:
     """Whether this is what a process left that was killed when it began to make the folder."""
-    return path.name.startswith(".") and PARTIAL_FILE in path.name
+    return final_name(path) == PARTIAL_FILE
 
 
 def _shown(value: Any) -> str:

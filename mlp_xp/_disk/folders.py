@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -26,7 +27,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         If the file cannot be written; the error names `path`.
     """
     target = path.resolve()  # replace the target of a symbolic link, not the link
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    temporary = temporary_name(target)
     try:
         if target.exists() and not target.is_file():
             raise FileExistsError(errno.EEXIST, "it must be a file, and is something else")
@@ -42,6 +43,22 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise type(error)(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """Return a new name, beside the path, for what gets that path's name when it is complete."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+
+
+def final_name(temporary: Path) -> str | None:
+    """Return the name of the path that a temporary name was made of; None if it is not a temporary name."""
+    match = re.fullmatch(r"\.(.+)\.[0-9a-f]{16}\.partial", temporary.name)
+    return match and match[1]
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Return the temporary names of a path that there are: processes write them, or were killed."""
+    return [each for each in path.parent.iterdir() if final_name(each) == path.name]
 
 
 class NewFolder:
@@ -88,25 +105,22 @@ class NewFolder:
         self._within = within or self._target.parent
         self._partial: Path | None = None
         self.check()
-        self._made_in(self._target.parent, keep=within is None)
+        if within is None:
+            self._partial = self._made()
+        elif not os.access(self._target.parent, os.W_OK | os.X_OK):
+            raise ValueError(f"{path}: no folder can be made there ({os.strerror(errno.EACCES)})")
 
-    def _made_in(self, folder: Path, *, keep: bool) -> None:
-        """Make the temporary folder, or try whether one can be made."""
+    def _made(self) -> Path:
         try:
-            made = Path(mkdtemp(prefix=f".{self._target.name}.", dir=folder))
+            return Path(mkdtemp(prefix=f".{self._target.name}.", dir=self._within))
         except OSError as error:
             raise ValueError(f"{self.path}: no folder can be made there ({error.strerror})") from error
-        if keep:
-            self._partial = made
-        else:
-            made.rmdir()
 
     @property
     def partial(self) -> Path:
         """The temporary folder to write to."""
         if self._partial is None:
-            self._made_in(self._within, keep=True)
-        assert self._partial is not None
+            self._partial = self._made()
         return self._partial
 
     def check(self) -> None:
@@ -133,7 +147,8 @@ class NewFolder:
             raise ValueError(f"{path}: it exists already; --overwrite replaces it")
 
     def _may_be_ours(self, path: Path) -> bool:
-        return path.is_file() and any(fnmatch(path.name, pattern) for pattern in (self.mark, *self.contents))
+        name = final_name(path) or path.name  # a process may have been killed while it wrote
+        return path.is_file() and any(fnmatch(name, pattern) for pattern in (self.mark, *self.contents))
 
     def __enter__(self) -> NewFolder:
         return self
@@ -226,8 +241,13 @@ def _umask() -> int:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON document, indented; the file is whole or not there."""
+    with atomic_write(path) as file:
+        write_json_text(file, content)
+
+
+def write_json_text(path: Path, content: Any) -> None:
+    """Write a JSON document, indented."""
     import json
 
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    with atomic_write(path) as file:
-        file.write_text(text + "\n", encoding="utf-8")
+    path.write_text(text + "\n", encoding="utf-8")

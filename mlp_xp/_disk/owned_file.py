@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mlp_xp._disk.folders import sync_file, sync_folder
+from mlp_xp._disk.folders import leftovers, sync_file, sync_folder, temporary_name
 
 fcntl: Any = None
 """The module that locks files; not on Windows, where files are not locked."""
@@ -164,7 +163,7 @@ class OwnedFile:
 
     def _written(self, write: Write) -> tuple[Path, _Lock]:
         """Write a temporary file; return its path, and its lock."""
-        temporary, lock = self._temporary_name(), None
+        temporary, lock = temporary_name(self._target), None
         try:
             temporary.touch(exist_ok=False)
             lock = _Lock(temporary)
@@ -182,7 +181,7 @@ class OwnedFile:
 
     def _set_aside(self) -> Path | None:
         """Give the last one a second name, and return it; where there are no links, make it a former one."""
-        aside = self._temporary_name()
+        aside = temporary_name(self._target)
         try:
             os.link(self._target, aside)
         except OSError:
@@ -196,9 +195,6 @@ class OwnedFile:
         for number in range(self.keep - 1, 1, -1):
             with suppress(FileNotFoundError):
                 self._former(number - 1).replace(self._former(number))
-
-    def _temporary_name(self) -> Path:
-        return self._target.with_name(f".{self._target.name}.{secrets.token_hex(8)}.partial")
 
     def _now_owned(self, lock: _Lock) -> None:
         self.release()
@@ -218,7 +214,7 @@ class OwnedFile:
         if fcntl is None:
             return
         with suppress(OSError):
-            for path in self._target.parent.glob(f".{_literal(self._target.name)}.*.partial"):
+            for path in leftovers(self._target):
                 with suppress(OSError):
                     lock = _Lock(path)
                     try:
@@ -227,11 +223,6 @@ class OwnedFile:
                             path.unlink()
                     finally:
                         lock.close()
-
-
-def _literal(name: str) -> str:
-    """Return a name as a pattern that matches it alone."""
-    return "".join(f"[{character}]" if character in "*?[" else character for character in name)
 
 
 class _Lock:
