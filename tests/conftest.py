@@ -4,15 +4,18 @@
 pass by leaving them out. ``--libraries cupy,torch_cuda,jax_cuda`` runs in these alone what runs in
 namespaces, and what is marked with `cuda`. ``--mutations 20000`` damages that many model files instead of
 a few, ``--kills 200`` kills as many trainings. ``--slow`` adds what is marked with `slow`: commands in
-processes of their own, and long searches.
+processes of their own, long searches, and all cases of what is marked with `sampled`. ``--record FILE``
+writes down what passes, and ``--but FILE`` leaves that out where other libraries are installed.
 """
 
 from __future__ import annotations
 
 import gc
 import os
+from collections import Counter
 from collections.abc import Generator
 from importlib import import_module, util
+from pathlib import Path
 from typing import Any, NamedTuple
 
 # Before JAX starts: float64 exists, and nothing looks for accelerators that tests do not need.
@@ -129,9 +132,8 @@ _missing: dict[str, str] = {}
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require", default="", help="libraries whose absence is an error, by commas")
     parser.addoption("--libraries", default="", help="the only libraries to test in, by commas")
-    parser.addoption(
-        "--tested", default="", help="libraries in which only what is slow is left to test, by commas"
-    )
+    parser.addoption("--record", type=Path, help="file to add the names of tests to that pass")
+    parser.addoption("--but", type=Path, help="file with names of tests to leave out")
     parser.addoption("--mutations", default=800, type=int, help="how many damaged model files to load")
     parser.addoption("--kills", default=20, type=int, help="how often to kill trainings with checkpoints")
     parser.addoption("--slow", action="store_true", help="also what takes seconds each")
@@ -152,6 +154,12 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "pictures: draws the pictures that other tests of the command leave empty"
     )
     config.addinivalue_line("markers", "slow: takes seconds, as a process does, and runs with --slow alone")
+    config.addinivalue_line(
+        "markers", "sampled(n): takes seconds in all; every n-th case runs without --slow"
+    )
+    config.addinivalue_line("markers", "installed: looks at what is installed; never left out by --but")
+    if config.getoption("--record") is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Record(config.getoption("--record")))
     chosen = _names(config, "--libraries")
     unknown = [name for name in (*chosen, *required(config)) if name not in (*LIBRARIES, *COMPILERS)]
     if unknown:
@@ -168,6 +176,22 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"required, but {'; '.join(_missing[name] for name in absent)}")
 
 
+class _Record:
+    """Writes down which tests pass."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.names: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" and report.passed:
+            self.names.append(report.nodeid)
+
+    def pytest_sessionfinish(self) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.writelines(f"{name}\n" for name in self.names)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     # Modules and tests stay until the end: neither this nor the tests need to search them for garbage.
@@ -180,10 +204,14 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m slow` is looked at
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not _names(config, "--libraries"):
+        _sample(items)
     kept = items if config.getoption("--slow") else [item for item in items if not _is(item, "slow")]
-    tested = [_made[name] for name in _names(config, "--tested") if name in _made]
-    kept = [item for item in kept if _is(item, "slow") or not any(_library_of(item) is one for one in tested)]
+    if config.getoption("--but") is not None:
+        passed = set(config.getoption("--but").read_text(encoding="utf-8").splitlines())
+        kept = [item for item in kept if item.nodeid not in passed or _is(item, "installed")]
     if _names(config, "--libraries"):
         kept = [item for item in kept if "library" in getattr(item, "fixturenames", ()) or _is(item, "cuda")]
     chosen = set(kept)
@@ -191,9 +219,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = kept
 
 
-def _library_of(item: pytest.Item) -> Any:
-    """Return the library that a test runs in, None if it knows no libraries."""
-    return getattr(getattr(item, "callspec", None), "params", {}).get("library")
+def _sample(items: list[pytest.Item]) -> None:
+    """Mark as slow all but every n-th case of tests marked with `sampled`."""
+    n_cases: Counter[str] = Counter()
+    for item in items:
+        sampled = item.get_closest_marker("sampled")
+        if sampled is not None:
+            function = item.nodeid.partition("[")[0]
+            if n_cases[function] % sampled.args[0]:
+                item.add_marker("slow")
+            n_cases[function] += 1
 
 
 def _is(item: pytest.Item, marker: str) -> bool:

@@ -51,6 +51,8 @@ from benchmarks.workloads import (
 )
 from mlp_xp import EagerFallbackWarning
 
+pytestmark = pytest.mark.installed
+
 # Each kind of workload; 67 rows are no whole number of batches.
 TINY = {
     "logistic": replace(WORKLOADS["xor"], epochs=5),

@@ -33,6 +33,8 @@ from benchmarks.tables.summary import BETTER_MLP, better_mlp, compare, ranks, su
 from benchmarks.tables.target_lists import Entry, read_list
 from mlp_xp._cli.loading import load_data
 
+pytestmark = pytest.mark.installed
+
 LIST = """file,target,task,drop
 fruit.csv,kind,,note colour
 sizes.csv,size,regression,

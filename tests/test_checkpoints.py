@@ -9,11 +9,11 @@ import subprocess
 import sys
 import threading
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import LIBRARIES, need
 from killed_trainings import ENVIRONMENT, SCENARIOS
 
 from mlp_xp import (
@@ -114,6 +114,7 @@ WAYS = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("n_first", [1, 7])
 def test_n_epochs_and_m_epochs_are_n_plus_m_epochs(library, way, n_first, path):
@@ -144,8 +145,6 @@ def test_generators_of_each_kind_go_on(kind, path):
         random.integers(2**31, size=3, dtype=np.uint32)  # half of 64 bits is left for the next one
         return random
 
-    from conftest import LIBRARIES
-
     numpy = LIBRARIES["numpy"]()
     whole = run(numpy, seed=seed())
     run(numpy, 5, seed=seed(), checkpoint=path)
@@ -173,8 +172,6 @@ def test_data_of_every_layout_go_on(library, layout, path, tmp_path):
 
 
 def test_a_training_begun_in_one_library_goes_on_in_another(library, path):
-    from conftest import LIBRARIES
-
     numpy = LIBRARIES["numpy"]()
     begun = run(library, 5, **WAYS["best epoch"](), checkpoint=path)
     here, there = (run(lib, **WAYS["best epoch"](), resume=path) for lib in (numpy, library))
@@ -188,8 +185,6 @@ def test_a_training_begun_in_one_library_goes_on_in_another(library, path):
 
 
 def test_what_was_done_is_not_done_again(path):
-    from conftest import LIBRARIES
-
     numpy, seen = LIBRARIES["numpy"](), []
     run(numpy, 5, checkpoint=path)
     run(numpy, callback=lambda history, params: seen.append(len(history)), resume=path)
@@ -237,8 +232,6 @@ def test_results_are_tuples_of_two_that_can_be_pickled(library):
 
 @pytest.fixture
 def numpy():
-    from conftest import LIBRARIES
-
     return LIBRARIES["numpy"]()
 
 
@@ -490,8 +483,8 @@ def test_a_file_of_another_training_stays(path, numpy):
 IN_ANOTHER_PROCESS = """
 import sys, warnings
 sys.path.insert(0, sys.argv[3])
-from test_checkpoints import run
 from conftest import LIBRARIES
+from test_checkpoints import run
 from mlp_xp import Checkpoint
 try:
     run(LIBRARIES["numpy"](), checkpoint=Checkpoint(sys.argv[1], overwrite=sys.argv[2] == "overwrite"),
@@ -1045,34 +1038,12 @@ def test_a_crafted_generator_is_refused(change, words):
 # Killed processes.
 
 
-def killed(seed, n_kills, *cases):
-    """Return what the script says of scenarios."""
-    script = Path(__file__).with_name("killed_trainings.py")
-    words = [sys.executable, str(script), str(seed), str(n_kills)]
-    # A library that is imported may start threads: each has a process of its own.
-    of_libraries: dict[str, list[str]] = {}
-    for case in cases:
-        of_libraries.setdefault(case.partition(":")[0], []).append(case)
-    reports = []
-    for some in of_libraries.values():
-        done = subprocess.run([*words, *some], capture_output=True, text=True, env=os.environ | ENVIRONMENT)
-        assert done.returncode == 0, done.stderr
-        reports += [json.loads(line) for line in done.stdout.splitlines()]
-    return reports
-
-
-def assert_survived(reports, n_kills):
-    for report in reports:
-        assert report.get("kills") == n_kills, report
-        assert report["equal"], report
-        assert report["leftovers"] == [], report
-
-
 needs_forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="the script forks")
 
 
 @needs_forks
-@pytest.mark.parametrize("options", [["1"], ["2"], ["3"], ["3", "no-links"]], ids=" ".join)
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("options", [["3"], ["3", "no-links"], ["2"], ["1"]], ids=" ".join)
 def test_a_process_may_end_before_any_operation_on_files(options):
     script = Path(__file__).with_name("killed_writers.py")
     done = subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True)
@@ -1080,19 +1051,31 @@ def test_a_process_may_end_before_any_operation_on_files(options):
     assert min(map(int, done.stdout.split())) > 30  # so many operations there were
 
 
-CASES = [
-    *(f"numpy:{name}" for name in SCENARIOS),
-    *(f"torch:{name}" for name in ("adam", "early stopping", "iterator", "score", "lone tool")),
-    *(f"jax:{name}" for name in ("schedule", "score")),
-]
-"""Of a library and a scenario; the first five stand for all where there are few kills."""
+CASES = {
+    "numpy": tuple(SCENARIOS),
+    "torch": ("adam", "early stopping", "iterator", "score", "lone tool"),
+    "jax": ("schedule", "score"),
+}
+"""Libraries, and names of scenarios; the first third stands for all where there are few kills."""
 
 
 @needs_forks
-def test_killed_trainings_end_where_others_do(request):
+@pytest.mark.parametrize("library_name", CASES)
+def test_killed_trainings_end_where_others_do(library_name, request):
     pytest.importorskip("polars")
+    need(library_name, request)
     n_kills = request.config.getoption("--kills")
-    cases = [case for case in CASES if find_spec(case.partition(":")[0])]
-    cases = cases[: max(5, n_kills // 10)]
-    n_each = -(-n_kills // len(cases))
-    assert_survived(killed(7, n_each, *cases), n_each)
+    names, n_each = CASES[library_name], n_kills // 20
+    if n_kills < 200:
+        names, n_each = names[: -(-len(names) // 3)], n_kills // 5
+    cases = [f"{library_name}:{name}" for name in names]
+    script = Path(__file__).with_name("killed_trainings.py")
+    words = [sys.executable, str(script), "7", str(n_each), *cases]
+    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    reports = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(reports) == len(cases)
+    for report in reports:
+        assert report.get("kills") == n_each, report
+        assert report["equal"], report
+        assert report["leftovers"] == [], report

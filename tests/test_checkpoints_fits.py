@@ -101,6 +101,7 @@ def targets(kind):
     return np.abs(VALUES) if kind == "poisson" else VALUES
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fit_that_goes_on_ends_where_it_would_have(library, kind, path):
     given, y = library.array(X), targets(kind)
@@ -142,6 +143,7 @@ def test_the_generator_of_numpy_itself_is_not_touched(path):
     assert one.loss_curve_[:4] == load_model(path).loss_curve_
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", ["adam", "loss", "invscaling"])
 def test_a_warm_start_that_is_cut_goes_on(library, kind, path):
     given, y = library.array(X), targets(kind)
@@ -343,6 +345,7 @@ def train_on(library, batches, epochs=3, **settings):
     return train(NETWORK, params, batches, **given, **settings)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("end", [2, 6, 9, 10, 15, 27])
 def test_a_stream_that_fails_goes_on_at_its_batch(library, end, path):
     arrays = library.array(X), library.array(VALUES[:, None])

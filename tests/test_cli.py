@@ -109,6 +109,7 @@ def table(name):
     return frame.with_columns(pl.Series(target, y))[random.permutation(len(size))]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("name", "kind", "where"),
     [
@@ -1232,6 +1233,7 @@ def test_a_terminal_shows_progress_in_colours():
     assert re.search(r"\d:\d\d left", plain(screen))
 
 
+@pytest.mark.slow
 def test_colours_can_be_forbidden_and_commands_are_not_broken_into_lines():
     settings = words(
         "sweep xor --networks 1 --hidden 2 3 --epochs 2 --activation tanh --solver sgd --momentum 0.5"
@@ -1281,6 +1283,7 @@ def test_narrow_terminals_show_all_numbers(command, columns):
         assert format_score("log_loss", scores["baseline"]["log_loss"]) in cells
 
 
+@pytest.mark.slow
 def test_an_interrupt_reports_and_keeps_what_was_trained():
     code, screen = in_terminal(
         words("train digits --networks 1 --batch-size 16 --epochs 100000 --n-iter-no-change inf --out run"),

@@ -150,6 +150,7 @@ def samples_of(draw, source, network, n_samples):
     return Samples(placement(like=np.ones(1)), X, read_only(y), weight, chosen)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("case", "limits"), [(case, list(LIMITS)[case % 5]) for case in range(90)], indirect=["limits"]
 )

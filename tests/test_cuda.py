@@ -301,6 +301,7 @@ def test_training_uses_the_device_of_the_tensors(gpu, programs):
     assert torch.cuda.current_device() == 0
 
 
+@pytest.mark.slow
 @on(*CAPTURING)
 def test_a_thousand_replays_under_pressure_are_a_thousand_steps(gpu, programs):
     """Other code allocates, fills with NaN and frees memory of all sizes between steps."""
@@ -822,6 +823,7 @@ def test_metrics_of_the_users_own_may_be_any_numbers(gpu):
     assert (last["host_array"], last["device_array"], last["integer"]) == (0.5, 7.0, 2.0**40)
 
 
+@pytest.mark.sampled(2)
 @on("stand-in")
 @pytest.mark.parametrize("batch_size", [None, 64])
 def test_an_interrupt_at_any_line_leaves_whole_steps(gpu, batch_size):
@@ -860,6 +862,7 @@ def test_an_interrupt_at_any_line_leaves_whole_steps(gpu, batch_size):
             assert all(np.isfinite(to_host(layer.weight)).all() for layer in trained.params)
 
 
+@pytest.mark.sampled(3)
 @on("stand-in")
 @pytest.mark.parametrize("batch_size", [100, 1000])
 @pytest.mark.parametrize(

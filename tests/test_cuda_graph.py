@@ -114,6 +114,7 @@ def run_both(both, epochs):
             engine.run(epochs)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(("batch_size", "shuffled"), [(23, False), *product([5, 8, 1], [False, True])])
 def test_captured_epochs_are_those_run_call_by_call(optimizer, batch_size, shuffled, device, monkeypatch):
@@ -127,6 +128,7 @@ def test_captured_epochs_are_those_run_call_by_call(optimizer, batch_size, shuff
     assert not engine.fell_back
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("activation", "loss"), list(product(["relu", "logistic", "gelu", "elu"], LOSSES)))
 def test_all_functions_can_be_captured(activation, loss, device):
     network = Network((3, 5, 4, 2), activation=activation, loss=loss, alpha=0.01)

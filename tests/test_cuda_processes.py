@@ -88,6 +88,7 @@ def trained(arrays, gpu=None, network=NETWORK, **settings):
 # Results.
 
 
+@pytest.mark.sampled(4)
 @on("stand-in")
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -101,6 +102,7 @@ def test_two_processes_train_as_one_on_all_rows(gpu, communicator, route, weight
     assert_same(both, one, 1e-9)
 
 
+@pytest.mark.sampled(5)
 @on("stand-in")
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("weighted", [False, True])

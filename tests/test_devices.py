@@ -372,6 +372,7 @@ def greedy(limit):
     return Activation(forward, lambda xp, delta, _: delta)
 
 
+@pytest.mark.sampled(4)
 @may_run_call_by_call
 @pytest.mark.parametrize("observed", [False, True])
 def test_running_out_of_memory_keeps_the_trained_parameters(library, observed, room):

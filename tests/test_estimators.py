@@ -306,6 +306,8 @@ for name in LIBRARIES.keys() - {"jax"}:  # which takes long to start
 """
 
 
+@pytest.mark.slow
+@pytest.mark.installed
 def test_with_array_api_dispatch_switched_on():
     here = os.pathsep.join([str(Path(__file__).parent), str(Path(mlp_xp.__file__).parents[1])])
     environment = {**os.environ, "SCIPY_ARRAY_API": "1", "PYTHONPATH": here}
@@ -974,6 +976,7 @@ def unpickled(model):
     return pickle.loads(pickle.dumps(model))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("between", "generator", "given"),
     [
@@ -1835,6 +1838,7 @@ def test_memory_that_runs_out_in_the_first_epoch_leaves_a_model_alone(solver, ea
 # Memory.
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(
     ("layout", "dtype"),

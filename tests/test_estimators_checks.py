@@ -25,6 +25,8 @@ import pytest
 
 import mlp_xp
 
+pytestmark = pytest.mark.installed
+
 # In the processes started here, where matrices are small or narrow, threads cost more than they give.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -213,6 +215,7 @@ def more_checks(Estimator: Any) -> Any:
             )
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
 def test_every_check_of_scikit_learn(name):
     sklearn = pytest.importorskip("sklearn")

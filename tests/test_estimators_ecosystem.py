@@ -562,6 +562,7 @@ def test_text_labels(make_labels, early_stopping):
 FORMATS = ["csr", "csc", "coo", "lil", "dok", "bsr", "dia"]
 
 
+@pytest.mark.sampled(4)
 @both
 @pytest.mark.parametrize("kind", ["array", "matrix"])
 @pytest.mark.parametrize("form", FORMATS)

@@ -138,6 +138,7 @@ MODES = {
 }
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", PROBLEMS)
 @pytest.mark.parametrize("activation", ["identity", "logistic", "tanh", "relu"])
@@ -262,6 +263,7 @@ CASES = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("name", "early_stopping"), [("multiclass", False), ("regression", True)])
 @pytest.mark.parametrize("case", CASES)
 def test_settings(case, name, early_stopping):
@@ -354,6 +356,7 @@ PARTIAL = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("case", "weighted"), [*product(PARTIAL, [True]), ("adam", False)])
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_partial_fit(name, case, weighted):

@@ -440,6 +440,7 @@ STRFTIME = {
 CLOCKS = ["", " %H:%M", "T%H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", ", %I:%M:%S %p", " %H:%M:%S+01:00"]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("form", STRFTIME)
 @pytest.mark.parametrize("clock", CLOCKS)
 def test_dates_are_read_as_they_were_written(form, clock):

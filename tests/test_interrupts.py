@@ -84,6 +84,7 @@ def states(optimizer, n_epochs):
             yield flatten(engine.copied_state()[0])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("act", [raise_interrupt, send_interrupt])
 @pytest.mark.parametrize("optimizer", [momentum(0.05), adam(0.05)], ids=["momentum", "adam"])
 def test_an_interrupted_step_is_finished_or_undone(optimizer, act, engine_name):
@@ -200,6 +201,7 @@ def test_divergence_in_the_first_epoch_leaves_a_model_alone(models):
     assert contents(model) == before
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("second", [0, 1, 7, 25])
 @pytest.mark.parametrize("act", [raise_interrupt, send_interrupt])

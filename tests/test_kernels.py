@@ -154,6 +154,7 @@ def programs_of(engine):
     return list(engine.step.programs.values())
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("sizes", "weighted"),
     [((3, 1, 2), True), ((3, 2, 40), False), ((3, 40, 1), True), ((3, 17, 33, 18, 2), False)],

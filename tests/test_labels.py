@@ -177,6 +177,7 @@ def outcomes(module, settings, calls):
     return found
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.DataConversionWarning")
 @pytest.mark.parametrize("change", CHANGES)

@@ -75,6 +75,7 @@ def run_both(engines, source, n_samples):
             engine.run(epochs[1:])
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", range(96))
 def test_loops_equal_eager_steps(case, interpreted):
     interpreted(KINDS[case % 2])

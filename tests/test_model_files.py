@@ -717,6 +717,7 @@ CRAFTED = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", CRAFTED)
 def test_a_crafted_description_is_refused_by_what_is_wrong(name, path):
     where, value, words = CRAFTED[name]
@@ -874,6 +875,7 @@ LARGE = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", LARGE)
 def test_refusing_a_large_description_takes_little_more_memory_than_reading_it(name, path):
     content = saved(path, classifier())

@@ -66,6 +66,7 @@ def central_differences(function, params, step=1e-6):
     return unflatten_like(params, gradients)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("activation", "loss", "weighted", "alpha"),
     list(product(HIDDEN, LOSSES, [False, True], [0.0, 0.7])),

@@ -26,6 +26,8 @@ import pytest
 import mlp_xp
 import mlp_xp.datasets
 
+pytestmark = pytest.mark.installed
+
 PACKAGE = Path(mlp_xp.__file__).parent
 
 

@@ -23,7 +23,7 @@ def assert_equal(n_processes, *checks):
     assert [line.split()[0] for line in done.said.splitlines()] == list(checks)
 
 
-@pytest.mark.parametrize("n_processes", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("n_processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_several_processes_train_as_one(n_processes):
     assert_equal(n_processes, "functions", "layouts", "decisions", "eager_steps", "seeds")
 
@@ -69,43 +69,30 @@ def tracebacks(done):
     return done.errors.count("Traceback (most recent call last)")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
         ("callback", "KeyError: 'from a callback'\n"),
-        pytest.param(
-            "width", "ValueError: `X` must have shape (n_samples, 5), got (133, 4)\n", marks=pytest.mark.slow
-        ),
-        pytest.param(
-            "epochs",
-            "`epochs` must be the same in all processes, got 3 in process 1 and 50 in process 0\n",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param("stream", "OSError: from a stream\n", marks=pytest.mark.slow),
-        pytest.param("batch", "RuntimeError: from a step\n", marks=pytest.mark.slow),
-        pytest.param("update", "RuntimeError: from an update\n", marks=pytest.mark.slow),
-        pytest.param(
-            "nan",
-            "ValueError: `X` must hold finite numbers, got nan in row 3, column 2\n",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            "dtype", "ValueError: `dtype` must be the same in all processes", marks=pytest.mark.slow
-        ),
-        pytest.param("params", "ValueError: `params[0]` must be the same in all", marks=pytest.mark.slow),
-        pytest.param("labels", "ValueError: Unknown label type: continuous", marks=pytest.mark.slow),
-        pytest.param("columns", "ValueError: `X.shape[1]` must be the same in all", marks=pytest.mark.slow),
-        pytest.param(
+        ("width", "ValueError: `X` must have shape (n_samples, 5), got (133, 4)\n"),
+        ("epochs", "`epochs` must be the same in all processes, got 3 in process 1 and 50 in process 0\n"),
+        ("stream", "OSError: from a stream\n"),
+        ("batch", "RuntimeError: from a step\n"),
+        ("update", "RuntimeError: from an update\n"),
+        ("nan", "ValueError: `X` must hold finite numbers, got nan in row 3, column 2\n"),
+        ("dtype", "ValueError: `dtype` must be the same in all processes"),
+        ("params", "ValueError: `params[0]` must be the same in all"),
+        ("labels", "ValueError: Unknown label type: continuous"),
+        ("columns", "ValueError: `X.shape[1]` must be the same in all"),
+        (
             "elsewhere",
             "process 1 of 3 is at the arguments of evaluate while process 0 is at the arguments of train",
-            marks=pytest.mark.slow,
         ),
-        pytest.param(
+        (
             "absent",
             "process 1 of 3 is at the end of data_parallel while process 0 is at the arguments of train",
-            marks=pytest.mark.slow,
         ),
-        pytest.param("scipy", "ZeroDivisionError: from a callback of L-BFGS\n", marks=pytest.mark.slow),
+        ("scipy", "ZeroDivisionError: from a callback of L-BFGS\n"),
     ],
 )
 def test_an_error_of_one_process_ends_all_with_one_message(fault, message):
@@ -130,6 +117,7 @@ def test_an_error_outside_of_trainings_ends_all():
     assert done.seconds < 20.0
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_ends_all():
     done = mpiexec(2, FAULTS, "killed")
     assert done.code != 0
@@ -154,6 +142,7 @@ def test_an_interrupt_ends_all_after_the_same_step(fault):
     assert "training interrupted after 20 epochs; returning what was trained" in done.errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_mpiexec_interrupted_leaves_time_to_keep_what_was_trained(by, tmp_path):
     done = mpiexec(2, FAULTS, "long", str(tmp_path), interrupt_at="training", by=by)

@@ -66,6 +66,7 @@ def test_no_line_is_cut_in_a_narrow_terminal():
 NUMBERS = r"loss \d\.\d{4} val \d\.\d{4} accuracy \d\.\d{3}"
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("description", ["epoch", "3/7 64x32     hidden epoch"])
 @pytest.mark.parametrize("width", [50, 60, 65, 80, 100, 120])
 def test_numbers_are_whole_in_terminals_of_any_width(width, description, monkeypatch):

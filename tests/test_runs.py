@@ -132,6 +132,7 @@ RUNS = {
 }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", RUNS)
 def test_runs_of_every_target_and_network(name, dtype, tmp_path):
@@ -160,6 +161,7 @@ def test_runs_of_every_target_and_network(name, dtype, tmp_path):
         assert set(map(str, predicted)) <= {str(value).strip() for value in expected} | {"True", "False"}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_files_and_frames_of_all_kinds_are_predicted_alike(name, made, tmp_path):
     pandas = pytest.importorskip("pandas")
@@ -625,6 +627,7 @@ def refused_or_predicts(folder, frame):
         return True
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("value", SMALL_VALUES, ids=lambda value: ascii(value)[:12])
 def test_every_field_may_be_any_value(value, small, tmp_path):
     folder = Path(shutil.copytree(small[0], tmp_path / "run"))

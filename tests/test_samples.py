@@ -169,6 +169,7 @@ def large(dtype):
     return (np.random.RandomState(0).rand(20_000, 64) * 100).astype(dtype)
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("dtype", ["float64", "float32", ">f8", "uint8"])
 @pytest.mark.parametrize("is_map", [False, True], ids=["in memory", "map"])
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -521,6 +521,7 @@ def without_leading_spaces(rows):
     return [tuple(cell and (cell.lstrip(" ") or None) for cell in row) for row in rows]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("seed", range(8))
 def test_tables_of_nasty_cells_are_read_as_by_python(seed):
     random = np.random.RandomState(seed)

@@ -88,6 +88,7 @@ LABELS_OF_MANY_TYPES = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("y", LABELS_OF_MANY_TYPES.values(), ids=LABELS_OF_MANY_TYPES)
 def test_labels_of_any_type_are_predicted_as_they_are(y):
     model = TabularClassifier(**QUICK).fit(FRAME, y)

@@ -30,6 +30,7 @@ def test_xor_forward_pass_of_one_sample():
     assert float(loss) == pytest.approx(0.3868053036181012, rel=1e-14)
 
 
+@pytest.mark.slow
 def test_xor_after_150_000_updates():
     data = xor()
     params, history = train(

@@ -78,6 +78,7 @@ def assert_same_bits(one, other):
 # Batches.
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize(
     "kind", ["float64", "float32", "float16", ">f8", "uint8", "int32", ">i4", "longlong", "bool"]
@@ -322,6 +323,7 @@ def state_on(library, optimizer, dtype="float64"):
     return params, optimizer.init(library.xp, params)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("batch_size", [8, 64, 90, 200])
 @pytest.mark.parametrize(("kind", "rows"), [("float64", None), ("uint8", ROWS)])
 def test_epochs_on_streamed_samples_are_those_on_moved_ones(kind, batch_size, rows, there, monkeypatch):
@@ -350,6 +352,7 @@ def test_epochs_on_streamed_samples_are_those_on_moved_ones(kind, batch_size, ro
         assert_same_bits(*results)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_trainings_move_what_fits_and_stream_the_rest(shuffle, there):
     streamed, _ = samples_of(there)
