@@ -88,6 +88,15 @@ def fit(library, folder, **settings):
     return weights, [getattr(model, name) for name in learned], model.history_
 
 
+def tabular(library, folder):
+    from mlp_xp.tables import TabularClassifier
+
+    model = TabularClassifier(n_networks=3, hidden_layer_sizes=(16,), max_iter=25, backend=library)
+    model.set_params(random_state=2).fit(X, np.where(Y[:, 0] > 0.5, "blue", "red"), **files(folder))
+    weights = [weight.tobytes() for weight in [*model.network_.coefs_, *model.network_.intercepts_]]
+    return weights, model.histories_, model.shrinkage_
+
+
 def tool(library, folder, *options):
     from mlp_xp._cli import main
     from mlp_xp._training import checkpoint_files
@@ -126,6 +135,7 @@ SCENARIOS = {
         {"max_iter": 90, "solver": "sgd", "learning_rate": "adaptive", "learning_rate_init": 0.2},
     ),
     "scaling": (fit, {"max_iter": 60, "solver": "sgd", "learning_rate": "invscaling", "warm_start": True}),
+    "tabular": (tabular,),
     "tool": (tool, "--epochs", "60"),
     "lone tool": (tool, "--epochs", "40", "--networks", "1", "--early-stopping", "loss", "--solver", "sgd"),
 }
@@ -133,7 +143,7 @@ SCENARIOS = {
 
 def run_scenario(name, library, folder):
     kind, *arguments = SCENARIOS[name]
-    keywords = arguments.pop() if isinstance(arguments[-1], dict) else {}
+    keywords = arguments.pop() if arguments and isinstance(arguments[-1], dict) else {}
     return kind(library, folder, *arguments, **keywords)
 
 

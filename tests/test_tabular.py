@@ -348,3 +348,98 @@ def test_few_rows_are_fitted_without_a_word(name, n_rows):
         warnings.filterwarnings("ignore", ".*hasn't converged")
         predicted = kind(random_state=0, max_iter=3).fit(frame, y).predict(NEW)
     assert len(predicted) == len(NEW)
+
+
+# Checkpoints.
+
+
+def assert_same_fit(one, other):
+    """Assert that two fits ended with the same, bit for bit."""
+    assert one.histories_ == other.histories_
+    for name in ("best_epochs_", "n_iter_", "shrinkage_"):
+        assert getattr(one, name) == getattr(other, name), name
+    for left, right in zip(
+        (*one.network_.coefs_, *one.network_.intercepts_),
+        (*other.network_.coefs_, *other.network_.intercepts_),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize("cut", [{"max_iter": 7}, {"n_networks": 1}])
+@pytest.mark.parametrize("task", MODELS)
+def test_a_fit_that_was_cut_ends_where_it_would_have(task, cut, tmp_path):
+    kind, y, _ = MODELS[task]
+    kind(**QUICK | cut).fit(FRAME, y, checkpoint=tmp_path / "fit.mlpx")
+    first = (tmp_path / "fit-1.mlpx").stat()
+    resumed = kind(**QUICK).fit(FRAME, y, checkpoint=tmp_path / "fit.mlpx", resume=True)
+    assert_same_fit(resumed, kind(**QUICK).fit(FRAME, y))
+    is_trained_again = (tmp_path / "fit-1.mlpx").stat().st_mtime_ns != first.st_mtime_ns
+    assert is_trained_again == ("max_iter" in cut)
+    former = {f"fit-{number}.mlpx.1" for number in (1, 2)}
+    assert {path.name for path in tmp_path.iterdir()} - former == {"fit-1.mlpx", "fit-2.mlpx"}
+
+
+@pytest.mark.parametrize("random_state", [None, np.random.RandomState(3)])
+def test_a_seed_that_was_drawn_is_resumed(random_state, tmp_path):
+    model = TabularClassifier(**QUICK | {"random_state": random_state})
+    first = base.clone(model).fit(FRAME, LABELS, checkpoint=tmp_path / "fit")
+    assert_same_fit(model.fit(FRAME, LABELS, checkpoint=tmp_path / "fit", resume=True), first)
+
+
+def test_checkpoints_of_another_fit_are_kept_or_replaced_before_any_training(tmp_path, monkeypatch):
+    path = tmp_path / "fit.mlpx"
+    TabularClassifier(**QUICK).fit(FRAME, LABELS, checkpoint=path)
+    for name in ("fit-1.mlpx", "fit-1.mlpx.1"):
+        (tmp_path / name).unlink()
+    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    model = TabularClassifier(**QUICK | {"hidden_layer_sizes": (3,)})
+    with pytest.raises(FileExistsError, match="`checkpoint` exists already: `resume=True` goes on") as caught:
+        model.fit(FRAME, LABELS, checkpoint=path)
+    assert caught.value.filename == str(tmp_path / "fit-2.mlpx")
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
+    # What is left of the other fit is not gone on with, however early this one is cut.
+    rule = mlp_xp.Checkpoint(path, overwrite=True)
+    training, train = pytest.importorskip("mlp_xp.tables._networks").Training, None
+
+    def fail_at_second(self, index):
+        if index == 1:
+            raise ZeroDivisionError
+        train(self, index)
+
+    with monkeypatch.context() as patch:
+        train = training._train
+        patch.setattr(training, "_train", fail_at_second)
+        with pytest.raises(ZeroDivisionError):
+            model.fit(FRAME, LABELS, checkpoint=rule)
+    model.fit(FRAME, LABELS, checkpoint=rule, resume=True)
+    assert_same_fit(model, base.clone(model).fit(FRAME, LABELS))
+
+
+def test_other_data_and_parameters_are_not_gone_on_with(tmp_path):
+    path = tmp_path / "fit.mlpx"
+    model = TabularClassifier(**QUICK).fit(FRAME, LABELS, checkpoint=path)
+    with pytest.raises(ValueError, match=r"`X`, `y` and `sample_weight` must be those of the training to"):
+        model.fit(FRAME, LABELS[::-1], checkpoint=path, resume=True)
+    with pytest.raises(ValueError, match="other parameters: `hidden_layer_sizes` must be"):
+        model.set_params(hidden_layer_sizes=(3,)).fit(FRAME, LABELS, checkpoint=path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"resume": True}, ValueError, "`checkpoint` must be given where `resume` is True"),
+        ({"resume": "fit.mlpx"}, TypeError, "`resume` must be True or False, got 'fit.mlpx'"),
+        ({"checkpoint": 3}, TypeError, "`checkpoint` must be a Checkpoint, or a path, got 3"),
+        (
+            {"checkpoint": "none/fit.mlpx"},
+            FileNotFoundError,
+            "`checkpoint` must be a file that can be written",
+        ),
+    ],
+)
+def test_wrong_checkpoints_are_refused(arguments, error, words):
+    model = TabularClassifier(**QUICK)
+    with pytest.raises(error, match=words):
+        model.fit(FRAME, LABELS, **arguments)
+    assert not hasattr(model, "network_")

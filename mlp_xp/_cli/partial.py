@@ -122,9 +122,9 @@ class PartialFolder:
             raise DataError(f"{self._shown}: it cannot be made ({error.strerror})") from error
         return []
 
-    def checkpoint(self, number: int) -> Checkpoint:
-        """Return the checkpoint of a network, which are numbered from 1."""
-        return Checkpoint(self.path / f"network-{number}.safetensors")
+    def fit_arguments(self, number: int) -> dict[str, Any]:
+        """Return the arguments of `fit` that name the checkpoint of a network, which are numbered from 1."""
+        return {"checkpoint": Checkpoint(self.path / f"network-{number}.safetensors"), "resume": True}
 
     def may_replace_run(self) -> None:
         """Remember that the run that is saved now is of this training, which may replace it when resumed."""

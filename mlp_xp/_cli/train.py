@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
         screen.print_notes(loaded.schema.notes)
         if partial_folder is not None:
             screen.print_notes(partial_folder.begin(loaded, chosen))
-            training.checkpoint = partial_folder.checkpoint
+            training.fit_arguments = partial_folder.fit_arguments
         screen.print()
         outcome = train(training, screen)
         survivor = None

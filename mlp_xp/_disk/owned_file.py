@@ -49,6 +49,11 @@ class OwnedFile:
         """Return the files that there are, the last one first."""
         return [path for path in (self._target, *map(self._former, range(1, self.keep))) if path.exists()]
 
+    def check_absent(self) -> None:
+        """Raise a FileExistsError if there is a file."""
+        if kept := self.all_kept():
+            raise FileExistsError(errno.EEXIST, "it exists already", str(kept[0]))
+
     def create(self, write: Write, *, overwrite: bool = False, keeps_former: bool = False) -> None:
         """Write the first one.
 
@@ -69,8 +74,8 @@ class OwnedFile:
         OSError
             If it cannot be written.
         """
-        if not (overwrite or keeps_former) and (kept := self.all_kept()):
-            raise FileExistsError(errno.EEXIST, "it exists already", str(kept[0]))
+        if not (overwrite or keeps_former):
+            self.check_absent()
         if overwrite and self._target.exists():
             self.take_over()
             try:
@@ -151,6 +156,16 @@ class OwnedFile:
         """Remove the file, unless somebody else has changed it."""
         if self._identity == self._look():
             self._target.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Remove the file and the former ones; raise a BlockingIOError if another process owns it."""
+        try:
+            if self._target.exists():
+                self.take_over()
+            for path in self.all_kept():
+                path.unlink(missing_ok=True)
+        finally:
+            self.release()
 
     def release(self) -> None:
         """Own it no longer."""

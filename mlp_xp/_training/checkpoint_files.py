@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ class Checkpoints:
         progress_of(content_of(content))  # what cannot be read again should fail now
         kept, is_good = self.file.all_kept(), True
         goes_on = resumed is not None and resumed.resolve() in kept
-        try:
+        with _errors_named(self.file.path):
             if goes_on and self.file.path.exists():
                 is_good = resumed is not None and resumed.resolve() == kept[0]
                 self.file.take_over(is_good=is_good)
@@ -84,21 +84,6 @@ class Checkpoints:
                     keeps_former=goes_on,
                 )
                 self._is_new = not goes_on
-        except BlockingIOError as error:
-            raise BlockingIOError(
-                error.errno, "`checkpoint` must be a file of its own: another training writes it", _name(self)
-            ) from error
-        except FileExistsError as error:
-            raise FileExistsError(
-                error.errno,
-                "`checkpoint` exists already: `resume=True` goes on from it, "
-                "`Checkpoint(path, overwrite=True)` replaces it",
-                _name(self),
-            ) from error
-        except OSError as error:
-            raise type(error)(
-                error.errno, f"`checkpoint` must be a file that can be written: {error.strerror}", _name(self)
-            ) from error
         self._n_epochs, self._time = len(progress.history), time.monotonic()
         self._written = _stage(progress) if is_good else None
 
@@ -181,8 +166,44 @@ def _stage(progress: Progress) -> tuple[int, int, bool, str]:
     return len(progress.history), n_batches, progress.is_ended, progress.problem
 
 
-def _name(checkpoints: Checkpoints) -> str:
-    return str(checkpoints.file.path)
+@contextmanager
+def _errors_named(path: Path) -> Iterator[None]:
+    """Context whose errors say that they are of the argument `checkpoint`."""
+    try:
+        yield
+    except BlockingIOError as error:
+        raise BlockingIOError(
+            error.errno, "`checkpoint` must be a file of its own: another training writes it", str(path)
+        ) from error
+    except FileExistsError as error:
+        raise FileExistsError(
+            error.errno,
+            "`checkpoint` exists already: `resume=True` goes on from it, "
+            "`Checkpoint(path, overwrite=True)` replaces it",
+            error.filename,
+        ) from error
+    except OSError as error:
+        raise type(error)(
+            error.errno, f"`checkpoint` must be a file that can be written: {error.strerror}", str(path)
+        ) from error
+
+
+def begin_anew(checkpoints: Sequence[Checkpoint]) -> None:
+    """Remove what there is of several checkpoints of which none is resumed, before any is written.
+
+    Raises
+    ------
+    OSError
+        If there are some that must not be overwritten, or that another process writes.
+    """
+    files = [OwnedFile(Path(checkpoint.path), checkpoint.keep) for checkpoint in checkpoints]
+    for checkpoint, file in zip(checkpoints, files):
+        with _errors_named(file.path):
+            if not checkpoint.overwrite:
+                file.check_absent()
+    for file in files:
+        with _errors_named(file.path):
+            file.discard()
 
 
 def read_checkpoint(path: Path) -> tuple[ModelContent, dict[str, Any]]:

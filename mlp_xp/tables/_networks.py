@@ -18,7 +18,6 @@ from mlp_xp._arrays import HostArray
 from mlp_xp._interrupts import deferred_interrupts
 from mlp_xp._processes import together
 from mlp_xp._samples import Shard
-from mlp_xp._training.checkpoints import Checkpoint
 from mlp_xp._training.history import History, TrainingInterruptedWarning
 from mlp_xp._warnings import warn
 from mlp_xp.estimators._fitted import describe
@@ -69,8 +68,8 @@ class Training:
         split "validation", and there are enough.
     on_begin : callable ``(number) -> None``
         Called before each network, which are numbered from 1.
-    checkpoint : callable ``(number) -> Checkpoint``, optional
-        Returns the checkpoint of a network, which is resumed from it if there is one.
+    fit_arguments : callable ``(number) -> dict``, optional
+        Returns further arguments of a network's `fit`: where its checkpoints are.
     networks : list of MLPClassifier or MLPRegressor
         Those trained, in turn, in the units trained in. The last one may be unfinished.
     n_begun, n_finished : int
@@ -87,7 +86,7 @@ class Training:
     n_networks: int = 1
     leaves_rows_out: bool = False
     on_begin: Callable[[int], None] | None = None
-    checkpoint: Callable[[int], Checkpoint] | None = None
+    fit_arguments: Callable[[int], dict[str, Any]] | None = None
     networks: list[Any] = field(default_factory=list)
     n_begun: int = 0
     n_finished: int = 0
@@ -240,10 +239,8 @@ class Training:
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")  # also those that the caller ignores are looked at here
-                files: dict[str, Any] = {}
-                if self.checkpoint is not None:
-                    files = {"checkpoint": self.checkpoint(index + 1), "resume": True}
-                network.fit(*self._samples("training", rows.rows), **validation, **files)
+                further = {} if self.fit_arguments is None else self.fit_arguments(index + 1)
+                network.fit(*self._samples("training", rows.rows), **validation, **further)
         finally:
             del network._shards
             if hasattr(network, "coefs_"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeVar
@@ -15,10 +16,12 @@ from sklearn.utils.validation import check_is_fitted
 from mlp_xp._arrays import HostArray, is_sparse
 from mlp_xp._functions import set_public_module
 from mlp_xp._processes import Processes, current_processes, together
+from mlp_xp._training.checkpoints import Checkpoint
 from mlp_xp._validation import check_integer, errors_naming, lookup, shown
 from mlp_xp.estimators import MLPClassifier, MLPRegressor
 from mlp_xp.estimators._input import HOST
 from mlp_xp.estimators._labels import Classes, classes_of
+from mlp_xp.tables._checkpoints import NumberedCheckpoints
 from mlp_xp.tables._common import plain_values
 from mlp_xp.tables._frames import as_table
 from mlp_xp.tables._learning import learn_schema
@@ -60,12 +63,28 @@ class _Tabular(BaseEstimator):
     matmul_precision: str = "highest"
     dtype: str = "float32"
 
-    def _fit(self: Self, X: Any, y: Any, sample_weight: Any, network: type[Any], **parameters: Any) -> Self:
+    def _fit(
+        self: Self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        network: type[Any],
+        checkpoint: Any,
+        resume: Any,
+        **parameters: Any,
+    ) -> Self:
         with together("fit"):
-            return self._fit_together(X, y, sample_weight, network, **parameters)
+            return self._fit_together(X, y, sample_weight, network, checkpoint, resume, **parameters)
 
     def _fit_together(
-        self: Self, X: Any, y: Any, sample_weight: Any, network: type[Any], **parameters: Any
+        self: Self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        network: type[Any],
+        checkpoint: Any,
+        resume: Any,
+        **parameters: Any,
     ) -> Self:
         n_networks = check_integer("n_networks", self.n_networks, minimum=1)
         lookup("dtype", self.dtype, dict.fromkeys(("float32", "float64")))
@@ -96,8 +115,11 @@ class _Tabular(BaseEstimator):
         check_magnitudes(rows.frame, schema.names("number"), self.dtype)
         prepared = prepare(task, schema, {"training": rows}, self.dtype, TABULAR.inputs)
         parameters = TABULAR.all_parameters(chosen, rows.n_total)
-        estimator = network(random_state=_seed(self.random_state), **parameters)
-        training = Training(estimator, prepared, n_networks, leaves_rows_out=True)
+        checkpoints = NumberedCheckpoints(checkpoint, resume, n_networks)
+        estimator = network(random_state=_seed(self.random_state, checkpoints), **parameters)
+        training = Training(
+            estimator, prepared, n_networks, leaves_rows_out=True, fit_arguments=checkpoints.fit_arguments
+        )
         try:
             training.run()
         finally:
@@ -203,7 +225,15 @@ class TabularClassifier(ClassifierMixin, _Tabular):
     _: KW_ONLY
     class_weight: Any = None
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> TabularClassifier:
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
+        resume: bool = False,
+    ) -> TabularClassifier:
         """Learn how the columns are read, and train.
 
         Parameters
@@ -213,6 +243,12 @@ class TabularClassifier(ClassifierMixin, _Tabular):
             Labels: text, numbers or truth values.
         sample_weight : array of shape (n_samples,), optional
             At least 0; rows of weight 0 are left out.
+        checkpoint : Checkpoint or path, optional
+            Where to write the progress of the training. Each network has a file of its own: those of
+            "table.mlpx" are "table-1.mlpx", "table-2.mlpx", ...
+        resume : bool, default=False
+            Go on with a fit whose process has died, from the files of `checkpoint`, as far as there are some.
+            The fit ends as if it had never ended, to the bit.
 
         Returns
         -------
@@ -223,9 +259,14 @@ class TabularClassifier(ClassifierMixin, _Tabular):
         DataError
             If columns or labels cannot be used; the message names them.
         ValueError, TypeError
-            If a parameter, `y` or `sample_weight` is wrong, before any training.
+            If a parameter, `y` or `sample_weight` is wrong, before any training, or what is to be resumed was
+            another fit.
+        ModelFileError, OSError
+            If a checkpoint is damaged, cannot be written, exists already, or is written by another training.
         """
-        return self._fit(X, y, sample_weight, MLPClassifier, class_weight=self.class_weight)
+        return self._fit(
+            X, y, sample_weight, MLPClassifier, checkpoint, resume, class_weight=self.class_weight
+        )
 
     @property
     def classes_(self) -> HostArray:
@@ -309,7 +350,15 @@ class TabularRegressor(RegressorMixin, _Tabular):
     _: KW_ONLY
     loss: str = "squared_error"
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> TabularRegressor:
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
+        resume: bool = False,
+    ) -> TabularRegressor:
         """Learn how the columns are read, and train.
 
         Parameters
@@ -319,6 +368,8 @@ class TabularRegressor(RegressorMixin, _Tabular):
             Numbers.
         sample_weight : array of shape (n_samples,), optional
             At least 0; rows of weight 0 are left out.
+        checkpoint, resume : Checkpoint or path, bool
+            As of `TabularClassifier.fit`.
 
         Returns
         -------
@@ -329,9 +380,12 @@ class TabularRegressor(RegressorMixin, _Tabular):
         DataError
             If columns or values cannot be used; the message names them.
         ValueError, TypeError
-            If a parameter, `y` or `sample_weight` is wrong, before any training.
+            If a parameter, `y` or `sample_weight` is wrong, before any training, or what is to be resumed was
+            another fit.
+        ModelFileError, OSError
+            If a checkpoint is damaged, cannot be written, exists already, or is written by another training.
         """
-        return self._fit(X, y, sample_weight, MLPRegressor, loss=self.loss)
+        return self._fit(X, y, sample_weight, MLPRegressor, checkpoint, resume, loss=self.loss)
 
     def predict(self, X: Any) -> HostArray:
         """Predict the value of each row, in the units of `y`.
@@ -408,11 +462,13 @@ def _checked_weights(sample_weight: Any, n_rows: int) -> HostArray:
     return weights
 
 
-def _seed(random_state: Any) -> int:
-    """Return the seed of the first network: an integer as it is, else one drawn."""
+def _seed(random_state: Any, checkpoints: NumberedCheckpoints) -> int:
+    """Return the seed of the first network: an integer as it is, else that resumed, or one drawn."""
     is_integer = isinstance(random_state, (int, np.integer)) and not isinstance(random_state, np.timedelta64)
     if is_integer and 0 <= random_state <= MAX_SEED:
         return int(random_state)
+    if (seed := checkpoints.seed()) is not None:
+        return seed
     try:
         processes = current_processes()
         if random_state is None and processes is not None:
