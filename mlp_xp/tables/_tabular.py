@@ -63,18 +63,9 @@ class _Tabular(BaseEstimator):
     matmul_precision: str = "highest"
     dtype: str = "float32"
 
-    def _fit(
-        self: Self,
-        X: Any,
-        y: Any,
-        sample_weight: Any,
-        network: type[Any],
-        checkpoint: Any,
-        resume: Any,
-        **parameters: Any,
-    ) -> Self:
+    def _fit(self: Self, *arguments: Any, **parameters: Any) -> Self:
         with together("fit"):
-            return self._fit_together(X, y, sample_weight, network, checkpoint, resume, **parameters)
+            return self._fit_together(*arguments, **parameters)
 
     def _fit_together(
         self: Self,
