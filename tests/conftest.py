@@ -17,6 +17,7 @@ from collections.abc import Generator
 from importlib import import_module, util
 from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
 # Before JAX starts: float64 exists, and nothing looks for accelerators that tests do not need.
 os.environ.setdefault("JAX_ENABLE_X64", "1")
@@ -154,9 +155,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "pictures: draws the pictures that other tests of the command leave empty"
     )
     config.addinivalue_line("markers", "slow: takes seconds, as a process does, and runs with --slow alone")
-    config.addinivalue_line(
-        "markers", "sampled(n): takes seconds in all; every n-th case runs without --slow"
-    )
+    config.addinivalue_line("markers", "sampled(n): takes seconds in all; one case in n runs without --slow")
     config.addinivalue_line("markers", "installed: looks at what is installed; never left out by --but")
     if config.getoption("--record") is not None and not hasattr(config, "workerinput"):
         config.pluginmanager.register(_Record(config.getoption("--record")))
@@ -220,13 +219,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _sample(items: list[pytest.Item]) -> None:
-    """Mark as slow all but every n-th case of tests marked with `sampled`."""
+    """Mark as slow all but the first case, and one in n by chance, of tests marked with `sampled`."""
     n_cases: Counter[str] = Counter()
     for item in items:
         sampled = item.get_closest_marker("sampled")
         if sampled is not None:
             function = item.nodeid.partition("[")[0]
-            if n_cases[function] % sampled.args[0]:
+            if n_cases[function] and crc32(item.nodeid.encode()) % sampled.args[0]:
                 item.add_marker("slow")
             n_cases[function] += 1
 

@@ -68,7 +68,7 @@ def forked(folder, keep, overwrite, n_operations):
     return code == 9, max(numbers, default=0)
 
 
-def survives(keep, n_operations, overwrite):
+def survives(keep, n_operations, overwrite, links_are_kept):
     """End a process, and one that goes on; look at the files after each, and when a third one has ended."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -82,6 +82,8 @@ def survives(keep, n_operations, overwrite):
             numbers = [number_in(path) for path in file.all_kept()]
             assert numbers == sorted(set(numbers), reverse=True), numbers
             assert max(numbers, default=0) >= known, (numbers, known)
+            if links_are_kept and not overwrite:
+                assert len(numbers) >= min(2, keep, known), (numbers, known)
         assert len(numbers) == keep, numbers
         expected = {"run.mlpx", *(f"run.mlpx.{number}" for number in range(1, keep))}
         assert {path.name for path in folder.iterdir()} == expected, list(folder.iterdir())
@@ -96,7 +98,7 @@ def main(keep, links=""):
     if links == "no-links":
         os.link = no_links
     for overwrite in (False, True):
-        n_ends = next(n for n in itertools.count(1) if not survives(int(keep), n, overwrite)) - 1
+        n_ends = next(n for n in itertools.count(1) if not survives(int(keep), n, overwrite, not links)) - 1
         print(n_ends)
 
 

@@ -35,7 +35,7 @@ from mlp_xp import (
     to_host,
     train,
 )
-from mlp_xp._disk import model_files
+from mlp_xp._disk import folders, model_files
 from mlp_xp._training import checkpoint_files
 
 pytest.importorskip("safetensors")
@@ -753,6 +753,29 @@ def test_a_folder_that_is_removed_does_not_end_the_training(tmp_path, numpy):
     assert_same(result, run(numpy))
 
 
+def test_a_checkpoint_stays_though_the_one_before_cannot_be_kept(path, numpy, monkeypatch):
+    replace = Path.replace
+
+    def refused(self, target):
+        if str(target).endswith(".1"):
+            raise PermissionError(13, "Permission denied", str(target))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refused)
+    with pytest.warns(CheckpointWarning, match=r"the one before it could not be kept \(Permission denied\)"):
+        run(numpy, 5, checkpoint=path)
+    assert [each.name for each in path.parent.iterdir()] == ["run.mlpx"]
+    assert_same(run(numpy, resume=path), run(numpy))
+
+
+def test_a_model_that_is_being_saved_is_no_leftover(path, numpy):
+    run(numpy, 5, checkpoint=path)
+    with folders.atomic_write(path) as temporary:
+        temporary.write_bytes(b"of another process")
+        run(numpy, 6, checkpoint=path, resume=True)
+        assert temporary.read_bytes() == b"of another process"
+
+
 def test_what_killed_processes_leave_is_removed(path, numpy):
     run(numpy, 5, checkpoint=path)
     names = (f".run.mlpx.{'a' * 16}.partial", f".run.mlpx.{'b' * 16}.partial", ".run.mlpx.mine.partial")
@@ -1056,18 +1079,20 @@ CASES = {
     "torch": ("adam", "early stopping", "iterator", "score", "lone tool"),
     "jax": ("schedule", "score"),
 }
-"""Libraries, and names of scenarios; the first third stands for all where there are few kills."""
+"""Libraries, and names of scenarios; the first third stands for all in the quick suite."""
 
 
 @needs_forks
 @pytest.mark.parametrize("library_name", CASES)
-def test_killed_trainings_end_where_others_do(library_name, request):
+@pytest.mark.parametrize("part", ["first", pytest.param("others", marks=pytest.mark.slow)])
+def test_killed_trainings_end_where_others_do(library_name, part, request):
     pytest.importorskip("polars")
     need(library_name, request)
     n_kills = request.config.getoption("--kills")
-    names, n_each = CASES[library_name], n_kills // 20
-    if n_kills < 200:
-        names, n_each = names[: -(-len(names) // 3)], n_kills // 5
+    n_first = -(-len(CASES[library_name]) // 3)
+    is_first = part == "first"
+    names = CASES[library_name][:n_first] if is_first else CASES[library_name][n_first:]
+    n_each = -(-n_kills // (5 if is_first and n_kills < 200 else 20))
     cases = [f"{library_name}:{name}" for name in names]
     script = Path(__file__).with_name("killed_trainings.py")
     words = [sys.executable, str(script), "7", str(n_each), *cases]

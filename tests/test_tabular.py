@@ -387,33 +387,87 @@ def test_a_seed_that_was_drawn_is_resumed(random_state, tmp_path):
     assert_same_fit(model.fit(FRAME, LABELS, checkpoint=tmp_path / "fit", resume=True), first)
 
 
+def cut_at(where, patch):
+    """Let trainings fail in the first network, or before the second."""
+    if where == "network":
+        training = pytest.importorskip("mlp_xp.tables._networks").Training
+        train = training._train
+
+        def fail_at_second(self, index):
+            if index == 1:
+                raise ZeroDivisionError
+            train(self, index)
+
+        patch.setattr(training, "_train", fail_at_second)
+    else:
+        loop = pytest.importorskip("mlp_xp._training.loop")
+        run_epochs = loop._Loop._reach_boundary
+
+        def fail_at_fifth(self):
+            if len(self.history) >= 5:
+                raise ZeroDivisionError
+            run_epochs(self)
+
+        patch.setattr(loop._Loop, "_reach_boundary", fail_at_fifth)
+
+
 def test_checkpoints_of_another_fit_are_kept_or_replaced_before_any_training(tmp_path, monkeypatch):
     path = tmp_path / "fit.mlpx"
     TabularClassifier(**QUICK).fit(FRAME, LABELS, checkpoint=path)
-    for name in ("fit-1.mlpx", "fit-1.mlpx.1"):
-        (tmp_path / name).unlink()
     before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
     model = TabularClassifier(**QUICK | {"hidden_layer_sizes": (3,)})
     with pytest.raises(FileExistsError, match="`checkpoint` exists already: `resume=True` goes on") as caught:
         model.fit(FRAME, LABELS, checkpoint=path)
+    assert caught.value.filename == str(tmp_path / "fit-1.mlpx")
+    for name in ("fit-1.mlpx", "fit-1.mlpx.1"):
+        (tmp_path / name).unlink()
+    with pytest.raises(FileExistsError, match="`checkpoint` exists already: `resume=True` goes on") as caught:
+        model.fit(FRAME, LABELS, checkpoint=path)
     assert caught.value.filename == str(tmp_path / "fit-2.mlpx")
-    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
+    assert before.items() >= {each.name: each.read_bytes() for each in tmp_path.iterdir()}.items()
     # What is left of the other fit is not gone on with, however early this one is cut.
     rule = mlp_xp.Checkpoint(path, overwrite=True)
-    training, train = pytest.importorskip("mlp_xp.tables._networks").Training, None
+    for cut in ("step", "network"):
+        TabularClassifier(**QUICK).fit(FRAME, LABELS, checkpoint=rule)
+        with monkeypatch.context() as patch:
+            cut_at(cut, patch)
+            with pytest.raises(ZeroDivisionError):
+                model.fit(FRAME, LABELS, checkpoint=rule)
+        resumed = base.clone(model).fit(FRAME, LABELS, checkpoint=path, resume=True)
+        assert_same_fit(resumed, base.clone(model).fit(FRAME, LABELS))
 
-    def fail_at_second(self, index):
-        if index == 1:
-            raise ZeroDivisionError
-        train(self, index)
 
-    with monkeypatch.context() as patch:
-        train = training._train
-        patch.setattr(training, "_train", fail_at_second)
-        with pytest.raises(ZeroDivisionError):
-            model.fit(FRAME, LABELS, checkpoint=rule)
-    model.fit(FRAME, LABELS, checkpoint=rule, resume=True)
-    assert_same_fit(model, base.clone(model).fit(FRAME, LABELS))
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"random_state": -1},
+        {"activation": mlp_xp.Activation(lambda xp, z: z, lambda xp, delta, a: delta)},
+        {"n_networks": 0},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_a_fit_that_cannot_begin_replaces_no_checkpoints(wrong, tmp_path):
+    rule = mlp_xp.Checkpoint(tmp_path / "fit.mlpx", overwrite=True)
+    TabularClassifier(**QUICK).fit(FRAME, LABELS, checkpoint=rule)
+    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    with pytest.raises((TypeError, ValueError)):
+        TabularClassifier(**QUICK | wrong).fit(FRAME, LABELS, checkpoint=rule)
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_files_that_another_process_writes_are_left_alone(resume, tmp_path):
+    rule = mlp_xp.Checkpoint(tmp_path / "fit.mlpx", overwrite=True)
+    TabularClassifier(**QUICK).fit(FRAME, LABELS, checkpoint=rule)
+    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    owned = pytest.importorskip("mlp_xp._disk.owned_file").OwnedFile(tmp_path / "fit-2.mlpx", 2)
+    owned.take_over()
+    try:
+        with pytest.raises(BlockingIOError, match="`checkpoint` must be a file of its own"):
+            TabularClassifier(**QUICK).fit(FRAME, LABELS, checkpoint=rule, resume=resume)
+    finally:
+        owned.release()
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
 
 
 def test_other_data_and_parameters_are_not_gone_on_with(tmp_path):
@@ -430,6 +484,9 @@ def test_other_data_and_parameters_are_not_gone_on_with(tmp_path):
     [
         ({"resume": True}, ValueError, "`checkpoint` must be given where `resume` is True"),
         ({"resume": "fit.mlpx"}, TypeError, "`resume` must be True or False, got 'fit.mlpx'"),
+        ({"checkpoint": ""}, ValueError, "`path` must be that of a file, got ''"),
+        ({"checkpoint": "fits/"}, ValueError, "`path` must be that of a file, got 'fits/'"),
+        ({"checkpoint": ".."}, ValueError, "`path` must be that of a file, got '..'"),
         ({"checkpoint": 3}, TypeError, "`checkpoint` must be a Checkpoint, or a path, got 3"),
         (
             {"checkpoint": "none/fit.mlpx"},

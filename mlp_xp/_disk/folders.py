@@ -27,7 +27,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         If the file cannot be written; the error names `path`.
     """
     target = path.resolve()  # replace the target of a symbolic link, not the link
-    temporary = temporary_name(target)
+    temporary = temporary_name(target, "new")
     try:
         if target.exists() and not target.is_file():
             raise FileExistsError(errno.EEXIST, "it must be a file, and is something else")
@@ -45,20 +45,27 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def temporary_name(path: Path) -> Path:
-    """Return a new name, beside the path, for what gets that path's name when it is complete."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+def temporary_name(path: Path, ending: str = "partial") -> Path:
+    """Return a new name, beside the path, for what gets that path's name when it is complete.
+
+    Those that end with "partial" are removed by others if nobody has locked them; see `leftovers`.
+    """
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.{ending}")
 
 
 def final_name(temporary: Path) -> str | None:
     """Return the name of the path that a temporary name was made of; None if it is not a temporary name."""
-    match = re.fullmatch(r"\.(.+)\.[0-9a-f]{16}\.partial", temporary.name)
+    match = re.fullmatch(r"\.(.+)\.[0-9a-f]{16}\.(?:partial|new)", temporary.name)
     return match and match[1]
 
 
 def leftovers(path: Path) -> list[Path]:
     """Return the temporary names of a path that there are: processes write them, or were killed."""
-    return [each for each in path.parent.iterdir() if final_name(each) == path.name]
+    return [
+        each
+        for each in path.parent.iterdir()
+        if final_name(each) == path.name and each.name.endswith(".partial")
+    ]
 
 
 class NewFolder:
@@ -107,12 +114,20 @@ class NewFolder:
         self.check()
         if within is None:
             self._partial = self._made()
-        elif not os.access(self._target.parent, os.W_OK | os.X_OK):
-            raise ValueError(f"{path}: no folder can be made there ({os.strerror(errno.EACCES)})")
+        else:  # try whether one can be made
+            with self._errors_named():
+                tried = temporary_name(within)
+                tried.mkdir()
+                tried.rmdir()
 
     def _made(self) -> Path:
-        try:
+        with self._errors_named():
             return Path(mkdtemp(prefix=f".{self._target.name}.", dir=self._within))
+
+    @contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise ValueError(f"{self.path}: no folder can be made there ({error.strerror})") from error
 

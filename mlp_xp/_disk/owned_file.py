@@ -121,8 +121,8 @@ class OwnedFile:
             self._identity = DAMAGED
         self._remove_leftovers()
 
-    def replace(self, write: Write) -> bool:
-        """Write the next one; return whether the last one was still as it was known to be.
+    def replace(self, write: Write) -> str:
+        """Write the next one; return what was unusual, "" if nothing was.
 
         The last one becomes the first of the former ones, unless somebody else has changed it: then these
         stay as they are, so that one of them is good.
@@ -148,24 +148,16 @@ class OwnedFile:
             try:
                 self._shift_former()
                 aside.replace(self._former(1))
+            except OSError as error:  # the next one is in its place all the same
+                return f"the one before it could not be kept ({error.strerror})"
             finally:
                 aside.unlink(missing_ok=True)
-        return is_known
+        return "" if is_known else "it was not as it was written last, and is replaced"
 
     def remove(self) -> None:
         """Remove the file, unless somebody else has changed it."""
         if self._identity == self._look():
             self._target.unlink(missing_ok=True)
-
-    def discard(self) -> None:
-        """Remove the file and the former ones; raise a BlockingIOError if another process owns it."""
-        try:
-            if self._target.exists():
-                self.take_over()
-            for path in self.all_kept():
-                path.unlink(missing_ok=True)
-        finally:
-            self.release()
 
     def release(self) -> None:
         """Own it no longer."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -139,8 +139,7 @@ class Checkpoints:
         with self._problems_remembered():
             prepared = prepare(content)
             progress_of(content_of(prepared))  # one that cannot be read must not replace one that can
-            if not self.file.replace(lambda path: write_prepared(path, prepared)):
-                self._problem = "it was not as it was written last, and is replaced"
+            self._problem = self.file.replace(lambda path: write_prepared(path, prepared)) or self._problem
             self._written = stage
 
     @contextmanager
@@ -188,22 +187,15 @@ def _errors_named(path: Path) -> Iterator[None]:
         ) from error
 
 
-def begin_anew(checkpoints: Sequence[Checkpoint]) -> None:
-    """Remove what there is of several checkpoints of which none is resumed, before any is written.
-
-    Raises
-    ------
-    OSError
-        If there are some that must not be overwritten, or that another process writes.
-    """
-    files = [OwnedFile(Path(checkpoint.path), checkpoint.keep) for checkpoint in checkpoints]
-    for checkpoint, file in zip(checkpoints, files):
-        with _errors_named(file.path):
-            if not checkpoint.overwrite:
-                file.check_absent()
-    for file in files:
-        with _errors_named(file.path):
-            file.discard()
+def check_may_be_written(checkpoint: Checkpoint, *, resumes: bool) -> None:
+    """Raise an OSError if another process writes the file, or if it exists and must not be replaced."""
+    file = OwnedFile(Path(checkpoint.path), checkpoint.keep)
+    with _errors_named(file.path):
+        if not (resumes or checkpoint.overwrite):
+            file.check_absent()
+        elif file.path.exists():
+            file.take_over()
+            file.release()
 
 
 def read_checkpoint(path: Path) -> tuple[ModelContent, dict[str, Any]]:

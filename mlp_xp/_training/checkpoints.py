@@ -85,7 +85,8 @@ class Checkpoint:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        check_path(self.path)
+        if not check_path(self.path).name.strip(".") or str(self.path).endswith("/"):
+            raise ValueError(f"`path` must be that of a file, got {shown(str(self.path))}")
         if self.every_seconds is not None:
             check_real("every_seconds", self.every_seconds, at_least=0.0)
         if self.every_epochs is not None:

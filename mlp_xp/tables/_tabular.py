@@ -458,8 +458,8 @@ def _seed(random_state: Any, checkpoints: NumberedCheckpoints) -> int:
     is_integer = isinstance(random_state, (int, np.integer)) and not isinstance(random_state, np.timedelta64)
     if is_integer and 0 <= random_state <= MAX_SEED:
         return int(random_state)
-    if (seed := checkpoints.seed()) is not None:
-        return seed
+    if checkpoints.seed is not None:
+        return checkpoints.seed
     try:
         processes = current_processes()
         if random_state is None and processes is not None:
