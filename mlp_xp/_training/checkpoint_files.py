@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -84,6 +85,8 @@ class Checkpoints:
                     keeps_former=goes_on,
                 )
                 self._is_new = not goes_on
+                if self._is_new:
+                    self.rule._begun()
         self._n_epochs, self._time = len(progress.history), time.monotonic()
         self._written = _stage(progress) if is_good else None
 
@@ -195,6 +198,26 @@ def check_may_be_written(checkpoint: Checkpoint, *, resumes: bool) -> None:
             file.check_absent()
         elif file.path.exists():
             file.take_over()
+            file.release()
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint, if there is one, and those before it, which go first.
+
+    Raises
+    ------
+    OSError
+        If another process writes it, or it cannot be removed.
+    """
+    file = OwnedFile(path, keep=1)
+    former = re.compile(re.escape(path.name) + r"\.\d+")
+    with _errors_named(path):
+        try:
+            if path.exists():
+                file.take_over()
+            for each in [*(each for each in path.parent.iterdir() if former.fullmatch(each.name)), path]:
+                each.unlink(missing_ok=True)
+        finally:
             file.release()
 
 

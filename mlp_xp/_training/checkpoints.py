@@ -96,6 +96,9 @@ class Checkpoint:
         check_integer("keep", self.keep, minimum=1)
         check_bool("overwrite", self.overwrite)
 
+    def _begun(self) -> None:
+        """Do what is to be done when the first checkpoint of a training that is not resumed is written."""
+
 
 def check_checkpoint(checkpoint: Any) -> Checkpoint | None:
     """Return the argument `checkpoint`, which may be a path."""

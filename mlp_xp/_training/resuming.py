@@ -21,6 +21,7 @@ from mlp_xp._samples import Samples
 from mlp_xp._streams import Stream
 from mlp_xp._training.checkpoint_files import Checkpoints, read_checkpoint, read_last
 from mlp_xp._training.checkpoints import Checkpoint
+from mlp_xp._training.early_stopping import EarlyStoppingState
 from mlp_xp._training.history import Trained
 from mlp_xp._training.progress import Progress, to_file_content
 from mlp_xp._validation import shown
@@ -45,6 +46,13 @@ class Source(NamedTuple):
     path: Path | None
     model: ModelContent | None
     progress: dict[str, Any]
+
+    def is_finished(self, epochs: int) -> bool:
+        """Whether a training of so many epochs has nothing left to do."""
+        stopping, history = self.progress["early_stopping"], self.progress["history"]
+        stopped = stopping is not None and EarlyStoppingState.from_dict(stopping).stopped
+        n_epochs = 0 if history is None else history["n_epochs"]
+        return bool(self.progress["is_ended"] or stopped or n_epochs >= epochs)
 
 
 def find_source(resume: Any, checkpoint: Checkpoint | None) -> Source | None:
