@@ -490,9 +490,9 @@ def test_other_data_and_parameters_are_not_gone_on_with(tmp_path):
     [
         ({"resume": True}, ValueError, "`checkpoint` must be given where `resume` is True"),
         ({"resume": "fit.mlpx"}, TypeError, "`resume` must be True or False, got 'fit.mlpx'"),
-        ({"checkpoint": ""}, ValueError, "`path` must be that of a file, got ''"),
-        ({"checkpoint": "fits/"}, ValueError, "`path` must be that of a file, got 'fits/'"),
-        ({"checkpoint": ".."}, ValueError, "`path` must be that of a file, got '..'"),
+        ({"checkpoint": ""}, ValueError, "`checkpoint` must be that of a file, got ''"),
+        ({"checkpoint": "fits/"}, ValueError, "`checkpoint` must be that of a file, got 'fits/'"),
+        ({"checkpoint": ".."}, ValueError, "`checkpoint` must be that of a file, got '..'"),
         ({"checkpoint": 3}, TypeError, "`checkpoint` must be a Checkpoint, or a path, got 3"),
         (
             {"checkpoint": "none/fit.mlpx"},

@@ -6,7 +6,14 @@ import os
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from mlp_xp._validation import check_bool, check_integer, check_path, check_real, shown
+from mlp_xp._validation import (
+    check_bool,
+    check_integer,
+    check_path,
+    check_real,
+    errors_naming,
+    shown,
+)
 
 
 class CheckpointWarning(UserWarning):
@@ -105,5 +112,6 @@ def check_checkpoint(checkpoint: Any) -> Checkpoint | None:
     if checkpoint is None or isinstance(checkpoint, Checkpoint):
         return checkpoint
     if isinstance(checkpoint, (str, os.PathLike)):
-        return Checkpoint(checkpoint)
+        with errors_naming("checkpoint", "path"):
+            return Checkpoint(checkpoint)
     raise TypeError(f"`checkpoint` must be a Checkpoint, or a path, got {shown(checkpoint)}")
