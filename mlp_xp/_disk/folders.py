@@ -118,7 +118,8 @@ class NewFolder:
             with self._errors_named():
                 tried = temporary_name(within)
                 tried.mkdir()
-                tried.rmdir()
+                with suppress(FileNotFoundError):  # another process may take it for a leftover
+                    tried.rmdir()
 
     def _made(self) -> Path:
         with self._errors_named():
