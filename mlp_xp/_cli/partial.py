@@ -61,9 +61,10 @@ class PartialFolder:
         self.path = out.with_name(f"{out.name}.partial")
         self._shown = f"{str(options.out).rstrip('/')}.partial"
         self._file = OwnedFile(self.path / PARTIAL_FILE, keep=1)
-        with suppress(OSError):
-            for removed in leftovers(self.path):
-                shutil.rmtree(removed, ignore_errors=True)
+        if is_first():
+            with suppress(OSError):
+                for removed in leftovers(self.path):
+                    shutil.rmtree(removed, ignore_errors=True)
         exists = self.path.exists() and not (
             self.path.is_dir() and all(map(_is_leftover, self.path.iterdir()))
         )
