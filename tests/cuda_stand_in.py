@@ -62,8 +62,9 @@ class RaceError(AssertionError):
 class Machine:
     """The devices with their streams and memory, and counts of the calls to them."""
 
-    def __init__(self, n_devices=2, n_bytes=2**28):
+    def __init__(self, n_devices=2, n_bytes=2**28, n_threads=1):
         self.counts = Counter()
+        self.n_threads = n_threads
         self.total = [n_bytes] * n_devices
         self.used, self.peak = [0] * n_devices, [0] * n_devices
         self.local = threading.local()
@@ -175,8 +176,10 @@ class Device:
         return f"0000:{self.id:02x}:00.0"
 
     compute_capability = "90"
-    # Kernels are compiled for the host, where a block has one thread.
-    attributes = MappingProxyType({"MaxThreadsPerBlock": 1})
+
+    @property
+    def attributes(self):
+        return MappingProxyType({"MaxThreadsPerBlock": MACHINE.n_threads})
 
 
 class Stream:
@@ -874,14 +877,11 @@ HOST = """
 #define __device__
 #define __shared__ static thread_local
 #define __launch_bounds__(n)
-#define __syncthreads()
 #define __threadfence()
-#define __shfl_xor_sync(mask, x, offset) (x)
 #define INFINITY __builtin_inff()
 #define NAN __builtin_nanf("")
 static unsigned int atomicAdd(unsigned int* at, unsigned int more) { return (*at += more) - more; }
-static const struct { unsigned int x; } threadIdx = {0};
-static thread_local struct { unsigned int x; } blockIdx;
+static thread_local struct { unsigned int x; } threadIdx, blockIdx;
 // Not from a header, which takes longer to read than the rest to compile.
 #define FUNCTION(name) \\
   static inline double name(double x) { return __builtin_##name(x); } \\
@@ -894,8 +894,84 @@ static inline float pow(float x, float y) { return __builtin_powf(x, y); }
 static inline bool isfinite(double x) { return __builtin_isfinite(x); }
 static inline bool isnan(double x) { return __builtin_isnan(x); }
 """
+
+ONE_THREAD = """
+#define __syncthreads()
+#define __shfl_xor_sync(mask, x, offset) (x)
+template <typename Kernel> static bool run_block(Kernel kernel) { kernel(); return true; }
+"""
+"""How a block runs that has one thread."""
+
+THREADS = """
+#include <ucontext.h>
+enum { RUNS, WAITS_FOR_WARP, WAITS_FOR_BLOCK, ENDED };
+static thread_local struct { ucontext_t context; char stack[1 << 16]; int state; } fibers[THREADS];
+static thread_local ucontext_t scheduler;
+static thread_local double exchanged[THREADS];
+
+static void leave(int state) {
+  auto& fiber = fibers[threadIdx.x];
+  fiber.state = state;
+  swapcontext(&fiber.context, &scheduler);
+}
+#define __syncthreads() leave(WAITS_FOR_BLOCK)
+template <typename T> static T __shfl_xor_sync(unsigned int mask, T x, unsigned int offset) {
+  exchanged[threadIdx.x] = x;
+  leave(WAITS_FOR_WARP);
+  const T other = exchanged[threadIdx.x ^ offset];
+  leave(WAITS_FOR_WARP);
+  return other;
+}
+
+// Whether threads from the first to the last one, of which some wait for that, all do or have ended.
+static bool release(unsigned int first, unsigned int last, int state) {
+  bool some = false;
+  for (unsigned int i = first; i < last; ++i) {
+    if (fibers[i].state != state && fibers[i].state != ENDED) return false;
+    some = some || fibers[i].state == state;
+  }
+  for (unsigned int i = first; i < last; ++i)
+    if (fibers[i].state == state) fibers[i].state = RUNS;
+  return some;
+}
+
+template <typename Kernel> static void run_thread(unsigned int high, unsigned int low) {
+  (*reinterpret_cast<Kernel*>((unsigned long)high << 32 | low))();
+  exchanged[threadIdx.x] = NAN;
+  leave(ENDED);
+}
+
+// Run the threads in turns, each until it waits or ends; return whether none waits for ever.
+template <typename Kernel> static bool run_block(Kernel kernel) {
+  const unsigned long at = (unsigned long)&kernel;
+  for (auto& fiber : fibers) {
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack;
+    fiber.context.uc_stack.ss_size = sizeof(fiber.stack);
+    makecontext(&fiber.context, (void (*)())run_thread<Kernel>, 2, unsigned(at >> 32), unsigned(at));
+    fiber.state = RUNS;
+  }
+  for (bool some = true; some;) {
+    some = false;
+    for (unsigned int i = THREADS; i-- > 0;) {
+      if (fibers[i].state != RUNS) continue;
+      some = true;
+      threadIdx.x = i;
+      swapcontext(&scheduler, &fibers[i].context);
+    }
+    for (unsigned int first = 0; first < THREADS; first += LANES)
+      some = release(first, first + LANES, WAITS_FOR_WARP) || some;
+    some = release(0, THREADS, WAITS_FOR_BLOCK) || some;
+  }
+  for (auto& fiber : fibers)
+    if (fiber.state != ENDED) return false;
+  return true;
+}
+"""
+"""How a block runs that has several threads: one after the other, the last one first."""
+
 _compiled = {}
-"""The libraries of sources that were compiled, by the source."""
+"""The libraries of sources that were compiled, by source and options."""
 
 
 class CUDADriverError(RuntimeError):
@@ -917,7 +993,7 @@ class RawModule:
         function = getattr(self.library, f"launch_{name}")
 
         def launch(grid, block, arguments):
-            assert block == (1,)
+            assert block == (MACHINE.n_threads,)
             arrays = [x for x in arguments if isinstance(x, ndarray)]
             _check_devices(arrays)
             assert all(x.flags.c_contiguous for x in arrays)
@@ -932,7 +1008,8 @@ class RawModule:
 
             def work(on):
                 _check_writing(on, writers)
-                function(ctypes.c_uint32(grid[0]), *values)
+                if not function(ctypes.c_uint32(grid[0]), *values):
+                    raise AssertionError("threads of a block wait for each other")
 
             MACHINE.counts["launches"] += 1
             MACHINE.stream.launch(work)
@@ -942,9 +1019,9 @@ class RawModule:
 
 def compiled_for_host(code, options):
     """Return a library with a function ``launch_name(grid, *arguments)`` for each kernel of the source."""
-    if code not in _compiled:
-        _compiled[code] = _compile_for_host(code, options)
-    return _compiled[code]
+    if (code, options) not in _compiled:
+        _compiled[code, options] = _compile_for_host(code, options)
+    return _compiled[code, options]
 
 
 def parameters_of_kernels(code):
@@ -953,17 +1030,23 @@ def parameters_of_kernels(code):
 
 
 def _compile_for_host(code, options):
+    calls = {
+        name: f"{name}({', '.join(each.split()[-1] for each in parameters.split(','))})"
+        for name, parameters in parameters_of_kernels(code).items()
+    }
     launches = [
-        f'extern "C" void launch_{name}(Index grid, {parameters}) {{\n'
-        "  for (blockIdx.x = 0; blockIdx.x < grid; ++blockIdx.x)\n"
-        f"    {name}({', '.join(each.split()[-1] for each in parameters.split(','))});\n}}"
+        f'extern "C" bool launch_{name}(Index grid, {parameters}) {{\n'
+        "  for (blockIdx.x = grid; blockIdx.x-- > 0;)\n"
+        f"    if (!run_block([=] {{ {calls[name]}; }})) return false;\n"
+        "  return true;\n}"
         for name, parameters in parameters_of_kernels(code).items()
     ]
     if shutil.which("g++") is None:
         pytest.skip("kernels of the stand-in need a C++ compiler, g++")
     with TemporaryDirectory() as folder:
         source, library = Path(folder, "kernels.cpp"), Path(folder, "kernels.so")
-        source.write_text("\n".join([HOST, code, *launches]))
+        one_thread = "-DTHREADS=1" in options
+        source.write_text("\n".join([HOST, ONE_THREAD if one_thread else THREADS, code, *launches]))
         # Without the other libraries of C++, which take a fifth of the time to link.
         command = ["g++", "-O0", "-w", "-shared", "-fPIC", "-nostdlib", *options]
         command += [str(source), "-lm", "-o", str(library)]
@@ -1099,12 +1182,15 @@ RELOADED = ("mlp_xp._engines.cupy_graphs", "mlp_xp._engines.cupy_kernels")
 
 
 @contextmanager
-def installed(n_devices=2, n_bytes=2**28):
-    """Context in which `import cupy` finds the stand-in; yields its `Machine`."""
+def installed(n_devices=2, n_bytes=2**28, n_threads=1):
+    """Context in which `import cupy` finds the stand-in; yields its `Machine`.
+
+    Kernels are compiled for the host, where a block has one thread, unless `n_threads` says otherwise.
+    """
     import mlp_xp._engines
 
     global MACHINE
-    MACHINE = Machine(n_devices, n_bytes)
+    MACHINE = Machine(n_devices, n_bytes, n_threads)
     modules = _modules()
     replaced = {name: sys.modules.get(name) for name in (*modules, *RELOADED)}
     compat_before = vars(array_api_compat).get("cupy")

@@ -21,6 +21,7 @@ from mlp_xp._arrays import placement
 from mlp_xp._compiler import NotRecordableError
 from mlp_xp._compiler.cuda import write_kernels
 from mlp_xp._compiler.kernels import plan_kernels
+from mlp_xp._compiler.products import move_products_into_segments
 from mlp_xp._compiler.trace import ArraySpec, trace_function
 from mlp_xp._engines.cuda_graph import CudaGraphEngine
 from mlp_xp._engines.eager import EagerEngine
@@ -55,10 +56,10 @@ def sized(sizes, activation, loss):
 @pytest.mark.parametrize(
     ("network", "optimizer", "n_rows", "n_kernels", "n_products"),
     [
-        (sized((2, 4, 1), "tanh", "binary_cross_entropy"), gradient_descent(0.5), 400, 5, 0),
-        (sized((784, 256, 10), "relu", "categorical_cross_entropy"), adam(), 128, 4, 4),
-        # Four layers: of 12 products, those with the one output's weights are elementwise.
-        (sized((4096, 4096, 4096, 4096, 1), "relu", "binary_cross_entropy"), adam(), 8192, 8, 10),
+        (sized((2, 4, 1), "tanh", "binary_cross_entropy"), gradient_descent(0.5), 400, 3, 0),
+        (sized((784, 256, 10), "relu", "categorical_cross_entropy"), adam(), 128, 3, 2),
+        # Of 11 products, the three with the one output's weights are in kernels.
+        (sized((4096, 4096, 4096, 4096, 1), "relu", "binary_cross_entropy"), adam(), 8192, 6, 8),
     ],
     ids=["planar", "mnist", "large"],
 )
@@ -74,12 +75,13 @@ def test_derivatives_are_computed_where_they_are_used():
     """Of a hidden layer of tanh its values are in memory, and not 1 - a^2."""
     plan = program_of(Network((30, 64, 3), activation="tanh", loss="squared_error"), adam(), 1000).plan
     of_layer = [
-        [value.function.__name__ for value in segment.outputs]
+        [value.function.__name__ for value in segment.outputs if value.kind != "join"]
         for stage in plan.stages
         for segment in stage.segments
         if segment.domain == (1000, 64)
     ]
-    assert of_layer == [["tanh"], ["multiply", "add"]]  # activations; delta and the bias's gradient
+    # Activations, the loss and delta; the bias's gradient.
+    assert of_layer == [["tanh", "add", "multiply"], ["add"]]
 
 
 def test_large_arrays_are_updated_as_soon_as_possible():
@@ -157,7 +159,7 @@ def programs_of(engine):
 @pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("sizes", "weighted"),
-    [((3, 1, 2), True), ((3, 2, 40), False), ((3, 40, 1), True), ((3, 17, 33, 18, 2), False)],
+    [((3, 1, 2), True), ((3, 2, 40), False), ((3, 40, 1), True), ((3, 170, 190, 18, 2), False)],
     ids=str,
 )
 @pytest.mark.parametrize("loss", LOSSES)
@@ -285,7 +287,7 @@ def test_other_dtypes_are_not_recorded(dtype):
         return state, [np.max(inputs[0])]
 
     with pytest.raises(NotRecordableError, match=dtype):
-        plan_kernels(trace_function(largest, [], [np.ones((3, 2), dtype)]))
+        plan_kernels(trace_function(largest, [], [np.ones((3, 2), dtype)]), move_products_into_segments)
 
 
 def test_nan_and_infinity_pass_as_in_numpy(device):
@@ -498,3 +500,36 @@ def test_too_many_elements_to_index_are_left_alone():
     network = sized((1, 1, 4), "tanh", "categorical_cross_entropy")
     with pytest.raises(NotRecordableError, match="more elements than kernels can index"):
         program_of(network, gradient_descent(0.1), 2**27)
+
+
+# Warps and blocks of several threads.
+
+
+@pytest.mark.parametrize(
+    ("sizes", "loss", "n_rows"),
+    [
+        ((3, 40, 1), "binary_cross_entropy", 23),
+        ((3, 300, 10), "categorical_cross_entropy", 23),
+        ((20, 5, 130, 16), "squared_error", 70),
+        ((40, 1), "poisson", 200),
+        ((6, 2, 1), "squared_error", 1),
+        ((3, 33, 33, 2), "binary_cross_entropy", 9),
+        ((3, 4, 70), "categorical_cross_entropy", 300),
+    ],
+    ids=str,
+)
+def test_blocks_of_several_warps(sizes, loss, n_rows):
+    with cuda_stand_in.installed(n_threads=64) as device:
+        source = np.random.RandomState(0)
+        X, y = source.standard_normal((n_rows, sizes[0])), source.uniform(size=(n_rows, sizes[-1]))
+        weight = source.uniform(size=n_rows)
+        network = Network(sizes, activation="tanh", loss=loss, alpha=0.01)
+        params = plain(network.init(0, like=X))
+        state = params, adam().init(np, params)
+        there = Samples(placement(X=on(X)), on(X), on(y), on(weight))
+        engine = CudaGraphEngine(graphs(), network, adam(), there, n_rows, on(state))
+        other = EagerEngine(network, adam(), Samples(placement(X=X), X, y, weight), n_rows, state)
+        run_both((engine, other), epochs_of(4, n_rows, shuffled=False))
+        assert_equal(engine, other, rtol=1e-8)
+        assert None not in programs_of(engine)
+        assert device.counts["launches"]

@@ -104,7 +104,7 @@ def test_fused_steps_are_those_run_call_by_call(activation, loss, optimizer, bat
 
 
 def test_products_of_pytorch_lie_between_kernels(cuda):
-    network = Network((3, 17, 33, 18, 2), activation="tanh", loss="squared_error", alpha=0.01)
+    network = Network((3, 170, 190, 18, 2), activation="tanh", loss="squared_error", alpha=0.01)
     both = engine, _ = engines(network, adam(), 23)
     assert_same_training(both)
     (program,) = programs_of(engine)

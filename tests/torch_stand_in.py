@@ -121,6 +121,10 @@ class Bindings:
             setattr(bindings, module, SimpleNamespace(**checked))
         return {"cuda": package, "cuda.bindings": bindings}
 
+    @property
+    def options_for_host(self):
+        return tuple(option for option in self.options if not option.startswith("--gpu"))
+
     def checked(self, name, function):
         def call(*arguments):
             assert not self.cuda.capturing or name == "cuLaunchKernel"
@@ -144,8 +148,7 @@ class Bindings:
         assert n_options == len(options)
         self.options = [option.decode() for option in options]
         try:
-            for_host = [one for one in self.options if not one.startswith("--gpu")]
-            cuda_stand_in.compiled_for_host(program.source.decode(), for_host)
+            cuda_stand_in.compiled_for_host(program.source.decode(), self.options_for_host)
         except cuda_stand_in.CompileException:
             return (Status.COMPILATION,)
         return (Status.SUCCESS,)
@@ -170,7 +173,9 @@ class Bindings:
         types = [
             ctypes.c_uint32 if one.split()[0] == "Index" else ctypes.c_void_p for one in parameters.split(",")
         ]
-        function = getattr(cuda_stand_in.compiled_for_host(library, ()), f"launch_{name.decode()}")
+        function = getattr(
+            cuda_stand_in.compiled_for_host(library, self.options_for_host), f"launch_{name.decode()}"
+        )
         return Status.SUCCESS, (function, types)
 
     def launch(self, kernel, *rest):
@@ -180,7 +185,7 @@ class Bindings:
         function, types = kernel
         pointers = (ctypes.c_void_p * len(types)).from_address(addresses)
         values = [ctype.from_address(pointer) for ctype, pointer in zip(types, pointers, strict=True)]
-        function(ctypes.c_uint32(sizes[0]), *values)
+        assert function(ctypes.c_uint32(sizes[0]), *values)
         return (Status.SUCCESS,)
 
 

@@ -32,7 +32,8 @@ The resulting `program` is bound to memory once and called for each step.
 
 The others compute all that they can for an element, while it is in a register. They share these stages:
 
-1. `kernels` divides the graph into stages of segments, and the products between them.
+1. `kernels` divides the graph into stages of segments, and the products of a library between them. For CUDA,
+   `products` has rewritten those products before that segments compute.
 2. `storage` plans the memory of arrays between stages.
 3. `elements` writes what a segment computes for one element, in one of the `languages`. Around that
    `segments` writes functions of kernels, and `loops` those that Numba compiles.

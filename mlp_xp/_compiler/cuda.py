@@ -18,6 +18,7 @@ from typing import Any
 from mlp_xp._compiler.graph import NotRecordableError
 from mlp_xp._compiler.kernels import KernelPlan, plan_kernels
 from mlp_xp._compiler.languages import SCALAR_EXPRESSIONS
+from mlp_xp._compiler.products import move_products_into_segments
 from mlp_xp._compiler.segments import THREADS, UNROLLED, Call, CudaSegmentWriter
 from mlp_xp._compiler.storage import check_results
 from mlp_xp._compiler.trace import TracedFunction
@@ -131,7 +132,7 @@ def write_kernels(
         If there is something that has no expression in C++.
     """
     check_results(traced, host_functions)
-    plan = plan_kernels(traced)
+    plan = plan_kernels(traced, move_products_into_segments)
     functions: dict[str, str] = {}
     names: dict[str, str] = {}
     kernels = []

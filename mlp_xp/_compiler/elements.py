@@ -16,6 +16,7 @@ import numpy as np
 from mlp_xp._compiler.graph import NotRecordableError, Value
 from mlp_xp._compiler.kernels import (
     COLUMN,
+    COMBINED_KINDS,
     ROW,
     TOTAL,
     KernelPlan,
@@ -113,6 +114,14 @@ class SegmentWriter(ABC):
 
     def index(self, operand: Value) -> str:
         """Return the index of the element of an operand that belongs to an element of the domain."""
+        position = self._position(operand)
+        if operand.kind != "strided":
+            return position
+        offset, stride = operand.detail
+        return f"{offset}u" if position == "0" else f"{offset}u + {position} * {stride}u"
+
+    def _position(self, operand: Value) -> str:
+        """Return the number of that element among those of the operand."""
         own, domain = matrix_shape(operand.shape), self.domain
         transposed = is_transposed(operand)
         if own == (1, 1):
@@ -139,7 +148,7 @@ class SegmentWriter(ABC):
         return any(
             value.kind in ("dot", "outer")
             or any(
-                id(operand) not in self.inside and self.index(operand) not in ("0", "e")
+                id(operand) not in self.inside and self._position(operand) not in ("0", "e")
                 for operand in _arrays_of(value)
             )
             for value in self.segment.values
@@ -162,7 +171,7 @@ class SegmentWriter(ABC):
                 own = operand.dtype
                 text = self.expression(operand, partial(self.uniform_name, dtype=self.dtype_of(operand)))
             else:
-                own, text = operand.dtype, f"{self.array(operand)}[0]"
+                own, text = operand.dtype, f"{self.array(operand)}[{self.index(operand)}]"
             self.uniform_lines.append(self.language.define(own, name, text))
             self.uniform[id(operand)] = name
         return self.uniform[id(operand)]
@@ -205,11 +214,17 @@ class SegmentWriter(ABC):
     def ends(self, body: Body) -> list[str]:
         """List the statements that write an element of the outputs, and combine it with others."""
         combine = [self.combine(value, body.name(value.operands[0])) for value in self.combined_last()]
-        return [*self.stores(body, self.stored()), *combine]
+        return [*self.stores(self.stored(), "e", body.name), *combine]
 
-    def stores(self, body: Body, values: Iterable[Value]) -> list[str]:
-        """List the statements that write an element of each value."""
-        return [self.language.assign(f"{self.output(value)}[e]", body.name(value)) for value in values]
+    def stores(self, values: Iterable[Value], index: str, name: Callable[[Value], str]) -> list[str]:
+        """List the statements that write an element of each value, of a "join" a row of elements."""
+        lines = []
+        for value in values:
+            parts, output = value.operands if value.kind == "join" else (value,), self.output(value)
+            for number, part in enumerate(parts):
+                at = index if len(parts) == 1 else f"{index} * {len(parts)}u + {number}u"
+                lines.append(self.language.assign(f"{output}[{at}]", name(part)))
+        return lines
 
     def accumulator(self, value: Value) -> str:
         """Return the name of what a reduction has combined so far."""
@@ -227,8 +242,8 @@ class SegmentWriter(ABC):
     # Rows, which all elements wait for.
 
     @abstractmethod
-    def row_loop(self, lines: list[str]) -> list[str]:
-        """Return a loop over the columns of a row around statements for an element."""
+    def row_loop(self, body: Body, ends: list[str]) -> list[str]:
+        """Return a loop over the columns of a row that runs a body and, at the end, other statements."""
 
     @abstractmethod
     def start(self, value: Value) -> str:
@@ -250,11 +265,7 @@ class SegmentWriter(ABC):
         if elements or of_elements:
             lines += self._reduce_or_store(elements, of_elements, known)
         once = [
-            *(
-                self.language.assign(f"{self.output(x)}[i]", known[id(x)])
-                for x in self.segment.outputs
-                if self._is_of_row(x)
-            ),
+            *self.stores(filter(self._is_of_row, self.segment.outputs), "i", lambda x: known[id(x)]),
             *(
                 self.combine(value, known[id(value.operands[0])])
                 for value in totals
@@ -273,7 +284,7 @@ class SegmentWriter(ABC):
         phase = self._phases()
         for number in range(1 + max(phase.values())):
             for value in self.segment.values:
-                if phase[id(value)] == number and self._is_of_row(value) and value.kind != "reduce":
+                if phase[id(value)] == number and self._is_of_row(value) and value.kind == "map":
                     name = known[id(value)] = self.number_of(value)
                     text = self.expression(value, partial(self._known_name, known, self.dtype_of(value)))
                     lines.append(self.language.define(value.dtype, name, text))
@@ -289,16 +300,17 @@ class SegmentWriter(ABC):
         """Return a loop over the columns of a row that stores values, and combines operands of reductions."""
         body = Body(self, [*stored, *(value.operands[0] for value in reduced)], known)
         ends = [
-            *self.stores(body, stored),
+            *self.stores(stored, "e", body.name),
             *(self.combine(value, body.name(value.operands[0])) for value in reduced),
         ]
-        return self.row_loop([*body.lines(), *ends])
+        return self.row_loop(body, ends)
 
     def _is_of_row(self, value: Value) -> bool:
         """Whether a value of the segment is known for a whole row."""
         if value.kind == "reduce":
             return reduction_kind(value) == ROW
-        return matrix_shape(value.shape) == (self.domain[0], 1) and self.domain[1] != 1
+        of_row = value.kind == "join" or matrix_shape(value.shape) == (self.domain[0], 1)
+        return of_row and self.domain[1] != 1
 
     def _phases(self) -> dict[int, int]:
         """Map each value to the number of loops over a row's columns that must precede it."""
@@ -320,9 +332,9 @@ class SegmentWriter(ABC):
             for operand in _arrays_of(value):
                 if id(operand) in self.inside or id(operand) in known:
                     continue
-                if self.level(operand) == "row" and value.kind in ("map", "reduce"):
+                if self.level(operand) == "row" and value.kind in COMBINED_KINDS:
                     known[id(operand)] = self.number_of(operand)
-                    element = f"{self.array(operand)}[i]"
+                    element = f"{self.array(operand)}[{self.index(operand)}]"
                     lines.append(self.language.define(operand.dtype, known[id(operand)], element))
         return lines
 
@@ -396,6 +408,8 @@ class Body:
     def _compute(self, value: Value) -> None:
         writer = self.writer
         name = self.names[id(value)] = writer.number_of(value)
+        if value.kind == "join":
+            return  # its columns are computed
         if value.kind == "zeros":
             text = writer.language.literal(0.0, value.dtype)
         elif value.kind == "dot":

@@ -15,7 +15,7 @@ from mlp_xp._compiler.languages import SCALAR_EXPRESSIONS
 Literal: TypeAlias = "int | float"
 Operand: TypeAlias = "Value | Literal"
 
-VIEW_KINDS = ("transpose", "reshape", "slice")
+VIEW_KINDS = ("transpose", "reshape", "slice", "strided")
 """Kinds of values that share the memory of their operand, and need no call."""
 
 SOURCE_KINDS = ("state", "state_group", "input", "scalar_input")
@@ -43,7 +43,8 @@ class Value:
         the call. "scalar_input": a Python number that is an argument. "map": the ufunc `function` of the
         operands. "reduce": the ufunc `function` along an axis. "matmul", "transpose", "reshape", "zeros".
         Passes add "affine", "affine_gradient", "slice", "state_group" and "concatenation", see
-        `mlp_xp._compiler.passes`, and "accumulate", see `mlp_xp._compiler.accumulate`.
+        `mlp_xp._compiler.passes`, "accumulate", see `mlp_xp._compiler.accumulate`, and "dot", "outer",
+        "join" and "strided", see `mlp_xp._compiler.products`.
     shape : tuple of int
     dtype : dtype, or None for a Python number
     function : ufunc, optional

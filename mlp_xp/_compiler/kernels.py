@@ -27,6 +27,10 @@ Domain: TypeAlias = "tuple[int, int]"
 ELEMENTWISE_KINDS = ("map", "zeros", "dot", "outer")
 """Kinds of values with an element for each thread. Of "dot" and "outer" it reads others of their operands."""
 
+COMBINED_KINDS = ("map", "reduce", "join")
+"""Kinds of values whose operands may be known to the thread, and not be in memory. A "join" is a matrix in
+memory whose columns are computed one by one."""
+
 LIBRARY_KINDS = ("matmul", "call")
 """Kinds of values that a library computes from whole arrays; "call" is its `function` of the operands."""
 
@@ -36,17 +40,6 @@ ROW, COLUMN, TOTAL = "row", "column", "total"
 MAX_ELEMENTS_TO_UPDATE_LAST = 2**20
 """Arrays of up to this size are updated all in the last stage. The gradients of larger ones are not kept so
 long: they are updated as soon as they can be."""
-
-MAX_TERMS = 16
-MAX_TERMS_OF_LARGE = 2
-"""Number of terms of an element up to which a matrix product is computed in a segment, without a launch of
-its own; of a product of more than `MAX_ELEMENTS_WITH_TERMS` elements only few, as each thread reads all."""
-
-MAX_ELEMENTS_WITH_TERMS = 2**16
-
-MAX_ELEMENTS_TO_SUM = 256
-"""Size up to which a product of more terms is computed as the sums of columns that hold the terms of each
-element: a library's kernels compute so small results with a small part of a GPU."""
 
 
 @dataclass(eq=False)
@@ -118,7 +111,7 @@ class KernelPlan:
 
 def plan_kernels(
     traced: TracedFunction,
-    rewrite: Callable[[TracedFunction], None] | None = None,
+    rewrite: Callable[[TracedFunction], None],
     max_elements_to_update_last: int = MAX_ELEMENTS_TO_UPDATE_LAST,
 ) -> KernelPlan:
     """Partition the graph of a traced function; it is rewritten in place.
@@ -126,8 +119,8 @@ def plan_kernels(
     Parameters
     ----------
     traced : TracedFunction
-    rewrite : callable, optional
-        What is done with the graph before; for a GPU by default, `move_products_into_segments`.
+    rewrite : callable
+        What is done with the graph before.
     max_elements_to_update_last : int, optional
 
     Raises
@@ -135,7 +128,7 @@ def plan_kernels(
     NotRecordableError
         If it holds something that kernels cannot compute.
     """
-    (rewrite or move_products_into_segments)(traced)
+    rewrite(traced)
     return _Partition(traced, max_elements_to_update_last).plan()
 
 
@@ -167,7 +160,7 @@ def is_number(operand: Any) -> bool:
 
 def is_computed(value: Value) -> bool:
     """Whether the value is computed in a segment."""
-    return value.kind in (*ELEMENTWISE_KINDS, "reduce") and value.dtype is not None
+    return value.kind in (*ELEMENTWISE_KINDS, "reduce", "join") and value.dtype is not None
 
 
 def is_scalar(value: Value) -> bool:
@@ -183,27 +176,10 @@ def reduction_kind(value: Value) -> str:
     return COLUMN if axis == 0 else ROW
 
 
-def move_products_into_segments(traced: TracedFunction) -> None:
-    """Rewrite products that segments compute: of vectors, and of matrices with few terms or elements.
-
-    "dot" is a product whose elements a thread computes term by term. "outer" holds the terms of all elements
-    of a product: row k has those of the k-th column of the left and the k-th row of the right factor.
-    """
-    graph = traced.graph
-    for value in reachable(traced.roots):
-        if value.kind != "matmul":
-            continue
-        n_terms = value.operands[0].shape[-1]
-        if value.shape == ():
-            terms = graph.map(np.multiply, value.operands)
-            value.kind, value.function, value.operands = "reduce", np.add, (terms,)
-            value.detail = (None, False)
-        elif n_terms <= (MAX_TERMS if value.size <= MAX_ELEMENTS_WITH_TERMS else MAX_TERMS_OF_LARGE):
-            value.kind = "dot"
-        elif value.size <= MAX_ELEMENTS_TO_SUM:
-            terms = graph.add("outer", (n_terms, value.size), value.dtype, operands=value.operands)
-            sums = graph.reduce(np.add, terms, 0, keepdims=False)
-            value.kind, value.function, value.operands = "reshape", None, (sums,)
+def _own_domain(value: Value) -> Domain:
+    """Return the domain of a value that is computed with no other: an element a thread, of a "join" a row."""
+    rows, columns = matrix_shape(value.shape)
+    return rows, 1 if value.kind == "join" else columns
 
 
 class _Partition:
@@ -236,6 +212,8 @@ class _Partition:
             "transpose",
             "reshape",
             "reduce",
+            "join",
+            "strided",
             *LIBRARY_KINDS,
             *ELEMENTWISE_KINDS,
         ):
@@ -263,9 +241,7 @@ class _Partition:
     def _stage_after(self, value: Value) -> tuple[int, list[Value]]:
         """Return the earliest stage of a value, and those of its operands that this stage computes too."""
         operands = [operand for operand in value.arrays if not is_number(operand)]
-        fusable = [
-            operand for operand in operands if value.kind in ("map", "reduce") and self._fuses(operand)
-        ]
+        fusable = [operand for operand in operands if value.kind in COMBINED_KINDS and self._fuses(operand)]
         known = [self.stage[id(operand)] for operand in fusable]
         read = [self._when_readable(operand.base) for operand in operands if operand not in fusable]
         stage = max([*known, *read], default=0)
@@ -274,10 +250,11 @@ class _Partition:
 
     def _place_map(self, value: Value) -> None:
         stage, fused = self._stage_after(value)
-        domain = own = matrix_shape(value.shape)
+        domain = own = _own_domain(value)
         if own[1] == 1 and value.shape != ():
             # A value for each row may be computed with the rows of a matrix.
-            domain = next((self.domain[id(operand)] for operand in fused), own)
+            of_fused = [self.domain[id(operand)] for operand in fused]
+            domain = next((one for one in of_fused if one[0] == own[0]), own)
         if any(self.domain[id(operand)] != domain for operand in fused):
             stage, domain = stage + 1, own
         self._place(value, stage, domain)
@@ -342,7 +319,7 @@ class _Partition:
                 and domain == matrix_shape(value.shape)
                 and len(read) == 1
                 and all(x.dtype.itemsize <= value.dtype.itemsize for x in read)
-                and all(user.kind == "map" and self.domain[id(user)] == domain for user in first)
+                and all(self.domain[id(user)] == domain for user in first)
             ):
                 self.stage[id(value)] = stage
 
@@ -395,7 +372,7 @@ class _Partition:
         """Whether a value is read from memory."""
         return any(
             segment_of.get(id(user)) is not segment_of[id(value)]
-            or user.kind not in ("map", "reduce")
+            or user.kind not in COMBINED_KINDS
             or not self._fuses(value)
             for user in self.users.get(id(value), [])
         )

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlp_xp._compiler.elements import Argument, SegmentWriter
+from mlp_xp._compiler.elements import Argument, Body, SegmentWriter
 from mlp_xp._compiler.graph import Value
 from mlp_xp._compiler.kernels import COLUMN, TOTAL, reduction_kind
 from mlp_xp._compiler.languages import NUMBA, TRANSCENDENTAL
@@ -107,7 +107,7 @@ class LoopWriter(SegmentWriter):
             *map(self.start, totals),
             *starts,
             "for i in range(first, last):",
-            *indented([*body.define(body.rows.values()), *self.row_loop(of_element)]),
+            *indented([*body.define(body.rows.values()), *_row_loop(of_element)]),
             *self._end_totals(totals),
         ]
 
@@ -131,9 +131,9 @@ class LoopWriter(SegmentWriter):
         """Return the statement that begins a reduction."""
         return f"{self.accumulator(value)} = {self.neutral(value)}"
 
-    def row_loop(self, lines: list[str]) -> list[str]:
-        """Return a loop over the columns of a row around statements for an element."""
-        return ["for j in range(c):", *indented(["e = i * c + j", *lines])]
+    def row_loop(self, body: Body, ends: list[str]) -> list[str]:
+        """Return a loop over the columns of a row that runs a body and, at the end, other statements."""
+        return _row_loop([*body.lines(), *ends])
 
     def end_row(self, value: Value) -> list[str]:
         """Return nothing: one loop has combined the whole row."""
@@ -142,6 +142,10 @@ class LoopWriter(SegmentWriter):
     def once_a_row(self, lines: list[str]) -> list[str]:
         """Return the statements as they are."""
         return lines
+
+
+def _row_loop(lines: list[str]) -> list[str]:
+    return ["for j in range(c):", *indented(["e = i * c + j", *lines])]
 
 
 @lru_cache(maxsize=1024)

@@ -104,9 +104,10 @@ class CudaSegmentWriter(SegmentWriter):
 
     def _write_flat(self, threads: int) -> tuple[list[str], list[int], int]:
         rows, columns = self.domain
+        body = self.body()
         lines = [
             "const Index first = block * (THREADS * UNROLLED) + threadIdx.x, n = r * c;",
-            *self._unrolled(self.body(), "first + u * THREADS", "e", "e < n"),
+            *self._unrolled(body, self.ends(body), "first + u * THREADS", "e", "e < n"),
         ]
         return lines, [rows, columns], max(1, -(-rows * columns // (threads * UNROLLED)))
 
@@ -125,7 +126,7 @@ class CudaSegmentWriter(SegmentWriter):
         # Whole passes of the block over its rows.
         per_chunk = -(-rows // (chunks * height)) * height
         chunks = -(-rows // per_chunk)
-        elements = self._unrolled(body, "first + u * step", "i", "i < end", "i * c + j")
+        elements = self._unrolled(body, self.ends(body), "first + u * step", "i", "i < end", "i * c + j")
         lines = [
             "const Index strips = (c + width - 1) / width, strip = block % strips, chunk = block / strips;",
             "const Index j = strip * width + threadIdx.x % width, step = THREADS / width;",
@@ -204,15 +205,17 @@ class CudaSegmentWriter(SegmentWriter):
         ]
         return lines, [rows, columns], -(-rows * min(LANES, threads) // threads)
 
-    def _unrolled(self, body: Body, first: str, index: str, condition: str, element: str = "") -> list[str]:
+    def _unrolled(
+        self, body: Body, ends: list[str], first: str, index: str, condition: str, element: str = ""
+    ) -> list[str]:
         """List the statements for `UNROLLED` elements: all are read before the first is computed."""
         setup = [f"const Index {index} = {first};"] + ([f"const Index e = {element};"] if element else [])
-        loads = [*body.rows.values(), *body.loads.values()]
+        loads = [*(body.columns if index == "j" else body.rows).values(), *body.loads.values()]
         read = [f"x_{load.name}[u] = {load.text};" for load in loads]
         compute = [
             *body.define(load._replace(text=f"x_{load.name}[u]") for load in loads),
             *body.statements,
-            *self.ends(body),
+            *ends,
         ]
         lines = [f"{CXX.dtypes[load.dtype]} x_{load.name}[UNROLLED];" for load in loads]
         for each in (read, compute):
@@ -220,10 +223,11 @@ class CudaSegmentWriter(SegmentWriter):
             lines += ["#pragma unroll", "for (Index u = 0; u < UNROLLED; ++u) {", *_indented(guarded), "}"]
         return lines
 
-    def row_loop(self, lines: list[str]) -> list[str]:
-        """Return a loop of a row's lanes around statements for an element."""
-        head = "for (Index j = lane; j < c; j += LANES) {"
-        return [head, "  const Index e = i * c + j;", *_indented(lines), "}"]
+    def row_loop(self, body: Body, ends: list[str]) -> list[str]:
+        """Return a loop of a row's lanes that runs a body and, at the end, other statements."""
+        elements = self._unrolled(body, ends, "first + u * LANES", "j", "j < c", "i * c + j")
+        head = "for (Index first = lane; first < c; first += LANES * UNROLLED) {"
+        return [*body.define(body.rows.values()), head, *_indented(elements), "}"]
 
     def end_row(self, value: Value) -> list[str]:
         """List the statements that combine what the lanes of a row have."""
