@@ -892,6 +892,20 @@ def test_a_footprint_is_the_memory_that_a_training_takes(gpu, activation, optimi
     assert 0.75 * taken <= needed <= 1.3 * taken
 
 
+@on("stand-in")
+def test_copies_of_the_state_use_memory_that_is_free_again(gpu):
+    X, y = gpu.array(np.ones((64, 200)), "float32"), gpu.array(np.ones((64, 1)), "float32")
+    network = Network((200, 300, 1), loss="squared_error")
+    params = network.init(0, like=X)
+    n_bytes = 4 * (200 * 300 + 300 + 300 + 1)
+    graphs()  # with cuBLAS's workspace
+    before = gpu.machine.used[0]
+    train(network, params, X, y, optimizer=adam(1e-4), epochs=10, batch_size=16, shuffle=False)
+    # Adam's state is three times the parameters: in the engine, and in the copy of the last finite state.
+    # The batches, gradients and activations of this network are smaller than its parameters.
+    assert 6 * n_bytes < gpu.machine.peak[0] - before < 7.7 * n_bytes
+
+
 # On the whole.
 
 

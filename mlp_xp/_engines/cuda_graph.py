@@ -14,7 +14,7 @@ from mlp_xp._devices import free_bytes
 from mlp_xp._engines.base import EagerFallbackWarning, Engine, EpochSettings, State
 from mlp_xp._engines.capture import GraphLibrary, exclusive_capture
 from mlp_xp._engines.eager import EagerEngine
-from mlp_xp._engines.graph_state import assign_state, contiguous_copy, copy_into_state_arrays
+from mlp_xp._engines.graph_state import assign_state, contiguous_copy, copy_into_state_arrays, empty_like
 from mlp_xp._engines.step_numbers import (
     MAX_NUMBERS_PER_STEP,
     CapturedSteps,
@@ -30,7 +30,7 @@ from mlp_xp._engines.step_numbers import (
 from mlp_xp._interrupts import deferred_interrupts
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
-from mlp_xp._parameters import all_finite, copy_tree, map_tree
+from mlp_xp._parameters import all_finite, map_tree
 from mlp_xp._samples import Batch, Samples
 from mlp_xp._warnings import warn
 
@@ -217,9 +217,11 @@ class CudaGraphEngine:
 
     def copied_state(self) -> State:
         """Return a copy of the state."""
+        # On the caller's stream: pools keep the memory of each stream apart, and there are the state that the
+        # training began with, and earlier copies, whose memory can be used again.
+        copied = empty_like(self.samples.place, self._state)
         with self.library.own_stream():
-            state: State = copy_tree(self.samples.place.xp, self._state)
-        return state
+            return assign_state(copied, self._state)
 
     def run(self, epochs: Sequence[EpochSettings]) -> None:
         """Run these epochs."""

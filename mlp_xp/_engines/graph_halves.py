@@ -13,7 +13,7 @@ from mlp_xp._engines.base import State
 from mlp_xp._engines.capture import GraphLibrary, exclusive_capture
 from mlp_xp._engines.cuda_graph import warn_of_fallback, why_not_captured
 from mlp_xp._engines.graph_inputs import GraphInputs
-from mlp_xp._engines.graph_state import assign_state, contiguous_copy, copy_into_state_arrays
+from mlp_xp._engines.graph_state import assign_state, contiguous_copy, copy_into_state_arrays, empty_like
 from mlp_xp._engines.step_halves import N_EXTRA, Totals, buffer_for, split
 from mlp_xp._engines.step_numbers import (
     MAX_NUMBERS_PER_STEP,
@@ -29,7 +29,7 @@ from mlp_xp._engines.step_numbers import (
 )
 from mlp_xp._network import Network
 from mlp_xp._optimizers import Optimizer
-from mlp_xp._parameters import all_finite, copy_tree, flatten, unflatten_like
+from mlp_xp._parameters import all_finite, flatten, unflatten_like
 from mlp_xp._samples import Batch
 
 
@@ -118,9 +118,11 @@ class GraphHalves:
 
     def copied_state(self) -> State:
         """Return a copy of the state."""
+        # On the caller's stream: pools keep the memory of each stream apart, and there are the state that the
+        # training began with, and earlier copies, whose memory can be used again.
+        copied = empty_like(self.place, self._state)
         with self.library.own_stream():
-            state: State = copy_tree(self.place.xp, self._state)
-        return state
+            return assign_state(copied, self._state)
 
     def is_finite(self) -> bool:
         """Whether all arrays of the state are finite."""

@@ -10,14 +10,17 @@ from mlp_xp._parameters import is_array, leaves, map_tree, with_leaves
 
 def contiguous_copy(place: Placement, state: State) -> State:
     """Return a copy of a state in arrays that are contiguous by rows, as fused kernels take them."""
+    return assign_state(empty_like(place, state), state)
 
-    def copy(array: Array) -> Array:
-        new = place.xp.empty(tuple(array.shape), dtype=array.dtype, device=place.device)
-        new[...] = array
-        return new
 
-    copied: State = map_tree(copy, state)
-    return copied
+def empty_like(place: Placement, state: State) -> State:
+    """Return a state of the same structure in new arrays, contiguous by rows, whose values are arbitrary."""
+
+    def empty(array: Array) -> Array:
+        return place.xp.empty(tuple(array.shape), dtype=array.dtype, device=place.device)
+
+    result: State = map_tree(empty, state)
+    return result
 
 
 def assign_state(old: State, new: State) -> State:
