@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from mlp_xp import Loss, MLPClassifier, Network, Optimizer, adam, data_parallel, evaluate, train
+from mlp_xp import Loss, Network, Optimizer, adam, data_parallel, evaluate, train
 
 FAULT = sys.argv[1] if __name__ == "__main__" else ""
 RANK = MPI.COMM_WORLD.Get_rank()
@@ -93,6 +93,8 @@ def run(rows: slice) -> None:
     if FAULT in ("labels", "columns", "scipy"):
         labels = np.full(len(own_X), 0.5) if IS_BAD and FAULT == "labels" else own_y[:, 0].astype(int)
         columns = own_X[:, :3] if IS_BAD and FAULT == "columns" else own_X
+        from mlp_xp import MLPClassifier  # scikit-learn takes a second to import
+
         model = MLPClassifier(
             (4,), max_iter=9, random_state=0, solver="lbfgs" if FAULT == "scipy" else "adam"
         )

@@ -1091,6 +1091,8 @@ def test_killed_trainings_end_where_others_do(library_name, part, request):
     n_kills = request.config.getoption("--kills")
     n_first = -(-len(CASES[library_name]) // 3)
     is_first = part == "first"
+    if not is_first and library_name != "numpy" and n_kills < 200:
+        pytest.skip("NumPy's stand for all; --kills 200 kills them")
     names = CASES[library_name][:n_first] if is_first else CASES[library_name][n_first:]
     n_each = -(-n_kills // (5 if is_first and n_kills < 200 else 20))
     cases = [f"{library_name}:{name}" for name in names]

@@ -74,7 +74,7 @@ def tracebacks(done):
     ("fault", "message"),
     [
         ("callback", "KeyError: 'from a callback'\n"),
-        ("width", "ValueError: `X` must have shape (n_samples, 5), got (133, 4)\n"),
+        ("width", "ValueError: `X` must have shape (n_samples, 5), got (200, 4)\n"),
         ("epochs", "`epochs` must be the same in all processes, got 3 in process 1 and 50 in process 0\n"),
         ("stream", "OSError: from a stream\n"),
         ("batch", "RuntimeError: from a step\n"),
@@ -86,24 +86,27 @@ def tracebacks(done):
         ("columns", "ValueError: `X.shape[1]` must be the same in all"),
         (
             "elsewhere",
-            "process 1 of 3 is at the arguments of evaluate while process 0 is at the arguments of train",
+            "process 1 of 2 is at the arguments of evaluate while process 0 is at the arguments of train",
         ),
         (
             "absent",
-            "process 1 of 3 is at the end of data_parallel while process 0 is at the arguments of train",
+            "process 1 of 2 is at the end of data_parallel while process 0 is at the arguments of train",
         ),
         ("scipy", "ZeroDivisionError: from a callback of L-BFGS\n"),
     ],
 )
 def test_an_error_of_one_process_ends_all_with_one_message(fault, message):
-    done = mpiexec(3, FAULTS, fault)
+    # One of them with a process that neither fails nor collects what the others say.
+    n_processes = 3 if fault == "callback" else 2
+    done = mpiexec(n_processes, FAULTS, fault)
     assert done.code != 0
     assert message in done.errors
     assert len(re.findall(r"^[\w.]*Error", done.errors, re.M)) - done.errors.count("direct cause") == 1, (
         done.errors
     )
     # All raise where they are, and know why; what was trained is theirs.
-    assert done.said.count("process 1 of 3") + done.said.count("the same in all processes") >= 2, done.said
+    told = done.said.count(f"process 1 of {n_processes}") + done.said.count("the same in all processes")
+    assert told >= n_processes - 1, done.said
     if fault in ("callback", "stream", "batch"):
         assert len(set(re.findall(r"history of (\d+)", done.said))) == 1, done.said
 
