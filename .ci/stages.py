@@ -31,6 +31,9 @@ GRACE_SECONDS = 10.0
 FAILED, MISSING = 1, 2
 """Exit codes."""
 
+ONLY_BY_NAME = ("streaming", "full")
+"""The stages that run only if they are named."""
+
 NAMESPACES = ("cupy", "torch_cuda", "jax_cuda")
 
 
@@ -255,6 +258,17 @@ def count_benchmark(path: Path) -> Counted:
     return Counted(passed, failures, "" if passed or failures else f"nothing in {path.name}")
 
 
+def count_costs(path: Path) -> Counted:
+    """Count what was measured; a target that is missed is a failure."""
+    passed, failures = 0, []
+    for result in json.loads(path.read_text(encoding="utf-8"))["results"]:
+        passed += len(result["medians"])
+        if not result["result"] <= result["target"]:  # nan where nothing was measured
+            reason = f"{result['result']:.3g} {result['result_is']}, more than {result['target']:.3g}"
+            failures.append(Failure(result["name"], reason))
+    return Counted(passed, failures, "" if passed or failures else f"nothing in {path.name}")
+
+
 # The table.
 
 
@@ -295,15 +309,23 @@ def pytest_stage(name: str, limit: float, out: Path, n_workers: int, arguments: 
     return Stage(name, command, limit, out, f"{name}.xml", count, environment, needs)
 
 
-def benchmark_stage(name: str, limit: float, out: Path, arguments: Sequence[str]) -> Stage:
+def benchmark_stage(
+    name: str,
+    limit: float,
+    out: Path,
+    arguments: Sequence[str],
+    count: Callable[[Path], Counted] = count_benchmark,
+) -> Stage:
     """Return a stage of measurements."""
-    command = [sys.executable, "-m", "benchmarks", "--device", "cuda", "--out", str(out), *arguments]
+    command = [sys.executable, "-m", "benchmarks", *arguments, "--out", str(out)]
     needs = ("cupy", "torch", "jax", "nvmath", "array_api_compat", "rich", "sklearn")
-    return Stage(name, command, limit, out, "*.json", count_benchmark, {}, needs)
+    # JAX shares the GPU with other libraries, and takes what it needs.
+    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    return Stage(name, command, limit, out, "*.json", count, environment, needs)
 
 
 def project_stages(out: Path) -> dict[str, Stage]:
-    """Return the stages by name, in the order they run. All but `full` together stay under five minutes."""
+    """Return the stages by name, in the order they run. Those by default stay under five minutes together."""
     all_cores = min(16, len(os.sched_getaffinity(0)))
     files = ["tests/test_cuda.py", "tests/test_cuda_processes.py"]
     probes = ["--require", "cupy,torch_cuda", "-m", "cuda", *files]
@@ -313,8 +335,9 @@ def project_stages(out: Path) -> dict[str, Stage]:
         # One worker: some of these tests take all of the memory, or look at how much is free.
         pytest_stage("probe", 90, out, 1, probes),
         pytest_stage("tests", 98, out, all_cores, on_gpus),
-        benchmark_stage("quick", 110, out, ["--quick"]),
-        benchmark_stage("full", 540, out, []),
+        benchmark_stage("quick", 110, out, ["--device", "cuda", "--quick"]),
+        benchmark_stage("streaming", 90, out, ["costs", "--only", "streaming"], count_costs),
+        benchmark_stage("full", 500, out, ["--device", "cuda"]),
     ]
     return {stage.name: stage for stage in stages}
 
@@ -362,7 +385,7 @@ def _gpu() -> str:
 
 
 def main(names: Sequence[str]) -> int:
-    """Run the stages of these names, by default all but `full`."""
+    """Run the stages of these names."""
     # A shell's job in the background ignores Ctrl-C, and what it starts would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     out = Path(os.environ.get("OUT") or "benchmarks/results")
@@ -371,7 +394,7 @@ def main(names: Sequence[str]) -> int:
     if unknown:
         print(f"unknown stage {unknown[0]!r}; there are {', '.join(known)}", file=sys.stderr)
         return MISSING
-    chosen = [known[name] for name in (names or [name for name in known if name != "full"])]
+    chosen = [known[name] for name in names or [name for name in known if name not in ONLY_BY_NAME]]
     problems = list(filter(None, (gpu_problem(), os.environ.get("WHEELS_PROBLEM"))))
     missing = {stage.name: missing_for(stage, problems) for stage in chosen}
     for name, what in missing.items():

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks import checkpoints, import_time, layouts, loop_cost, streaming
-from benchmarks.command_line import Parser, add_output_options, folder, need, whole_number, write_json
-from benchmarks.machine import describe
+from benchmarks.command_line import Parser, add_output_options, folder, need, slug, whole_number, write_json
+from benchmarks.machine import describe, gpu
 
 BENCHMARKS = {
     "loop-cost": loop_cost.measure,
@@ -34,8 +34,15 @@ def main(arguments: list[str]) -> None:
     results = [BENCHMARKS[name](options.repeats) for name in options.only]
     _print(results)
     if path is not None:
-        about = describe(repeats=options.repeats)
-        write_json(path / f"{about['date'][:10]}-costs.json", {**about, "results": results})
+        found = gpu()
+        about = describe(
+            gpu=found and found.name,
+            cuda=found and found._asdict(),
+            repeats=options.repeats,
+            only=options.only,
+        )
+        on = f"-{slug(found.name)}" if found else ""
+        write_json(path / f"{about['date'][:10]}-costs{on}.json", {**about, "results": results})
 
 
 def _print(results: list[dict[str, Any]]) -> None:
