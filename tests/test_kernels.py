@@ -25,6 +25,7 @@ from mlp_xp._compiler.products import move_products_into_segments
 from mlp_xp._compiler.trace import ArraySpec, trace_function
 from mlp_xp._engines.cuda_graph import CudaGraphEngine
 from mlp_xp._engines.eager import EagerEngine
+from mlp_xp._engines.fused_steps import FusedStep
 from mlp_xp._engines.recordable import StepSpec
 from mlp_xp._losses import LOSSES
 from mlp_xp._parameters import leaves, plain
@@ -105,6 +106,14 @@ def test_of_many_layers_the_source_is_short_and_no_kernel_has_too_many_parameter
     assert max(map(max, filter(None, n_bytes))) <= 4096
     few = program_of(sized((30, *[32] * 6, 1), "tanh", "squared_error"), adam(), 100)
     assert many.source.count("__global__") < few.source.count("__global__") + 5
+
+
+def test_of_many_small_layers_the_source_is_short():
+    lengths = [
+        len(program_of(sized((30, *[16] * n, 3), "gelu", "squared_error"), adam(), 100).source)
+        for n in (4, 16)
+    ]
+    assert lengths[1] < 1.3 * lengths[0]
 
 
 # NVIDIA's compiler, which needs no GPU.
@@ -502,6 +511,22 @@ def test_too_many_elements_to_index_are_left_alone():
         program_of(network, gradient_descent(0.1), 2**27)
 
 
+def test_steps_of_a_graph_may_read_their_numbers_in_other_orders(device, monkeypatch):
+    """In a graph of several lengths of batches, steps are of several programs, or of calls."""
+    make = FusedStep._make_program
+    monkeypatch.setattr(
+        FusedStep,
+        "_make_program",
+        lambda self, state, batch: make(self, state, batch) if len(batch.X) > 1 else None,
+    )
+    network = Network((3, 4, 2), activation="tanh", loss="squared_error")
+    both = engine, other = engines(device, network, OPTIMIZERS["adamw"], 11)  # 23 rows: 11, 11 and 1
+    run_both(both, epochs_of(6, 23, shuffled=True))
+    assert_equal(engine, other)
+    assert list(map(bool, programs_of(engine))) == [True, False]
+    assert engine.name == "cuda_graph"
+
+
 # Warps and blocks of several threads.
 
 
@@ -514,6 +539,7 @@ def test_too_many_elements_to_index_are_left_alone():
         ((40, 1), "poisson", 200),
         ((6, 2, 1), "squared_error", 1),
         ((3, 33, 33, 2), "binary_cross_entropy", 9),
+        ((1, 1, 5, 130), "squared_error", 1),
         ((3, 4, 70), "categorical_cross_entropy", 70),
     ],
     ids=str,

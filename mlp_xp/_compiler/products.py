@@ -3,9 +3,11 @@
 A library's product takes a launch or two, and its operands and result are in memory. So small products, and
 those with a vector, are rewritten as what segments compute:
 
-- A product of few columns is sums over the rows of its left factor, one for each column. It is split into its
-  columns, and what follows element by element is computed of those, as numbers of a row: bias, softmax, loss,
-  and the product with the same weights on the way back. All of it is one segment with the left factor.
+- A product of one column is sums over the rows of its left factor. That of the output layer may have a few
+  columns: it is split into them, and what follows element by element is computed of those, as numbers of a
+  row: bias, softmax, loss, and the product with the same weights on the way back. All of it is one segment
+  with the left factor. (If more products were split, the source of networks of many small layers would take
+  seconds to compile.)
 - A product with a column on the right of a transposed matrix is sums over the columns of that.
 - A product of a column and a row is elementwise, and so is ("dot") one of few terms.
 - Of other products of few elements the terms are elementwise ("outer"), and summed up.
@@ -60,6 +62,8 @@ class _Rewriter:
     def __init__(self, traced: TracedFunction) -> None:
         self.traced = traced
         self.graph = traced.graph
+        self.last_with_weights: Value | None = None
+        """The product of the output layer on the way forward."""
         self.columns: dict[int, list[Value]] = {}
         """The columns, of shape (n, 1), of the matrices that are split."""
         self.widths: dict[int, int] = {}
@@ -67,7 +71,12 @@ class _Rewriter:
 
     def rewrite(self) -> None:
         """Rewrite all values that the graph's results depend on."""
-        for value in reachable(self.traced.roots):
+        values = reachable(self.traced.roots)
+        with_weights = [
+            value for value in values if value.kind == "matmul" and value.operands[1].kind in SOURCE_KINDS
+        ]
+        self.last_with_weights = with_weights[-1] if with_weights else None
+        for value in values:
             if value.kind == "matmul":
                 self._rewrite_product(value)
             elif value.kind == "map" and len(value.shape) == 2:
@@ -101,14 +110,14 @@ class _Rewriter:
     def _is_summed_by_rows(self, value: Value) -> bool:
         left, right = value.operands
         (n_rows, n_terms), n_columns = left.shape, value.shape[1]
-        is_small = n_rows * n_terms <= MAX_ELEMENTS_WITH_TERMS
+        most = MAX_COLUMNS if n_rows * n_terms <= MAX_ELEMENTS_WITH_TERMS else MAX_TERMS_OF_LARGE
+        if n_columns > (most if value is self.last_with_weights else 1):
+            return False
         if left.kind == "transpose" or not _has_rows_in_memory(right):
             return False
         if n_terms <= MAX_TERMS and (n_rows > MAX_ROWS_OF_FEW_TERMS or left.base.kind in SOURCE_KINDS):
             return False  # "dot" reads as much
-        return n_columns <= (MAX_COLUMNS if is_small else MAX_TERMS_OF_LARGE) and (
-            n_terms <= MAX_TERMS_OF_A_ROW or n_rows >= MIN_ROWS_OF_MANY_TERMS
-        )
+        return bool(n_terms <= MAX_TERMS_OF_A_ROW or n_rows >= MIN_ROWS_OF_MANY_TERMS)
 
     def _split_product(self, value: Value) -> None:
         left, right = value.operands

@@ -17,6 +17,7 @@ from mlp_xp._engines.eager import EagerEngine
 from mlp_xp._engines.graph_state import assign_state, contiguous_copy, copy_into_state_arrays, empty_like
 from mlp_xp._engines.step_numbers import (
     MAX_NUMBERS_PER_STEP,
+    CapturedStep,
     CapturedSteps,
     NotCapturableError,
     TableRow,
@@ -351,10 +352,10 @@ class CudaGraphEngine:
 
     def _capture(self, lengths: tuple[int, ...]) -> CapturedSteps:
         """Capture steps on batches of these lengths."""
-        rows: list[TableRow] = []
-        numbers_after: list[int] = []
+        captured: list[CapturedStep] = []
 
         def steps() -> None:
+            captured.clear()
             for index, batch in enumerate(self._batches(lengths)):
                 row = TableRow(self.table[index, ...], 1 + len(numbers_of(self._state)))
                 before = with_step_numbers(self._state, row)
@@ -362,12 +363,11 @@ class CudaGraphEngine:
                 if not same_structure(self._state, state):
                     raise NotCapturableError("the optimizer's state changes its structure")
                 state = copy_into_state_arrays(self.samples.place.xp, self._state, state)
-                numbers_after[:] = positions_of(state, row)
-                rows.append(row)
+                captured.append(CapturedStep(row, positions_of(state, row)))
 
         with exclusive_capture():
             replay = self.library.capture(steps)
-        return CapturedSteps(replay, rows[-1], numbers_after)
+        return CapturedSteps(replay, captured)
 
 
 def _rows_of(batch: Batch, rows: slice) -> Batch:

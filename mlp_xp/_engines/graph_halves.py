@@ -17,6 +17,7 @@ from mlp_xp._engines.graph_state import assign_state, contiguous_copy, copy_into
 from mlp_xp._engines.step_halves import N_EXTRA, Totals, buffer_for, split
 from mlp_xp._engines.step_numbers import (
     MAX_NUMBERS_PER_STEP,
+    CapturedStep,
     CapturedSteps,
     NotCapturableError,
     TableRow,
@@ -249,8 +250,7 @@ class GraphHalves:
         if self.fell_back or not self.second_is_warmed_up:
             return None
         if self.second is None:
-            rows: list[TableRow] = []
-            numbers_after: list[int] = []
+            captured: list[CapturedStep] = []
 
             def update() -> None:
                 row = TableRow(self.table, 1 + len(numbers_of(self._state)))
@@ -258,13 +258,12 @@ class GraphHalves:
                 if not same_structure(self._state, state):
                     raise NotCapturableError("the optimizer's state changes its structure")
                 state = copy_into_state_arrays(self.place.xp, self._state, state)
-                numbers_after[:] = positions_of(state, row)
-                rows.append(row)
+                captured[:] = [CapturedStep(row, positions_of(state, row))]
 
             replay = self._captured(update)
             if replay is None:
                 return None
-            self.second = CapturedSteps(replay, rows[-1], numbers_after)
+            self.second = CapturedSteps(replay, captured)
         return self.second
 
     # Capture.

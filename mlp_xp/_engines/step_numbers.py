@@ -156,6 +156,23 @@ class TableRow:
         return values
 
 
+class CapturedStep(NamedTuple):
+    """What the host does for a step of a captured graph.
+
+    Steps on batches of other lengths may record other operations, or in another order, as their programs
+    differ.
+
+    Attributes
+    ----------
+    row : TableRow
+    numbers_after : list of int
+        The positions of the numbers in the optimizer's state after the step.
+    """
+
+    row: TableRow
+    numbers_after: list[int]
+
+
 class CapturedSteps(NamedTuple):
     """A captured graph of steps.
 
@@ -163,23 +180,19 @@ class CapturedSteps(NamedTuple):
     ----------
     replay : callable
         It launches the graph.
-    row : TableRow
-        That of one of the steps: all record the same operations, in the same order.
-    numbers_after : list of int
-        The positions of the numbers in the optimizer's state after a step.
+    steps : list of CapturedStep
     """
 
     replay: Callable[[], None]
-    row: TableRow
-    numbers_after: list[int]
+    steps: list[CapturedStep]
 
     def table(self, rates: Sequence[float], numbers: list[float]) -> tuple[HostArray, list[float]]:
-        """Return the table of steps at these learning rates, and the numbers in the state after them."""
+        """Return the table of the steps at these learning rates, and the numbers in the state after them."""
         table = np.zeros((len(rates), MAX_NUMBERS_PER_STEP))
-        for entries, rate in zip(table, rates):
-            values = self.row.values((rate, *numbers))
-            entries[: len(self.row.numbers)] = [values[position] for position in self.row.numbers]
-            numbers = [values[position] for position in self.numbers_after]
+        for entries, rate, (row, numbers_after) in zip(table, rates, self.steps, strict=True):
+            values = row.values((rate, *numbers))
+            entries[: len(row.numbers)] = [values[position] for position in row.numbers]
+            numbers = [values[position] for position in numbers_after]
         return table, numbers
 
 
