@@ -90,6 +90,13 @@ def engines(device, network, optimizer, batch_size, weighted=False, rows=None, d
     )
 
 
+def test_a_copy_of_the_state_is_on_its_device_whichever_is_current(device):
+    with sys.modules["cupy"].cuda.Device(1):
+        engine, _ = engines(device, Network((3, 4, 2), loss="squared_error"), OPTIMIZERS["adam"], 8)
+    copied = [leaf for leaf in leaves(engine.copied_state()) if is_array(leaf)]
+    assert {array.device.id for array in copied} == {1}
+
+
 def assert_equal(engine, other, rtol=1e-10):
     ours, theirs = leaves(to_host(engine.state)), leaves(other.state)
     for one, another in zip(ours, theirs, strict=True):

@@ -116,6 +116,22 @@ def test_of_many_small_layers_the_source_is_short():
     assert lengths[1] < 1.3 * lengths[0]
 
 
+@pytest.mark.parametrize("operand", ["targets", "logits"])
+def test_of_long_losses_the_source_does_not_grow_with_the_outputs(operand):
+    def loss(xp, logits, y):
+        root = y if operand == "targets" else logits
+        for _ in range(60):
+            root = 0.5 * (root + y / root)
+        error = logits - root
+        return 0.5 * error * error, error
+
+    lengths = [
+        len(program_of(sized((30, 64, n), "tanh", Loss(lambda xp, z: z, loss)), adam(), 100).source)
+        for n in (3, 16)
+    ]
+    assert lengths[1] < 1.5 * lengths[0]
+
+
 # NVIDIA's compiler, which needs no GPU.
 
 

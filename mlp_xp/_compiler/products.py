@@ -15,12 +15,12 @@ those with a vector, are rewritten as what segments compute:
 
 from __future__ import annotations
 
-from itertools import accumulate
+from itertools import accumulate, repeat
 from typing import Any
 
 import numpy as np
 
-from mlp_xp._compiler.graph import SOURCE_KINDS, Value, reachable
+from mlp_xp._compiler.graph import SOURCE_KINDS, VIEW_KINDS, Value, reachable
 from mlp_xp._compiler.kernels import is_number, matrix_shape
 from mlp_xp._compiler.trace import TracedFunction
 
@@ -33,6 +33,10 @@ MAX_ELEMENTS_WITH_TERMS = 2**16
 
 MAX_COLUMNS = 16
 """Number of columns up to which a product is split into them: each is a register of all threads."""
+
+MAX_SPLIT_VALUES = 256
+"""Number of columns of all matrices of that shape up to which the product is split: each is a statement of
+the source, and as many as that take NVIDIA's compiler half a second."""
 
 MAX_TERMS_OF_A_ROW = 512
 MIN_ROWS_OF_MANY_TERMS = 2**11
@@ -62,20 +66,17 @@ class _Rewriter:
     def __init__(self, traced: TracedFunction) -> None:
         self.traced = traced
         self.graph = traced.graph
-        self.last_with_weights: Value | None = None
-        """The product of the output layer on the way forward."""
         self.columns: dict[int, list[Value]] = {}
         """The columns, of shape (n, 1), of the matrices that are split."""
         self.widths: dict[int, int] = {}
-        """For each of those, the number of columns of the matrix whose rows are summed."""
+        """For each of those, the number of columns of its segment's domain: the terms of a sum over a row."""
+        self.of_output_layer: Value | None = None
+        """The last product with weights that the loss depends on, unless too much depends on it."""
 
     def rewrite(self) -> None:
         """Rewrite all values that the graph's results depend on."""
         values = reachable(self.traced.roots)
-        with_weights = [
-            value for value in values if value.kind == "matmul" and value.operands[1].kind in SOURCE_KINDS
-        ]
-        self.last_with_weights = with_weights[-1] if with_weights else None
+        self._find_output_layer(values)
         for value in values:
             if value.kind == "matmul":
                 self._rewrite_product(value)
@@ -86,6 +87,16 @@ class _Rewriter:
 
     # Products
 
+    def _find_output_layer(self, values: list[Value]) -> None:
+        for value in reachable(self.traced.computed_results[:1]):
+            if value.kind == "matmul" and value.operands[1].kind in SOURCE_KINDS:
+                self.of_output_layer = value
+        if self.of_output_layer is not None:
+            shape = self.of_output_layer.shape
+            alike = sum(value.kind == "map" and value.shape == shape for value in values)
+            if alike * shape[-1] > MAX_SPLIT_VALUES:
+                self.of_output_layer = None
+
     def _rewrite_product(self, value: Value) -> None:
         left, right = value.operands
         n_terms = left.shape[-1]
@@ -94,7 +105,7 @@ class _Rewriter:
             _become(value, "reduce", np.add, (terms,), (None, False))
         elif n_terms == 1:
             _become(value, "map", np.multiply, (left, right))
-        elif self.widths.get(id(left)) == value.shape[1] and _has_rows_in_memory(right):
+        elif self.widths.get(id(left)) == value.shape[1] and _is_given(right):
             _become(value, "map", np.add, self._terms_of_columns(left, right))
         elif left.kind == "transpose" and value.shape[1] == 1:
             terms = self.graph.map(np.multiply, (left.operands[0], right))
@@ -111,9 +122,9 @@ class _Rewriter:
         left, right = value.operands
         (n_rows, n_terms), n_columns = left.shape, value.shape[1]
         most = MAX_COLUMNS if n_rows * n_terms <= MAX_ELEMENTS_WITH_TERMS else MAX_TERMS_OF_LARGE
-        if n_columns > (most if value is self.last_with_weights else 1):
+        if n_columns > (most if value is self.of_output_layer else 1):
             return False
-        if left.kind == "transpose" or not _has_rows_in_memory(right):
+        if left.kind == "transpose" or not _is_given(right):
             return False
         if n_terms <= MAX_TERMS and (n_rows > MAX_ROWS_OF_FEW_TERMS or left.base.kind in SOURCE_KINDS):
             return False  # "dot" reads as much
@@ -163,34 +174,21 @@ class _Rewriter:
         widths = {
             self.widths[id(x)] for x in value.arrays if id(x) in self.columns and x.shape == value.shape
         }
-        if widths and all(map(self._can_be_split, value.operands)):
-            columns = [self._column_of_map(value, number) for number in range(value.shape[1])]
+        if widths and not any(_is_matrix(x) and x.kind in VIEW_KINDS for x in value.operands):
+            columns = [
+                self.graph.add("map", (value.shape[0], 1), value.dtype, value.function, operands)
+                for operands in zip(*map(self._columns_of, value.operands, repeat(value.shape[1])))
+            ]
             self._become_joined(value, columns, widths.pop())
 
-    def _can_be_split(self, operand: Any) -> bool:
-        if not _is_matrix(operand) or id(operand) in self.columns:
-            return True
-        if operand.kind == "map":
-            return all(map(self._can_be_split, operand.operands))
-        return operand.kind in (*SOURCE_KINDS, "zeros", "reduce")
-
-    def _column(self, operand: Any, number: int) -> Any:
-        """Return a column of an operand, of shape (n, 1) or (1, 1); an operand without columns as it is."""
+    def _columns_of(self, operand: Any, count: int) -> list[Any]:
+        """Return the columns of an operand, of shape (n, 1) or (1, 1); for one that has none itself."""
         if not _is_matrix(operand):
-            return operand
+            return [operand] * count
         if id(operand) in self.columns:
-            return self.columns[id(operand)][number]
+            return self.columns[id(operand)]
         n_rows, n_columns = matrix_shape(operand.shape)
-        if operand.kind == "map":
-            return self._column_of_map(operand, number)
-        if operand.kind == "zeros":
-            return self.graph.add("zeros", (n_rows, 1), operand.dtype)
-        return self._strided(operand, (n_rows, 1), number, n_columns)
-
-    def _column_of_map(self, value: Value, number: int) -> Value:
-        operands = [self._column(operand, number) for operand in value.operands]
-        n_rows, _ = matrix_shape(value.shape)
-        return self.graph.add("map", (n_rows, 1), value.dtype, value.function, operands)
+        return [self._strided(operand, (n_rows, 1), number, n_columns) for number in range(n_columns)]
 
     def _rewrite_reduction(self, value: Value) -> None:
         axis, keepdims = value.detail
@@ -226,6 +224,6 @@ def _is_matrix(operand: Any) -> bool:
     return is_array and matrix_shape(operand.shape)[1] > 1
 
 
-def _has_rows_in_memory(matrix: Value) -> bool:
+def _is_given(matrix: Value) -> bool:
     """Whether a matrix is one of the state or the inputs, or the transpose of one."""
     return (matrix.operands[0] if matrix.kind == "transpose" else matrix).kind in SOURCE_KINDS

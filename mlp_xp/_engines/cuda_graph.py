@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from mlp_xp._arrays import Array, Namespace, Placement, is_cupy, row_slices
-from mlp_xp._devices import free_bytes
+from mlp_xp._devices import current_device, free_bytes
 from mlp_xp._engines.base import EagerFallbackWarning, Engine, EpochSettings, State
 from mlp_xp._engines.capture import GraphLibrary, exclusive_capture
 from mlp_xp._engines.eager import EagerEngine
@@ -220,7 +220,8 @@ class CudaGraphEngine:
         """Return a copy of the state."""
         # On the caller's stream: pools keep the memory of each stream apart, and there are the state that the
         # training began with, and earlier copies, whose memory can be used again.
-        copied = empty_like(self.samples.place, self._state)
+        with current_device(self._state[0][0][0]):
+            copied = empty_like(self.samples.place, self._state)
         with self.library.own_stream():
             return assign_state(copied, self._state)
 

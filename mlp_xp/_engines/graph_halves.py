@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 import numpy as np
 
 from mlp_xp._arrays import Array, HostArray, Placement
+from mlp_xp._devices import current_device
 from mlp_xp._engines.base import State
 from mlp_xp._engines.capture import GraphLibrary, exclusive_capture
 from mlp_xp._engines.cuda_graph import warn_of_fallback, why_not_captured
@@ -121,7 +122,8 @@ class GraphHalves:
         """Return a copy of the state."""
         # On the caller's stream: pools keep the memory of each stream apart, and there are the state that the
         # training began with, and earlier copies, whose memory can be used again.
-        copied = empty_like(self.place, self._state)
+        with current_device(self._state[0][0][0]):
+            copied = empty_like(self.place, self._state)
         with self.library.own_stream():
             return assign_state(copied, self._state)
 
