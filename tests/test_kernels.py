@@ -22,6 +22,7 @@ from mlp_xp._compiler import NotRecordableError
 from mlp_xp._compiler.cuda import write_kernels
 from mlp_xp._compiler.kernels import plan_kernels
 from mlp_xp._compiler.products import move_products_into_segments
+from mlp_xp._compiler.storage import plan_blocks
 from mlp_xp._compiler.trace import ArraySpec, trace_function
 from mlp_xp._engines.cuda_graph import CudaGraphEngine
 from mlp_xp._engines.eager import EagerEngine
@@ -83,6 +84,14 @@ def test_derivatives_are_computed_where_they_are_used():
     ]
     # Activations, the loss and delta; the bias's gradient.
     assert of_layer == [["tanh", "add", "multiply"], ["add"]]
+
+
+def test_memory_is_used_again_as_soon_as_it_can_be():
+    """Also by a product for what the kernel before it has read last."""
+    plan = program_of(sized((256, 256, 256, 256, 1), "relu", "binary_cross_entropy"), adam(), 512).plan
+    n_bytes = sum(block.size * block.dtype.itemsize for block in set(plan_blocks(plan).values()))
+    # Three activations and three arrays for logits and deltas; two masks, a quarter as large, and gradients.
+    assert n_bytes < 6.6 * 4 * 512 * 256
 
 
 def test_large_arrays_are_updated_as_soon_as_possible():

@@ -41,8 +41,9 @@ def plan_blocks(plan: KernelPlan) -> dict[int, Block]:
     free: list[Block] = []
     blocks: dict[int, Block] = {}
     n_blocks = 0
-    for stage, dead in zip(plan.stages, _last_used(plan)):
-        for value in stage.written:
+    steps = _steps(plan)
+    for step, dead in zip(steps, _last_used(plan, steps)):
+        for value in step.written:
             if id(value) in plan.in_place or value is plan.traced.results[0]:
                 continue
             fitting = [
@@ -71,17 +72,32 @@ def allocate(plan: KernelPlan, empty: Callable[..., Array]) -> dict[int, Array]:
     }
 
 
-def _last_used(plan: KernelPlan) -> list[list[int]]:
-    """List for each stage the ids of values that it computes or reads, and no later one reads."""
+class _Step(NamedTuple):
+    """What runs at a time: the segments of a stage together, then each product."""
+
+    computed: list[Value]
+    written: list[Value]
+
+
+def _steps(plan: KernelPlan) -> list[_Step]:
+    steps = []
+    for stage in plan.stages:
+        computed = [value for segment in stage.segments for value in segment.values]
+        written = [value for segment in stage.segments for value in segment.outputs]
+        steps += [_Step(computed, written), *(_Step([product], [product]) for product in stage.products)]
+    return steps
+
+
+def _last_used(plan: KernelPlan, steps: list[_Step]) -> list[list[int]]:
+    """List for each step the ids of values that it computes or reads, and no later one reads."""
     last: dict[Value, int] = {}
-    for number, stage in enumerate(plan.stages):
-        last.update(dict.fromkeys(stage.written, number))
-        computed = [*(value for segment in stage.segments for value in segment.values), *stage.products]
-        read = {operand.base for value in computed for operand in _read(value)}
+    for number, step in enumerate(steps):
+        last.update(dict.fromkeys(step.written, number))
+        read = {operand.base for value in step.computed for operand in _read(value)}
         last.update((value, number) for value in read & last.keys())
     for root in plan.traced.roots:
         last.pop(root.base, None)
-    return [[id(value) for value in last if last[value] == number] for number in range(len(plan.stages))]
+    return [[id(value) for value in last if last[value] == number] for number in range(len(steps))]
 
 
 def _read(value: Value) -> Iterator[Value]:
