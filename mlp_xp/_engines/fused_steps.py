@@ -19,10 +19,10 @@ from mlp_xp._compiler.elements import Argument
 from mlp_xp._compiler.graph import Value, reachable
 from mlp_xp._compiler.kernels import is_number
 from mlp_xp._compiler.segments import LANES, THREADS, Call
-from mlp_xp._compiler.storage import allocate
+from mlp_xp._compiler.storage import allocate, plan_blocks
 from mlp_xp._engines.base import State, make_step
 from mlp_xp._engines.capture import step_into
-from mlp_xp._engines.recordable import StepSpec, array_spec, compile_step, filled
+from mlp_xp._engines.recordable import BatchSpecs, StepSpec, array_spec, compile_step, filled
 from mlp_xp._engines.recordable import is_number as is_state_number
 from mlp_xp._engines.step_numbers import OPERATORS, StepNumber
 from mlp_xp._network import Network
@@ -103,12 +103,33 @@ class FusedStep:
         """Return the program for a state and a batch of these shapes; None if there is none."""
         try:
             specs = tuple(None if array is None else array_spec(array) for array in batch)
-            step = StepSpec.of(self.network, self.optimizer, _with_plain_numbers(state), specs)
-            threads = min(THREADS, self.kernels.max_threads)
-            program = compile_step(write_kernels, step, threads, tuple(OPERATORS))
+            plain = _with_plain_numbers(state)
+            program = _compile(self.network, self.optimizer, plain, specs, self.kernels.max_threads)
             return _BoundProgram(program, self.xp, self.kernels, self.pool)
         except (NotRecordableError, KernelError):
             return None
+
+
+def _compile(
+    network: Network, optimizer: Optimizer, state: State, batch: BatchSpecs, max_threads: int
+) -> KernelProgram:
+    step = StepSpec.of(network, optimizer, state, batch)
+    program: KernelProgram = compile_step(write_kernels, step, min(THREADS, max_threads), tuple(OPERATORS))
+    return program
+
+
+def bytes_of_fused_step(
+    network: Network, optimizer: Optimizer, state: State, batch: BatchSpecs, max_threads: int
+) -> int | None:
+    """Return the number of bytes that a fused step allocates; None if it runs call by call.
+
+    Of the state it reads shapes and dtypes only, which the leaves may be.
+    """
+    try:
+        program = _compile(network, optimizer, state, batch, max_threads)
+    except NotRecordableError:
+        return None
+    return sum(block.size * int(block.dtype.itemsize) for block in set(plan_blocks(program.plan).values()))
 
 
 def _with_plain_numbers(state: State) -> State:

@@ -1,4 +1,4 @@
-"""Peak memory of a training, computed before it begins by tracing one step on arrays without data."""
+"""Peak memory of a training, computed before it begins, by tracing one step on arrays without data."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from mlp_xp._arrays import is_jax
+from mlp_xp._arrays import is_cupy, is_jax
 from mlp_xp._compiler.graph import Graph, Tracer, Value
+from mlp_xp._compiler.trace import ArraySpec
 from mlp_xp._devices import MIN_SHARE_LEFT_FREE, MemoryShortage, free_bytes, room_beside
 from mlp_xp._engines import State, make_step
 from mlp_xp._network import Network
@@ -122,8 +123,32 @@ class Footprint:
     def _step_bytes(self, n_rows: int) -> int:
         """Return the peak number of bytes that a step on this many rows allocates."""
         if n_rows not in self.step_bytes:
-            self.step_bytes[n_rows] = self._trace_bytes(n_rows)
+            fused = self._fused_bytes(n_rows)
+            self.step_bytes[n_rows] = self._trace_bytes(n_rows) if fused is None else fused
         return self.step_bytes[n_rows]
+
+    def _fused_bytes(self, n_rows: int) -> int | None:
+        """Return the number of bytes that a step of fused kernels allocates; None if no such steps run."""
+        place = self.samples.place
+        # PyTorch's steps may run call by call, which takes more, and so do steps in two halves.
+        if not is_cupy(place.xp) or self.samples.shard is not None:
+            return None
+        from mlp_xp._engines.cuda_graph import MIN_REPLAYS
+        from mlp_xp._engines.fused_steps import bytes_of_fused_step
+
+        if self.epochs * math.ceil(len(self.samples) / n_rows) <= MIN_REPLAYS:
+            return None
+
+        def spec(array: Any) -> ArraySpec:
+            return ArraySpec(tuple(array.shape), np.dtype(place.dtype_name))
+
+        batch = [
+            None if array is None else ArraySpec((n_rows, *array.shape[1:]), spec(array).dtype)
+            for array in self.samples.arrays
+        ]
+        max_threads = place.device.attributes["MaxThreadsPerBlock"]
+        state = map_tree(spec, self.state)
+        return bytes_of_fused_step(self.network, self.optimizer, state, tuple(batch), max_threads)
 
     def _trace_bytes(self, n_rows: int) -> int:
         graph, dtype = _MemoryCountingGraph(), np.dtype(self.samples.place.dtype_name)
