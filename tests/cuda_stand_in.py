@@ -324,7 +324,7 @@ class Memory:
         self.former = []  # spans that were in use, and the writers and readers of each
 
     def __del__(self):
-        if hasattr(self, "bytes"):
+        if hasattr(self, "bytes") and _forget is not None:  # which it is when the interpreter ends
             _forget(self.bytes)
             self.machine.used[self.device] -= self.size
 
