@@ -324,7 +324,7 @@ class Memory:
         self.former = []  # spans that were in use, and the writers and readers of each
 
     def __del__(self):
-        if hasattr(self, "bytes") and _forget is not None:  # which it is when the interpreter ends
+        if hasattr(self, "bytes") and _forget is not None:  # which is None when the interpreter ends
             _forget(self.bytes)
             self.machine.used[self.device] -= self.size
 
@@ -363,6 +363,8 @@ class PooledMemory:
             MACHINE.memories.add(self)
 
     def __del__(self):
+        if _forget is None:  # the interpreter ends
+            return
         _forget(self.bytes)
         start, stop = self.span
         former = self.chunk.mem.former
