@@ -167,7 +167,7 @@ def check_torch() -> None:
 
 
 def check_jax() -> None:
-    check_functions("jax", [momentum(0.1), adam(0.01)])  # it compiles for seconds
+    check_functions("jax", [adam(0.01)])  # it compiles for seconds
 
 
 def check_layouts() -> None:

@@ -168,9 +168,12 @@ def compile_for_gpu(library, source):
 
 
 COMBINATIONS = [
-    (*one, optimizer, dtype)
-    for one, optimizer, dtype in zip(
-        product(ACTIVATIONS, LOSSES), cycle(OPTIMIZERS), cycle(["float32", "float32", "float64"])
+    (activation, loss, optimizer, dtype)
+    for (activation, loss), optimizer, dtype in zip(
+        # Each activation with some of the losses, as the source of the one does not depend on the other.
+        [pair for number, pair in enumerate(product(ACTIVATIONS, LOSSES)) if number % 3 != 1],
+        cycle(OPTIMIZERS),
+        cycle(["float32", "float32", "float64"]),
     )
 ]
 
@@ -555,6 +558,7 @@ def test_steps_of_a_graph_may_read_their_numbers_in_other_orders(device, monkeyp
 # Warps and blocks of several threads.
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("sizes", "loss", "n_rows"),
     [

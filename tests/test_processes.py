@@ -23,7 +23,12 @@ def assert_equal(n_processes, *checks):
     assert [line.split()[0] for line in done.said.splitlines()] == list(checks)
 
 
-@pytest.mark.parametrize("n_processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_two_processes_train_as_one():
+    assert_equal(2, "layouts", "seeds")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_processes", [2, 3])
 def test_several_processes_train_as_one(n_processes):
     assert_equal(n_processes, "functions", "layouts", "decisions", "eager_steps", "seeds")
 
