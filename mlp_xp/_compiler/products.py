@@ -76,7 +76,7 @@ class _Rewriter:
     def rewrite(self) -> None:
         """Rewrite all values that the graph's results depend on."""
         values = reachable(self.traced.roots)
-        self._find_output_layer(values)
+        self.of_output_layer = self._output_layer(values)
         for value in values:
             if value.kind == "matmul":
                 self._rewrite_product(value)
@@ -87,15 +87,17 @@ class _Rewriter:
 
     # Products
 
-    def _find_output_layer(self, values: list[Value]) -> None:
-        for value in reachable(self.traced.computed_results[:1]):
-            if value.kind == "matmul" and value.operands[1].kind in SOURCE_KINDS:
-                self.of_output_layer = value
-        if self.of_output_layer is not None:
-            shape = self.of_output_layer.shape
-            alike = sum(value.kind == "map" and value.shape == shape for value in values)
-            if alike * shape[-1] > MAX_SPLIT_VALUES:
-                self.of_output_layer = None
+    def _output_layer(self, values: list[Value]) -> Value | None:
+        with_weights = [
+            value
+            for value in reachable(self.traced.computed_results[:1])
+            if value.kind == "matmul" and value.operands[1].kind in SOURCE_KINDS
+        ]
+        if not with_weights:
+            return None
+        last = with_weights[-1]
+        n_alike = sum(value.kind == "map" and value.shape == last.shape for value in values)
+        return last if n_alike * last.shape[-1] <= MAX_SPLIT_VALUES else None
 
     def _rewrite_product(self, value: Value) -> None:
         left, right = value.operands
@@ -134,7 +136,7 @@ class _Rewriter:
         left, right = value.operands
         columns = []
         for number in range(value.shape[1]):
-            terms = self.graph.map(np.multiply, (left, self._row_of_column(right, number)))
+            terms = self.graph.map(np.multiply, (left, self._column_as_row(right, number)))
             columns.append(self.graph.reduce(np.add, terms, 1, keepdims=True))
         if len(columns) == 1:
             _become(value, "reduce", np.add, columns[0].operands, columns[0].detail)
@@ -153,16 +155,16 @@ class _Rewriter:
 
     def _row(self, matrix: Value, number: int) -> Value:
         """Return a row of a matrix in memory, of shape (1, n)."""
-        n = matrix.shape[1]
         if matrix.kind == "transpose":
-            return self._strided(matrix.operands[0], (1, n), number, matrix.shape[0])
+            return self._column_as_row(matrix.operands[0], number)
+        n = matrix.shape[1]
         return self._strided(matrix, (1, n), number * n, 1)
 
-    def _row_of_column(self, matrix: Value, number: int) -> Value:
+    def _column_as_row(self, matrix: Value, number: int) -> Value:
         """Return a column of a matrix in memory, as a row, of shape (1, n)."""
-        n, n_columns = matrix.shape
         if matrix.kind == "transpose":
-            return self._strided(matrix.operands[0], (1, n), number * n, 1)
+            return self._row(matrix.operands[0], number)
+        n, n_columns = matrix.shape
         return self._strided(matrix, (1, n), number, n_columns)
 
     def _strided(self, matrix: Value, shape: tuple[int, int], offset: int, stride: int) -> Value:

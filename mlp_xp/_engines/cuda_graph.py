@@ -10,11 +10,16 @@ from functools import partial
 from typing import Any
 
 from mlp_xp._arrays import Array, Namespace, Placement, is_cupy, row_slices
-from mlp_xp._devices import current_device, free_bytes
+from mlp_xp._devices import free_bytes
 from mlp_xp._engines.base import EagerFallbackWarning, Engine, EpochSettings, State
 from mlp_xp._engines.capture import GraphLibrary, exclusive_capture
 from mlp_xp._engines.eager import EagerEngine
-from mlp_xp._engines.graph_state import assign_state, contiguous_copy, copy_into_state_arrays, empty_like
+from mlp_xp._engines.graph_state import (
+    assign_state,
+    contiguous_copy,
+    copy_for_caller,
+    copy_into_state_arrays,
+)
 from mlp_xp._engines.step_numbers import (
     MAX_NUMBERS_PER_STEP,
     CapturedStep,
@@ -218,12 +223,7 @@ class CudaGraphEngine:
 
     def copied_state(self) -> State:
         """Return a copy of the state."""
-        # On the caller's stream: pools keep the memory of each stream apart, and there are the state that the
-        # training began with, and earlier copies, whose memory can be used again.
-        with current_device(self._state[0][0][0]):
-            copied = empty_like(self.samples.place, self._state)
-        with self.library.own_stream():
-            return assign_state(copied, self._state)
+        return copy_for_caller(self.library, self.samples.place, self._state)
 
     def run(self, epochs: Sequence[EpochSettings]) -> None:
         """Run these epochs."""

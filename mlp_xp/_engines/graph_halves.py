@@ -9,12 +9,16 @@ from contextlib import AbstractContextManager
 import numpy as np
 
 from mlp_xp._arrays import Array, HostArray, Placement
-from mlp_xp._devices import current_device
 from mlp_xp._engines.base import State
 from mlp_xp._engines.capture import GraphLibrary, exclusive_capture
 from mlp_xp._engines.cuda_graph import warn_of_fallback, why_not_captured
 from mlp_xp._engines.graph_inputs import GraphInputs
-from mlp_xp._engines.graph_state import assign_state, contiguous_copy, copy_into_state_arrays, empty_like
+from mlp_xp._engines.graph_state import (
+    assign_state,
+    contiguous_copy,
+    copy_for_caller,
+    copy_into_state_arrays,
+)
 from mlp_xp._engines.step_halves import N_EXTRA, Totals, buffer_for, split
 from mlp_xp._engines.step_numbers import (
     MAX_NUMBERS_PER_STEP,
@@ -120,12 +124,7 @@ class GraphHalves:
 
     def copied_state(self) -> State:
         """Return a copy of the state."""
-        # On the caller's stream: pools keep the memory of each stream apart, and there are the state that the
-        # training began with, and earlier copies, whose memory can be used again.
-        with current_device(self._state[0][0][0]):
-            copied = empty_like(self.place, self._state)
-        with self.library.own_stream():
-            return assign_state(copied, self._state)
+        return copy_for_caller(self.library, self.place, self._state)
 
     def is_finite(self) -> bool:
         """Whether all arrays of the state are finite."""

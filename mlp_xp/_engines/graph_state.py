@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from mlp_xp._arrays import Array, Namespace, Placement, copy_array
+from mlp_xp._devices import current_device
 from mlp_xp._engines.base import State
+from mlp_xp._engines.capture import GraphLibrary
 from mlp_xp._engines.step_numbers import numbers_of, with_numbers
 from mlp_xp._parameters import is_array, leaves, map_tree, with_leaves
 
 
 def contiguous_copy(place: Placement, state: State) -> State:
     """Return a copy of a state in arrays that are contiguous by rows, as fused kernels take them."""
-    return assign_state(empty_like(place, state), state)
+    return assign_state(_empty_like(place, state), state)
 
 
-def empty_like(place: Placement, state: State) -> State:
+def copy_for_caller(library: GraphLibrary, place: Placement, state: State) -> State:
+    """Return a copy of a state, made on the engine's stream in memory of the caller's stream.
+
+    Pools keep the memory of each stream apart, and on the caller's are the state that the training began with
+    and earlier copies, whose memory can be used again.
+    """
+    with current_device(state[0][0][0]):
+        copied = _empty_like(place, state)
+    with library.own_stream():
+        return assign_state(copied, state)
+
+
+def _empty_like(place: Placement, state: State) -> State:
     """Return a state of the same structure in new arrays, contiguous by rows, whose values are arbitrary."""
 
     def empty(array: Array) -> Array:

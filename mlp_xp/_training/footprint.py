@@ -139,15 +139,10 @@ class Footprint:
         if self.epochs * math.ceil(len(self.samples) / n_rows) <= MIN_REPLAYS:
             return None
 
-        def spec(array: Any) -> ArraySpec:
-            return ArraySpec(tuple(array.shape), np.dtype(place.dtype_name))
-
-        batch = [
-            None if array is None else ArraySpec((n_rows, *array.shape[1:]), spec(array).dtype)
-            for array in self.samples.arrays
-        ]
+        dtype = np.dtype(place.dtype_name)
+        state = map_tree(lambda array: ArraySpec(array.shape, dtype), self.state)
+        batch = map_tree(lambda array: ArraySpec((n_rows, *array.shape[1:]), dtype), self.samples.arrays)
         max_threads = place.device.attributes["MaxThreadsPerBlock"]
-        state = map_tree(spec, self.state)
         return bytes_of_fused_step(self.network, self.optimizer, state, tuple(batch), max_threads)
 
     def _trace_bytes(self, n_rows: int) -> int:
